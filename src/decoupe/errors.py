@@ -1,0 +1,74 @@
+"""Everything that decoupe raises on purpose.
+
+Each message is one line that says what is wrong, what was expected and what to do about it; the
+command line prints it as it is, without a traceback.
+
+    DecoupeError
+    ├── InputError          a picture, mask or argument that cannot be used      (also a ValueError)
+    ├── OutputError         a result that cannot be written                      (also an OSError)
+    ├── ModelError          something about a model
+    │   ├── UnknownModelError    no model of that name                           (also a LookupError)
+    │   ├── CheckpointError      a weights file that is broken, or another model's
+    │   └── DownloadError        a download that failed, or whose hash does not match
+    ├── ConfigError         a configuration that no model can be built from      (also a ValueError)
+    ├── DeviceError         a device or precision that this machine cannot give
+    └── MissingExtraError   an optional dependency that is not installed         (also an ImportError)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DecoupeError(Exception):
+    """The root of the tree: ``except decoupe.DecoupeError`` catches all that decoupe raises on purpose."""
+
+
+class InputError(DecoupeError, ValueError):
+    """A picture, mask or argument that cannot be used."""
+
+
+class OutputError(DecoupeError, OSError):
+    """A result that cannot be written."""
+
+
+class ModelError(DecoupeError):
+    """Something about a model: its name, its weights, its download."""
+
+
+class UnknownModelError(ModelError, LookupError):
+    """No model of that name in the catalogue, and no file or folder of that name."""
+
+
+class CheckpointError(ModelError):
+    """A weights file that is broken, or that belongs to another model."""
+
+
+class DownloadError(ModelError):
+    """A download that failed, was refused, or whose hash does not match."""
+
+
+class ConfigError(DecoupeError, ValueError):
+    """A configuration that no model can be built from."""
+
+
+class DeviceError(DecoupeError):
+    """A device or precision that was asked for and that this machine cannot give."""
+
+
+class MissingExtraError(DecoupeError, ImportError):
+    """An optional dependency that is not installed; the message names the extra that brings it."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        """Say that ``what`` (a command, a model, a feature) needs the extra called ``extra``."""
+        libraries = {"torch": "PyTorch", "export": "onnx and onnxscript"}
+        super().__init__(f"{what} needs {libraries.get(extra, f'the extra {extra!r}')}: pip install 'decoupe[{extra}]'")
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The one line for a name that a dict does not hold: ``unknown model 'birefnt'; did you mean 'birefnet'?``."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    remedy = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+    return f"unknown {kind} {name!r}; {remedy}"

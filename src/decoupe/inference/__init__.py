@@ -1,0 +1,1 @@
+"""From pictures to mattes: preprocessing, prediction, results, files. No PyTorch here."""
