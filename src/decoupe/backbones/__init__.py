@@ -7,11 +7,17 @@ A backbone turns a normalised image batch into four feature maps, finest first. 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from decoupe.backbones.nano import nano
+from decoupe.backbones.pvt import PVT, PVT_CONFIGS
+from decoupe.backbones.resnet import RESNET_DEPTHS, ResNet
+from decoupe.backbones.swin import SWIN_CONFIGS, Swin
+from decoupe.backbones.vgg import VGG16
+from decoupe.backbones.vit import TIMM_NAMES, DINOv3
 from decoupe.errors import ConfigError, unknown
 
 
@@ -35,6 +41,12 @@ class Backbone(Protocol):
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "nano": nano,
+    **{name: partial(Swin, config) for name, config in SWIN_CONFIGS.items()},
+    **{name: partial(PVT, config) for name, config in PVT_CONFIGS.items()},
+    "vgg16": partial(VGG16, batch_norm=False),
+    "vgg16_bn": partial(VGG16, batch_norm=True),
+    **{name: partial(ResNet, depths) for name, depths in RESNET_DEPTHS.items()},
+    **{name: partial(DINOv3, name) for name in TIMM_NAMES},
 }
 
 

@@ -1,1 +1,55 @@
-"""Weights: which there are, where they come from, how they become a model."""
+"""Models by name or file, with their weights: the catalogue, downloads, and checkpoints of every kind.
+
+Importing this package imports no PyTorch; `load_model` needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from decoupe.errors import MissingExtraError, ModelError
+from decoupe.weights.registry import CATALOGUE, spec
+
+if TYPE_CHECKING:
+    from decoupe.weights.checkpoint import LoadedModel
+
+__all__ = ["available_models", "load_model"]
+
+
+def available_models() -> tuple[str, ...]:
+    """The names that `load_model` and ``decoupe.load`` take, the embedded default first."""
+    return tuple(CATALOGUE)
+
+
+def load_model(name_or_path: str | os.PathLike[str]) -> LoadedModel:
+    """A PyTorch model with its weights, downloaded where they are not yet here.
+
+    Args:
+        name_or_path: weights file, name in the catalogue, or hub id ``owner/name``. A file of that name goes
+            before the catalogue.
+
+    Raises:
+        UnknownModelError: neither a file nor a known model; the message suggests the nearest name.
+        DownloadError: the download failed or its hash is wrong.
+        CheckpointError: the file is broken, or another model's.
+        MissingExtraError: PyTorch is not installed.
+    """
+    from decoupe.weights import checkpoint, download
+
+    if Path(name_or_path).is_file():
+        return checkpoint.read_model(name_or_path)
+    model = spec(os.fspath(name_or_path))
+    if model.file.endswith(".onnx"):
+        raise ModelError(f"{model.name} comes as an exported .onnx, not as PyTorch weights: use decoupe.load")
+    require_torch(f"the model {model.name!r}")
+    return checkpoint.read_model(download.fetch(model), model.family, model.preprocessing)
+
+
+def require_torch(what: str) -> None:
+    """Raise MissingExtraError where PyTorch is not installed, before anything is downloaded for it."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise MissingExtraError(what, "torch")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
+
+from decoupe.errors import UnknownModelError, unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -43,10 +47,12 @@ class ModelSpec:
         licence: SPDX name, or the licence's own name.
         commercial: whether the licence admits commercial use.
         preprocessing: how a picture becomes the model's input.
-        megabytes: size of the weights file on disk, 10^6 bytes, rounded.
+        megabytes: size of the weights file as the hub lists it, 10^6 bytes, rounded: parameters times four
+            bytes, or two for the checkpoints that were released in half precision.
         repo: hub id ``owner/name``; None for weights that come with the package.
         file: file name in the repository, or in the package's ``weights`` folder.
-        revision: the repository's commit, tag or branch.
+        revision: the repository's commit, tag or branch; a commit wherever one is known, so that the weights
+            behind a name never change.
         sha256: of the file, where it is known here; otherwise the hub's own announced hash is checked.
         backbone: name in `decoupe.backbones.BACKBONES`.
     """
@@ -63,3 +69,308 @@ class ModelSpec:
     revision: str = "main"
     sha256: str | None = None
     backbone: str = ""
+
+
+@dataclass(frozen=True)
+class CatalogueRow:
+    """One model as `catalogue` tells it: the part of a `ModelSpec` that helps to choose.
+
+    Attributes:
+        name: what ``decoupe.load`` and ``decoupe cut -m`` take.
+        task: what it was trained for.
+        size: its input ``(height, width)`` in pixels.
+        size_range: least and largest side in pixels at which it is known to work.
+        licence: SPDX name, or the licence's own name.
+        commercial: whether the licence admits commercial use.
+        megabytes: size of the weights file, 10^6 bytes.
+        downloaded: whether the file is already on this machine.
+    """
+
+    name: str
+    task: str
+    size: tuple[int, int]
+    size_range: tuple[int, int]
+    licence: str
+    commercial: bool
+    megabytes: float
+    downloaded: bool
+
+
+def _trained_at(height: int, width: int) -> Preprocessing:
+    """Pictures stretched to the training size; known to work from half to one and a half times its sides.
+
+    The hub's model cards give the measure, weighted F on DIS-VD: at 512² the 1024² weights fall from .875 to
+    .789, still useful; the 2048² weights, at a quarter of their side, to .409.
+    """
+    return Preprocessing(
+        size=(height, width), size_range=(min(height, width) // 2, max(height, width) * 3 // 2)
+    )
+
+
+def _released(
+    name: str,
+    repository: str,
+    task: str,
+    megabytes: float,
+    preprocessing: Preprocessing,
+    *,
+    revision: str,
+    sha256: str | None = None,
+    backbone: str = "swin_l",
+) -> ModelSpec:
+    """A checkpoint of BiRefNet's authors: one ``model.safetensors`` in a repository of ZhengPeng7, MIT."""
+    return ModelSpec(
+        name=name,
+        family="birefnet",
+        task=task,
+        licence="MIT",
+        commercial=True,
+        preprocessing=preprocessing,
+        megabytes=megabytes,
+        repo=f"ZhengPeng7/{repository}",
+        file="model.safetensors",
+        revision=revision,
+        sha256=sha256,
+        backbone=backbone,
+    )
+
+
+_AT_512 = _trained_at(512, 512)
+_AT_1024 = _trained_at(1024, 1024)
+_AT_2048 = _trained_at(2048, 2048)
+_AT_2560X1440 = _trained_at(1440, 2560)
+_AT_ANY = Preprocessing(size=(1024, 1024), fit="keep", size_range=(256, 2304))
+
+_MODELS = (
+    ModelSpec(
+        name="pocket",
+        family="birefnet",
+        task="anything in the foreground, small and quick, comes with decoupe",
+        licence="MIT (weights trained on research-only photographs)",
+        commercial=False,
+        preprocessing=Preprocessing(size=(320, 320), fit="keep", size_range=(160, 640)),
+        megabytes=10,
+        repo=None,
+        file="pocket.onnx",
+        backbone="nano",
+    ),
+    _released(
+        "birefnet",
+        "BiRefNet",
+        "anything in the foreground; the one to begin with",
+        444,
+        _AT_1024,
+        revision="e2bf8e4460fc8fa32bba5ea4d94b3233d367b0e4",
+        sha256="9ab37426bf4de0567af6b5d21b16151357149139362e6e8992021b8ce356a154",
+    ),
+    _released(
+        "birefnet-lite",
+        "BiRefNet_lite",
+        "anything in the foreground, a fifth of the size",
+        178,
+        _AT_1024,
+        revision="7838f1c3472f827cd8ce13ab5ccc2ce48077360f",
+        sha256="4417d89795250e698c3cb0ae8df15743810065f646f48a694fdfa7ca052d0815",
+        backbone="swin_t",
+    ),
+    _released(
+        "birefnet-lite-2k",
+        "BiRefNet_lite-2K",
+        "anything in the foreground, large landscape pictures",
+        178,
+        _AT_2560X1440,
+        revision="580b1256cd48294d77201a7b18c7dd81964969ab",
+        sha256="aa2e4a5af5eb3904694feb40f2b39ec5dd7cd9110906590cfeb982f09a46021d",
+        backbone="swin_t",
+    ),
+    _released(
+        "birefnet-matting",
+        "BiRefNet-matting",
+        "hair, fur and glass: soft edges",
+        885,
+        _AT_1024,
+        revision="57f9f68b43ba337c75762b14cf3075d659007268",
+        sha256="a9875de5b1e6c8eb5fdaa8c727a82927ce442cdc87ba3abee6a77e6fa46c25bb",
+    ),
+    _released(
+        "birefnet-portrait",
+        "BiRefNet-portrait",
+        "portraits of people, with soft edges",
+        885,
+        _AT_1024,
+        revision="ecdeb6240ef23557dbd48ff27c59c1a88cbcb755",
+    ),
+    _released(
+        "birefnet-dis5k",
+        "BiRefNet-DIS5K",
+        "fine structures, the DIS5K benchmark (trained on DIS-TR)",
+        885,
+        _AT_1024,
+        revision="032e837020877028d8f4210dc1bd7371abdc7f98",
+        sha256="6641691e0484f458e1f72ec15ecf2856c07de1bd9500a05895ba57f9b9da7bee",
+    ),
+    _released(
+        "birefnet-dis5k-tr-tes",
+        "BiRefNet-DIS5K-TR_TEs",
+        "fine structures (trained on DIS-TR and the DIS test sets)",
+        885,
+        _AT_1024,
+        revision="487f440314ea7ab8ea7d184861953a4010b55587",
+    ),
+    _released(
+        "birefnet-cod",
+        "BiRefNet-COD",
+        "camouflaged animals and objects",
+        885,
+        _AT_1024,
+        revision="f648b6efa109baf9da3d597ffb43bc60df6cf24b",
+        sha256="6c321deba6f15147f325566d0470e75e7258bf481f5e0b6c667659530d40019e",
+    ),
+    _released(
+        "birefnet-hrsod",
+        "BiRefNet-HRSOD",
+        "salient objects in large pictures",
+        885,
+        _AT_1024,
+        revision="9c64804471c4266336c4b7638626e0301e04250d",
+        sha256="dcc61b9f2074f5d4cb36c022c060543359047811cab426aa6dfa8a48f5034b8c",
+    ),
+    _released(
+        "birefnet-hr",
+        "BiRefNet_HR",
+        "anything in the foreground, pictures of 2 megapixels and more",
+        444,
+        _AT_2048,
+        revision="a7a562f6fd16021180f2f4348f4de003a2d3d1e1",
+        sha256="9d678bafec0b0019fbb073b7fd02f05ede25dc4b15254f23b2fb0be333200c0d",
+    ),
+    _released(
+        "birefnet-hr-matting",
+        "BiRefNet_HR-matting",
+        "soft edges, pictures of 2 megapixels and more",
+        444,
+        _AT_2048,
+        revision="5d6b6f8adcb5b417c871b1d84ceaae9871355b7f",
+        sha256="a5a4de698739ea5e0e8bbab28e1b293dde95092b87a442d566cbc585c53cef55",
+    ),
+    _released(
+        "birefnet-dynamic",
+        "BiRefNet_dynamic",
+        "anything in the foreground, at any size and aspect ratio",
+        444,
+        _AT_ANY,
+        revision="280306042f57b7a33854319da62fd86aaa89ec4c",
+        sha256="e3d2e4884e51ff30f0cd630edc6b1e41b06b7f23a0a2a5169f7b7cb33a711c2d",
+    ),
+    _released(
+        "birefnet-512",
+        "BiRefNet_512x512",
+        "anything in the foreground, small pictures, quicker",
+        444,
+        _AT_512,
+        revision="main",
+    ),
+    _released(
+        "birefnet-lite-matting",
+        "BiRefNet_lite-matting",
+        "soft edges, a tenth of the size",
+        89,
+        _AT_1024,
+        revision="99c33412e3f58e1f33187abdc8c435c645243690",
+        sha256="ce8bcfc045e336322c0424a5863dcfb7e9ce8fed0a5fd4d1b2b20adf12d97243",
+        backbone="swin_t",
+    ),
+    _released(
+        "birefnet-legacy",
+        "BiRefNet-legacy",
+        "anything in the foreground, the earlier weights without portraits",
+        885,
+        _AT_1024,
+        revision="62fffc4c59b029946ef3aa2e4e28b38f5669d603",
+        sha256="40e4ef76d28bc11380c7833fb2a834c327a90fae698797fca3c2afbf9d9a42cc",
+    ),
+    ModelSpec(
+        name="rmbg-2.0",
+        family="birefnet",
+        task="anything in the foreground, stock and product pictures",
+        licence="CC-BY-NC-4.0",
+        commercial=False,
+        preprocessing=_AT_1024,
+        megabytes=885,
+        repo="briaai/RMBG-2.0",
+        file="model.safetensors",
+        revision="5df4c9c76d8170882c34f6986e848ee07fd0ba43",
+        sha256="566ed80c3d95f87ada6864d4cbe2290a1c5eb1c7bb0b123e984f60f76b02c3a7",
+        backbone="swin_l",
+    ),
+    ModelSpec(
+        name="toonout",
+        family="birefnet",
+        task="drawn and anime characters",
+        licence="MIT",
+        commercial=True,
+        preprocessing=_AT_1024,
+        megabytes=885,
+        repo="joelseytre/toonout",
+        file="birefnet_finetuned_toonout.pth",
+        revision="cbf720eca394edcde66b861a8a8c20fbabe9c748",
+        sha256="8c7f8a0bc24400f4caade76622f75ff22ca1e93e169add9d2b70093e2487fbe5",
+        backbone="swin_l",
+    ),
+)
+
+CATALOGUE: dict[str, ModelSpec] = {model.name: model for model in _MODELS}
+DEFAULT_MODEL = "pocket"
+
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_WEIGHTS_SUFFIXES = (".bin", ".onnx", ".pt", ".pth", ".safetensors")  # of a path, not of a repository
+
+
+def spec(name: str) -> ModelSpec:
+    """The catalogue's row called ``name``, or a row made up for a hub repository that it does not list.
+
+    Args:
+        name: short name (``"birefnet"``) or hub id (``"ZhengPeng7/BiRefNet"``, ``"me/my-BiRefNet"``). Of a
+            repository outside the catalogue the file ``model.safetensors`` is taken, as BiRefNet's weights
+            at 1024².
+
+    Raises:
+        UnknownModelError: no model of that name; the message suggests the nearest.
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    for model in _MODELS:
+        if model.repo is not None and model.repo.lower() == name.lower():
+            return model
+    if _HUB_ID.fullmatch(name) and PurePath(name).suffix not in _WEIGHTS_SUFFIXES:
+        return ModelSpec(
+            name=name,
+            family="birefnet",
+            task="unknown: not in the catalogue",
+            licence="unknown",
+            commercial=False,
+            preprocessing=_AT_1024,
+            megabytes=0,
+            repo=name,
+            file="model.safetensors",
+        )
+    raise UnknownModelError(unknown("model", name, CATALOGUE))
+
+
+def catalogue() -> list[CatalogueRow]:
+    """Every known model, the embedded default first."""
+    from decoupe.weights.download import cached_path  # download imports this module
+
+    return [
+        CatalogueRow(
+            name=model.name,
+            task=model.task,
+            size=model.preprocessing.size,
+            size_range=model.preprocessing.size_range,
+            licence=model.licence,
+            commercial=model.commercial,
+            megabytes=model.megabytes,
+            downloaded=cached_path(model) is not None,
+        )
+        for model in _MODELS
+    ]

@@ -1,0 +1,42 @@
+"""Cut the subject out of any picture, down to the hair.
+
+>>> decoupe.cut("photo.jpg").save("photo.png")  # doctest: +SKIP
+"""
+
+from decoupe.errors import (
+    CheckpointError,
+    ConfigError,
+    DecoupeError,
+    DeviceError,
+    DownloadError,
+    InputError,
+    MissingExtraError,
+    ModelError,
+    OutputError,
+    UnknownModelError,
+)
+from decoupe.inference.predictor import Predictor, SizeWarning, cut, load
+from decoupe.inference.results import Matte
+from decoupe.weights.registry import catalogue
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DecoupeError",
+    "DeviceError",
+    "DownloadError",
+    "InputError",
+    "Matte",
+    "MissingExtraError",
+    "ModelError",
+    "OutputError",
+    "Predictor",
+    "SizeWarning",
+    "UnknownModelError",
+    "__version__",
+    "catalogue",
+    "cut",
+    "load",
+]

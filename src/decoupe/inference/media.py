@@ -1,0 +1,192 @@
+"""Files in and out: the pictures of a folder, where their results go, writing them whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from decoupe.errors import InputError, OutputError, unknown
+
+READABLE = frozenset(
+    f".{ending}"
+    for ending in (
+        "jpg",
+        "jpeg",
+        "jfif",
+        "png",
+        "webp",
+        "tif",
+        "tiff",
+        "bmp",
+        "gif",
+        "avif",
+        "jp2",
+        "ppm",
+        "pgm",
+        "tga",
+    )
+)
+"""File endings that `find_images` takes for pictures."""
+
+# Of each format what is written, and the options: fast, since photographs are large, and never lossy unasked.
+_FORMATS: dict[str, tuple[str, dict[str, int | bool | str]]] = {
+    ".png": ("PNG", {"compress_level": 1}),
+    ".webp": ("WEBP", {"lossless": True, "quality": 20, "method": 1, "exact": True}),
+    ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ".avif": ("AVIF", {"quality": 90, "speed": 8}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+}
+
+_MODES_OF_JPEG = frozenset({"L", "RGB", "CMYK"})
+
+
+def find_images(path: Path, exclude: Path | None = None) -> list[Path]:
+    """The pictures in the folder ``path`` and the folders below it, by file ending, sorted.
+
+    Hidden files and folders are skipped, and so is the folder ``exclude`` (the output, when it lies inside).
+
+    Raises:
+        InputError: ``path`` is no folder, or one that cannot be listed.
+    """
+    if not path.is_dir():
+        raise InputError(f"{path} is not a folder: name a folder of pictures")
+    skipped = exclude.resolve() if exclude is not None and exclude.resolve() != path.resolve() else None
+    found: list[Path] = []
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions")
+
+    for folder, folders, files in os.walk(path, onerror=refuse):
+        here = Path(folder)
+        folders[:] = [name for name in folders if name[0] != "." and (here / name).resolve() != skipped]
+        found += [here / name for name in files if name[0] != "." and Path(name).suffix.lower() in READABLE]
+    return sorted(found)
+
+
+def output_path(source: Path, root: Path, out: Path, suffix: str = ".png") -> Path:
+    """Where the result of ``source`` goes when the folder ``root`` is mirrored into ``out``.
+
+    Raises:
+        OutputError: the result would overwrite ``source``.
+    """
+    target = out / source.relative_to(root).with_suffix(suffix)
+    refuse_overwriting(target, [source])
+    return target
+
+
+def output_paths(sources: Iterable[Path], root: Path, out: Path, suffix: str = ".png") -> dict[Path, Path]:
+    """`output_path` of every source, no two alike and none a source itself.
+
+    Where two sources differ in their ending only, as ``a.jpg`` and ``a.bmp``, the results keep it:
+    ``a.jpg.png``.
+
+    Raises:
+        OutputError: a result would overwrite a source.
+    """
+    sources = list(sources)
+    sharing = Counter(source.with_suffix("") for source in sources)
+    targets = {}
+    for source in sources:
+        name = source if sharing[source.with_suffix("")] == 1 else source.with_name(f"{source.name}{suffix}")
+        targets[source] = out / name.relative_to(root).with_suffix(suffix)
+    refuse_overwriting_any(targets.values(), sources)
+    return targets
+
+
+def refuse_overwriting(target: Path, sources: Iterable[Path]) -> None:
+    """Raise OutputError where ``target`` is one of ``sources``, under whatever name."""
+    refuse_overwriting_any([target], sources)
+
+
+def refuse_overwriting_any(targets: Iterable[Path], sources: Iterable[Path]) -> None:
+    """Raise OutputError where one of ``targets`` is one of ``sources``, under whatever name."""
+    inputs = {source.resolve() for source in sources}
+    for target in targets:
+        if target.resolve() in inputs:
+            raise OutputError(f"{target} is an input, and would be overwritten: choose another output")
+
+
+def is_done(source: Path, target: Path) -> bool:
+    """Whether ``target`` stands and is no older than ``source``; that it stands means that it is whole."""
+    try:
+        return target.stat().st_mtime_ns >= source.stat().st_mtime_ns
+    except FileNotFoundError:
+        return False
+
+
+def image_format(suffix: str) -> str:
+    """Pillow's name of the format of a file ending such as ``".png"``.
+
+    Raises:
+        OutputError: not a format that is written here.
+    """
+    if suffix.lower() not in _FORMATS:
+        raise OutputError(unknown("output format", suffix.lower(), _FORMATS))
+    return _FORMATS[suffix.lower()][0]
+
+
+def encode(image: Image.Image, suffix: str = ".png") -> bytes:
+    """``image`` as the bytes of a file that ends in ``suffix``; its ``info["icc_profile"]`` is kept.
+
+    Raises:
+        OutputError: a format that is not written here, or that cannot hold the image.
+    """
+    name = image_format(suffix)
+    if name == "JPEG" and image.mode not in _MODES_OF_JPEG:
+        raise OutputError(
+            "JPEG has no transparency: save as .png, or put the cut-out over a background (over, --over)"
+        )
+    buffer = BytesIO()
+    profile = image.info.get("icc_profile") if image.mode != "L" else None
+    try:
+        image.save(buffer, format=name, icc_profile=profile, **_FORMATS[suffix.lower()][1])
+    except (OSError, ValueError, KeyError) as error:
+        raise OutputError(f"the picture cannot be written as {name} ({error}): save as .png") from None
+    return buffer.getvalue()
+
+
+def write_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Write ``image`` in the format of the ending of ``path``, whole or not at all.
+
+    Raises:
+        OutputError: a format that is not written here, or a place that cannot be written; whatever stood at
+            ``path`` is then still there.
+    """
+    target = Path(path)
+    data = encode(image, target.suffix)
+    with replacing(target) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A temporary path beside ``target``: takes its place when the block ends, vanishes when it fails.
+
+    Raises:
+        OutputError: whatever OSError the block or the replacing raises, as one line.
+    """
+    temporary = target.with_name(f".decoupe-{secrets.token_hex(8)}.part")
+    try:
+        yield temporary
+        temporary.replace(target)
+    except FileNotFoundError:
+        raise OutputError(
+            f"{target} cannot be written, its folder does not exist: create {target.parent}"
+        ) from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"{target} cannot be written ({reason}): check the folder's permissions and free space"
+        ) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()

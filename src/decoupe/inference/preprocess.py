@@ -1,0 +1,382 @@
+"""Pictures in: read, turn upright, resize, normalise; and the exact way back to the picture's own size."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from decoupe.errors import InputError
+from decoupe.weights.registry import Preprocessing
+
+MAX_PIXELS = 178_956_970
+"""Most pixels that a file may hold unless the caller raises the cap; Pillow's own bound for refusing."""
+
+GREY = 128
+"""What lies under the transparent parts of a picture when the model sees it, 0 to 255."""
+
+LONGEST_ASPECT = 16
+"""Fit ``"keep"`` squeezes pictures that are longer than this many widths, so that memory is bounded."""
+
+# Whatever Pillow's decoders let escape on damaged files.
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+_pillow_lock = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture as it was read: upright, RGB, opaque.
+
+    Attributes:
+        pixels: RGB, ``(H, W, 3)``, uint8, or uint16 where the source holds more than 8 bits. Transparent
+            parts lie over mid-grey, so colours hidden under them are gone.
+        opacity: the source's own alpha, float32 ``(H, W)`` in [0, 1]; None where it has none.
+        icc_profile: the RGB profile that ``pixels`` are in; None means sRGB.
+        source: where it came from, for messages.
+    """
+
+    pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    opacity: npt.NDArray[np.float32] | None = None
+    icc_profile: bytes | None = None
+    source: str = "image"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(height, width)`` in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[Any] | Picture
+"""Whatever `read_image` takes."""
+
+Size: TypeAlias = int | tuple[int, int] | Literal["native"]
+"""A network size: one side for both, ``(height, width)``, or the picture's own."""
+
+
+def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read a picture from wherever it is.
+
+    EXIF orientation is applied, once. CMYK, LAB and grey become sRGB through their ICC profile, RGB keeps
+    its profile. 16-bit grey, 16-bit arrays and float arrays stay 16-bit. Of an animation the first frame is
+    read. Transparent parts are laid over mid-grey and the transparency is kept beside the pixels.
+
+    Args:
+        source: a path, the bytes of a file, a binary file object, a Pillow image, or an array ``(H, W)``,
+            ``(H, W, 3)`` or ``(H, W, 4)``: uint8, uint16, or floats in [0, 1].
+        max_pixels: largest width × height that is decoded. Arrays are already in memory and not bounded.
+
+    Raises:
+        InputError: no such file, a folder, an empty, damaged or truncated file, not a picture, larger than
+            ``max_pixels``, or an array of another shape, type or range.
+    """
+    if isinstance(source, Picture):
+        return source
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        _check_pixels(source.size, "image", max_pixels)
+        return _from_pillow(source, "image")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(BytesIO(source), "image", max_pixels)
+    if isinstance(source, (str, os.PathLike)):
+        with _reading(Path(source)) as stream:
+            return _decode(stream, str(source), max_pixels)
+    if hasattr(source, "read"):
+        return _from_file_object(source, max_pixels)
+    raise InputError(
+        f"cannot read a picture from {type(source).__name__}; "
+        "expected a path, bytes, a binary file, a Pillow image or an array (H, W, 3)"
+    )
+
+
+def network_size(
+    image_size: tuple[int, int], preprocessing: Preprocessing, size: Size | None = None
+) -> tuple[int, int]:
+    """The size at which a picture of ``image_size`` ``(height, width)`` enters the model.
+
+    Args:
+        image_size: the picture's ``(height, width)`` in pixels.
+        preprocessing: the model's own; its ``fit`` decides between exactly ``size`` and the area of ``size``.
+        size: instead of the model's own: one number for both sides, ``(height, width)``, or ``"native"`` for
+            the picture's own size, rounded to ``preprocessing.multiple``.
+
+    Returns:
+        ``(height, width)``, both multiples of ``preprocessing.multiple``.
+
+    Raises:
+        InputError: a ``size`` that is not positive or, with fit ``"stretch"``, not a multiple.
+    """
+    if size == "native":
+        return _rounded(image_size, preprocessing.multiple)
+    height, width = preprocessing.size if size is None else _as_pair(size)
+    if min(height, width) < 1:
+        raise InputError(f"size is {width}×{height}, expected positive numbers of pixels")
+    if preprocessing.fit == "stretch":
+        _check_multiple((height, width), preprocessing.multiple)
+        return height, width
+    aspect = min(max(image_size[1] / image_size[0], 1 / LONGEST_ASPECT), LONGEST_ASPECT)
+    area = height * width
+    return _rounded((math.sqrt(area / aspect), math.sqrt(area * aspect)), preprocessing.multiple)
+
+
+def to_network(
+    picture: Picture, size: tuple[int, int], preprocessing: Preprocessing
+) -> npt.NDArray[np.float32]:
+    """A picture as a model's input: ``(3, height, width)`` float32, resized to ``size`` and normalised.
+
+    Resizing is Pillow's antialiased bilinear filter: on 8-bit values where the picture has 8 bits, as the
+    references' torchvision transforms do it, and on floats where it has 16.
+    """
+    height, width = size
+    if picture.pixels.dtype == np.uint8:
+        resized = Image.fromarray(picture.pixels).resize((width, height), Image.Resampling.BILINEAR)
+        values = np.asarray(resized, dtype=np.float32) / 255  # (h, w, 3)
+    else:
+        channels = [resize_plane(picture.pixels[..., channel], size) for channel in range(3)]
+        values = np.stack(channels, axis=-1) / 65535  # (h, w, 3)
+    values -= np.asarray(preprocessing.mean, dtype=np.float32)
+    values /= np.asarray(preprocessing.std, dtype=np.float32)
+    return np.ascontiguousarray(values.transpose(2, 0, 1))
+
+
+def from_network(alpha: npt.NDArray[np.float32], picture: Picture) -> npt.NDArray[np.float32]:
+    """A model's output ``(h, w)`` as the picture's alpha: its own size, times its own opacity, in [0, 1].
+
+    Bilinear, so nothing overshoots and what is flat stays flat.
+    """
+    resized = alpha if alpha.shape == picture.size else resize_plane(alpha, picture.size)
+    resized = np.clip(resized, 0, 1)
+    return resized if picture.opacity is None else resized * picture.opacity
+
+
+def resize_plane(plane: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """One channel ``(H, W)`` resized to ``size`` ``(height, width)`` in float32, bilinear and antialiased."""
+    image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
+    return np.array(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def _as_pair(size: int | tuple[int, int] | str) -> tuple[int, int]:
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, tuple) and len(size) == 2:
+        return size
+    raise InputError(f"size is {size!r}, expected a number, (height, width) or 'native'")
+
+
+def _rounded(size: tuple[float, float], multiple: int) -> tuple[int, int]:
+    height, width = (max(multiple, round(side / multiple) * multiple) for side in size)
+    return height, width
+
+
+def _check_multiple(size: tuple[int, int], multiple: int) -> None:
+    if any(side % multiple for side in size):
+        height, width = _rounded(size, multiple)
+        raise InputError(
+            f"size is {size[1]}×{size[0]}, expected multiples of {multiple}: use {width}×{height}"
+        )
+
+
+def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise InputError(
+            f"{name} is {width}×{height}, {width * height:,} pixels; the cap is {max_pixels:,}: "
+            "make it smaller, or raise the cap (max_pixels=, --max-pixels)"
+        )
+    if width * height == 0:
+        raise InputError(f"{name} is {width}×{height}, expected at least one pixel")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """The file at ``path``, open; what goes wrong in opening it as one line."""
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: check the path") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, expected a picture: name a file in it") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path} cannot be read ({reason}): check its name and permissions") from None
+    with stream:
+        yield stream
+
+
+def _from_file_object(source: BinaryIO, max_pixels: int) -> Picture:
+    name = str(getattr(source, "name", "image"))
+    try:
+        data = source.read()
+    except OSError as error:
+        raise InputError(
+            f"{name} cannot be read ({error.strerror or error}): check that it is open for reading"
+        ) from None
+    if not isinstance(data, bytes):
+        raise InputError(f"{name} gives text, expected bytes: open it with mode 'rb'")
+    return _decode(BytesIO(data), name, max_pixels)
+
+
+@contextmanager
+def _without_pillow_limit() -> Iterator[None]:
+    # Pillow's bound is a global that warns, then refuses, and cannot be raised for one file; decoupe checks
+    # its own as soon as the header is read. The lock keeps two threads from restoring each other's None.
+    with _pillow_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
+    try:
+        with _without_pillow_limit():
+            image = Image.open(stream)
+        with image:
+            _check_pixels(image.size, name, max_pixels)
+            return _from_pillow(image, name)
+    except InputError:
+        raise
+    except UnidentifiedImageError:
+        if stream.seek(0, os.SEEK_END) == 0:
+            raise InputError(f"{name} is empty (0 bytes), expected a picture: get the file again") from None
+        raise InputError(
+            f"{name} is not a picture that can be read: expected JPEG, PNG, WebP, TIFF or the like"
+        ) from None
+    except _DAMAGED as error:
+        raise InputError(f"{name} is damaged or truncated ({error}): get the file again") from None
+
+
+def _from_pillow(image: Image.Image, name: str) -> Picture:
+    image.load()
+    image = _upright(image)
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _from_array(_wide_values(image, name), name)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        opacity = np.asarray(rgba.getchannel("A"))
+        if opacity.min() < 255:
+            under = Image.new("RGBA", image.size, (GREY, GREY, GREY, 255))
+            rgb = Image.alpha_composite(under, rgba).convert("RGB")
+            return Picture(np.asarray(rgb), _unit(opacity), _rgb_profile(profile), name)
+        image = rgba
+    rgb, profile = _to_rgb(image, profile)
+    return Picture(np.asarray(rgb), None, profile, name)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    except _DAMAGED:
+        # Unreadable metadata is no reason to refuse readable pixels.
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _wide_values(image: Image.Image, name: str) -> npt.NDArray[Any]:
+    """The values of a grey image of more than 8 bits: uint16, or floats."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        return values
+    if values.min() < 0 or values.max() > 65535:
+        raise InputError(
+            f"{name} holds integers from {values.min()} to {values.max()}, expected 0 to 65535: "
+            "scale it to 16 bits"
+        )
+    return values.astype(np.uint16)
+
+
+def _to_rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, bytes | None]:
+    """An opaque image as RGB and the RGB profile it is in; None is sRGB."""
+    kept = _rgb_profile(profile)
+    if image.mode in ("RGB", "RGBA", "RGBX", "P", "YCbCr") or (profile is None and image.mode != "LAB"):
+        return image.convert("RGB"), kept
+    # CMYK, LAB and grey with a profile of their own: their colours mean nothing without it.
+    own: Any = ImageCms.createProfile("LAB") if image.mode == "LAB" else BytesIO(profile or b"")
+    try:
+        converted = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        # The profile is broken or of another colour space: the plain conversion is what viewers show.
+        return image.convert("RGB"), kept
+    return converted if converted is not None else image.convert("RGB"), None
+
+
+def _rgb_profile(profile: bytes | None) -> bytes | None:
+    """``profile`` where it is a readable profile of RGB, else None."""
+    if not profile:
+        return None
+    try:
+        space = ImageCms.ImageCmsProfile(BytesIO(profile)).profile.xcolor_space
+    except (ImageCms.PyCMSError, OSError):
+        return None
+    return profile if space.strip() == "RGB" else None
+
+
+def _from_array(array: npt.NDArray[Any], name: str = "array") -> Picture:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        remedy = ": use array.transpose(1, 2, 0)" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
+        raise InputError(f"{name} has shape {array.shape}, expected (H, W), (H, W, 3) or (H, W, 4){remedy}")
+    if 0 in array.shape:
+        raise InputError(f"{name} has shape {array.shape}, expected at least one pixel")
+    values = _integers(array[..., np.newaxis] if array.ndim == 2 else array, name)  # (H, W, 1 | 3 | 4)
+    colour = values[..., :3] if values.shape[2] > 1 else np.repeat(values, 3, axis=2)  # (H, W, 3)
+    if values.shape[2] < 4:
+        return Picture(np.ascontiguousarray(colour), None, None, name)
+    opacity = _unit(values[..., 3])
+    grey = GREY * (np.iinfo(values.dtype).max // 255)
+    flat = grey + (colour.astype(np.float32) - grey) * opacity[..., np.newaxis]
+    return Picture(np.rint(flat).astype(values.dtype), opacity, None, name)
+
+
+def _integers(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """Array values as uint8 or uint16; floats in [0, 1] become uint16."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return array
+    if not np.issubdtype(array.dtype, np.floating):
+        raise InputError(
+            f"{name} is of type {array.dtype}, expected uint8, uint16 or floats in [0, 1]: use array.astype"
+        )
+    least, most = float(array.min()), float(array.max())
+    if not (math.isfinite(least) and math.isfinite(most)):
+        raise InputError(f"{name} holds NaN or infinity, expected floats in [0, 1]: use numpy.nan_to_num")
+    # Resampled pictures overshoot by rounding errors; more than that is another range.
+    if least < -1e-3 or most > 1 + 1e-3:
+        raise InputError(
+            f"{name} holds floats from {least:g} to {most:g}, expected [0, 1]: "
+            "divide by the largest possible value"
+        )
+    wide: npt.NDArray[np.uint16] = np.rint(np.clip(array, 0, 1) * 65535).astype(np.uint16)
+    return wide
+
+
+def _unit(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    unit: npt.NDArray[np.float32] = np.divide(values, np.iinfo(values.dtype).max, dtype=np.float32)
+    return unit

@@ -1,0 +1,189 @@
+"""What a prediction gives: the matte, and the pictures that can be made of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms, ImageColor, ImageFilter, ImageOps
+
+from decoupe.errors import InputError
+from decoupe.inference.foreground import estimate_foreground
+from decoupe.inference.media import write_image
+from decoupe.inference.preprocess import Picture, Source, read_image
+
+Background: TypeAlias = Source | tuple[int, int, int]
+"""A colour (name, ``#rrggbb`` or ``(r, g, b)`` of 0 to 255), an image as `read_image` takes it, or ``"blur"``."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Matte:
+    """How much of each pixel belongs to the subject, beside the picture it was predicted from.
+
+    Attributes:
+        alpha: float32 ``(H, W)`` in [0, 1], at the picture's own size.
+        image: the picture, upright: RGB ``(H, W, 3)``, uint8, or uint16 where the source has more than 8 bits.
+        icc_profile: the RGB profile that ``image`` is in, kept in everything made of it; None means sRGB.
+        source: where the picture came from.
+
+    Raises:
+        InputError: alpha or image of another shape, type or range, or of sizes that differ.
+    """
+
+    alpha: npt.NDArray[np.float32]
+    image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    icc_profile: bytes | None = None
+    source: str = "image"
+
+    def __post_init__(self) -> None:
+        if self.alpha.ndim != 2 or self.alpha.dtype != np.float32 or self.alpha.size == 0:
+            raise InputError(
+                f"alpha is {self.alpha.dtype} {self.alpha.shape}, expected float32 (H, W): use alpha.astype"
+            )
+        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype not in (np.uint8, np.uint16):
+            raise InputError(
+                f"image is {self.image.dtype} {self.image.shape}, expected uint8 or uint16 (H, W, 3)"
+            )
+        if self.alpha.shape != self.image.shape[:2]:
+            sizes = [f"{array.shape[1]}×{array.shape[0]}" for array in (self.alpha, self.image)]
+            raise InputError(f"alpha is {sizes[0]}, image {sizes[1]}: apply EXIF rotation to both")
+        # A comparison with NaN is false, so this refuses NaN as well.
+        if not (self.alpha.min() >= 0 and self.alpha.max() <= 1):
+            raise InputError("alpha holds values outside [0, 1] or NaN: apply the sigmoid, or numpy.clip")
+
+    def __repr__(self) -> str:
+        height, width = self.alpha.shape
+        return f"Matte({width}×{height}, {self.alpha.mean():.0%} subject, from {self.source})"
+
+    @cached_property
+    def foreground(self) -> npt.NDArray[np.uint8]:
+        """The subject's own colours, ``(H, W, 3)`` uint8: no background at soft edges, 0 where hidden."""
+        return estimate_foreground(_eight_bits(self.image), self.alpha)
+
+    def mask(self) -> Image.Image:
+        """Alpha as a grey picture, mode L: white is the subject."""
+        return Image.fromarray(_alpha_bytes(self.alpha))
+
+    def cutout(self) -> Image.Image:
+        """The subject on transparent ground, mode RGBA.
+
+        Alpha is straight (colours are not multiplied by it). The colours of soft pixels are those of the
+        subject alone, and pixels with alpha 0 are black, so nothing of the background can be recovered.
+        """
+        pixels = np.dstack([self.foreground, _alpha_bytes(self.alpha)])  # (H, W, 4)
+        return self._finished(Image.fromarray(pixels))
+
+    def over(self, background: Background) -> Image.Image:
+        """The subject over another background, mode RGB.
+
+        Args:
+            background: a colour, as a name, ``"#rrggbb"`` or ``(r, g, b)`` of 0 to 255; an image, as a path,
+                bytes, file, Pillow image or array, enlarged or reduced to cover the picture and cropped at
+                the centre; or ``"blur"``, the picture's own background out of focus.
+
+        Raises:
+            InputError: a string that is neither a colour nor a file, or an image that cannot be read.
+        """
+        below = self._background(background)  # (H, W, 3) or (3,)
+        foreground = Image.fromarray(self.foreground)
+        composite = Image.composite(foreground, below, self.mask())
+        return self._finished(composite)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the cut-out as PNG, WebP, TIFF or AVIF, by the ending of ``path``; whole or not at all.
+
+        Raises:
+            OutputError: another ending, JPEG (which has no transparency: save `over` instead), or a place
+                that cannot be written; whatever stood at ``path`` is then still there.
+        """
+        write_image(self.cutout(), path)
+
+    def _finished(self, image: Image.Image) -> Image.Image:
+        if self.icc_profile is not None:
+            image.info["icc_profile"] = self.icc_profile
+        return image
+
+    def _background(self, background: Background) -> Image.Image:
+        height, width = self.alpha.shape
+        if isinstance(background, str) and background == "blur":
+            return blurred_background(_eight_bits(self.image), self.alpha)
+        colour = _as_colour(background)
+        if colour is not None:
+            return Image.new("RGB", (width, height), colour)
+        picture = _background_image(background)
+        image = Image.fromarray(_eight_bits(picture.pixels))
+        fitted = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
+        return _convert_profile(fitted, picture.icc_profile, self.icc_profile)
+
+
+def blurred_background(image: npt.NDArray[np.uint8], alpha: npt.NDArray[np.float32]) -> Image.Image:
+    """The background of ``image`` ``(H, W, 3)`` out of focus; the subject, left out, casts no halo."""
+    height, width = alpha.shape
+    weighted = Image.fromarray(np.dstack([image, 255 - _alpha_bytes(alpha)])).convert("RGBa")
+    # The blur is wide, so a small copy carries all of it.
+    scale = min(1, 512 / max(height, width))
+    small = weighted.resize(
+        (max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BOX
+    )
+    near, far = (small.filter(ImageFilter.GaussianBlur(max(small.size) / part)) for part in (60, 8))
+    # Deep inside the subject the near blur has no background left to spread; the far one fills in.
+    filled = Image.alpha_composite(_opaque(far), near.convert("RGBA"))
+    return filled.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _opaque(premultiplied: Image.Image) -> Image.Image:
+    image = premultiplied.convert("RGBA")
+    image.putalpha(255)
+    return image
+
+
+def _as_colour(background: Background) -> tuple[int, ...] | None:
+    """``background`` as (r, g, b) where it names a colour, else None."""
+    if isinstance(background, tuple):
+        if len(background) != 3 or not all(
+            isinstance(value, int) and 0 <= value <= 255 for value in background
+        ):
+            raise InputError(f"background is {background}, expected (r, g, b) of whole numbers from 0 to 255")
+        return background
+    if not isinstance(background, str):
+        return None
+    try:
+        return ImageColor.getrgb(background)[:3]
+    except ValueError:
+        return None
+
+
+def _background_image(background: Any) -> Picture:
+    if isinstance(background, str) and not Path(background).exists():
+        raise InputError(
+            f"background {background!r} is neither a colour nor a file; "
+            "expected a name such as white, #rrggbb, 'blur' or an image"
+        )
+    return read_image(background)
+
+
+def _convert_profile(image: Image.Image, source: bytes | None, target: bytes | None) -> Image.Image:
+    """``image`` with its colours in the profile ``target``; None is sRGB."""
+    if source == target:
+        return image
+    ends: list[Any] = [
+        BytesIO(profile) if profile else ImageCms.createProfile("sRGB") for profile in (source, target)
+    ]
+    converted = ImageCms.profileToProfile(image, *ends)
+    return converted if converted is not None else image
+
+
+def _eight_bits(pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
+    if pixels.dtype == np.uint8:
+        return pixels.view(np.uint8)
+    return np.rint(pixels / np.float32(257)).astype(np.uint8)
+
+
+def _alpha_bytes(alpha: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    return np.rint(alpha * 255).astype(np.uint8)

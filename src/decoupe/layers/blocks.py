@@ -1,0 +1,78 @@
+"""Small convolutional parts that more than one model is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decoupe.layers.deform import DeformConv2d
+
+
+def resize(x: Tensor, size: Sequence[int], *, align_corners: bool = True) -> Tensor:
+    """``x`` ``(N, C, h, w)`` bilinearly resized to ``size`` ``(H, W)``; untouched when it has that size."""
+    if x.shape[-2:] == torch.Size(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, batch norm, ReLU; the padding keeps the size at stride 1."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
+        activation: bool = True,
+    ) -> None:
+        padding = dilation * (kernel_size // 2)
+        layers: list[nn.Module] = [
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias),
+            nn.BatchNorm2d(out_channels),
+        ]
+        if activation:
+            layers.append(nn.ReLU(inplace=True))
+        super().__init__(*layers)
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: context at several ranges, and of the whole picture.
+
+    Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation" (2017), section 3.3; with
+    ``deformable=True`` the dilated branches become modulated deformable convolutions of growing kernels
+    (Zheng et al. 2024, section III-C, after Huynh et al. 2023).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output, at the input's size.
+        width: channels of each branch.
+        deformable: deformable kernels 1, 1, 3, 7 instead of a 1×1 and dilations 6, 12, 18.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, width: int = 256, deformable: bool = False) -> None:
+        super().__init__()
+        if deformable:
+            branches = [
+                nn.Sequential(DeformConv2d(in_channels, width, kernel), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+                for kernel in (1, 1, 3, 7)
+            ]
+        else:
+            shapes = ((1, 1), (3, 6), (3, 12), (3, 18))
+            branches = [ConvNormAct(in_channels, width, kernel, dilation=dilation) for kernel, dilation in shapes]
+        self.branches = nn.ModuleList(branches)
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), ConvNormAct(in_channels, width, 1))
+        self.fuse = nn.Sequential(ConvNormAct(width * (len(branches) + 1), out_channels, 1), nn.Dropout(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` ``(N, in_channels, H, W)`` -> ``(N, out_channels, H, W)``."""
+        maps = [branch(x) for branch in self.branches]
+        # One value per channel: expanding it is what bilinear resizing of a 1×1 map does.
+        maps.append(self.pooled(x).expand(-1, -1, *x.shape[-2:]))
+        return self.fuse(torch.cat(maps, dim=1))

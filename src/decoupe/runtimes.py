@@ -1,0 +1,352 @@
+"""What computes: PyTorch and ONNX Runtime behind one protocol. Importing this imports neither."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from decoupe.errors import (
+    CheckpointError,
+    DeviceError,
+    InputError,
+    MissingExtraError,
+    UnknownModelError,
+    unknown,
+)
+from decoupe.weights import download, registry
+from decoupe.weights.registry import ModelSpec, Preprocessing
+
+if TYPE_CHECKING:
+    import onnxruntime
+    import torch
+
+MODEL_SUFFIXES = (".onnx", ".safetensors", ".pth", ".pt", ".bin")
+RUNTIMES = ("onnx", "torch")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """A model that is ready to compute.
+
+    Attributes:
+        name: the model's name, or its file's.
+        device: where it computes, as ``"cpu"`` or ``"cuda:0"``.
+        dtype: the precision it computes in, one of `DTYPES`.
+        preprocessing: how a picture becomes its input.
+        notes: what had to be assumed or inferred in opening it, one line each.
+    """
+
+    name: str
+    device: str
+    dtype: str
+    preprocessing: Preprocessing
+    notes: tuple[str, ...]
+
+    def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Normalised images ``(N, 3, H, W)`` float32 -> alpha ``(N, 1, H, W)`` float32 in [0, 1]."""
+        ...
+
+
+class OnnxRuntime:
+    """An ``.onnx`` file computed by ONNX Runtime.
+
+    decoupe's own files hold their preprocessing. Any other file with one image input and one mask output is
+    taken as well: its size is read from its input shape, its normalisation is assumed to be ImageNet's, and
+    masks that leave [0, 1] are taken for logits; `notes` says so.
+
+    Args:
+        path: the file.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``, the latter also with an index.
+        name: what to call it; None is the name in the file, or the file's.
+
+    Raises:
+        CheckpointError: no readable ONNX file, or not one image in and one mask out.
+        DeviceError: a device that the installed ONNX Runtime does not have.
+    """
+
+    dtype = "float32"
+
+    def __init__(self, path: Path, *, device: str = "auto", name: str | None = None) -> None:
+        self.session = _open_session(path, device)
+        self.device = "cuda" if "CUDAExecutionProvider" in self.session.get_providers() else "cpu"
+        if device.startswith("cuda") and self.device != "cuda":
+            raise DeviceError(
+                f"device {device!r} could not be started by ONNX Runtime: check the CUDA driver, or use 'cpu'"
+            )
+        self._input, self._output = _ports(self.session, path)
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.name = name or metadata.get("decoupe.name") or path.stem
+        self.preprocessing, self.notes = _onnx_preprocessing(metadata, self._input.shape, path)
+        self._foreign = bool(self.notes)
+
+    def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Normalised images ``(N, 3, H, W)`` -> alpha ``(N, 1, H, W)`` in [0, 1]."""
+        _check_fixed(self._input.shape, images.shape)
+        batch = self._input.shape[0]
+        step = batch if isinstance(batch, int) else len(images)
+        parts = [images[start : start + step] for start in range(0, len(images), step)]
+        outputs = [self.session.run([self._output.name], {self._input.name: part})[0] for part in parts]
+        alpha = np.concatenate(outputs).astype(np.float32, copy=False)
+        alpha = alpha.reshape(len(images), 1, *alpha.shape[-2:])
+        return _logits_to_alpha(alpha) if self._foreign else alpha
+
+
+class TorchRuntime:
+    """A checkpoint computed by PyTorch.
+
+    Args:
+        model: a catalogue name, a hub id or a file, as `decoupe.weights.load_model` takes it.
+        device: ``"auto"`` takes CUDA, then Apple's MPS, then the CPU; or any PyTorch device.
+        dtype: ``"auto"`` is float16 on CUDA and float32 elsewhere. Below float32 the model runs under
+            autocast, and a picture whose result is not finite is computed again in float32.
+
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+        DeviceError: a device or precision that this machine does not have.
+        ModelError: no such model, or its weights cannot be had or read.
+    """
+
+    def __init__(self, model: str | Path, *, device: str = "auto", dtype: str = "auto") -> None:
+        _require_torch(model)
+        from decoupe.weights import load_model
+
+        self._device = _torch_device(device)
+        self.device = str(self._device)
+        self.dtype = _torch_dtype(dtype, self._device)
+        loaded = load_model(model)
+        self.name = str(model)
+        self.preprocessing: Preprocessing = loaded.preprocessing
+        self.notes = tuple(loaded.notes)
+        self.module = loaded.model.to(self._device).eval()
+
+    def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Normalised images ``(N, 3, H, W)`` -> alpha ``(N, 1, H, W)`` in [0, 1]."""
+        import torch
+
+        with torch.inference_mode():
+            batch = torch.from_numpy(images).to(self._device)
+            logits = self._logits(batch, self.dtype)
+            # One picture at a time, so that none is computed differently for its neighbours' sake.
+            for index in range(len(batch) if self.dtype != "float32" else 0):
+                if not bool(torch.isfinite(logits[index]).all()):
+                    logits[index] = self._logits(batch[index : index + 1], "float32")[0]
+            alpha: npt.NDArray[np.float32] = logits.sigmoid().cpu().numpy()
+        return alpha
+
+    def _logits(self, batch: torch.Tensor, dtype: str) -> torch.Tensor:
+        import torch
+
+        with torch.autocast(self._device.type, dtype=getattr(torch, dtype), enabled=dtype != "float32"):
+            logits: torch.Tensor = self.module(batch).logits
+        return logits.float()
+
+
+def open_runtime(
+    model: str | Path | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    runtime: str | None = None,
+) -> Runtime:
+    """Open a model for computing.
+
+    Args:
+        model: a path (``.onnx``, ``.safetensors``, ``.pth``), a name in the catalogue, a hub id
+            ``owner/name``, or None for the embedded default.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None or ``"auto"`` takes the fastest there is.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``; None or ``"auto"`` chooses by device.
+        runtime: ``"onnx"`` or ``"torch"``; None or ``"auto"`` follows from the model.
+
+    Raises:
+        UnknownModelError: no such name or file.
+        InputError: a runtime that cannot compute this model.
+        DeviceError: a device or precision that this machine does not have.
+        MissingExtraError: the model needs PyTorch, which is not installed.
+        ModelError: the weights cannot be had or read.
+    """
+    spec = find_spec(model)
+    kind = _runtime_of(spec.file if spec is not None else str(model))
+    _check_choice("runtime", runtime, RUNTIMES)
+    _check_choice("dtype", dtype, DTYPES)
+    if runtime not in (None, "auto", kind):
+        remedy = "give its checkpoint instead" if kind == "onnx" else "export it to .onnx first"
+        raise InputError(
+            f"model {str(model)!r} runs on {kind}, not on {runtime}: {remedy}, or leave runtime out"
+        )
+    if kind == "torch":
+        return TorchRuntime(str(model), device=device or "auto", dtype=dtype or "auto")
+    if dtype not in (None, "auto", "float32"):
+        raise DeviceError(f"dtype {dtype} was asked for, ONNX files compute in float32: leave dtype out")
+    if spec is not None:
+        return OnnxRuntime(download.fetch(spec), device=device or "auto", name=spec.name)
+    return OnnxRuntime(Path(str(model)), device=device or "auto")
+
+
+def find_spec(model: str | Path | None) -> ModelSpec | None:
+    """The catalogue's row for ``model``; None where it is a file.
+
+    Raises:
+        UnknownModelError: neither a file, a name nor a hub id; the message suggests the nearest name.
+    """
+    if model is None:
+        return registry.spec(registry.DEFAULT_MODEL)
+    if model in registry.CATALOGUE:
+        return registry.CATALOGUE[str(model)]
+    path = Path(model)
+    if path.is_file():
+        return None
+    if path.is_dir() or path.suffix in MODEL_SUFFIXES:
+        raise UnknownModelError(f"{path} is not a model file: name an .onnx, .safetensors or .pth file")
+    return registry.spec(str(model))
+
+
+def _runtime_of(file: str) -> str:
+    return "onnx" if file.endswith(".onnx") else "torch"
+
+
+def _check_choice(kind: str, value: str | None, known: tuple[str, ...]) -> None:
+    if value is not None and value not in (*known, "auto"):
+        raise InputError(unknown(kind, value, ("auto", *known)))
+
+
+def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Threads that spin between pictures take the cores from decoding and writing them.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = _providers(device, onnxruntime.get_available_providers())
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except _onnx_errors() as error:
+        reason = str(error).splitlines()[0][:200]
+        raise CheckpointError(
+            f"{path} is not a usable ONNX model ({reason}): export or download it again"
+        ) from None
+
+
+def _onnx_errors() -> tuple[type[Exception], ...]:
+    """ONNX Runtime's exceptions, which share no base class; each release names some more."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    return tuple(
+        kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)
+    )
+
+
+def _providers(device: str, available: list[str]) -> list[str | tuple[str, dict[str, str]]]:
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda"):
+        raise DeviceError(f"device {device!r} is not one of ONNX Runtime's here: use 'auto', 'cpu' or 'cuda'")
+    cuda = "CUDAExecutionProvider" in available
+    if kind == "cuda" and not cuda:
+        raise DeviceError(
+            f"device {device!r} is not available to ONNX Runtime here: pip install onnxruntime-gpu, "
+            "or use device 'cpu'"
+        )
+    if kind == "cpu" or not cuda:
+        return ["CPUExecutionProvider"]
+    return [("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider"]
+
+
+def _ports(session: onnxruntime.InferenceSession, path: Path) -> tuple[Any, Any]:
+    """The one image input and the one mask output of a file, named and shaped."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] in (1, 2, 4):
+        raise CheckpointError(f"{path} takes {_described(inputs)}; expected one image input (N, 3, H, W)")
+    if inputs[0].type != "tensor(float)":
+        raise CheckpointError(f"{path} takes {inputs[0].type}, expected float32: export it in float32")
+    if len(outputs) != 1 or len(outputs[0].shape) not in (3, 4):
+        raise CheckpointError(f"{path} gives {_described(outputs)}; expected one mask output (N, 1, H, W)")
+    return inputs[0], outputs[0]
+
+
+def _described(ports: list[Any]) -> str:
+    return ", ".join(f"{port.name} {port.shape}" for port in ports)
+
+
+def _onnx_preprocessing(
+    metadata: dict[str, str], shape: list[int | str | None], path: Path
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """How a picture becomes the input: from the metadata of decoupe's files, else from the input's shape."""
+    written = metadata.get("decoupe.preprocessing")
+    if written is not None:
+        return _parsed_preprocessing(written, path), ()
+    height, width = ((side if isinstance(side, int) else 1024) for side in shape[2:])
+    notes = (
+        f"{path.name} holds no preprocessing of decoupe's",
+        f"assumed: size {width}×{height}, stretched, ImageNet mean and std; values outside [0, 1] are logits",
+    )
+    return Preprocessing(size=(height, width)), notes
+
+
+def _parsed_preprocessing(written: str, path: Path) -> Preprocessing:
+    try:
+        values: dict[str, Any] = json.loads(written)
+        return Preprocessing(**{key: _frozen(value) for key, value in values.items()})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} holds metadata decoupe.preprocessing that cannot be used ({error}): export it again"
+        ) from None
+
+
+def _frozen(value: Any) -> Any:
+    """A JSON list as the tuple it was written from."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_fixed(expected: list[int | str | None], shape: tuple[int, ...]) -> None:
+    """Refuse images of another size than a file with a fixed one takes."""
+    if any(
+        isinstance(side, int) and side != given for side, given in zip(expected[2:], shape[2:], strict=True)
+    ):
+        raise InputError(
+            f"the model takes {expected[3]}×{expected[2]} only, not {shape[3]}×{shape[2]}: leave size out, "
+            "or export it with dynamic sizes"
+        )
+
+
+def _logits_to_alpha(masks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Masks ``(N, 1, H, W)``, each alpha already or logits, as alpha; decided for each by itself."""
+    least, most = masks.min(axis=(1, 2, 3), keepdims=True), masks.max(axis=(1, 2, 3), keepdims=True)
+    with np.errstate(over="ignore"):
+        squashed = 1 / (1 + np.exp(-masks))
+    return np.where((least < -1e-3) | (most > 1 + 1e-3), squashed, masks.clip(0, 1))
+
+
+def _require_torch(model: str | Path) -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise MissingExtraError(f"decoupe cut -m {model}", "torch") from None
+
+
+def _torch_device(device: str) -> torch.device:
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        # Only a tensor on it shows that the device can really be used.
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DeviceError(f"device {device!r} cannot be used here ({reason}): use 'cpu', or 'auto'") from None
+    if chosen.type == "meta":
+        raise DeviceError("device 'meta' computes nothing: use 'cpu', or 'auto'")
+    return chosen
+
+
+def _torch_dtype(dtype: str, device: torch.device) -> str:
+    if dtype == "auto":
+        return "float16" if device.type == "cuda" else "float32"
+    return dtype

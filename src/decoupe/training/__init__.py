@@ -1,0 +1,1 @@
+"""Training: data, augmentation, losses, criteria, recipes and the loop. Inference never imports it."""

@@ -1,0 +1,97 @@
+"""Criteria: what a family's output costs against the truth. They live outside the models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from decoupe.layers.blocks import resize
+from decoupe.models.birefnet import BiRefNetOutput
+from decoupe.training import losses
+
+PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "bce": losses.bce,
+    "iou": losses.iou,
+    "ssim": losses.ssim,
+    "mae": losses.mae,
+    "mse": losses.mse,
+    "patch_iou": losses.patch_iou,
+    "contour": losses.contour,
+    "regulariser": losses.threshold_regulariser,
+}
+
+
+@dataclass(frozen=True)
+class PixelWeights:
+    """Weight of each pixel loss; a loss of weight 0 is not computed. Defaults: DIS (Zheng et al. 2024, III-E)."""
+
+    bce: float = 30.0
+    iou: float = 0.5
+    ssim: float = 10.0
+    mae: float = 0.0
+    mse: float = 0.0
+    patch_iou: float = 0.0
+    contour: float = 0.0
+    regulariser: float = 0.0
+    structure: float = 0.0
+
+
+GENERAL = PixelWeights(mae=100.0)
+MATTING = PixelWeights(iou=0.0, mae=100.0)
+
+
+@dataclass(frozen=True)
+class BiRefNetCriterion:
+    """What a BiRefNet's training output costs.
+
+    Attributes:
+        pixel: weights of the pixel losses, on every supervised map resized to the truth.
+        gradient: weight of the outward reference's loss, summed over the levels.
+        gradient_mask: ``"prediction"`` (released code) or ``"dilated"`` (paper); see `losses.gradient_label`.
+        classification: weight of the cross entropy of the auxiliary classification.
+    """
+
+    pixel: PixelWeights = PixelWeights()
+    gradient: float = 1.0
+    gradient_mask: str = "prediction"
+    classification: float = 5.0
+
+    def __call__(
+        self, out: BiRefNetOutput, image: Tensor, truth: Tensor, classes: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The weighted terms by name; their sum is the loss.
+
+        Args:
+            out: of the model in training mode.
+            image: normalised, ``(N, 3, H, W)``.
+            truth: ``(N, 1, H, W)`` in [0, 1].
+            classes: object classes ``(N,)``, where there are any.
+        """
+        terms: dict[str, Tensor] = {}
+        for logits in (*out.side_logits, out.logits):
+            for name, value in self.pixel_terms(resize(logits.float(), truth.shape[-2:]), truth).items():
+                terms[name] = terms[name] + value if name in terms else value
+        if self.gradient and out.gradient_logits:
+            pairs = zip(out.gradient_logits, out.side_logits, strict=False)
+            labels = ((g, losses.gradient_label(image, side.float(), mask=self.gradient_mask)) for g, side in pairs)
+            terms["gradient"] = self.gradient * sum(losses.gradient_bce(g.float(), label) for g, label in labels)
+        if out.class_logits is not None and classes is not None:
+            terms["classification"] = self.classification * F.cross_entropy(out.class_logits.float(), classes)
+        return terms
+
+    def pixel_terms(self, logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        """The weighted pixel losses of one map ``(N, 1, H, W)`` at the truth's size."""
+        prediction = logits.sigmoid()
+        terms = {}
+        for field in fields(self.pixel):
+            weight = getattr(self.pixel, field.name)
+            if not weight:
+                continue
+            if field.name == "structure":
+                terms["structure"] = weight * losses.structure(logits, truth)
+            else:
+                terms[field.name] = weight * PIXEL_LOSSES[field.name](prediction, truth)
+        return terms

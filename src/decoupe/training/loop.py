@@ -1,0 +1,212 @@
+"""The training loop: one process, resumable, deterministic in its recipe.
+
+What it writes into its folder, each file under a temporary name first:
+
+    last.pt       everything needed to go on: model, average, optimiser, random state, step
+    recipe.json   what was run
+    log.jsonl     one line per report: step, size, learning rate, losses, speed, validation
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from decoupe.errors import DecoupeError
+from decoupe.models.birefnet import BiRefNet
+from decoupe.training.data import EpochSampler, MatteDataset, Pair, find_pairs, read_pair, split, to_batch
+from decoupe.training.recipes import Recipe
+from decoupe.training.validation import FloatArray, score
+
+log = logging.getLogger("decoupe.training")
+
+
+class Diverged(DecoupeError):  # noqa: N818 - it is what happened, as in the log
+    """The loss is not a number any more; the message names the step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sets:
+    """Training pairs with their repeats per epoch, and held-out pairs by set."""
+
+    train: tuple[Pair, ...]
+    repeats: tuple[int, ...]
+    held_out: Mapping[str, tuple[Pair, ...]]
+
+
+def gather(folders: Sequence[Path], recipe: Recipe) -> Sets:
+    """The pairs of several set folders, split as the recipe says."""
+    train: list[Pair] = []
+    repeats: list[int] = []
+    held_out: dict[str, tuple[Pair, ...]] = {}
+    for folder in folders:
+        kept, out = split(find_pairs(folder), dict(recipe.held_out).get(folder.name, 0), seed=recipe.seed)
+        train += kept
+        repeats += [dict(recipe.repeats).get(folder.name, 1)] * len(kept)
+        held_out[folder.name] = tuple(out)
+    return Sets(tuple(train), tuple(repeats), held_out)
+
+
+class Trainer:
+    """One run of a recipe.
+
+    Args:
+        recipe: what to run.
+        sets: what to run it on.
+        out: folder of the run; a ``last.pt`` in it is continued.
+        device: ``"cpu"``, ``"cuda"``.
+    """
+
+    def __init__(self, recipe: Recipe, sets: Sets, out: Path, *, device: str = "cpu") -> None:
+        self.recipe, self.sets, self.out = recipe, sets, out
+        self.device = torch.device(device)
+        torch.manual_seed(recipe.seed)
+        self.model = BiRefNet(recipe.model).to(self.device, memory_format=torch.channels_last)
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+        matrices = [p for p in self.model.parameters() if p.ndim > 1]
+        vectors = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+        self.step = 0
+        self.epoch = 0
+        self.position = 0  # samples of this epoch already used
+        self.totals: dict[str, float] = {}  # of each loss term since the last report
+        self.reported = 0
+        out.mkdir(parents=True, exist_ok=True)
+        if (out / "last.pt").exists():
+            self.restore()
+
+    def run(self, *, report_every: int = 50, save_every: int = 250, validate_every: int = 1000) -> None:
+        """Train to the recipe's last step."""
+        dataset = MatteDataset(self.sets.train, self.recipe.augmentation, seed=self.recipe.seed)
+        write_atomically(self.out / "recipe.json", json.dumps(dataclasses.asdict(self.recipe), indent=1).encode())
+        started = time.monotonic()
+        for images, masks in self.batches(dataset):
+            self.optimize(images, masks)
+            if self.step % report_every == 0:
+                seconds = time.monotonic() - started
+                self.report({"images_per_second": report_every * len(images) / seconds, "size": images.shape[-1]})
+                started = time.monotonic()
+            finished = self.step == self.recipe.steps
+            if self.step % validate_every == 0 or finished:
+                self.report({"validation": self.validate()})
+            if self.step % save_every == 0 or finished:
+                self.save()
+
+    def batches(self, dataset: MatteDataset) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches from where the run stands to its end, over epochs and stages."""
+        while self.step < self.recipe.steps:
+            dataset.epoch, dataset.size = self.epoch, self.recipe.size_at(self.step)
+            order = EpochSampler(self.sets.repeats, seed=self.recipe.seed, epoch=self.epoch, start=self.position)
+            loader = DataLoader(dataset, self.recipe.batch_size, sampler=order, num_workers=1, drop_last=True)
+            for images, masks in loader:
+                self.position += len(images)
+                yield images, masks
+                if self.step >= self.recipe.steps or self.recipe.size_at(self.step) != dataset.size:
+                    break  # the next stage: the same epoch goes on at another size
+            else:
+                self.epoch, self.position = self.epoch + 1, 0
+
+    def optimize(self, images: Tensor, masks: Tensor) -> None:
+        """One optimiser step on one uint8 batch."""
+        image, truth = to_batch(images, masks, self.device)
+        self.model.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            out = self.model(image)
+        terms = self.recipe.criterion(out, image, truth)
+        loss = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(loss):
+            values = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.items())
+            raise Diverged(f"the loss is not finite at step {self.step} ({values}): lower the learning rate and go on")
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate_at(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        self.average.update_parameters(self.model)
+        self.step += 1
+        for name, value in terms.items():
+            self.totals[name] = self.totals.get(name, 0.0) + float(value.detach())
+
+    def validate(self, *, pairs_per_set: int = 100) -> dict[str, dict[str, float]]:
+        """The metrics of the averaged weights on the first held-out pairs of each set."""
+        size = self.recipe.stages[-1].size
+        results = {}
+        for name, pairs in self.sets.held_out.items():
+            decoded = (read_pair(pair) for pair in pairs[:pairs_per_set])
+            model = self.average.module
+            results[name] = score((predict(model, image, size, self.device), truth) for image, truth in decoded)
+        return results
+
+    def report(self, extra: Mapping[str, Any]) -> None:
+        """Append one line to the log: where the run stands, mean losses since the last line, and ``extra``."""
+        line: dict[str, Any] = {"step": self.step, "epoch": self.epoch, "lr": self.recipe.learning_rate_at(self.step)}
+        line |= {name: round(total / (self.step - self.reported), 5) for name, total in self.totals.items()}
+        line |= extra
+        self.totals, self.reported = {}, self.step
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        log.info("%s", line)
+
+    def save(self) -> None:
+        """Write ``last.pt``, atomically: an interruption leaves the one before intact."""
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "step": self.step,
+            "epoch": self.epoch,
+            "position": self.position,
+        }
+        temporary = self.out / f"last.pt.{os.getpid()}"
+        torch.save(state, temporary)
+        temporary.replace(self.out / "last.pt")
+
+    def restore(self) -> None:
+        """Go on from ``last.pt``."""
+        state = torch.load(self.out / "last.pt", weights_only=True, map_location=self.device)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"].cpu())
+        self.step, self.epoch, self.position = state["step"], state["epoch"], state["position"]
+        self.reported = self.step
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, image: NDArray[np.uint8], size: int, device: torch.device) -> FloatArray:
+    """A photograph ``(H, W, 3)`` uint8 -> its alpha ``(H, W)``, seen with its own shape at an area of ``size``²."""
+    height, width = image.shape[:2]
+    scale = size / (height * width) ** 0.5
+    inner = (max(32, round(height * scale / 32) * 32), max(32, round(width * scale / 32) * 32))
+    photograph = Image.fromarray(image).resize(inner[::-1], Image.Resampling.BILINEAR)
+    pixels, _ = to_batch(pil_to_tensor(photograph)[None], torch.zeros(1, 1, *inner, dtype=torch.uint8), device)
+    model.eval()
+    alpha = model(pixels).logits.sigmoid()
+    resized = torch.nn.functional.interpolate(alpha, (height, width), mode="bilinear")
+    result: FloatArray = resized[0, 0].cpu().numpy()
+    return result
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)

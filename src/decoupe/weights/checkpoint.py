@@ -1,0 +1,249 @@
+"""Weights files: decoupe's own, and those of the reference implementations.
+
+decoupe's own file is a safetensors file whose metadata hold, under the key ``decoupe``, a JSON object with
+the model's family, configuration and preprocessing and the version that wrote it: loaded without a guess.
+A reference's file (``.safetensors``, or ``.pth`` as `torch.save` writes it) holds tensors only;
+`decoupe.weights.convert` infers its configuration. No file's code is ever run. PyTorch is imported when a
+function is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from decoupe.errors import CheckpointError, MissingExtraError, OutputError, unknown
+from decoupe.weights.registry import Preprocessing
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from torch import Tensor, nn
+
+_METADATA_KEY = "decoupe"
+_DAMAGED = "{path} is truncated or damaged: copy or download it again"
+_ASSUMED = Preprocessing(size=(1024, 1024), size_range=(512, 1536))  # most released checkpoints'
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its weights, and what is needed to use it.
+
+    Attributes:
+        model: in evaluation mode, float32, on the CPU.
+        family: key of `decoupe.models.MODELS`.
+        config: the family's configuration.
+        preprocessing: how a picture becomes its input.
+        notes: what had to be inferred or assumed because the file does not say it, one line each.
+    """
+
+    model: nn.Module
+    family: str
+    config: Any
+    preprocessing: Preprocessing
+    notes: list[str] = field(default_factory=list)
+
+
+def save_model(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    family: str,
+    preprocessing: Preprocessing,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``model`` as one of decoupe's own files; a reader sees the old file or the whole new one.
+
+    Args:
+        model: of `decoupe.models.MODELS`, its configuration in ``model.config``.
+        path: ``.safetensors`` file to write; its folder must exist.
+        family: key of `decoupe.models.MODELS`.
+        preprocessing: how a picture becomes its input.
+        extra: anything that JSON can hold, kept in the metadata (training data, scores, …).
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    metadata = {
+        "family": family,
+        "config": dataclasses.asdict(model.config),  # type: ignore[call-overload]  # nn.Module attributes are untyped
+        "preprocessing": dataclasses.asdict(preprocessing),
+        "version": _version(),
+        "extra": dict(extra or {}),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            part = Path(folder) / path.name
+            save_file(tensors, part, metadata={_METADATA_KEY: json.dumps(metadata)})
+            part.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read_model(
+    path: str | os.PathLike[str], family: str | None = None, preprocessing: Preprocessing | None = None
+) -> LoadedModel:
+    """The model of a weights file: decoupe's own, or a reference's, converted.
+
+    Args:
+        path: ``.safetensors``, or a zip or pickle of tensors as `torch.save` writes them.
+        family: key of `decoupe.models.MODELS`; needed for no file that decoupe wrote, and found out from the
+            tensors' names otherwise.
+        preprocessing: of a reference's file, which does not say it; None assumes 1024² pixels.
+
+    Raises:
+        CheckpointError: no such file, a broken file, not a weights file, a pickle that needs code, or another
+            model's weights; the message names the first tensors that do not fit.
+        MissingExtraError: PyTorch is not installed.
+    """
+    path = Path(path)
+    state, metadata = _read_tensors(path)
+    if metadata is None:
+        return _from_reference(path, state, family, preprocessing)
+    return _from_own(path, state, metadata, family)
+
+
+def _from_own(
+    path: Path, state: dict[str, Tensor], metadata: dict[str, Any], family: str | None
+) -> LoadedModel:
+    from decoupe.models import MODELS
+
+    written = metadata["family"]
+    if family not in (None, written):
+        raise CheckpointError(f"{path} holds a model of the family {written!r}, expected {family!r}")
+    if written not in MODELS:
+        raise CheckpointError(
+            f"{path}: {unknown('family', written, MODELS)}; written by decoupe {metadata['version']}"
+        )
+    config_class, model_class = MODELS[written]
+    try:
+        config = config_class(**_as_tuples(metadata["config"]))
+        preprocessing = Preprocessing(**_as_tuples(metadata["preprocessing"]))
+    except TypeError as error:
+        raise CheckpointError(
+            f"{path} was written by decoupe {metadata['version']}, this is {_version()}: upgrade ({error})"
+        ) from error
+    model = model_class(config)
+    _check_fit(path, model, state, written)
+    model.load_state_dict(state, strict=True)
+    return LoadedModel(model.eval(), written, config, preprocessing)
+
+
+def _from_reference(
+    path: Path, state: dict[str, Tensor], family: str | None, preprocessing: Preprocessing | None
+) -> LoadedModel:
+    from decoupe.weights import convert
+
+    try:
+        tensors = convert.clean_state(state)
+        family = family or _infer_family(tensors)
+        model = convert.from_reference(family, tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    config: Any = model.config
+    notes = [f"{path.name}: {note}" for note in convert.describe(config)]
+    if preprocessing is None:
+        preprocessing = _ASSUMED
+        notes.append(f"{path.name} does not say at which size it was trained; 1024×1024 assumed")
+    return LoadedModel(model.eval(), family, config, preprocessing, notes)
+
+
+def _infer_family(names: Collection[str]) -> str:
+    """The family whose reference implementation names its tensors like these."""
+    marks = {"birefnet": ("bb.", "decoder.")}
+    for family, prefixes in marks.items():
+        if all(any(name.startswith(prefix) for name in names) for prefix in prefixes):
+            return family
+    raise CheckpointError(f"fits no model that decoupe knows ({', '.join(marks)}): it holds {_some(names)}")
+
+
+def _check_fit(path: Path, model: nn.Module, state: Mapping[str, Tensor], family: str) -> None:
+    """Raise one line that names what is missing, left over or of another shape."""
+    expected = model.state_dict()
+    misshapen = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    faults = {
+        "missing": [name for name in expected if name not in state],
+        "left over": [name for name in state if name not in expected],
+        "of another shape": misshapen,
+    }
+    told = [f"{len(names)} tensors {fault} ({_some(names)})" for fault, names in faults.items() if names]
+    if told:
+        raise CheckpointError(f"{path} does not fit its own configuration of {family}: {', '.join(told)}")
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Every tensor by name, and decoupe's metadata where decoupe wrote the file."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"cannot read the weights file {path}: {error.strerror}") from error
+    if path.suffix == ".onnx":
+        raise CheckpointError(f"{path} is an exported model, not PyTorch weights: use decoupe.load")
+    try:
+        if start[8:9] == b"{":  # a safetensors file begins with the length of a JSON header, in 8 bytes
+            return _read_safetensors(path)
+        if start.startswith((b"PK", b"\x80")):  # torch.save: a zip, or the pickle of releases before 1.6
+            return _read_pickle(path, mmap=start.startswith(b"PK")), None
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"reading {path.name}", "torch") from error
+    raise CheckpointError(f"{path} is not a weights file: expected .safetensors or .pth (torch.save)")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise CheckpointError(_DAMAGED.format(path=path)) from error
+    own = metadata.get(_METADATA_KEY)
+    return state, None if own is None else json.loads(own)
+
+
+def _read_pickle(path: Path, *, mmap: bool) -> dict[str, Tensor]:
+    """Tensors only: torch refuses whatever would run code."""
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error):
+            raise CheckpointError(
+                f"{path} holds more than tensors, loading it would run its code: "
+                "save its state_dict() alone with torch.save, or as .safetensors"
+            ) from error
+        raise CheckpointError(_DAMAGED.format(path=path)) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(_DAMAGED.format(path=path)) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dict of tensors by name")
+    return content
+
+
+def _as_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no tuples; the dataclasses have no lists."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+
+
+def _some(names: Any, count: int = 3) -> str:
+    names = list(names)
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("decoupe")

@@ -1,0 +1,237 @@
+"""Weights from the hub: downloaded once, verified before they are handed out, kept in a cache.
+
+`huggingface_hub` does the transfer: progress, retries that resume where the connection broke, mirrors
+(``HF_ENDPOINT``), offline mode (``HF_HUB_OFFLINE``), access tokens (``HF_TOKEN``). This module adds the check
+of the hash and errors of one line. ``DECOUPE_CACHE`` names another cache folder than the hub's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from decoupe.errors import DownloadError
+from decoupe.weights.registry import ModelSpec
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def cache_dir() -> Path:
+    """The folder of downloaded weights: ``DECOUPE_CACHE`` where set, else the hub's own cache."""
+    chosen = os.environ.get("DECOUPE_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def cached_path(spec: ModelSpec) -> Path | None:
+    """Where the weights of ``spec`` are on this machine, or None; uses no network, verifies nothing."""
+    if spec.repo is None:
+        embedded = Path(__file__).with_name(spec.file)
+        return embedded if embedded.is_file() else None
+    if not cache_dir().is_dir():
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(spec.repo, spec.file, cache_dir=cache_dir(), revision=spec.revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def fetch(spec: ModelSpec, *, progress: bool = True) -> Path:
+    """The weights file of ``spec``, downloaded where it is not cached, and verified.
+
+    Args:
+        spec: row of the catalogue.
+        progress: whether a progress bar is drawn on standard error.
+
+    Raises:
+        DownloadError: the download failed, was refused, did not fit the disk, or its sha256 is wrong; a file
+            with a wrong hash is deleted first.
+    """
+    path = cached_path(spec)
+    if spec.repo is None:
+        if path is None:
+            raise DownloadError(f"{spec.file} is missing from the package: reinstall decoupe")
+        return path
+    if path is None:
+        path = _download(spec, spec.repo, progress)
+    _verify(spec, spec.repo, path)
+    return path
+
+
+def _download(spec: ModelSpec, repo: str, progress: bool) -> Path:
+    """One file from the hub into the cache; every failure as one line."""
+    from huggingface_hub import hf_hub_download
+
+    _check_space(spec)
+    try:
+        with _progress_bar(progress), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Not enough free disk space")  # _explain says it
+            found = hf_hub_download(
+                repo,
+                spec.file,
+                revision=spec.revision,
+                cache_dir=cache_dir(),
+                endpoint=os.environ.get("HF_ENDPOINT") or None,
+                local_files_only=_offline(),
+            )
+    except _transport_errors() as error:
+        raise DownloadError(_explain(error, spec, repo)) from error
+    return Path(found)
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """What a transfer can raise.
+
+    The base classes of HfHubHTTPError are those of the HTTP library beneath it (requests, httpx or httpx2, by
+    release of the hub's), which also raises errors of its own while the body arrives; hf_xet raises
+    RuntimeError.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    http = (base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
+    return (OSError, RuntimeError, *http)
+
+
+def _check_space(spec: ModelSpec) -> None:
+    """Refuse a download that the cache's disk cannot hold, before it begins."""
+    folder = cache_dir()
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free / 1e6
+    if free < spec.megabytes and not _offline():
+        raise DownloadError(_full_disk(spec))
+
+
+def _full_disk(spec: ModelSpec) -> str:
+    size = f"{spec.megabytes:.0f} MB" if spec.megabytes else "the file"
+    return f"the disk of {cache_dir()} has no room for {spec.name} ({size}): free some, or set DECOUPE_CACHE"
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "true", "yes")
+
+
+@contextlib.contextmanager
+def _progress_bar(shown: bool) -> Iterator[None]:
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if shown or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def _explain(error: Exception, spec: ModelSpec, repo: str) -> str:
+    """What went wrong, what was expected, what to do about it, in one line."""
+    from huggingface_hub import errors
+
+    url = f"{_endpoint()}/{repo}"
+    if isinstance(error, errors.GatedRepoError):
+        return f"{repo} is gated: accept its licence at {url}, then set HF_TOKEN or run `hf auth login`"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"no repository {repo!r} at {_endpoint()}, or it is private: check the name, or set HF_TOKEN"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{repo} has no revision {spec.revision!r}: see {url}"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return _unreachable(spec)
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"{repo} has no file {spec.file!r} at revision {spec.revision!r}: see {url}"
+    if isinstance(error, errors.HfHubHTTPError):
+        return f"{_endpoint()} answered {error.response.status_code} for {spec.name}: try again later"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _full_disk(spec)
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"cannot write to the cache {cache_dir()} ({error.strerror}): set DECOUPE_CACHE to another"
+    reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    return f"the download of {spec.name} from {_endpoint()} broke off ({reason}): run it again"
+
+
+def _unreachable(spec: ModelSpec) -> str:
+    if _offline():
+        return (
+            f"{spec.name} is not in the cache {cache_dir()} and HF_HUB_OFFLINE is set: "
+            f"unset it, or run `decoupe get {spec.name}` where there is a network and copy the cache"
+        )
+    return f"cannot reach {_endpoint()} for {spec.name}: check the connection, or set HF_ENDPOINT to a mirror"
+
+
+def _endpoint() -> str:
+    from huggingface_hub.constants import ENDPOINT
+
+    return (os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
+
+
+def _verify(spec: ModelSpec, repo: str, path: Path) -> None:
+    """Compare the file's sha256 with the expected one; delete the file and raise where they differ.
+
+    A hash once right is remembered beside the file with its size and time of change, so that a file that
+    nobody touched is not read twice.
+    """
+    real = path.resolve()
+    expected = spec.sha256 or _announced_sha256(spec, repo, real)
+    status = real.stat()
+    fingerprint = {"sha256": expected, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    marker = real.with_name(f"{real.name}.verified")
+    if _remembered(marker) == fingerprint:
+        return
+    actual = _sha256_of(real)
+    if actual != expected:
+        for file in (marker, path, real):
+            file.unlink(missing_ok=True)
+        raise DownloadError(
+            f"the weights of {spec.name} are damaged and were deleted: their sha256 is {actual[:12]}…, "
+            f"expected {expected[:12]}…; run `decoupe get {spec.name}` to download them again"
+        )
+    with contextlib.suppress(OSError):  # a cache that cannot be written to costs a hash per load, no more
+        marker.write_text(json.dumps(fingerprint))
+
+
+def _announced_sha256(spec: ModelSpec, repo: str, real: Path) -> str:
+    """The hash that the hub announced: the blob's name, or asked for where the cache has no blobs."""
+    if _SHA256.fullmatch(real.name):
+        return real.name
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(repo, spec.file, revision=spec.revision, endpoint=os.environ.get("HF_ENDPOINT") or None)
+    try:
+        etag = get_hf_file_metadata(url).etag
+    except _transport_errors() as error:
+        raise DownloadError(_explain(error, spec, repo)) from error
+    if etag is None or not _SHA256.fullmatch(etag):
+        raise DownloadError(
+            f"{_endpoint()} announces no sha256 for {repo}/{spec.file}: it cannot be verified"
+        )
+    return etag
+
+
+def _remembered(marker: Path) -> object:
+    try:
+        return json.loads(marker.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

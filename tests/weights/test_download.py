@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from decoupe.errors import DownloadError
+from decoupe.weights.download import cache_dir, cached_path, fetch
+from decoupe.weights.registry import CATALOGUE, ModelSpec, Preprocessing
+from weights.fake_hub import FakeHub
+
+CONTENT = bytes(range(256)) * 1200  # 307,200 bytes
+SPEC = ModelSpec(
+    name="tiny",
+    family="birefnet",
+    task="a test",
+    licence="MIT",
+    commercial=True,
+    preprocessing=Preprocessing(size=(64, 64)),
+    megabytes=0.3,
+    repo="someone/tiny",
+    file="model.safetensors",
+)
+KEY = "someone/tiny/model.safetensors"
+
+
+def one_line(error: pytest.ExceptionInfo[DownloadError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_fetch_downloads_once_and_verifies(hub: FakeHub) -> None:
+    hub.files[KEY] = CONTENT
+    pinned = dataclasses.replace(SPEC, sha256=hashlib.sha256(CONTENT).hexdigest())
+
+    assert cached_path(pinned) is None
+    path = fetch(pinned)
+
+    assert path.read_bytes() == CONTENT
+    assert cached_path(pinned) == path
+    asked = len(hub.requests)
+    assert fetch(pinned) == path
+    assert len(hub.requests) == asked  # the second time nothing is asked
+
+
+def test_progress_is_drawn_on_request_only(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TQDM_POSITION", "-1")  # draw where there is no terminal, too
+    hub.files[KEY] = hub.files["someone/other/model.safetensors"] = CONTENT
+    fetch(SPEC, progress=False)
+    assert capsys.readouterr().err == ""
+    fetch(dataclasses.replace(SPEC, repo="someone/other"))
+    output = capsys.readouterr()
+    assert "model.safetensors" in output.err
+    assert output.out == ""
+
+
+def test_a_dropped_connection_resumes_where_it_broke(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 4096)
+    hub.files[KEY] = CONTENT
+    hub.drop_after = [100_000, 50_000]
+
+    assert fetch(SPEC, progress=False).read_bytes() == CONTENT
+    assert hub.gets() == [None, "bytes=98304-", "bytes=147456-"]  # whole chunks are kept
+
+
+def test_a_connection_that_never_holds_is_one_line(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    hub.files[KEY] = CONTENT
+    hub.drop_after = [0] * 50
+
+    with pytest.raises(DownloadError, match=r"download of tiny .* broke off .*run it again") as error:
+        fetch(SPEC, progress=False)
+    one_line(error)
+    assert cached_path(SPEC) is None
+
+
+@pytest.mark.parametrize("where", ["announced", "pinned"])
+def test_a_wrong_hash_is_refused_and_deleted(hub: FakeHub, where: str) -> None:
+    hub.files[KEY] = CONTENT
+    spec = SPEC
+    if where == "announced":
+        hub.announced[KEY] = "ab" * 32
+    else:
+        spec = dataclasses.replace(SPEC, sha256="ab" * 32)
+
+    with pytest.raises(DownloadError, match=r"sha256 is .*expected abab.*decoupe get tiny") as error:
+        fetch(spec, progress=False)
+    one_line(error)
+    assert cached_path(spec) is None
+    assert not [
+        path for path in cache_dir().rglob("*") if path.is_file() and path.stat().st_size == len(CONTENT)
+    ]
+
+    hub.announced.clear()
+    hub.requests.clear()
+    assert fetch(SPEC, progress=False).read_bytes() == CONTENT  # nothing of the bad file is in the way
+
+
+def test_a_verified_file_is_not_hashed_again_until_it_changes(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.files[KEY] = CONTENT
+    path = fetch(SPEC, progress=False)
+
+    with monkeypatch.context() as patch:
+        patch.delattr("decoupe.weights.download._sha256_of")
+        assert fetch(SPEC, progress=False) == path
+
+    with path.open("r+b") as file:
+        file.write(b"damage")
+    with pytest.raises(DownloadError, match="damaged and were deleted"):
+        fetch(SPEC, progress=False)
+    assert fetch(SPEC, progress=False).read_bytes() == CONTENT
+
+
+def test_a_cache_without_links_asks_the_hub_for_the_hash(hub: FakeHub) -> None:
+    hub.files[KEY] = CONTENT
+    path = fetch(SPEC, progress=False)
+    blob = path.resolve()
+    path.unlink()
+    blob.rename(path)  # as on a file system that has no symbolic links
+
+    assert fetch(SPEC, progress=False) == path
+    path.write_bytes(CONTENT[::-1])
+    with pytest.raises(DownloadError, match="damaged and were deleted"):
+        fetch(SPEC, progress=False)
+
+
+def test_offline_uses_the_cache_and_says_what_is_missing(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.files[KEY] = CONTENT
+    path = fetch(SPEC, progress=False)
+    hub.requests.clear()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    assert fetch(SPEC, progress=False) == path
+    with pytest.raises(DownloadError, match=r"HF_HUB_OFFLINE is set: unset it, or run `decoupe get") as error:
+        fetch(dataclasses.replace(SPEC, name="absent", repo="someone/absent"), progress=False)
+    one_line(error)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (401, "GatedRepo", r"someone/tiny is gated: accept its licence at http.*/someone/tiny, .*HF_TOKEN"),
+        (401, "RepoNotFound", r"no repository 'someone/tiny'.*check the name"),
+        (404, "RepoNotFound", r"no repository 'someone/tiny'.*check the name"),
+        (404, "RevisionNotFound", r"someone/tiny has no revision 'main'"),
+        (404, "EntryNotFound", r"someone/tiny has no file 'model.safetensors'"),
+        (503, "", r"answered 503 for tiny|cannot reach"),
+        (403, "", r"answered 403 for tiny|cannot reach"),
+    ],
+)
+def test_every_refusal_is_one_line(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, status: int, code: str, message: str
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    hub.refusals["someone/tiny"] = (status, code)
+    with pytest.raises(DownloadError, match=message) as error:
+        fetch(SPEC, progress=False)
+    one_line(error)
+
+
+def test_nobody_listening_is_one_line(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DownloadError, match=r"cannot reach http://127.0.0.1:9 for tiny: check") as error:
+        fetch(SPEC, progress=False)
+    one_line(error)
+
+
+def test_a_download_larger_than_the_free_disk_is_not_begun(hub: FakeHub) -> None:
+    hub.files[KEY] = CONTENT
+    with pytest.raises(DownloadError, match=r"no room for tiny .*set DECOUPE_CACHE") as error:
+        fetch(dataclasses.replace(SPEC, megabytes=1e12), progress=False)
+    one_line(error)
+    assert hub.requests == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 200 kB, smaller than the file and larger than nothing."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_is_one_line(
+    hub: FakeHub, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.files[KEY] = CONTENT
+    monkeypatch.setenv("DECOUPE_CACHE", str(small_disk))
+    with pytest.raises(DownloadError, match=r"no room for tiny .*set DECOUPE_CACHE") as error:
+        fetch(dataclasses.replace(SPEC, megabytes=0.1), progress=False)
+    one_line(error)
+    assert cached_path(SPEC) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(errno.ENOSPC, "no room for tiny"), (errno.EACCES, r"cannot write to the cache .*set DECOUPE_CACHE")],
+)
+def test_a_failing_write_is_one_line(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, code: int, message: str
+) -> None:
+    def write(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    hub.files[KEY] = CONTENT
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", write)
+    with pytest.raises(DownloadError, match=message) as error:
+        fetch(SPEC, progress=False)
+    one_line(error)
+
+
+def test_the_cache_folder_is_the_hubs_unless_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    monkeypatch.delenv("DECOUPE_CACHE", raising=False)
+    assert cache_dir() == Path(HF_HUB_CACHE)
+    monkeypatch.setenv("DECOUPE_CACHE", "~/weights")
+    assert cache_dir() == Path.home() / "weights"
+
+
+def test_the_embedded_model_needs_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    pocket = CATALOGUE["pocket"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    missing = dataclasses.replace(pocket, file="absent.onnx")
+    assert cached_path(missing) is None
+    with pytest.raises(DownloadError, match="reinstall decoupe"):
+        fetch(missing)
+    present = dataclasses.replace(pocket, file="registry.py")
+    assert fetch(present) == cached_path(present)

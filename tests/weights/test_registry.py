@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from decoupe.errors import UnknownModelError
+from decoupe.weights import available_models
+from decoupe.weights.registry import CATALOGUE, DEFAULT_MODEL, ModelSpec, catalogue, spec
+
+RELEASED = [
+    "BiRefNet",
+    "BiRefNet_lite",
+    "BiRefNet_lite-2K",
+    "BiRefNet-matting",
+    "BiRefNet-portrait",
+    "BiRefNet-DIS5K",
+    "BiRefNet-DIS5K-TR_TEs",
+    "BiRefNet-COD",
+    "BiRefNet-HRSOD",
+    "BiRefNet_HR",
+    "BiRefNet_HR-matting",
+    "BiRefNet_dynamic",
+    "BiRefNet_512x512",
+    "BiRefNet_lite-matting",
+    "BiRefNet-legacy",
+]
+
+
+def test_every_released_checkpoint_is_listed_once() -> None:
+    repos = [model.repo for model in CATALOGUE.values()]
+    assert sorted(filter(None, repos)) == sorted(
+        [f"ZhengPeng7/{name}" for name in RELEASED] + ["briaai/RMBG-2.0", "joelseytre/toonout"]
+    )
+    assert CATALOGUE[DEFAULT_MODEL].repo is None
+    assert available_models()[0] == DEFAULT_MODEL
+
+
+@pytest.mark.parametrize("model", CATALOGUE.values(), ids=lambda model: model.name)
+def test_every_row_can_be_used(model: ModelSpec) -> None:
+    size, preprocessing = model.preprocessing.size, model.preprocessing
+    least, largest = preprocessing.size_range
+    assert least <= min(size) <= max(size) <= largest
+    assert all(side % preprocessing.multiple == 0 for side in size)
+    assert model.megabytes > 0
+    assert model.sha256 is None or re.fullmatch("[0-9a-f]{64}", model.sha256)
+    assert model.revision == "main" or re.fullmatch("[0-9a-f]{40}", model.revision)
+    assert model.sha256 is None or model.revision != "main"  # a hash only for what cannot change
+    assert model.commercial == (model.licence == "MIT")
+
+
+def test_sizes_that_the_hub_states() -> None:
+    assert CATALOGUE["birefnet-lite-2k"].preprocessing.size == (1440, 2560)
+    assert CATALOGUE["birefnet-hr"].preprocessing.size_range[0] > 512  # measured to collapse there
+    assert CATALOGUE["birefnet-512"].preprocessing.size_range[1] < 2048
+    assert CATALOGUE["birefnet-dynamic"].preprocessing.size_range == (256, 2304)
+
+
+def test_spec_takes_short_names_and_hub_ids() -> None:
+    assert spec("birefnet").repo == "ZhengPeng7/BiRefNet"
+    assert spec("zhengpeng7/birefnet_HR") is CATALOGUE["birefnet-hr"]
+    stranger = spec("me/my-BiRefNet")
+    assert (stranger.repo, stranger.licence, stranger.commercial) == ("me/my-BiRefNet", "unknown", False)
+
+
+@pytest.mark.parametrize("name", ["folder/absent.pth", "absent.onnx", "/a/b", "../x", "a/b/c", ""])
+def test_a_path_is_no_hub_id(name: str) -> None:
+    with pytest.raises(UnknownModelError):
+        spec(name)
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownModelError, match=r"^unknown model 'birefnt'; did you mean 'birefnet'\?$"):
+        spec("birefnt")
+    with pytest.raises(UnknownModelError, match="known: pocket, birefnet"):
+        spec("zzz")
+
+
+def test_catalogue_tells_what_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DECOUPE_CACHE", str(tmp_path))
+    lite = CATALOGUE["birefnet-lite"]
+    snapshot = tmp_path / "models--ZhengPeng7--BiRefNet_lite" / "snapshots" / lite.revision
+    snapshot.mkdir(parents=True)
+    (snapshot / lite.file).touch()
+
+    rows = {row.name: row for row in catalogue()}
+    assert tuple(rows) == available_models()
+    assert rows["birefnet-lite"].downloaded
+    assert not rows["birefnet"].downloaded
+    assert rows["birefnet-lite"].size == (1024, 1024)
