@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import onnxruntime
     import torch
 
-MODEL_SUFFIXES = (".onnx", ".safetensors", ".pth", ".pt", ".bin")
 RUNTIMES = ("onnx", "torch")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -195,14 +194,14 @@ def find_spec(model: str | Path | None) -> ModelSpec | None:
     """
     if model is None:
         return registry.spec(registry.DEFAULT_MODEL)
-    if model in registry.CATALOGUE:
-        return registry.CATALOGUE[str(model)]
-    path = Path(model)
+    path, name = Path(model), str(model)
     if path.is_file():
         return None
-    if path.is_dir() or path.suffix in MODEL_SUFFIXES:
-        raise UnknownModelError(f"{path} is not a model file: name an .onnx, .safetensors or .pth file")
-    return registry.spec(str(model))
+    if path.is_dir() and name not in registry.CATALOGUE:
+        raise UnknownModelError(f"{path} is a folder: name the .onnx, .safetensors or .pth file in it")
+    if path.suffix in registry.WEIGHTS_SUFFIXES:
+        raise UnknownModelError(f"model file {path} does not exist: check the path")
+    return registry.spec(name)
 
 
 def _runtime_of(file: str) -> str:
@@ -219,6 +218,9 @@ def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # As fast without, and memory of one large picture is given back, not held for the process's life.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
     # Threads that spin between pictures take the cores from decoding and writing them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = _providers(device, onnxruntime.get_available_providers())

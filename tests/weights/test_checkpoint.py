@@ -253,6 +253,11 @@ def test_load_model_of_an_unknown_name() -> None:
         load_model("birefnt")
 
 
+def test_load_model_of_a_file_that_is_not_there() -> None:
+    with pytest.raises(UnknownModelError, match=r"weights file weights/absent\.pth does not exist"):
+        load_model("weights/absent.pth")
+
+
 def test_load_model_of_the_exported_default() -> None:
     with pytest.raises(ModelError, match=r"pocket comes as an exported .onnx.*use decoupe\.load"):
         load_model("pocket")

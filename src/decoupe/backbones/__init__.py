@@ -17,7 +17,7 @@ from decoupe.backbones.pvt import PVT, PVT_CONFIGS
 from decoupe.backbones.resnet import RESNET_DEPTHS, ResNet
 from decoupe.backbones.swin import SWIN_CONFIGS, Swin
 from decoupe.backbones.vgg import VGG16
-from decoupe.backbones.vit import TIMM_NAMES, DINOv3
+from decoupe.backbones.vit import DINOV3_CONFIGS, DINOv3
 from decoupe.errors import ConfigError, unknown
 
 
@@ -46,7 +46,7 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "vgg16": partial(VGG16, batch_norm=False),
     "vgg16_bn": partial(VGG16, batch_norm=True),
     **{name: partial(ResNet, depths) for name, depths in RESNET_DEPTHS.items()},
-    **{name: partial(DINOv3, name) for name in TIMM_NAMES},
+    **{name: partial(DINOv3, name) for name in DINOV3_CONFIGS},
 }
 
 

@@ -45,7 +45,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         self.register_buffer("index", relative_index(window), persistent=False)
-        nn.init.trunc_normal_(self.bias_table, std=0.02)
+        nn.init.normal_(self.bias_table, std=0.02)
 
     def forward(self, x: Tensor, regions: Tensor | None = None) -> Tensor:
         """Attend inside each window.
@@ -207,9 +207,9 @@ def rising(rate: float, blocks: int) -> Iterator[float]:
 
 
 def init_linear(module: nn.Module) -> None:
-    """Initialise a linear layer as vision transformers do: truncated normal of deviation 0.02, zero bias."""
+    """Initialise a linear layer as vision transformers do: normal of deviation 0.02, zero bias."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 

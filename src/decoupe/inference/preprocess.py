@@ -9,17 +9,21 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from decoupe.errors import InputError
+from decoupe.inference.sixteen import choose_low_bytes, has_sixteen_bits
 from decoupe.weights.registry import Preprocessing
+
+Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+"""RGB or grey values of 8 or 16 bits."""
 
 MAX_PIXELS = 178_956_970
 """Most pixels that a file may hold unless the caller raises the cap; Pillow's own bound for refusing."""
@@ -40,6 +44,7 @@ _DAMAGED = (
     IndexError,
     KeyError,
     OverflowError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -60,7 +65,7 @@ class Picture:
         source: where it came from, for messages.
     """
 
-    pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    pixels: Pixels
     opacity: npt.NDArray[np.float32] | None = None
     icc_profile: bytes | None = None
     source: str = "image"
@@ -82,8 +87,8 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a picture from wherever it is.
 
     EXIF orientation is applied, once. CMYK, LAB and grey become sRGB through their ICC profile, RGB keeps
-    its profile. 16-bit grey, 16-bit arrays and float arrays stay 16-bit. Of an animation the first frame is
-    read. Transparent parts are laid over mid-grey and the transparency is kept beside the pixels.
+    its profile. Files of 16 bits (PNG, TIFF), 16-bit arrays and float arrays stay 16-bit. Of an animation the
+    first frame is read. Transparent parts are laid over mid-grey, with their transparency beside the pixels.
 
     Args:
         source: a path, the bytes of a file, a binary file object, a Pillow image, or an array ``(H, W)``,
@@ -177,7 +182,7 @@ def from_network(alpha: npt.NDArray[np.float32], picture: Picture) -> npt.NDArra
 def resize_plane(plane: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """One channel ``(H, W)`` resized to ``size`` ``(height, width)`` in float32, bilinear and antialiased."""
     image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
-    return np.array(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def _as_pair(size: int | tuple[int, int] | str) -> tuple[int, int]:
@@ -255,11 +260,13 @@ def _without_pillow_limit() -> Iterator[None]:
 
 def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
     try:
-        with _without_pillow_limit():
-            image = Image.open(stream)
-        with image:
+        with _opened(stream) as image:
             _check_pixels(image.size, name, max_pixels)
-            return _from_pillow(image, name)
+            return (
+                _from_sixteen_bits(image, stream, name)
+                if has_sixteen_bits(image)
+                else _from_pillow(image, name)
+            )
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -270,6 +277,22 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
         ) from None
     except _DAMAGED as error:
         raise InputError(f"{name} is damaged or truncated ({error}): get the file again") from None
+
+
+def _opened(stream: BinaryIO) -> ImageFile.ImageFile:
+    with _without_pillow_limit():
+        return Image.open(stream)
+
+
+def _from_sixteen_bits(image: ImageFile.ImageFile, stream: BinaryIO, name: str) -> Picture:
+    image.load()
+    high = np.asarray(_upright(image)).astype(np.uint16)
+    stream.seek(0)
+    with _opened(stream) as again:
+        choose_low_bytes(again)
+        again.load()
+        picture = _from_array(high << 8 | np.asarray(_upright(again)), name)
+    return replace(picture, icc_profile=_rgb_profile(image.info.get("icc_profile")))
 
 
 def _from_pillow(image: Image.Image, name: str) -> Picture:
@@ -347,14 +370,15 @@ def _from_array(array: npt.NDArray[Any], name: str = "array") -> Picture:
     values = _integers(array[..., np.newaxis] if array.ndim == 2 else array, name)  # (H, W, 1 | 3 | 4)
     colour = values[..., :3] if values.shape[2] > 1 else np.repeat(values, 3, axis=2)  # (H, W, 3)
     if values.shape[2] < 4:
-        return Picture(np.ascontiguousarray(colour), None, None, name)
+        # A copy: the caller may reuse the array for the next picture before this one's matte is done with.
+        return Picture(np.array(colour, order="C"), None, None, name)
     opacity = _unit(values[..., 3])
     grey = GREY * (np.iinfo(values.dtype).max // 255)
     flat = grey + (colour.astype(np.float32) - grey) * opacity[..., np.newaxis]
     return Picture(np.rint(flat).astype(values.dtype), opacity, None, name)
 
 
-def _integers(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+def _integers(array: npt.NDArray[Any], name: str) -> Pixels:
     """Array values as uint8 or uint16; floats in [0, 1] become uint16."""
     if array.dtype == np.uint8:
         return array

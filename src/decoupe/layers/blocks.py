@@ -56,16 +56,22 @@ class ASPP(nn.Module):
         deformable: deformable kernels 1, 1, 3, 7 instead of a 1×1 and dilations 6, 12, 18.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, width: int = 256, deformable: bool = False) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, width: int = 256, deformable: bool = False
+    ) -> None:
         super().__init__()
         if deformable:
             branches = [
-                nn.Sequential(DeformConv2d(in_channels, width, kernel), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+                nn.Sequential(
+                    DeformConv2d(in_channels, width, kernel), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+                )
                 for kernel in (1, 1, 3, 7)
             ]
         else:
             shapes = ((1, 1), (3, 6), (3, 12), (3, 18))
-            branches = [ConvNormAct(in_channels, width, kernel, dilation=dilation) for kernel, dilation in shapes]
+            branches = [
+                ConvNormAct(in_channels, width, kernel, dilation=dilation) for kernel, dilation in shapes
+            ]
         self.branches = nn.ModuleList(branches)
         self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), ConvNormAct(in_channels, width, 1))
         self.fuse = nn.Sequential(ConvNormAct(width * (len(branches) + 1), out_channels, 1), nn.Dropout(0.5))

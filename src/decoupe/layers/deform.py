@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -30,8 +31,9 @@ Method = Literal["auto", "rows", "torchvision", "gather"]
 METHODS: tuple[Method, ...] = get_args(Method)
 Pair = tuple[int, int]
 
-WORKING_MEMORY = 2 * 2**20
-"""Bytes that one block of columns may take in the rows form; about the size of a core's L2 cache."""
+WORKING_MEMORY = 8 * 2**20
+"""Bytes that one block of columns may take in the rows form: small enough to stay in the last-level cache,
+large enough for the matrix product to run at full speed (see ``benchmarks/deform_conv.py``)."""
 
 
 def deform_conv2d(
@@ -78,11 +80,12 @@ def deform_conv2d(
     if working_memory < 1:
         raise ConfigError(f"working_memory is {working_memory} bytes: give 1 or more")
     device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
     x, weight = x.to(dtype), weight.to(dtype)
     precise = torch.float64 if dtype == torch.float64 else torch.float32
     offset, modulation = offset.to(precise), modulation.to(precise)
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(device, enabled=False) if autocast else nullcontext():
         out: Tensor
         match _choose(method, device):
             case "rows":
@@ -215,9 +218,9 @@ class _Rows(torch.autograd.Function):
         x, weight, grad = (tensor.to(offset.dtype) for tensor in (x, weight, grad.flatten(2)))
         kernel = _kernel_matrix(weight)
         corner, tap = ctx.geometry.grid(_pair(offset.shape[2:]), offset)
-        grad_x, grad_offset, grad_modulation = (
-            torch.empty_like(tensor) for tensor in (x, offset, modulation)
-        )
+        grad_x = torch.empty_like(x)
+        grad_offset = torch.empty_like(offset.flatten(2), memory_format=torch.contiguous_format)
+        grad_modulation = torch.empty_like(modulation.flatten(2), memory_format=torch.contiguous_format)
         grad_kernel = torch.zeros_like(kernel)
         for n, image in enumerate(x):
             table = _table(image)
@@ -228,25 +231,22 @@ class _Rows(torch.autograd.Function):
                 with torch.enable_grad():
                     index, share = _bags(place, factor, image)
                     columns = _sample(table, index, share)
-                rows = columns.detach().view(-1, kernel.shape[1])
-                grad_kernel.addmm_(grad[n, :, block], rows)
+                grad_kernel.addmm_(grad[n, :, block], columns.detach().view(-1, kernel.shape[1]))
                 grad_columns = (grad[n, :, block].T @ kernel).view_as(columns)
                 grad_place, grad_factor = torch.autograd.grad(columns, (place, factor), grad_columns)
-                grad_offset[n].flatten(1)[:, block] = grad_place.flatten(1).T
-                grad_modulation[n].flatten(1)[:, block] = grad_factor.T
-                for neighbour in range(4):
-                    part = grad_columns * share.detach()[:, neighbour, None]
-                    grad_table.index_add_(0, index[:, neighbour].long(), part)
+                grad_offset[n, :, block] = grad_place.flatten(1).T
+                grad_modulation[n, :, block] = grad_factor.T
+                for row, part in zip(index.long().T, share.detach().T, strict=True):
+                    grad_table.index_add_(0, row, grad_columns * part[:, None])
             grad_x[n] = _table_gradient(grad_table, image)
         grad_weight = grad_kernel.view(len(kernel), *weight.shape[2:], -1).permute(0, 3, 1, 2)
-        return (
-            grad_x.to(ctx.saved_tensors[0].dtype),
-            grad_offset,
-            grad_modulation,
-            grad_weight.to(ctx.saved_tensors[3].dtype),
-            None,
-            None,
+        gradients = (
+            grad_x,
+            grad_offset.view(offset.shape),
+            grad_modulation.view(modulation.shape),
+            grad_weight,
         )
+        return *(g.to(t.dtype) for g, t in zip(gradients, ctx.saved_tensors, strict=True)), None, None
 
 
 def _layout(x: Tensor) -> torch.memory_format:
@@ -267,8 +267,10 @@ def _table(image: Tensor) -> Tensor:
     place in [-1, H] × [-1, W] has a row, and those outside the map count nothing.
     """
     channels, height, width = image.shape
-    table = image.new_zeros(height + 3, width + 3, channels)
+    table = image.new_empty(height + 3, width + 3, channels)
     table[1 : height + 1, 1 : width + 1] = image.permute(1, 2, 0)
+    for edge in (table[:1], table[-2:], table[:, :1], table[:, -2:]):
+        edge.zero_()
     return table.flatten(0, 1)
 
 
@@ -343,14 +345,14 @@ def _gather(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor, geome
     height, width = x.shape[2:]
     corner, tap = geometry.grid(_pair(offset.shape[2:]), offset)
     place = (
-        offset.flatten(2).transpose(1, 2).reshape(len(x), -1, len(tap), 2) + corner + tap
+        offset.flatten(2).transpose(1, 2).reshape(x.shape[0], corner.shape[0], tap.shape[0], 2) + corner + tap
     )  # (N, H'·W', taps, 2)
     y = (2 * place[..., 0].clamp(-1, height) + 1) / height - 1
     x_ = (2 * place[..., 1].clamp(-1, width) + 1) / width - 1
     columns = F.grid_sample(x.to(offset.dtype), torch.stack((x_, y), dim=-1), align_corners=False)
     columns = columns * modulation.flatten(2).transpose(1, 2)[:, None]
     out = torch.einsum("ncpt,oct->nop", columns.to(x.dtype), weight.flatten(2))
-    return out.view(len(x), len(weight), *offset.shape[2:])
+    return out.view(x.shape[0], weight.shape[0], *offset.shape[2:])
 
 
 def _choose(method: Method, device: str) -> Method:
@@ -381,6 +383,6 @@ def _check_shapes(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor,
         )
     taps = geometry.kernel[0] * geometry.kernel[1]
     for name, field, channels in (("offset", offset, 2 * taps), ("modulation", modulation, taps)):
-        expected = (len(x), channels, height, width)
+        expected = (x.shape[0], channels, height, width)
         if tuple(field.shape) != expected:
             raise InputError(f"{name} is {tuple(field.shape)}, the map and the kernel want {expected}")

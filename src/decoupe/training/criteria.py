@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -43,6 +44,11 @@ GENERAL = PixelWeights(mae=100.0)
 MATTING = PixelWeights(iou=0.0, mae=100.0)
 
 
+def precise(logits: Tensor) -> Tensor:
+    """Autocast's half precision -> float32, in which losses are summed; anything else as it is."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
 @dataclass(frozen=True)
 class BiRefNetCriterion:
     """What a BiRefNet's training output costs.
@@ -71,19 +77,20 @@ class BiRefNetCriterion:
             classes: object classes ``(N,)``, where there are any.
         """
         terms: dict[str, Tensor] = {}
+        boundary = losses.boundary_weight(truth) if self.pixel.structure else None
         for logits in (*out.side_logits, out.logits):
-            for name, value in self.pixel_terms(resize(logits.float(), truth.shape[-2:]), truth).items():
+            for name, value in self.pixel_terms(resize(precise(logits), truth.shape[-2:]), truth, boundary).items():
                 terms[name] = terms[name] + value if name in terms else value
         if self.gradient and out.gradient_logits:
-            pairs = zip(out.gradient_logits, out.side_logits, strict=False)
-            labels = ((g, losses.gradient_label(image, side.float(), mask=self.gradient_mask)) for g, side in pairs)
-            terms["gradient"] = self.gradient * sum(losses.gradient_bce(g.float(), label) for g, label in labels)
+            gradient, levels = losses.picture_gradient(image), zip(out.gradient_logits, out.side_logits, strict=False)
+            labels = ((g, losses.gradient_label(gradient, precise(side), mask=self.gradient_mask)) for g, side in levels)
+            terms["gradient"] = self.gradient * sum(losses.gradient_bce(precise(g), label) for g, label in labels)
         if out.class_logits is not None and classes is not None:
-            terms["classification"] = self.classification * F.cross_entropy(out.class_logits.float(), classes)
+            terms["classification"] = self.classification * F.cross_entropy(precise(out.class_logits), classes)
         return terms
 
-    def pixel_terms(self, logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """The weighted pixel losses of one map ``(N, 1, H, W)`` at the truth's size."""
+    def pixel_terms(self, logits: Tensor, truth: Tensor, boundary: Tensor | None = None) -> dict[str, Tensor]:
+        """The weighted pixel losses of one map ``(N, 1, H, W)`` at the truth's size; ``boundary`` is its weight."""
         prediction = logits.sigmoid()
         terms = {}
         for field in fields(self.pixel):
@@ -91,7 +98,7 @@ class BiRefNetCriterion:
             if not weight:
                 continue
             if field.name == "structure":
-                terms["structure"] = weight * losses.structure(logits, truth)
+                terms["structure"] = weight * losses.structure(logits, truth, boundary)
             else:
                 terms[field.name] = weight * PIXEL_LOSSES[field.name](prediction, truth)
         return terms

@@ -85,7 +85,7 @@ RECIPES: dict[str, Recipe] = {
         stages=(Stage(160, 0.7), Stage(224, 0.93), Stage(320, 1.0)),
         steps=7000,
         criterion=BiRefNetCriterion(
-            pixel=PixelWeights(bce=0, iou=0, ssim=0.3, structure=1.0), gradient=0.3, classification=0
+            pixel=PixelWeights(bce=0, iou=0, ssim=0, structure=1.0), gradient=0.3, classification=0
         ),
         repeats=(("people", 2), ("cats", 2)),
         held_out=(("duts-tr", 500), ("people", 100), ("cats", 100)),

@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from decoupe.errors import MissingExtraError, ModelError
-from decoupe.weights.registry import CATALOGUE, spec
+from decoupe.errors import MissingExtraError, ModelError, UnknownModelError
+from decoupe.weights.registry import CATALOGUE, WEIGHTS_SUFFIXES, spec
 
 if TYPE_CHECKING:
     from decoupe.weights.checkpoint import LoadedModel
@@ -40,6 +40,8 @@ def load_model(name_or_path: str | os.PathLike[str]) -> LoadedModel:
 
     if Path(name_or_path).is_file():
         return checkpoint.read_model(name_or_path)
+    if Path(name_or_path).suffix in WEIGHTS_SUFFIXES:
+        raise UnknownModelError(f"the weights file {name_or_path} does not exist: check the path")
     model = spec(os.fspath(name_or_path))
     if model.file.endswith(".onnx"):
         raise ModelError(f"{model.name} comes as an exported .onnx, not as PyTorch weights: use decoupe.load")

@@ -323,7 +323,7 @@ CATALOGUE: dict[str, ModelSpec] = {model.name: model for model in _MODELS}
 DEFAULT_MODEL = "pocket"
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-_WEIGHTS_SUFFIXES = (".bin", ".onnx", ".pt", ".pth", ".safetensors")  # of a path, not of a repository
+WEIGHTS_SUFFIXES = (".bin", ".onnx", ".pt", ".pth", ".safetensors")  # of a path, not of a repository
 
 
 def spec(name: str) -> ModelSpec:
@@ -342,7 +342,7 @@ def spec(name: str) -> ModelSpec:
     for model in _MODELS:
         if model.repo is not None and model.repo.lower() == name.lower():
             return model
-    if _HUB_ID.fullmatch(name) and PurePath(name).suffix not in _WEIGHTS_SUFFIXES:
+    if _HUB_ID.fullmatch(name) and PurePath(name).suffix not in WEIGHTS_SUFFIXES:
         return ModelSpec(
             name=name,
             family="birefnet",

@@ -1,0 +1,93 @@
+"""Cold start: from the command to the written PNG, every time in a fresh process.
+
+    python benchmarks/cold_start.py [PHOTO] [--model MODEL] [--repeats 10]
+
+The first table is the wall time of the command itself; the second takes its stages apart. The file cache is
+warm: a first start after booting also waits for the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from machine import machine, print_table, versions
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
+
+STAGES = """
+import json, sys, time
+clock = [time.perf_counter()]
+import decoupe.cli, decoupe
+clock.append(time.perf_counter())
+predictor = decoupe.load(sys.argv[3] or None)
+clock.append(time.perf_counter())
+matte = predictor(sys.argv[1])
+clock.append(time.perf_counter())
+picture = matte.cutout()
+clock.append(time.perf_counter())
+from decoupe.inference.media import write_image
+write_image(picture, sys.argv[2])
+clock.append(time.perf_counter())
+names = ["import", "load the model", "read and predict", "foreground colours", "write the PNG"]
+print(json.dumps(dict(zip(names, (end - begin for begin, end in zip(clock, clock[1:]))))))
+"""
+
+
+def seconds_of(command: list[str]) -> tuple[float, str]:
+    """Wall time of a process, and what it printed."""
+    begun = time.perf_counter()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return time.perf_counter() - begun, done.stdout
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("photo", nargs="?", type=Path, default=EXAMPLE)
+    parser.add_argument("--model", default="", help="as decoupe cut -m takes it; else the embedded default")
+    parser.add_argument("--repeats", type=int, default=10)
+    options = parser.parse_args()
+
+    totals, stages = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / "cut.png")
+        model = ["-m", options.model] if options.model else []
+        command = [
+            sys.executable,
+            "-m",
+            "decoupe",
+            "cut",
+            str(options.photo),
+            "-o",
+            out,
+            "--overwrite",
+            *model,
+        ]
+        apart = [sys.executable, "-c", STAGES, str(options.photo), out, options.model]
+        seconds_of(command)
+        for _ in range(options.repeats):
+            totals.append(seconds_of(command)[0])
+            interpreter, _ = seconds_of([sys.executable, "-c", "pass"])
+            measured = json.loads(seconds_of(apart)[1])
+            stages.append({"interpreter": interpreter, **measured})
+
+    print(f"{machine()}; {versions('numpy', 'pillow', 'onnxruntime')}\n")
+    print(f"`decoupe cut {options.photo.name}`, {options.repeats} fresh processes\n")
+    figures = [statistics.median(totals), min(totals), max(totals)]
+    print_table(["", "median, s", "least, s", "most, s"], [["whole command", *(f"{x:.2f}" for x in figures)]])
+    print()
+    medians = {name: statistics.median(stage[name] for stage in stages) for name in stages[0]}
+    print_table(["stage", "median, s"], [[name, f"{value:.3f}"] for name, value in medians.items()])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m decoupe`` is ``decoupe``."""
+
+from decoupe.cli import main
+
+main()

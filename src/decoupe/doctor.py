@@ -1,0 +1,142 @@
+"""What ``decoupe doctor`` checks: what is installed, what really works, and what the missing would bring."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from decoupe.errors import DecoupeError
+
+WIDTH = 16
+LIBRARIES = ("numpy", "pillow", "onnxruntime", "huggingface_hub", "safetensors", "torch", "torchvision")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked at.
+        finding: what there is, and the remedy where it is not well.
+        ok: whether it is well; what is merely not installed is.
+    """
+
+    name: str
+    finding: str
+    ok: bool = True
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An optional part of the installation.
+
+    Attributes:
+        module: what can be imported once it is installed.
+        brings: what it makes possible.
+        megabytes: what it takes on disk, 10^6 bytes, as measured on Linux x86-64 with the packages of PyPI
+            (PyTorch's bring CUDA), without what it shares with the others.
+    """
+
+    module: str
+    brings: str
+    megabytes: int
+
+
+EXTRAS = {
+    "torch": Extra("torch", "every model of `decoupe models`, on CPU, CUDA and MPS", 5300),
+    "timm": Extra("timm", "DINOv3 backbones", 20),
+    "train": Extra("accelerate", "training on several devices, with TensorBoard", 65),
+    "export": Extra("onnxscript", "trained models as .onnx files", 45),
+}
+
+
+def examine() -> Iterator[Check]:
+    """Every check, in the order of the report; each is made when it is asked for."""
+    yield Check("decoupe", _version("decoupe") or "not installed")
+    yield Check("Python", f"{platform.python_version()} at {sys.executable}, {platform.platform()}")
+    for library in LIBRARIES:
+        yield Check(library, _version(library) or "not installed")
+    yield from map(_onnx_device, ("cpu", "cuda"))
+    yield from _torch_devices()
+    yield _cache()
+    for name, extra in EXTRAS.items():
+        if importlib.util.find_spec(extra.module) is None:
+            remedy = f"pip install 'decoupe[{name}]', about {extra.megabytes} MB"
+            yield Check(f"extra {name}", f"not installed; brings {extra.brings}: {remedy}")
+    yield _default_model()
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _onnx_device(device: str) -> Check:
+    """Whether ONNX Runtime opens the default model there; a machine without CUDA is well all the same."""
+    from decoupe.runtimes import open_runtime
+
+    try:
+        opened = open_runtime(None, device=device)
+    except DecoupeError as error:
+        return Check(f"ONNX on {device}", str(error), ok=device != "cpu")
+    return Check(f"ONNX on {device}", f"works, in {opened.dtype}")
+
+
+def _torch_devices() -> Iterator[Check]:
+    """Devices that compute a sum, not only claim to exist."""
+    if importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    for device in devices:
+        try:
+            total = torch.ones(8, 8, device=device).matmul(torch.ones(8, 8, device=device)).sum().item()
+        except RuntimeError as error:
+            yield Check(f"torch on {device}", f"does not work ({str(error).splitlines()[0]})", ok=False)
+            continue
+        about = f", {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else ""
+        yield Check(f"torch on {device}", f"works{about}" if total == 512 else "computes wrong", total == 512)
+    if len(devices) == 1:
+        yield Check(
+            "torch on cuda", f"no CUDA device; this PyTorch is built for {torch.version.cuda or 'CPU'}"
+        )
+
+
+def _cache() -> Check:
+    from decoupe.weights.download import cache_dir, cached_path
+    from decoupe.weights.registry import CATALOGUE
+
+    folder = cache_dir()
+    here = [path for model in CATALOGUE.values() if model.repo and (path := cached_path(model))]
+    used = sum(path.stat().st_size for path in here) / 1e9
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    return Check("cache", f"{folder}: {len(here)} models, {used:.1f} GB; {free:.1f} GB free on its disk")
+
+
+def _default_model() -> Check:
+    """One small picture through the embedded default model."""
+    import numpy as np
+
+    from decoupe.inference.predictor import load
+
+    begun = time.perf_counter()
+    try:
+        predictor = load()
+        matte = predictor(np.full((64, 48, 3), 128, np.uint8))
+    except DecoupeError as error:
+        return Check("default model", str(error), ok=False)
+    works = matte.alpha.shape == (64, 48)
+    took = time.perf_counter() - begun
+    return Check("default model", f"{predictor.describe()}: works, opened and run in {took:.2f} s", works)

@@ -1,0 +1,154 @@
+"""What a command line asks for: which picture goes where, and what stands in the way.
+
+Nothing is written here, and an input is never an output.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from decoupe.errors import DecoupeError, InputError, OutputError
+from decoupe.inference.media import find_images, image_format, is_done, output_paths, refuse_overwriting
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to cut out: from where, None is standard input; to where, None is standard output."""
+
+    source: Path | None
+    target: Path | None
+
+
+@dataclass
+class Plan:
+    """What a command line asks for.
+
+    Attributes:
+        jobs: what is to be done, in order.
+        skipped: how many pictures of folders are done already.
+        problems: one line for each input of which nothing can be made.
+        announced: whether the summary counts, as for folders, or names the one output.
+    """
+
+    jobs: list[Job] = field(default_factory=list)
+    skipped: int = 0
+    problems: list[str] = field(default_factory=list)
+    announced: bool = False
+
+
+def make_plan(inputs: list[str], out: str | None, *, word: str, overwrite: bool) -> Plan:
+    """Which picture goes where.
+
+    Args:
+        inputs: files, folders, or one ``-`` alone.
+        out: a file where there is one picture, else a folder; None is beside the inputs.
+        word: ``"cut"`` or ``"matte"``, what outputs are called that nobody named.
+        overwrite: whether outputs that exist are made again. Without it those of a folder are skipped, and
+            the output of a file that was named is a problem.
+
+    Raises:
+        InputError: inputs and output that do not go together.
+        OutputError: an output that stands in the way, or is one of the inputs.
+    """
+    several = len(inputs) > 1 or Path(inputs[0]).is_dir()
+    if "-" in inputs or out == "-":
+        if several:
+            raise InputError("- stands for one picture: give no other inputs, and no folder")
+        return _plan_stream(inputs[0], out, overwrite)
+    folder = None
+    if out is not None and (several or out.endswith(("/", os.sep)) or Path(out).is_dir()):
+        folder = Path(out)
+    plan = Plan(announced=several)
+    for name in inputs:
+        source = Path(name)
+        if folder is None:
+            target = _beside(source, word) if out is None else Path(out)
+        elif source.is_dir():
+            target = folder if len(inputs) == 1 else folder / source.resolve().name
+        else:
+            target = folder / f"{source.stem}.png"
+        _plan_input(plan, source, target, [Path(other) for other in inputs], overwrite)
+    # Each input has been compared with itself; a folder's outputs could still be another folder's pictures.
+    sources = [job.source for job in plan.jobs if job.source is not None]
+    refuse_overwriting((job.target for job in plan.jobs if job.target is not None), sources)
+    return plan
+
+
+def _plan_input(plan: Plan, source: Path, target: Path, sources: list[Path], overwrite: bool) -> None:
+    try:
+        if source.is_dir():
+            _plan_folder(plan, source, target, overwrite)
+        else:
+            _plan_file(plan, source, target, sources, overwrite)
+    except DecoupeError as error:
+        plan.problems.append(str(error))
+
+
+def _plan_stream(name: str, out: str | None, overwrite: bool) -> Plan:
+    plan = Plan()
+    source = None if name == "-" else Path(name)
+    target = None if out in (None, "-") else Path(str(out))
+    if target is not None and target.exists() and not overwrite:
+        raise OutputError(_exists(target))
+    if target is None and sys.stdout.isatty():
+        raise OutputError("a picture is not written to a terminal: name an output with -o, or redirect it")
+    plan.jobs.append(Job(source, target))
+    return plan
+
+
+def _plan_folder(plan: Plan, folder: Path, out: Path, overwrite: bool) -> None:
+    pictures = find_images(folder, exclude=out)
+    if not pictures:
+        raise InputError(f"{folder} holds no pictures: name another folder, or the files")
+    _check_folder(out)
+    for source, target in output_paths(pictures, folder, out).items():
+        if overwrite or not is_done(source, target):
+            plan.jobs.append(Job(source, target))
+        else:
+            plan.skipped += 1
+
+
+def _plan_file(plan: Plan, source: Path, target: Path, sources: list[Path], overwrite: bool) -> None:
+    if not source.exists():
+        raise InputError(f"{source} does not exist: check the path")
+    refuse_overwriting([target], sources)
+    _check_folder(target.parent)
+    if any(job.target == target for job in plan.jobs):
+        raise OutputError(f"{source} would overwrite {target}, made of another input: cut it by itself")
+    if target.exists() and not overwrite:
+        raise OutputError(_exists(target))
+    plan.jobs.append(Job(source, target))
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that can never be made."""
+    for part in (folder, *folder.parents):
+        if part.is_file():
+            raise OutputError(f"{part} is a file, expected a folder: name another output with -o")
+
+
+def _exists(target: Path) -> str:
+    return f"{target} exists: add --overwrite, or name another output with -o"
+
+
+def _beside(source: Path, word: str) -> Path:
+    """Where the output goes that nobody named: ``photo.cut.png``, or the folder ``photos-cut``."""
+    if source.is_dir():
+        whole = source.resolve()
+        return whole.with_name(f"{whole.name}-{word}")
+    return source.with_name(f"{source.stem}.{word}.png")
+
+
+def check_formats(plan: Plan, *, flat: bool) -> None:
+    """Refuse outputs that no picture could be written to before the first picture is cut."""
+    for target in {job.target for job in plan.jobs} - {None}:
+        suffix = target.suffix if target is not None else ".png"
+        if not suffix:
+            raise OutputError(f"{target} has no file ending: end it in .png, or in / where it is a folder")
+        if image_format(suffix) == "JPEG" and not flat:
+            raise OutputError(
+                f"{target}: JPEG has no transparency: end it in .png, or add --over white (or another colour)"
+            )

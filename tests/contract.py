@@ -1,0 +1,102 @@
+"""What every matte model has to keep, whatever its family: subclass `MatteModelContract` and name the models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from decoupe.models.fuse import fold_batch_norm
+
+
+def picture(batch: int, height: int, width: int, *, seed: int = 0) -> Tensor:
+    """Normalised noise ``(N, 3, H, W)``."""
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def with_statistics(model: nn.Module) -> nn.Module:
+    """The model in evaluation mode, its batch norms no identity and its deformable convolutions not at rest."""
+    generator = torch.Generator().manual_seed(1)
+    for name, tensor in model.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + 0.5)
+        elif ".offset." in name or ".modulation." in name:
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
+    return model.eval()
+
+
+class MatteModelContract:
+    """Tests of a model that turns pictures into logits.
+
+    ``build(name)`` gives a fresh model of one of ``names`` with random weights.
+    """
+
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def build(cls, name: str) -> nn.Module:
+        raise AssertionError("a contract names its models")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, name: str) -> nn.Module:
+        torch.manual_seed(0)
+        return with_statistics(cls.build(name))
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "name" in metafunc.fixturenames:
+            metafunc.parametrize("name", self.names, scope="class")
+
+    @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 160), (224, 96)])
+    def test_logits_have_the_pictures_size(self, model: nn.Module, height: int, width: int) -> None:
+        with torch.inference_mode():
+            out = model(picture(1, height, width))
+        assert out.logits.shape == (1, 1, height, width)
+        assert out.logits.isfinite().all()
+
+    def test_a_batch_equals_one_by_one(self, model: nn.Module) -> None:
+        batch = picture(3, 64, 96)
+        with torch.inference_mode():
+            together = model(batch).logits
+            alone = torch.cat([model(one[None]).logits for one in batch])
+        torch.testing.assert_close(together, alone, atol=1e-5 * float(alone.std()), rtol=1e-4)
+
+    def test_same_picture_same_numbers(self, model: nn.Module) -> None:
+        with torch.inference_mode():
+            assert torch.equal(model(picture(1, 64, 64)).logits, model(picture(1, 64, 64)).logits)
+
+    def test_nothing_but_logits_in_evaluation(self, model: nn.Module) -> None:
+        with torch.inference_mode():
+            _, *rest = model(picture(1, 64, 64))
+        assert not any(len(field) if isinstance(field, tuple) else field is not None for field in rest)
+
+    def test_every_parameter_receives_a_gradient(self, name: str) -> None:
+        torch.manual_seed(0)
+        model = with_statistics(self.build(name)).train()
+        out = model(picture(2, 64, 96))
+        outputs = [out.logits, *out.side_logits, *out.gradient_logits]
+        outputs += [out.class_logits] if out.class_logits is not None else []
+        sum(output.square().mean() for output in outputs).backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+    def test_state_dict_round_trip(self, name: str, model: nn.Module) -> None:
+        twin = self.build(name)
+        twin.load_state_dict(model.state_dict(), strict=True)
+        with torch.inference_mode():
+            assert torch.equal(twin.eval()(picture(1, 64, 64)).logits, model(picture(1, 64, 64)).logits)
+
+    def test_folded_batch_norms_give_the_same_numbers(self, name: str) -> None:
+        model = with_statistics(self.build(name)).double()
+        folded = fold_batch_norm(model)
+        assert sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules()) == 0
+        with torch.inference_mode():
+            expected, found = (m(picture(2, 64, 64).double()).logits for m in (model, folded))
+        torch.testing.assert_close(found, expected, atol=1e-9 * float(expected.std()), rtol=1e-9)
+
+    def test_bfloat16_is_near(self, model: nn.Module) -> None:
+        image = picture(1, 64, 96)
+        with torch.inference_mode():
+            expected = model(image).logits
+            with torch.autocast("cpu", torch.bfloat16):
+                found = model(image).logits
+        assert (found.float() - expected).abs().mean() < 0.05 * expected.abs().mean()

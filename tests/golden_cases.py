@@ -1,0 +1,82 @@
+"""The golden cases: what the reference implementations computed, and how closely it has to be met."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from decoupe.weights import convert
+from golden import fill
+
+FLOAT64 = 1e-5
+FLOAT32 = 1e-4
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """One case: its manifest, and the reference's outputs."""
+
+    name: str
+
+    @cached_property
+    def _loaded(self) -> tuple[dict, dict[str, np.ndarray]]:
+        return fill.load(self.name)
+
+    @property
+    def config(self) -> dict:
+        return self._loaded[0]["config"]
+
+    @property
+    def outputs(self) -> dict[str, np.ndarray]:
+        return self._loaded[1]
+
+    def shapes(self) -> dict[str, np.ndarray]:
+        """The state dict's names and shapes, as arrays that take no memory."""
+        return {key: np.broadcast_to(np.float32(0), shape) for key, shape in self._loaded[0]["state"].items()}
+
+    def state(self) -> dict[str, np.ndarray]:
+        return fill.state_dict(self._loaded[0])
+
+    def image(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.from_numpy(fill.image(self.name, tuple(self._loaded[0]["shape"]))).to(dtype)
+
+    def mask(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.from_numpy(fill.mask(self.name, tuple(self._loaded[0]["shape"]))).to(dtype)
+
+    def model(self, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """The converted model, in evaluation mode."""
+        return convert.from_reference(self.name.split("_")[0], self.state(), self.config).to(dtype)
+
+    def training_model(self) -> nn.Module:
+        """The converted model as the stored training outputs want it: float64, nothing random."""
+        model = self.model().train()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout | StochasticDepth):
+                module.eval()
+        return model
+
+    def check(self, key: str, output: Tensor, tolerance: float = FLOAT64) -> None:
+        """Assert that ``output`` is the stored array ``key``, or its first pictures.
+
+        The largest error is at most ``tolerance`` of the stored array's standard deviation.
+        """
+        stored = self.outputs[key]
+        spread = stored.std() if stored.size > 1 else np.abs(stored).max()
+        step = self._loaded[0]["sampled"].get(key, 1)
+        computed = output.detach().numpy()
+        if stored.ndim == 4:
+            computed = computed[..., ::step, ::step]
+        assert len(computed)
+        assert computed.shape[1:] == stored.shape[1:]
+        error = np.abs(computed - stored[: len(computed)]).max() / spread
+        assert error <= tolerance, f"{self.name} {key}: off by {error:.2g} of the spread"
+
+
+def cases(family: str) -> list[GoldenCase]:
+    """Every stored case of ``family``."""
+    return [GoldenCase(path.stem) for path in sorted(fill.HERE.glob(f"{family}_*.json"))]

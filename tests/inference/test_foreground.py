@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFilter
+
+from decoupe.inference.foreground import HIDDEN, estimate_foreground
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PAIRS = [("astronaut", "coffee"), ("chelsea", "astronaut"), ("coffee", "chelsea")]
+
+
+def soft_disc(width: int, height: int) -> Image.Image:
+    """A defocused subject."""
+    image = Image.new("L", (width, height))
+    ImageDraw.Draw(image).ellipse((width * 0.25, height * 0.2, width * 0.75, height * 0.85), fill=255)
+    return image.filter(ImageFilter.GaussianBlur(min(width, height) / 40))
+
+
+def hairy_disc(width: int, height: int) -> Image.Image:
+    """A subject with thin, translucent strands around it."""
+    rng = np.random.default_rng(0)
+    image = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((width * 0.25, height * 0.2, width * 0.75, height * 0.85), fill=255)
+    for angle in rng.uniform(0, 2 * np.pi, 150):
+        root = np.array([width * (0.5 + 0.24 * np.cos(angle)), height * (0.525 + 0.31 * np.sin(angle))])
+        bent = angle + rng.normal() * 0.4
+        tip = root + min(width, height) * 0.15 * np.array([np.cos(bent), np.sin(bent)])
+        draw.line((*root, *tip), fill=int(rng.integers(100, 255)), width=1)
+    return image.filter(ImageFilter.GaussianBlur(1))
+
+
+def composite(front: str, back: str, shape: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A picture (H, W, 3) of known foreground (H, W, 3) and alpha (H, W)."""
+    foreground = Image.open(EXAMPLES / f"{front}.jpg").convert("RGB")
+    background = Image.open(EXAMPLES / f"{back}.jpg").convert("RGB").resize(foreground.size)
+    mask = {"soft": soft_disc, "hairy": hairy_disc}[shape](*foreground.size)
+    alpha = np.asarray(mask, np.float32) / np.float32(255)
+    known = np.asarray(foreground)
+    image = np.rint(known * alpha[..., None] + np.asarray(background) * (1 - alpha[..., None]))
+    return image.astype(np.uint8), known, alpha
+
+
+def error(estimate: np.ndarray, known: np.ndarray, alpha: np.ndarray) -> float:
+    """Root mean square, at soft pixels, of what a new background would show: alpha times the difference."""
+    soft = (alpha > 0) & (alpha < 1)
+    difference = (estimate[soft].astype(np.float64) - known[soft]) * alpha[soft][:, None]
+    return float(np.sqrt((difference**2).mean()))
+
+
+@pytest.mark.parametrize("shape", ["soft", "hairy"])
+@pytest.mark.parametrize(("front", "back"), PAIRS)
+def test_as_good_as_pymatting_and_far_better_than_the_picture(front: str, back: str, shape: str) -> None:
+    pymatting = pytest.importorskip("pymatting")
+    image, known, alpha = composite(front, back, shape)
+    ours = error(estimate_foreground(image, alpha), known, alpha)
+    reference = pymatting.estimate_foreground_ml(image / 255.0, alpha.astype(np.float64)) * 255
+    assert ours <= 1.15 * error(reference, known, alpha)
+    assert ours <= 0.8 * error(image, known, alpha)
+
+
+def test_pictures_beyond_the_working_size_are_as_good() -> None:
+    small, _, mask = composite("astronaut", "coffee", "hairy")
+    known = np.asarray(Image.fromarray(small).resize((1536, 1536)))
+    alpha = np.asarray(Image.fromarray(mask).resize((1536, 1536))).clip(0, 1)
+    image = np.rint(known * alpha[..., None] + known[::-1] * (1 - alpha[..., None])).astype(np.uint8)
+    ours = error(estimate_foreground(image, alpha), known, alpha)
+    assert ours <= 0.75 * error(image, known, alpha)
+
+
+def test_sixteen_bits_agree_with_eight() -> None:
+    image, _, alpha = composite("chelsea", "astronaut", "soft")
+    wide = estimate_foreground(image.astype(np.uint16) * 257, alpha)
+    assert wide.dtype == np.uint16
+    assert np.abs(wide / 257 - estimate_foreground(image, alpha)).max() <= 0.51
+
+
+@settings(max_examples=25, deadline=None)
+@given(height=st.integers(1, 70), width=st.integers(1, 70), seed=st.integers(0, 99))
+def test_any_size_leaves_hard_pixels_and_plain_pictures(height: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    alpha = rng.choice(np.array([0, 0.004, 0.3, 0.7, 1], np.float32), (height, width))
+    hard = (alpha < HIDDEN) | (alpha == 1)
+    np.testing.assert_array_equal(estimate_foreground(image, alpha)[hard], image[hard])
+    plain = np.broadcast_to(image[:1, :1], image.shape)
+    np.testing.assert_array_equal(estimate_foreground(plain, alpha), plain)
+
+
+def test_one_colour_is_found_exactly() -> None:
+    alpha = np.asarray(soft_disc(120, 90), np.float32) / np.float32(255)
+    image = np.rint(
+        alpha[..., None] * np.array([200, 40, 90]) + (1 - alpha[..., None]) * np.array([10, 220, 30])
+    )
+    foreground = estimate_foreground(image.astype(np.uint8), alpha)
+    visible = alpha > 0.1
+    assert np.abs(foreground[visible].astype(int) - (200, 40, 90)).max() <= 8

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageCms
+
+from decoupe.errors import InputError, OutputError
+from decoupe.inference import media
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def touch(root: Path, *names: str) -> list[Path]:
+    paths = [root / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return paths
+
+
+def test_find_images_is_recursive_sorted_and_skips_hidden(tmp_path: Path) -> None:
+    wanted = touch(tmp_path, "b.JPG", "a/x.png", "a/deep/y.webp")
+    touch(tmp_path, ".hidden.png", ".git/z.png", "notes.txt", "out/b.png")
+    assert media.find_images(tmp_path, exclude=tmp_path / "out") == sorted(wanted)
+    assert tmp_path / "out" / "b.png" in media.find_images(tmp_path)
+    assert len(media.find_images(tmp_path, exclude=tmp_path)) == 4
+    with pytest.raises(InputError, match="is not a folder"):
+        media.find_images(tmp_path / "b.JPG")
+
+
+def test_output_mirrors_the_folder(tmp_path: Path) -> None:
+    source = tmp_path / "in" / "a" / "x.jpg"
+    assert media.output_path(source, tmp_path / "in", tmp_path / "out") == tmp_path / "out" / "a" / "x.png"
+    with pytest.raises(OutputError, match="is an input, and would be overwritten"):
+        media.output_path(tmp_path / "x.png", tmp_path, tmp_path)
+
+
+def test_no_two_outputs_alike_and_none_an_input(tmp_path: Path) -> None:
+    sources = touch(tmp_path, "a.jpg", "a.bmp", "b.jpg")
+    out = tmp_path / "out"
+    targets = media.output_paths(sources, tmp_path, out)
+    assert list(targets.values()) == [out / "a.jpg.png", out / "a.bmp.png", out / "b.png"]
+    beside = touch(tmp_path, "d.jpg", "d.png")
+    names = [target.name for target in media.output_paths(beside, tmp_path, tmp_path).values()]
+    assert names == ["d.jpg.png", "d.png.png"]
+    with pytest.raises(OutputError, match=r"c\.png is an input"):
+        media.output_paths(touch(tmp_path, "c.png"), tmp_path, tmp_path)
+    with pytest.raises(OutputError, match=r"a\.jpg\.png would hold the results of both"):
+        media.output_paths([*sources, tmp_path / "a.jpg.gif"], tmp_path, out)
+    link = tmp_path / "link.png"
+    link.symlink_to(sources[0])
+    with pytest.raises(OutputError, match="is an input"):
+        media.refuse_overwriting([link], sources)
+
+
+def test_is_done_when_the_result_is_no_older(tmp_path: Path) -> None:
+    source, target = touch(tmp_path, "a.jpg", "a.png")
+    os.utime(source, (1000, 1000))
+    assert media.is_done(source, target)
+    os.utime(source, (4e9, 4e9))
+    assert not media.is_done(source, target)
+    assert not media.is_done(source, tmp_path / "missing.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tiff", ".avif", ".jpg"])
+def test_formats_keep_profile_and_pixels(tmp_path: Path, suffix: str) -> None:
+    mode = "RGB" if suffix == ".jpg" else "RGBA"
+    image = Image.new(mode, (20, 10), (10, 200, 30, 99)[: len(mode)])
+    image.info["icc_profile"] = SRGB
+    path = tmp_path / f"result{suffix}"
+    media.write_image(image, path)
+    with Image.open(path) as read:
+        assert read.info["icc_profile"] == SRGB
+        assert read.mode == mode
+        assert all(
+            abs(a - b) <= 3 for a, b in zip(read.getpixel((3, 3)), image.getpixel((3, 3)), strict=True)
+        )
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_grey_masks_carry_no_rgb_profile() -> None:
+    mask = Image.new("L", (4, 4), 7)
+    mask.info["icc_profile"] = SRGB
+    assert "icc_profile" not in Image.open(BytesIO(media.encode(mask))).info
+
+
+def test_what_cannot_be_written_says_so(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (4, 4))
+    with pytest.raises(OutputError, match="JPEG has no transparency"):
+        media.write_image(image, tmp_path / "a.jpg")
+    with pytest.raises(OutputError, match=r"unknown output format '\.pgn'; did you mean '\.png'\?"):
+        media.write_image(image, tmp_path / "a.pgn")
+    with pytest.raises(OutputError, match="its folder does not exist: create"):
+        media.write_image(image, tmp_path / "missing" / "a.png")
+    touch(tmp_path, "file")
+    with pytest.raises(OutputError, match="cannot be written"):
+        media.write_image(image, tmp_path / "file" / "a.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        media.write_image(image, tmp_path / "folder.png")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder.png"]
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np
+from PIL import Image
+from decoupe.errors import OutputError
+from decoupe.inference import media
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+try:
+    media.write_image(Image.fromarray(noise), sys.argv[1])
+except OutputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a limit on file sizes stands in for a full disk")
+def test_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"what was there")
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "a.png cannot be written (File too large)" in result.stdout
+    assert path.read_bytes() == b"what was there"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]

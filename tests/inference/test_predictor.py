@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import decoupe
+from decoupe import InputError, Matte, Predictor, SizeWarning
+from decoupe.inference import predictor as predictor_module
+from decoupe.inference.preprocess import Picture
+from decoupe.weights import registry
+from decoupe.weights.registry import Preprocessing
+from inference.tiny import KEEP, STRETCH, write_onnx
+
+SIZES = [(40, 60), (60, 40), (40, 60), (33, 200), (1, 1), (64, 64), (40, 60)]
+
+
+class Recorder:
+    """A runtime whose alpha is the normalised red channel, squashed; it remembers its batches."""
+
+    name, device, dtype, notes = "recorder", "cpu", "float32", ()
+
+    def __init__(self, preprocessing: Preprocessing = KEEP) -> None:
+        self.preprocessing = preprocessing
+        self.batches: list[tuple[int, ...]] = []
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        self.batches.append(images.shape)
+        alpha: np.ndarray = 1 / (1 + np.exp(-images[:, :1]))
+        return alpha
+
+
+def pictures(sizes: list[tuple[int, int]] = SIZES) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_onnx(tmp_path_factory.mktemp("onnx") / "tiny.onnx")
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(1, 120), width=st.integers(1, 120))
+def test_alpha_has_the_pictures_size(height: int, width: int) -> None:
+    matte = Predictor(Recorder())(pictures([(height, width)])[0])
+    assert isinstance(matte, Matte)
+    assert matte.alpha.shape == (height, width)
+    assert matte.cutout().size == (width, height)
+
+
+@pytest.mark.parametrize("preprocessing", [KEEP, STRETCH])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_map_equals_one_by_one(tiny: Path, preprocessing: Preprocessing, batch_size: int) -> None:
+    path = write_onnx(tiny.with_name(f"{preprocessing.fit}.onnx"), preprocessing)
+    predictor = decoupe.load(path)
+    alone = [predictor(picture).alpha for picture in pictures()]
+    together = [matte.alpha for matte in predictor.map(pictures(), batch_size=batch_size)]
+    assert len(alone) == len(together)
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-6)
+
+
+def test_map_batches_what_has_one_network_size() -> None:
+    runtime = Recorder()
+    mattes = list(Predictor(runtime).map(pictures(), batch_size=4))
+    assert [matte.alpha.shape for matte in mattes] == SIZES
+    # Of each four: the two landscape pictures together; the portrait and the panorama alone.
+    assert [shape[0] for shape in runtime.batches] == [2, 1, 1, 2, 1]
+
+
+def test_map_reads_only_what_it_needs() -> None:
+    read = 0
+
+    def source() -> Iterator[np.ndarray]:
+        nonlocal read
+        for picture in pictures() * 10:
+            read += 1
+            yield picture
+
+    results = Predictor(Recorder()).map(source(), batch_size=3)
+    assert read == 0
+    next(results)
+    assert read == 3
+
+
+def test_map_refuses_a_batch_size_below_one_at_once() -> None:
+    with pytest.raises(InputError, match="batch_size is 0, expected at least 1"):
+        Predictor(Recorder()).map(pictures(), batch_size=0)
+
+
+def test_sources_and_their_extras_pass_through() -> None:
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    opacity = np.full((20, 30), 0.5, np.float32)
+    matte = Predictor(Recorder())(Picture(pixels, opacity, b"profile", "there.png"))
+    assert matte.source == "there.png"
+    assert matte.icc_profile == b"profile"
+    assert matte.alpha.max() <= 0.5
+    with pytest.raises(InputError, match="the cap is 10"):
+        Predictor(Recorder())(Image.new("RGB", (4, 3)), max_pixels=10)
+
+
+def test_size_chooses_the_networks_size() -> None:
+    picture = pictures([(50, 90)])
+    for size, wanted in ((None, (48, 80)), (128, (96, 176)), ("native", (48, 96)), ((32, 128), (48, 80))):
+        runtime = Recorder()
+        list(Predictor(runtime, size=size).map(picture))
+        assert runtime.batches == [(1, 3, *wanted)]
+    with pytest.raises(InputError, match="expected multiples of 16"):
+        Predictor(Recorder(STRETCH), size=100)
+
+
+@pytest.mark.parametrize(("preprocessing", "size"), [(STRETCH, (16, 64)), (STRETCH, (64, 512)), (KEEP, 512)])
+def test_predicting_outside_the_size_range_warns_once(preprocessing: Preprocessing, size: int) -> None:
+    predictor = Predictor(Recorder(preprocessing), size=size)
+    with pytest.warns(
+        SizeWarning, match="recorder is known to work at 32 to 256 pixels a side, not at"
+    ) as told:
+        predictor(pictures()[0])
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predictor(pictures()[0])
+
+
+def test_what_was_chosen_is_told(tiny: Path) -> None:
+    predictor = decoupe.load(tiny)
+    assert repr(predictor) == "Predictor(tiny on cpu in float32 by OnnxRuntime, size 64×64 (keep))"
+    assert "size native" in decoupe.load(tiny, size="native").describe()
+    assert predictor.preprocessing == KEEP
+    assert (predictor.device, predictor.dtype, predictor.spec) == ("cpu", "float32", None)
+
+
+def test_load_without_a_model_is_the_embedded_default(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decoupe.weights.download.fetch", lambda spec: tiny)
+    predictor = decoupe.load()
+    assert predictor.spec == registry.spec(registry.DEFAULT_MODEL)
+    assert predictor.runtime.name == registry.DEFAULT_MODEL
+
+
+def test_cut_opens_a_model_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    open_runtime = predictor_module.open_runtime
+    monkeypatch.setattr(
+        predictor_module, "open_runtime", lambda *a, **k: opened.append(a) or open_runtime(*a, **k)
+    )
+    first, second = (decoupe.cut(pictures()[0], model=tiny) for _ in range(2))
+    np.testing.assert_array_equal(first.alpha, second.alpha)
+    assert len(opened) == 1
+    decoupe.cut(pictures()[0], model=tiny, size=128)
+    assert len(opened) == 2
+
+
+def test_red_is_the_subject(tiny: Path) -> None:
+    picture = np.zeros((60, 80, 3), np.uint8)
+    picture[20:40, 30:60] = (255, 0, 0)
+    matte = decoupe.cut(picture, model=tiny)
+    assert matte.alpha[30, 45] > 0.95
+    assert matte.alpha[5, 5] < 0.5

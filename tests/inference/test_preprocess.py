@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+import struct
+import threading
+import warnings
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from decoupe.errors import InputError
+from decoupe.inference.preprocess import (
+    GREY,
+    LONGEST_ASPECT,
+    Picture,
+    from_network,
+    network_size,
+    read_image,
+    to_network,
+)
+from decoupe.inference.sixteen import encode_png
+from inference import icc
+from inference.tiny import KEEP, STRETCH
+
+RAMP = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def empty_png(width: int, height: int) -> bytes:
+    """A PNG that says it is large and holds nothing: decoding it fails, so it must be refused before."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def bare_tiff(values: np.ndarray, order: str) -> bytes:
+    """An uncompressed RGB TIFF of 16 bits a channel, turned by its orientation tag in no way."""
+    height, width, _ = values.shape
+    tags = {256: width, 257: height, 258: 0, 259: 1, 262: 2, 273: 0, 277: 3, 278: height, 279: values.nbytes}
+    body = 8 + 2 + 12 * len(tags) + 4
+    tags |= {258: body, 273: body + 6}
+    directory = struct.pack(f"{order}H", len(tags))
+    for tag, value in tags.items():
+        kind, count = (3, 3) if tag == 258 else (4, 1)
+        directory += struct.pack(f"{order}HHII", tag, kind, count, value)
+    start = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8)
+    return start + directory + bytes(4) + struct.pack(f"{order}3H", 16, 16, 16) + values.tobytes()
+
+
+def test_every_source_gives_the_same_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "ramp.png"
+    image = Image.fromarray(RAMP)
+    image.save(path)
+    with path.open("rb") as stream:
+        for source in (path, str(path), path.read_bytes(), stream, image, RAMP, read_image(RAMP)):
+            picture = read_image(source)
+            np.testing.assert_array_equal(picture.pixels, RAMP)
+            assert picture.opacity is None
+    assert read_image(path).source == str(path)
+
+
+def test_arrays_are_copied() -> None:
+    array = RAMP.copy()
+    picture = read_image(array)
+    array[:] = 0
+    np.testing.assert_array_equal(picture.pixels, RAMP)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_orientation_is_applied_once(kind: str, orientation: int) -> None:
+    stored = Image.new("RGB", (40, 20), "white")
+    stored.paste("red", (0, 0, 20, 10))  # top left as stored
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(stored, kind, exif=exif, quality=95)
+    turns = {1: 0, 3: 2, 6: -1, 8: 1}[orientation]  # counter-clockwise quarter turns
+    expected = np.rot90(np.asarray(stored), turns)
+    for source in (data, Image.open(BytesIO(data))):
+        picture = read_image(source)
+        assert picture.size == expected.shape[:2]
+        assert np.abs(picture.pixels.astype(int) - expected).mean() < 8
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"])
+def test_eight_bit_modes(mode: str) -> None:
+    plain = Image.fromarray(RAMP)
+    image = plain.convert("P").convert("PA") if mode == "PA" else plain.convert(mode)
+    picture = read_image(image)
+    assert picture.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(picture.pixels, np.asarray(image.convert("RGB")))
+
+
+def test_lab_is_converted_by_its_meaning() -> None:
+    to_lab = ImageCms.profileToProfile(
+        Image.new("RGB", (4, 4), (200, 60, 30)),
+        ImageCms.createProfile("sRGB"),
+        ImageCms.createProfile("LAB"),
+        outputMode="LAB",
+    )
+    assert to_lab is not None
+    assert np.abs(read_image(to_lab).pixels.astype(int) - (200, 60, 30)).max() <= 4
+
+
+def test_cmyk_and_grey_go_through_their_profile() -> None:
+    cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    printed = read_image(encoded(cyan, "TIFF", icc_profile=icc.green_cyan()))
+    red, green, blue = printed.pixels[0, 0].astype(int)
+    assert green > red + 50
+    assert green > blue + 50
+    assert printed.icc_profile is None
+    assert read_image(encoded(cyan, "TIFF")).pixels[0, 0].tolist() == [0, 255, 255]
+    grey = read_image(encoded(Image.new("L", (8, 8), 128), "PNG", icc_profile=icc.linear_grey()))
+    assert abs(int(grey.pixels[0, 0, 0]) - 188) <= 2
+    assert grey.icc_profile is None
+
+
+def test_rgb_profile_is_kept_and_a_broken_one_dropped() -> None:
+    image = Image.fromarray(RAMP)
+    assert read_image(encoded(image, icc_profile=SRGB)).icc_profile == SRGB
+    broken = read_image(encoded(image, icc_profile=b"no profile at all"))
+    assert broken.icc_profile is None
+    np.testing.assert_array_equal(broken.pixels, RAMP)
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    values = np.array([[0, 255, 256], [32768, 40000, 65535]], np.uint16)
+    for kind in ("PNG", "TIFF"):
+        picture = read_image(encoded(Image.fromarray(values), kind))
+        assert picture.pixels.dtype == np.uint16
+        np.testing.assert_array_equal(picture.pixels[..., 1], values)
+    flat = Picture(np.full((50, 40, 3), 32768, np.uint16))
+    wanted = (32768 / 65535 - np.array(KEEP.mean)) / KEEP.std
+    got = to_network(flat, (16, 16), KEEP)
+    np.testing.assert_allclose(got, np.broadcast_to(wanted[:, None, None], (3, 16, 16)), rtol=1e-5)
+    np.testing.assert_array_equal(read_image(Image.fromarray(values.astype(np.int32))).pixels[..., 0], values)
+    with pytest.raises(InputError, match=r"70000, expected 0 to 65535"):
+        read_image(Image.fromarray(np.array([[70000]], np.int32)))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_sixteen_bit_colour_files(channels: int) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 65536, (20, 31, channels), dtype=np.uint16)
+    values[..., 3:] = 65535
+    picture = read_image(encode_png(values, SRGB))
+    np.testing.assert_array_equal(picture.pixels, values[..., :3])
+    assert picture.icc_profile == SRGB
+    # An independent reader agrees on the high bytes.
+    with Image.open(BytesIO(encode_png(values))) as image:
+        np.testing.assert_array_equal(np.asarray(image), values >> 8)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_sixteen_bit_colour_tiff(order: str) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype(f"{order}u2")
+    np.testing.assert_array_equal(read_image(bare_tiff(values, order)).pixels, values)
+
+
+def test_float_pictures_are_in_zero_to_one() -> None:
+    np.testing.assert_array_equal(read_image(np.array([[0.0, 0.5, 1.0]])).pixels[0, :, 0], [0, 32768, 65535])
+    assert read_image(Image.fromarray(np.full((2, 2), 1.0, np.float32))).pixels.max() == 65535
+    with pytest.raises(InputError, match=r"floats from 0 to 255, expected \[0, 1\]: divide"):
+        read_image(np.array([[0.0, 255.0]]))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "array"])
+def test_transparent_parts_hide_their_colour_and_stay_transparent(mode: str) -> None:
+    pixels = np.zeros((4, 6, 4), np.uint8)
+    pixels[:, :3] = (200, 200, 200, 255)
+    pixels[:, 3:] = (250, 250, 250, 0)
+    image = Image.fromarray(pixels)
+    if mode == "P":
+        data = encoded(image.quantize())
+    else:
+        data = encoded(image.convert(mode if mode != "array" else "RGBA"))
+    picture = read_image(pixels if mode == "array" else data)
+    assert picture.opacity is not None
+    np.testing.assert_array_equal(picture.opacity, np.asarray(image)[..., 3] / np.float32(255))
+    assert (picture.pixels[:, 3:] == GREY).all()
+    assert (picture.pixels[:, :3] == 200).all()
+    alpha = from_network(np.ones((8, 8), np.float32), picture)
+    np.testing.assert_array_equal(alpha, picture.opacity)
+
+
+def test_first_frame_of_an_animation() -> None:
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert read_image(data).pixels[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 5, 6), np.uint8), r"shape \(3, 5, 6\), expected \(H, W\).*transpose\(1, 2, 0\)"),
+        (np.zeros((5,), np.uint8), r"shape \(5,\)"),
+        (np.zeros((0, 5, 3), np.uint8), "at least one pixel"),
+        (np.zeros((5, 5, 3), np.int64), "type int64, expected uint8, uint16 or floats"),
+        (np.full((5, 5, 3), np.nan), "NaN or infinity"),
+        (np.zeros((5, 5), bool), "type bool"),
+    ],
+)
+def test_unusable_arrays(array: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_image(array)
+
+
+def test_unusable_sources(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    text = tmp_path / "text.jpg"
+    text.write_text("no picture")
+    for source, message in (
+        (tmp_path / "missing.jpg", "missing.jpg does not exist"),
+        (tmp_path, "is a folder"),
+        (empty, r"empty.jpg is empty \(0 bytes\)"),
+        (text, "text.jpg is not a picture"),
+        (b"", "image is empty"),
+        (f"{tmp_path}/nul\0", "cannot be read"),
+        (None, "cannot read a picture from NoneType"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            read_image(source)
+        assert "\n" not in str(caught.value)
+    with text.open() as stream, pytest.raises(InputError, match="gives text, expected bytes"):
+        read_image(stream)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP"])
+@settings(max_examples=15, deadline=None)
+@given(share=st.floats(0.01, 0.9))
+def test_truncated_files(kind: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, on broken TIFF tags
+        with pytest.raises(InputError):
+            read_image(data[: int(len(data) * share)])
+
+
+def test_too_many_pixels_are_refused_before_decoding() -> None:
+    huge = empty_png(20000, 20000)
+    with pytest.raises(InputError, match=r"20000×20000, 400,000,000 pixels; the cap is 178,956,970"):
+        read_image(huge)
+    with pytest.raises(InputError, match="damaged or truncated"):
+        read_image(huge, max_pixels=400_000_000)
+    with pytest.raises(InputError, match="cap is 47"):
+        read_image(Image.fromarray(RAMP), max_pixels=47)
+    # Between Pillow's warning and decoupe's cap: decoded without a warning, and Pillow's limit stays.
+    limit = Image.MAX_IMAGE_PIXELS
+    assert limit is not None
+    with pytest.raises(InputError, match="damaged or truncated"):
+        read_image(empty_png(10000, limit // 10000 + 1))
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_pillow_limit_survives_threads() -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    data = encoded(Image.fromarray(RAMP))
+    threads = [threading.Thread(target=lambda: [read_image(data) for _ in range(50)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+sides = st.integers(1, 5000)
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=sides, width=sides)
+def test_keep_holds_area_aspect_and_multiple(height: int, width: int) -> None:
+    got = network_size((height, width), KEEP)
+    assert all(side % KEEP.multiple == 0 and side >= KEEP.multiple for side in got)
+    aspect = min(max(width / height, 1 / LONGEST_ASPECT), LONGEST_ASPECT)
+    wanted = (64 / aspect**0.5, 64 * aspect**0.5)
+    assert all(
+        abs(a - b) <= KEEP.multiple / 2 + 1e-9 or a == KEEP.multiple for a, b in zip(got, wanted, strict=True)
+    )
+    assert network_size((height, width), STRETCH) == STRETCH.size
+
+
+def test_sizes_by_hand() -> None:
+    assert network_size((300, 400), KEEP, "native") == (304, 400)
+    assert network_size((300, 400), STRETCH, 128) == (128, 128)
+    assert network_size((300, 400), STRETCH, (64, 128)) == (64, 128)
+    assert network_size((100, 100), KEEP, (64, 256)) == (128, 128)
+    with pytest.raises(InputError, match="100×100, expected multiples of 16: use 96×96"):
+        network_size((300, 400), STRETCH, 100)
+    with pytest.raises(InputError, match="expected positive"):
+        network_size((300, 400), KEEP, -32)
+    with pytest.raises(InputError, match="expected a number"):
+        network_size((300, 400), KEEP, "large")
+
+
+def test_input_is_pillow_bilinear_then_normalised() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    got = to_network(Picture(pixels), (32, 48), STRETCH)
+    resized = np.asarray(Image.fromarray(pixels).resize((48, 32), Image.Resampling.BILINEAR))
+    wanted = (resized / 255 - STRETCH.mean) / STRETCH.std
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, wanted.transpose(2, 0, 1), atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(1, 90), width=st.integers(1, 90))
+def test_way_back_has_the_pictures_size_and_never_overshoots(height: int, width: int) -> None:
+    step = np.zeros((16, 16), np.float32)
+    step[:, 8:] = 1
+    alpha = from_network(step, Picture(np.zeros((height, width, 3), np.uint8)))
+    assert alpha.shape == (height, width)
+    assert alpha.dtype == np.float32
+    assert alpha.min() >= 0
+    assert alpha.max() <= 1
+    assert (np.diff(alpha, axis=1) >= -1e-6).all()

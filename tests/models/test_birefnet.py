@@ -1,0 +1,85 @@
+"""BiRefNet's structure: every option builds, trains and predicts; the numbers are the golden cases' matter."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from contract import MatteModelContract, picture
+from torch import nn
+
+from decoupe.errors import ConfigError, InputError
+from decoupe.models import BiRefNet, BiRefNetConfig
+from decoupe.models.birefnet import PRESETS, InwardReference
+
+POCKET = PRESETS["pocket"]
+RELEASED = BiRefNetConfig(backbone="pvt_v2_b0")
+
+CONFIGS = {
+    "pocket": POCKET,
+    "released": RELEASED,
+    "classified": dataclasses.replace(POCKET, classes=7, multi_scale="add", context="aspp", context_width=16),
+    "refined": dataclasses.replace(
+        POCKET, refiner="unet", multi_scale="cat", context_fusion=True, squeeze="residual", squeeze_depth=2
+    ),
+    "bare": dataclasses.replace(
+        POCKET, squeeze="none", inward="none", outward=False, side_outputs=False, block="residual"
+    ),
+    "adaptive": dataclasses.replace(POCKET, block_width=None, inward="resize", squeeze="aspp_deformable"),
+    "fused": dataclasses.replace(POCKET, context_fusion=True, squeeze="basic", inward="split"),
+}
+
+
+class TestBiRefNet(MatteModelContract):
+    names = tuple(CONFIGS)
+
+    @classmethod
+    def build(cls, name: str) -> nn.Module:
+        return BiRefNet(CONFIGS[name])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_training_outputs_follow_the_configuration(name: str) -> None:
+    config = CONFIGS[name]
+    out = BiRefNet(config).train()(picture(2, 64, 96))
+    sizes = [(2, 3), (4, 6), (8, 12)] if config.side_outputs else []
+    coarse = [(64, 96)] if config.refiner == "unet" else []
+    assert [tuple(logits.shape[2:]) for logits in out.side_logits] == sizes + coarse
+    assert len(out.gradient_logits) == (3 if config.outward else 0)
+    assert (out.class_logits is not None) == bool(config.classes)
+
+
+def test_split_patches_are_the_grid_of_the_picture() -> None:
+    image = picture(1, 64, 96)
+    patches = InwardReference(32, 8, RELEASED).patches(image)
+    assert patches.shape == (1, 3 * 32 * 32, 2, 3)
+    # Row 5, column 7 of the grid, green: channels count (colour, row, column).
+    assert torch.equal(patches[0, 1 * 1024 + 5 * 32 + 7], image[0, 1, 10:12, 21:24])
+
+
+def test_unshuffled_patches_hold_the_pixels_of_their_own_cell() -> None:
+    image = picture(1, 64, 96)
+    patches = InwardReference(32, 8, POCKET).patches(image)
+    cell = image[0, :, 32:64, 64:96].flatten()
+    assert torch.equal(patches[0, :, 1, 2], cell)
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 4, 64, 64), (1, 3, 60, 64), (1, 3, 64, 65)])
+def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="multiples of 32"):
+        BiRefNet(POCKET)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"backbone": "swin_x"}, "unknown backbone 'swin_x'; did you mean 'swin_"),
+        ({"squeeze": "aspp_deform"}, "did you mean 'aspp_deformable'"),
+        ({"squeeze_depth": 0}, "at least 1"),
+        ({"squeeze": "none", "context_fusion": True}, "needs a squeeze block"),
+    ],
+)
+def test_impossible_configurations_are_refused(change: dict[str, object], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        dataclasses.replace(RELEASED, **change)

@@ -1,0 +1,408 @@
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import sys
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from decoupe.cli import app
+from inference.tiny import write_onnx
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bright red pixels are the subject."""
+    return write_onnx(tmp_path_factory.mktemp("model") / "tiny.onnx")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(here: Path, model: Path) -> Run:
+    """``decoupe cut`` with the tiny model, in this process."""
+
+    def cut(*arguments: str, stdin: bytes | None = None) -> Result:
+        return CliRunner().invoke(app, ["cut", "-m", str(model), *arguments], input=stdin)
+
+    return cut
+
+
+def photograph(path: Path, size: tuple[int, int] = (80, 60)) -> Path:
+    """A red square on black, in the middle."""
+    width, height = size
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[height // 4 : -height // 4, width // 4 : -width // 4, 0] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def lines(result: Result) -> list[str]:
+    """What was said on standard error; nothing may go to standard output beside it."""
+    assert result.stdout == ""
+    return result.stderr.splitlines()
+
+
+# What is written, and where.
+
+
+def test_a_photograph_is_cut_beside_itself(run: Run, here: Path) -> None:
+    photo = photograph(here / "photo.jpg")
+    before = photo.read_bytes()
+
+    result = run("photo.jpg")
+
+    assert result.exit_code == 0
+    assert lines(result) == ["decoupe: wrote photo.cut.png (tiny on cpu in float32)"]
+    with Image.open("photo.cut.png") as image:
+        assert (image.mode, image.size) == ("RGBA", (80, 60))
+        alpha = np.asarray(image)[..., 3]
+    assert alpha[30, 40] > 200 > 120 > alpha[2, 2]
+    assert photo.read_bytes() == before
+
+
+def test_the_output_can_be_named(run: Run, here: Path) -> None:
+    photograph(here / "photo.jpg")
+    (here / "out").mkdir()
+    assert run("photo.jpg", "-o", "named.webp").exit_code == 0
+    assert run("photo.jpg", "-o", "out").exit_code == 0
+    assert run("photo.jpg", "-o", "new/").exit_code == 1  # a single output's folder is not made up
+    with Image.open("named.webp") as image:
+        assert image.mode == "RGBA"
+    assert (here / "out" / "photo.png").is_file()
+
+
+def test_matte_writes_the_mask(run: Run, here: Path) -> None:
+    photograph(here / "photo.jpg")
+    assert run("photo.jpg", "--matte").exit_code == 0
+    with Image.open("photo.matte.png") as image:
+        assert image.mode == "L"
+
+
+def test_over_a_colour_an_image_or_a_blur(run: Run, here: Path) -> None:
+    photograph(here / "photo.png")
+    Image.new("RGB", (20, 10), (0, 0, 255)).save("blue.png")
+    corners = {}
+    for over in ("#00ff00", "blue.png", "blur"):
+        name = f"{over.strip('#')}.jpg"
+        assert run("photo.png", "--over", over, "-o", name).exit_code == 0
+        with Image.open(name) as image:
+            assert image.mode == "RGB"
+            corners[over] = image.getpixel((1, 1))
+    assert corners["#00ff00"][1] > 100 > corners["#00ff00"][2]
+    assert corners["blue.png"][2] > 100 > corners["blue.png"][1]
+    assert max(corners["blur"]) < 100
+
+
+@pytest.mark.parametrize(("size", "seen"), [("96", "96×96"), ("96x64", "(64, 96)"), ("native", "native")])
+def test_size_is_width_by_height(run: Run, here: Path, size: str, seen: str) -> None:
+    photograph(here / "photo.jpg")
+    result = run("photo.jpg", "--size", size, "-v")
+    assert result.exit_code == 0
+    assert seen in result.stderr or (size == "96" and "(96, 96)" in result.stderr)
+
+
+def test_a_size_outside_the_range_warns_in_one_line(run: Run, here: Path) -> None:
+    photograph(here / "photo.jpg")
+    result = run("photo.jpg", "--size", "512")
+    assert result.exit_code == 0
+    assert [line for line in lines(result) if "known to work at 32 to 256" in line]
+    assert run("photo.jpg", "--size", "512", "--overwrite", "-q").stderr == ""
+
+
+def test_quiet_says_nothing_and_verbose_names_the_model(run: Run, here: Path) -> None:
+    photograph(here / "photo.jpg")
+    assert lines(run("photo.jpg", "-q")) == []
+    said = lines(run("photo.jpg", "-v", "--overwrite"))
+    assert "tiny on cpu in float32" in said[0]
+
+
+def test_several_files_go_into_a_folder(run: Run, here: Path) -> None:
+    for name in ("a.jpg", "b.png"):
+        photograph(here / name)
+    result = run("a.jpg", "b.png", "-o", "out")
+    assert result.exit_code == 0
+    assert sorted(path.name for path in (here / "out").iterdir()) == ["a.png", "b.png"]
+    assert lines(result) == ["decoupe: 2 cut; tiny on cpu in float32"]
+
+
+# Folders.
+
+
+def test_a_folder_is_mirrored_and_resumed(run: Run, here: Path) -> None:
+    for name in ("in/a.jpg", "in/deep/er/b.png", "in/notes.txt"):
+        photograph(here / name) if not name.endswith("txt") else (here / name).write_text("not a picture")
+
+    assert run("in").exit_code == 0
+    written = sorted(path.relative_to(here / "in-cut").as_posix() for path in (here / "in-cut").rglob("*.*"))
+    assert written == ["a.png", "deep/er/b.png"]
+
+    first = (here / "in-cut" / "a.png").stat().st_mtime_ns
+    photograph(here / "in" / "c.jpg")
+    result = run("in")
+    assert result.exit_code == 0
+    assert lines(result) == ["decoupe: 1 cut, 2 there already; tiny on cpu in float32"]
+    assert (here / "in-cut" / "a.png").stat().st_mtime_ns == first
+    assert lines(run("in")) == ["decoupe: 3 there already: --overwrite does them again"]
+    assert lines(run("in", "--overwrite"))[-1].startswith("decoupe: 3 cut;")
+
+
+def test_several_folders_stay_apart(run: Run, here: Path) -> None:
+    photograph(here / "one" / "a.jpg")
+    photograph(here / "two" / "a.jpg")
+    assert run("one", "two", "-o", "out").exit_code == 0
+    assert (here / "out" / "one" / "a.png").is_file()
+    assert (here / "out" / "two" / "a.png").is_file()
+
+
+def test_a_folder_with_one_broken_file(run: Run, here: Path) -> None:
+    photograph(here / "in" / "a.jpg")
+    photograph(here / "in" / "z.jpg")
+    (here / "in" / "broken.jpg").write_bytes(b"\xff\xd8\xff and no more")
+    result = run("in", "-o", "out")
+    assert result.exit_code == 1
+    assert sorted(path.name for path in (here / "out").iterdir()) == ["a.png", "z.png"]
+    said = lines(result)
+    assert "in/broken.jpg" in said[0]
+    assert said[1:] == ["decoupe: 2 cut, 1 failed; tiny on cpu in float32"]
+
+
+def test_a_folder_without_pictures(run: Run, here: Path) -> None:
+    (here / "empty").mkdir()
+    result = run("empty")
+    assert (result.exit_code, lines(result)) == (
+        1,
+        ["decoupe: empty holds no pictures: name another folder, or the files"],
+    )
+
+
+# Inputs and outputs that cannot be used: one line, the right status, nothing overwritten.
+
+
+def header_of(width: int, height: int) -> bytes:
+    """The beginning of a PNG file: signature, header, and where the pixels would follow."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 100) + b"IDAT"
+
+
+def truncated() -> bytes:
+    buffer = BytesIO()
+    Image.effect_noise((64, 64), 50).save(buffer, "JPEG")
+    return buffer.getvalue()[:-400]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "photo.png does not exist: check the path"),
+        (b"", "photo.png is empty (0 bytes)"),
+        (b"hello, I am a text", "photo.png is not a picture that can be read"),
+        (truncated(), "photo.png is damaged or truncated"),
+        (header_of(20000, 20000), "photo.png is 20000×20000, 400,000,000 pixels; the cap is 178,956,970"),
+    ],
+    ids=["missing", "empty", "text", "truncated", "huge"],
+)
+def test_an_input_that_cannot_be_read(run: Run, here: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (here / "photo.png").write_bytes(content)
+    result = run("photo.png", "-o", "out.png")
+    assert result.exit_code == 1
+    (said,) = lines(result)
+    assert said.startswith("decoupe: ")
+    assert message in said
+    assert not (here / "out.png").exists()
+
+
+def test_the_cap_on_pixels_can_be_set(run: Run, here: Path) -> None:
+    photograph(here / "photo.jpg")
+    refused = run("photo.jpg", "--max-pixels", "4799")
+    assert refused.exit_code == 1
+    assert "raise the cap (max_pixels=, --max-pixels)" in refused.stderr
+    assert run("photo.jpg", "--max-pixels", "4800").exit_code == 0
+
+
+def test_one_pixel_is_a_picture(run: Run, here: Path) -> None:
+    Image.new("RGB", (1, 1), "red").save("dot.png")
+    assert run("dot.png").exit_code == 0
+    with Image.open("dot.cut.png") as image:
+        assert image.size == (1, 1)
+
+
+def test_the_rest_is_done_when_one_fails(run: Run, here: Path) -> None:
+    photograph(here / "b.jpg")
+    result = run("a.jpg", "b.jpg")
+    assert result.exit_code == 1
+    assert (here / "b.cut.png").is_file()
+    assert lines(result)[0] == "decoupe: a.jpg does not exist: check the path"
+
+
+def test_an_existing_output_is_kept(run: Run, here: Path) -> None:
+    photograph(here / "photo.jpg")
+    (here / "photo.cut.png").write_text("mine")
+    for arguments in (["photo.jpg"], ["photo.jpg", "-o", "photo.cut.png"], ["-", "-o", "photo.cut.png"]):
+        result = run(*arguments, stdin=b"")
+        assert result.exit_code in (1, 2)
+        assert "photo.cut.png exists: add --overwrite" in lines(result)[0]
+        assert (here / "photo.cut.png").read_text() == "mine"
+    assert run("photo.jpg", "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize("out", ["photo.png", "./photo.png", "link.png"])
+def test_an_input_is_never_an_output(run: Run, here: Path, out: str) -> None:
+    photo = photograph(here / "photo.png")
+    (here / "link.png").symlink_to(photo)
+    before = photo.read_bytes()
+    result = run("photo.png", "-o", out, "--overwrite")
+    assert result.exit_code == 1
+    assert "is an input, and would be overwritten" in lines(result)[0]
+    assert photo.read_bytes() == before
+
+
+def test_a_folder_is_never_its_own_output(run: Run, here: Path) -> None:
+    photo = photograph(here / "in" / "photo.png")
+    before = photo.read_bytes()
+    result = run("in", "-o", "in", "--overwrite")
+    assert result.exit_code == 1
+    assert photo.read_bytes() == before
+
+
+def test_a_folders_outputs_are_never_another_inputs(run: Run, here: Path) -> None:
+    photo = photograph(here / "out" / "in" / "a.png")
+    photograph(here / "in" / "a.jpg")
+    before = photo.read_bytes()
+    result = run("in", "out/in/a.png", "-o", "out", "--overwrite")
+    assert result.exit_code == 2
+    assert "out/in/a.png is an input, and would be overwritten" in lines(result)[0]
+    assert photo.read_bytes() == before
+
+
+def test_two_inputs_never_share_an_output(run: Run, here: Path) -> None:
+    photograph(here / "x" / "a.jpg")
+    photograph(here / "y" / "a.jpg", (30, 30))
+    result = run("x/a.jpg", "y/a.jpg", "-o", "out")
+    assert result.exit_code == 1
+    assert "y/a.jpg would overwrite out/a.png" in lines(result)[0]
+    with Image.open(here / "out" / "a.png") as image:
+        assert image.size == (80, 60)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("missing/out.png", "missing/out.png cannot be written"), ("file/out.png", "file is a file")],
+)
+def test_an_output_that_cannot_be_written(run: Run, here: Path, out: str, message: str) -> None:
+    photograph(here / "photo.jpg")
+    (here / "file").touch()
+    result = run("photo.jpg", "-o", out)
+    assert result.exit_code == 1
+    (said,) = lines(result)
+    assert message in said
+
+
+def test_a_full_disk_is_one_line_for_each_picture(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photograph(here / "in" / "a.jpg")
+    photograph(here / "in" / "b.jpg")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    result = run("in")
+    assert result.exit_code == 1
+    assert ["No space left" in line for line in lines(result)] == [True, True, False]
+    assert list((here / "in-cut").iterdir()) == []
+
+
+def test_an_output_folder_that_cannot_be_made(run: Run, here: Path) -> None:
+    photograph(here / "in" / "a.jpg")
+    (here / "file").touch()
+    result = run("in", "-o", "file/out")
+    assert result.exit_code == 1
+    assert lines(result) == ["decoupe: file is a file, expected a folder: name another output with -o"]
+
+
+# Wrong usage: status 2, nothing done.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "birefnt"], "unknown model 'birefnt'; did you mean 'birefnet'?"),
+        (["-m", "absent.safetensors"], "absent.safetensors"),
+        (["-o", "out.jpg"], "out.jpg: JPEG has no transparency: end it in .png, or add --over"),
+        (["-o", "out.xyz"], "unknown output format '.xyz'"),
+        (["-o", "out"], "out has no file ending"),
+        (["--over", "whte"], "'whte' is neither a colour nor a file"),
+        (["--over", "notes.txt"], "notes.txt is not a picture"),
+        (["--over", "red", "--matte"], "--matte and --over exclude each other"),
+        (["--size", "big"], "--size is 'big', expected N, WxH or native"),
+        (["--size", "0"], "size is 0×0, expected positive"),
+        (["--device", "gpu"], "device 'gpu' is not one of"),
+        (["--precision", "float12"], "unknown dtype 'float12'; did you mean"),
+        (["--precision", "float16"], "ONNX files compute in float32"),
+        (["-"], "- stands for one picture"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_one_line(run: Run, here: Path, arguments: list[str], message: str) -> None:
+    photograph(here / "photo.jpg")
+    (here / "notes.txt").write_text("notes")
+    result = run("photo.jpg", *arguments)
+    assert result.exit_code == 2
+    (said,) = lines(result)
+    assert message in said
+    assert sorted(path.name for path in here.iterdir()) == ["notes.txt", "photo.jpg"]
+
+
+def test_options_that_do_not_exist_are_wrong_usage(here: Path) -> None:
+    assert CliRunner().invoke(app, ["cut", "--frobnicate"]).exit_code == 2
+    assert CliRunner().invoke(app, ["cut"]).exit_code == 2
+    assert CliRunner().invoke(app, ["cut", "x", "--max-pixels", "0"]).exit_code == 2
+
+
+@pytest.mark.parametrize("fault", ["another model's", "truncated"])
+def test_a_checkpoint_that_cannot_be_used(run: Run, here: Path, fault: str) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    photograph(here / "photo.jpg")
+    path = here / "other.safetensors"
+    save_file({"conv1.weight": torch.zeros(9)}, path)
+    if fault == "truncated":
+        path.write_bytes(path.read_bytes()[:-4])
+    result = run("photo.jpg", "-m", "other.safetensors")
+    assert result.exit_code == 2
+    (said,) = lines(result)
+    assert "other.safetensors" in said
+    assert ("conv1.weight" if fault != "truncated" else "truncated or damaged") in said
+
+
+def test_a_model_that_needs_pytorch_names_the_extra(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photograph(here / "photo.jpg")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = run("photo.jpg", "-m", "birefnet")
+    assert result.exit_code == 2
+    assert lines(result) == [
+        "decoupe: decoupe cut -m birefnet needs PyTorch: pip install 'decoupe[torch]'",
+    ]

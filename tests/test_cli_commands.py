@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import decoupe
+from decoupe.cli import app
+from decoupe.doctor import Extra
+from decoupe.weights.registry import CATALOGUE, ModelSpec
+from inference.tiny import write_onnx
+from weights.fake_hub import FakeHub
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bright red pixels are the subject."""
+    return write_onnx(tmp_path_factory.mktemp("model") / "tiny.onnx")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def photograph(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((60, 80, 3), (200, 0, 0), np.uint8)).save(path)
+    return path
+
+
+def lines(result: Result) -> list[str]:
+    """What was said on standard error; nothing may go to standard output beside it."""
+    assert result.stdout == ""
+    return result.stderr.splitlines()
+
+
+# The other commands.
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"decoupe {decoupe.__version__}\n")
+
+
+def test_models_lists_all_and_tells_about_one() -> None:
+    listed = CliRunner().invoke(app, ["models"])
+    assert listed.exit_code == 0
+    for name in CATALOGUE:
+        (row,) = [line for line in listed.stdout.splitlines() if line.split(" ")[0] == name]
+        assert CATALOGUE[name].task in row
+        assert row.split()[-2] == ("yes" if CATALOGUE[name].commercial else "no")
+
+    one = CliRunner().invoke(app, ["models", "birefnet-lite-2k"])
+    assert one.exit_code == 0
+    assert "2560×1440" in one.stdout
+    assert "https://huggingface.co/ZhengPeng7/BiRefNet_lite-2K/tree/580b1256" in one.stdout
+    assert "MIT" in one.stdout
+
+    unknown = CliRunner().invoke(app, ["models", "birefnt"])
+    assert unknown.exit_code == 2
+    assert lines(unknown) == ["decoupe: unknown model 'birefnt'; did you mean 'birefnet'?"]
+
+
+def test_get_downloads_and_prints_the_path(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DECOUPE_CACHE", str(here / "cache"))
+    with FakeHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.files["me/tiny/model.safetensors"] = b"weights"
+        result = CliRunner().invoke(app, ["get", "me/tiny"])
+        assert result.exit_code == 0
+        assert Path(result.stdout.strip()).read_bytes() == b"weights"
+
+        failed = CliRunner().invoke(app, ["get", "me/absent"])
+        assert failed.exit_code == 1
+        assert "no repository 'me/absent'" in lines(failed)[0]
+    assert CliRunner().invoke(app, ["get", "birefnt"]).exit_code == 2
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+def test_doctor(here: Path, model: Path, monkeypatch: pytest.MonkeyPatch, healthy: bool) -> None:
+    def cached(spec: ModelSpec) -> Path | None:
+        return model if healthy and spec.repo is None else None
+
+    monkeypatch.setattr("decoupe.weights.download.cached_path", cached)
+    monkeypatch.setenv("DECOUPE_CACHE", str(here / "cache"))
+    monkeypatch.setattr("decoupe.doctor.EXTRAS", {"gold": Extra("no_such_module", "gold", 7)})
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == (0 if healthy else 1)
+    report = dict(line[2:].split(None, 1) for line in result.stdout.splitlines())
+    assert report["onnxruntime"].split(".")[0].isdecimal()
+    assert "pip install 'decoupe[gold]', about 7 MB" in report["extra"]
+    assert str(here / "cache") in report["cache"]
+    assert ("works, opened and run in" if healthy else "reinstall decoupe") in report["default"]
+
+
+# The installed command, in a process of its own.
+
+
+def command(*arguments: str, stdin: bytes) -> subprocess.CompletedProcess[bytes]:
+    whole = [sys.executable, "-m", "decoupe", *arguments]
+    return subprocess.run(whole, capture_output=True, timeout=60, input=stdin)
+
+
+def test_standard_input_to_standard_output(here: Path, model: Path) -> None:
+    photo = photograph(here / "photo.jpg")
+    done = command("cut", "-", "-m", str(model), stdin=photo.read_bytes())
+    assert (done.returncode, done.stderr) == (0, b"")
+    with Image.open(BytesIO(done.stdout)) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGBA", (80, 60))
+
+    failed = command("cut", "-", "-m", str(model), stdin=b"no picture")
+    assert (failed.returncode, failed.stdout) == (1, b"")
+    assert failed.stderr.count(b"\n") == 1
+    assert b"<stdin> is not a picture" in failed.stderr
+
+
+def test_a_closed_pipe_ends_quietly(here: Path, model: Path) -> None:
+    Image.effect_noise((600, 600), 100).save("noise.png")  # too large for a pipe's buffer
+    arguments = [sys.executable, "-m", "decoupe", "cut", "noise.png", "-m", str(model), "--matte", "-o", "-"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 141
+
+
+def test_ctrl_c_ends_quietly(here: Path, model: Path) -> None:
+    arguments = [sys.executable, "-m", "decoupe", "cut", "-", "-m", str(model), "-v"]
+    with subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        assert b"tiny on cpu" in process.stderr.readline()  # now it waits for the picture
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_a_terminal_gets_a_progress_bar(here: Path, model: Path, colour: bool) -> None:
+    for index in range(3):
+        photograph(here / "in" / f"{index}.jpg")
+    (here / "in" / "bad.jpg").write_text("bad")
+    ours, theirs = pytest.importorskip("pty").openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    if not colour:
+        environment["NO_COLOR"] = "1"
+    arguments = [sys.executable, "-m", "decoupe", "cut", "in", "-m", str(model)]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=theirs, env=environment)
+    os.close(theirs)
+    drawn = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the terminal's other end is closed
+            break
+        if not part:
+            break
+        drawn += part
+    output, _ = process.communicate(timeout=30)
+    os.close(ours)
+    assert process.returncode == 1
+    assert output == b""
+    assert b"4/4" in drawn
+    assert b"/s" in drawn
+    assert b"in/bad.jpg is not a picture" in drawn
+    assert (b"\x1b[38;5" in drawn) == colour
+
+
+def test_the_command_starts_without_what_it_does_not_need() -> None:
+    code = "import sys, decoupe.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    loaded = set(done.stdout.decode().split())
+    assert "typer" in loaded
+    assert not loaded & {"torch", "onnxruntime", "huggingface_hub"}

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from contract import picture, with_statistics
+
+from decoupe import export
+from decoupe.errors import ConfigError, OutputError
+from decoupe.models import BiRefNet
+from decoupe.models.birefnet import PRESETS
+from decoupe.weights.registry import Preprocessing
+
+PREPROCESSING = Preprocessing((320, 320), "keep", (64, 1024))
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return with_statistics(BiRefNet(PRESETS["pocket"]))
+
+
+@pytest.fixture(scope="module")
+def file(model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "pocket.onnx"
+    report = export.export_onnx(
+        model, path, preprocessing=PREPROCESSING, metadata={"name": "tiny"}, half_weights=True
+    )
+    assert len({row.shape for row in report}) == 3
+    assert max(row.largest for row in report) <= export.PARITY
+    return path
+
+
+def test_other_sizes_and_batches_run_with_the_models_numbers(model: torch.nn.Module, file: Path) -> None:
+    """Weights in half precision change the alpha by no more than their rounding."""
+    session = onnxruntime.InferenceSession(file)
+    image = picture(2, 128, 96)
+    with torch.inference_mode():
+        expected = model(image).logits.sigmoid().numpy()
+    found = session.run(None, {"image": image.numpy()})[0]
+    assert found.shape == (2, 1, 128, 96)
+    assert np.abs(found - expected).max() < 2e-3
+
+
+def test_the_file_tells_what_it_needs(file: Path) -> None:
+    stored = onnxruntime.InferenceSession(file).get_modelmeta().custom_metadata_map
+    assert stored["decoupe.name"] == "tiny"
+    assert Preprocessing(**json.loads(stored["decoupe.preprocessing"])).fit == "keep"
+    assert b"/work/" not in file.read_bytes()
+    assert file.stat().st_size < 10e6
+
+
+def test_the_callers_model_stays_as_it_is(model: torch.nn.Module) -> None:
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()) > 0
+
+
+def test_a_file_that_differs_is_not_written(
+    model: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "PARITY", 0.0)
+    with pytest.raises(ConfigError, match="differs from torch"):
+        export.export_onnx(model, tmp_path / "a.onnx", preprocessing=PREPROCESSING, metadata={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written(model: torch.nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write"):
+        export.export_onnx(model, tmp_path / "no" / "a.onnx", preprocessing=PREPROCESSING, metadata={})

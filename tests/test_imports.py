@@ -1,0 +1,108 @@
+"""Imports point one way, and the main job needs no PyTorch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from inference.tiny import write_onnx
+
+SOURCE = Path(__file__).parents[1] / "src"
+# Each part may import those before it; of those beside only the command line knows.
+ORDER = (
+    "errors",
+    "layers",
+    "backbones",
+    "models",
+    "weights",
+    "runtimes",
+    "inference",
+    "batch",
+    "server",
+    "cli",
+)
+BESIDE = ("training", "evaluation", "export")
+# Plain data about the weights, which torch-free parts share.
+FREE = ("decoupe.weights.registry",)
+
+
+def imported(path: Path) -> set[str]:
+    """Every module of decoupe that a file names in an import, wherever the import stands."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name for name in names if name.startswith("decoupe.")} - set(FREE)
+
+
+def part(module: str) -> str:
+    return module.split(".")[1]
+
+
+def violations(path: Path) -> list[str]:
+    """Imports of one file that point the wrong way, each as ``file: module``."""
+    own = part(".".join(path.relative_to(SOURCE).with_suffix("").parts))
+    if own == "__init__":
+        return []
+    wrong = []
+    for module in imported(path):
+        other = part(module)
+        if other == own:
+            continue
+        if own in ORDER and (
+            (other in BESIDE and own != "cli") or (other in ORDER and ORDER.index(other) > ORDER.index(own))
+        ):
+            wrong.append(f"{path.relative_to(SOURCE)}: {module}")
+    return wrong
+
+
+def test_imports_point_one_way() -> None:
+    files = list((SOURCE / "decoupe").rglob("*.py"))
+    assert len(files) > 20
+    assert [line for path in files for line in violations(path)] == []
+
+
+def test_a_wrong_import_is_noticed(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "SOURCE", tmp_path)
+    file = tmp_path / "decoupe" / "layers" / "blocks.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("def later():\n    from decoupe.models import birefnet\n")
+    assert violations(file) == ["decoupe/layers/blocks.py: decoupe.models"]
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "timm"):
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Refuse())
+import decoupe, decoupe.cli, decoupe.runtimes
+decoupe.catalogue()
+decoupe.cut(sys.argv[1], model=sys.argv[2]).save(sys.argv[3])
+assert "torch" not in sys.modules
+try:
+    decoupe.load("birefnet")
+except decoupe.MissingExtraError as error:
+    print(error)
+"""
+
+
+def test_the_main_job_runs_without_torch(tmp_path: Path) -> None:
+    photo, result = tmp_path / "photo.jpg", tmp_path / "photo.png"
+    Image.new("RGB", (60, 40), "red").save(photo)
+    model = write_onnx(tmp_path / "tiny.onnx")
+    command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, (photo, model, result))]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "birefnet needs PyTorch: pip install 'decoupe[torch]'" in run.stdout
+    with Image.open(result) as saved:
+        assert (saved.size, saved.mode) == ((60, 40), "RGBA")

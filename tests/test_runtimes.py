@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from decoupe import weights
+from decoupe.errors import (
+    CheckpointError,
+    DeviceError,
+    InputError,
+    MissingExtraError,
+    UnknownModelError,
+)
+from decoupe.models.birefnet import PRESETS, BiRefNet
+from decoupe.runtimes import OnnxRuntime, Runtime, TorchRuntime, find_spec, open_runtime
+from decoupe.weights import registry
+from decoupe.weights.checkpoint import save_model
+from inference.tiny import KEEP, write_onnx
+
+IMAGES = np.random.default_rng(0).normal(size=(3, 3, 32, 48)).astype(np.float32)
+
+
+class Red(nn.Module):
+    """Logits are the red channel times a weight; in half precision large weights overflow."""
+
+    def __init__(self, weight: float = 2.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 1, bias=False)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.tensor([weight, 0, 0]).reshape(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.conv(x))
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A checkpoint file in whose place `Red` is loaded."""
+    path = tmp_path / "red.safetensors"
+    path.touch()
+    model = SimpleNamespace(
+        model=Red(), family="birefnet", config=None, preprocessing=KEEP, notes=["backbone: inferred"]
+    )
+    monkeypatch.setattr(weights, "load_model", lambda name: model)
+    return path
+
+
+def test_onnx_files_of_decoupe_bring_their_preprocessing(tmp_path: Path) -> None:
+    runtime = OnnxRuntime(write_onnx(tmp_path / "a.onnx"))
+    assert isinstance(runtime, Runtime)
+    assert (runtime.name, runtime.device, runtime.dtype, runtime.notes) == ("tiny", "cpu", "float32", ())
+    assert runtime.preprocessing == KEEP
+    alpha = runtime(IMAGES)
+    logits = 3.0 * IMAGES[:, 0] - 1.5 * IMAGES[:, 1] - 1.5 * IMAGES[:, 2]
+    np.testing.assert_allclose(alpha[:, 0], 1 / (1 + np.exp(-logits)), atol=1e-5)
+
+
+@pytest.mark.parametrize("sigmoid", [True, False])
+def test_foreign_onnx_files_with_fixed_shapes(tmp_path: Path, sigmoid: bool) -> None:
+    path = write_onnx(tmp_path / "foreign.onnx", None, shape=(1, 3, 32, 48), sigmoid=sigmoid)
+    runtime = OnnxRuntime(path)
+    assert runtime.name == "foreign"
+    assert runtime.preprocessing.size == (32, 48)
+    assert "assumed" in runtime.notes[1]
+    ours = OnnxRuntime(write_onnx(tmp_path / "ours.onnx"))
+    np.testing.assert_allclose(runtime(IMAGES), ours(IMAGES), atol=1e-5)
+    with pytest.raises(InputError, match="takes 48×32 only, not 64×64: leave size out"):
+        runtime(np.zeros((1, 3, 64, 64), np.float32))
+
+
+def test_logits_are_recognised_for_each_picture_by_itself(tmp_path: Path) -> None:
+    runtime = OnnxRuntime(write_onnx(tmp_path / "foreign.onnx", None, sigmoid=False))
+    together, alone = runtime(IMAGES), [runtime(IMAGES[index : index + 1])[0] for index in range(3)]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"outputs": 2}, r"gives alpha .*, alpha1 .*; expected one mask output"),
+        ({"inputs": 2}, r"takes image .*, other1 .*; expected one image input"),
+        ({"shape": ("N", 1, "H", "W")}, "expected one image input"),
+    ],
+)
+def test_unusable_onnx_files(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    if "shape" in options:
+        import onnx
+
+        path = write_onnx(tmp_path / "a.onnx", None)
+        model = onnx.load(path)
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
+        model.graph.initializer[0].CopyFrom(
+            onnx.numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "weight")
+        )
+        onnx.save(model, path)
+    else:
+        path = write_onnx(tmp_path / "a.onnx", None, **options)
+    with pytest.raises(CheckpointError, match=message):
+        OnnxRuntime(path)
+
+
+def test_broken_onnx_files(tmp_path: Path) -> None:
+    whole = write_onnx(tmp_path / "a.onnx")
+    broken = tmp_path / "broken.onnx"
+    for data in (b"", b"no model", whole.read_bytes()[:-200]):
+        broken.write_bytes(data)
+        with pytest.raises(CheckpointError, match=r"broken\.onnx is not a usable ONNX model") as caught:
+            OnnxRuntime(broken)
+        assert "\n" not in str(caught.value)
+
+
+def test_unusable_metadata(tmp_path: Path) -> None:
+    import onnx
+
+    path = write_onnx(tmp_path / "a.onnx")
+    model = onnx.load(path)
+    for entry in model.metadata_props:
+        if entry.key == "decoupe.preprocessing":
+            entry.value = '{"sizes": 3}'
+    onnx.save(model, path)
+    with pytest.raises(CheckpointError, match=r"metadata decoupe\.preprocessing that cannot be used"):
+        OnnxRuntime(path)
+
+
+def test_torch_checkpoints(loaded: Path) -> None:
+    runtime = open_runtime(loaded)
+    assert isinstance(runtime, TorchRuntime)
+    assert isinstance(runtime, Runtime)
+    assert (runtime.device, runtime.dtype, runtime.notes) == ("cpu", "float32", ("backbone: inferred",))
+    alpha = runtime(IMAGES)
+    assert alpha.dtype == np.float32
+    np.testing.assert_allclose(alpha[:, 0], 1 / (1 + np.exp(-2 * IMAGES[:, 0])), atol=1e-6)
+
+
+def test_a_saved_model_predicts_as_it_did(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = BiRefNet(PRESETS["pocket"]).eval()
+    path = tmp_path / "pocket.safetensors"
+    save_model(model, path, family="birefnet", preprocessing=KEEP)
+    runtime = open_runtime(path)
+    assert runtime.preprocessing == KEEP
+    with torch.inference_mode():
+        wanted = model(torch.from_numpy(IMAGES[:, :, :32, :32].copy())).logits.sigmoid().numpy()
+    np.testing.assert_allclose(runtime(IMAGES[:, :, :32, :32].copy()), wanted, atol=1e-6)
+
+
+def test_lower_precision_is_near_and_given_as_float32(loaded: Path) -> None:
+    exact = TorchRuntime(loaded)(IMAGES)
+    for dtype in ("bfloat16", "float16"):
+        runtime = open_runtime(loaded, dtype=dtype)
+        assert runtime.dtype == dtype
+        alpha = runtime(IMAGES)
+        assert alpha.dtype == np.float32
+        assert 0 < np.abs(alpha - exact).max() < 0.02
+
+
+def test_what_overflows_is_computed_again_in_float32(loaded: Path) -> None:
+    runtime = TorchRuntime(loaded, dtype="float16")
+    images = IMAGES.copy()
+    images[1] *= 1e5
+    alone = [runtime(images[index : index + 1])[0] for index in range(3)]
+    assert np.isfinite(alone).all()
+    np.testing.assert_array_equal(runtime(images), alone)
+    np.testing.assert_array_equal(alone[1], TorchRuntime(loaded)(images)[1])
+
+
+def test_missing_devices_and_precisions_are_errors(loaded: Path, tmp_path: Path) -> None:
+    onnx_file = write_onnx(tmp_path / "a.onnx")
+    for device in ("cuda:63", "mps", "meta", "toaster"):
+        with pytest.raises(DeviceError, match=device):
+            open_runtime(loaded, device=device)
+    for device in ("mps", "toaster"):
+        with pytest.raises(DeviceError, match=f"device '{device}'"):
+            open_runtime(onnx_file, device=device)
+    with pytest.raises(DeviceError, match="ONNX files compute in float32"):
+        open_runtime(onnx_file, dtype="float16")
+    with pytest.raises(InputError, match="unknown dtype 'float61'; did you mean 'float16'"):
+        open_runtime(onnx_file, dtype="float61")
+
+
+def test_runtime_follows_from_the_model(loaded: Path, tmp_path: Path) -> None:
+    onnx_file = write_onnx(tmp_path / "a.onnx")
+    assert isinstance(open_runtime(onnx_file, runtime="onnx"), OnnxRuntime)
+    with pytest.raises(InputError, match="runs on onnx, not on torch"):
+        open_runtime(onnx_file, runtime="torch")
+    with pytest.raises(InputError, match="runs on torch, not on onnx: export it"):
+        open_runtime(loaded, runtime="onnx")
+    with pytest.raises(InputError, match="unknown runtime 'onx'; did you mean 'onnx'"):
+        open_runtime(onnx_file, runtime="onx")
+
+
+def test_models_are_found_by_name_file_or_hub_id(tmp_path: Path) -> None:
+    assert find_spec(None) == registry.spec(registry.DEFAULT_MODEL)
+    assert find_spec("birefnet") == registry.spec("birefnet")
+    assert find_spec("ZhengPeng7/BiRefNet") == registry.spec("birefnet")
+    assert find_spec(write_onnx(tmp_path / "a.onnx")) is None
+    with pytest.raises(UnknownModelError, match="did you mean 'birefnet'"):
+        find_spec("birefnt")
+    with pytest.raises(UnknownModelError, match=r"missing\.onnx does not exist"):
+        find_spec(tmp_path / "missing.onnx")
+    with pytest.raises(UnknownModelError, match="is a folder"):
+        find_spec(tmp_path)
+
+
+def test_without_torch_the_extra_is_named(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError, match=r"-m birefnet needs PyTorch: pip install 'decoupe\[torch\]'"):
+        open_runtime("birefnet")
+
+
+def test_importing_the_runtimes_imports_none() -> None:
+    code = (
+        "import sys, decoupe.runtimes; print({'torch', 'onnxruntime', 'huggingface_hub'} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout.strip() == "set()"

@@ -1,0 +1,33 @@
+"""Small matte sets drawn on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def draw_pair(folder: Path, name: str, *, seed: int, size: tuple[int, int] = (64, 48)) -> None:
+    """A bright disc on a dark gradient, and its mask."""
+    rng = np.random.default_rng(seed)
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    disc = (x - rng.uniform(16, width - 16)) ** 2 + (y - rng.uniform(16, height - 16)) ** 2 < 12**2
+    colour, ramp = rng.uniform(120, 255, 3), rng.uniform(-1, 1, 2)
+    ground = 40 + 20 * (ramp[0] * x / width + ramp[1] * y / height)[..., None]
+    pixels = np.where(disc[..., None], colour, ground) + rng.normal(0, 3, (height, width, 3))
+    for kind in ("im", "gt"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "im" / f"{name}.jpg", quality=92)
+    Image.fromarray((disc * 255).astype(np.uint8)).save(folder / "gt" / f"{name}.png")
+
+
+@pytest.fixture
+def discs(tmp_path: Path) -> Path:
+    """A set of 24 pairs."""
+    folder = tmp_path / "discs"
+    for row in range(24):
+        draw_pair(folder, f"disc{row:02}", seed=row)
+    return folder

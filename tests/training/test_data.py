@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from decoupe.errors import InputError
+from decoupe.training.augment import Augmentation
+from decoupe.training.data import (
+    EpochSampler,
+    MatteDataset,
+    find_pairs,
+    fingerprints,
+    near_duplicate_groups,
+    read_pair,
+    split,
+)
+
+PLAIN = Augmentation(brightness=0, contrast=0, saturation=0, grey=0, blur=0, noise=0)
+
+
+def test_pairs_are_found_by_name(discs: Path) -> None:
+    pairs = find_pairs(discs)
+    assert len(pairs) == 24
+    assert all(pair.image.stem == pair.mask.stem for pair in pairs)
+
+
+def test_other_folder_names(discs: Path) -> None:
+    (discs / "im").rename(discs / "Imgs")
+    (discs / "gt").rename(discs / "masks")
+    assert len(find_pairs(discs)) == 24
+
+
+def test_a_missing_mask_is_named(discs: Path) -> None:
+    (discs / "gt" / "disc03.png").unlink()
+    with pytest.raises(InputError, match=r"1 photographs of .* have no mask, disc03.jpg first"):
+        find_pairs(discs)
+
+
+def test_a_folder_without_a_set(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no matte set: expected"):
+        find_pairs(tmp_path)
+
+
+def test_sizes_that_differ_are_told(discs: Path) -> None:
+    pair = find_pairs(discs)[0]
+    Image.new("L", (48, 64)).save(pair.mask)
+    with pytest.raises(InputError, match="apply EXIF rotation to both"):
+        read_pair(pair)
+
+
+def test_a_broken_picture_is_named(discs: Path) -> None:
+    pair = find_pairs(discs)[0]
+    pair.image.write_bytes(pair.image.read_bytes()[:200])
+    with pytest.raises(InputError, match=pair.image.name):
+        read_pair(pair)
+
+
+def test_near_duplicates_never_stand_on_both_sides(discs: Path) -> None:
+    for kind, suffix in (("im", "jpg"), ("gt", "png")):
+        shutil.copy(discs / kind / f"disc05.{suffix}", discs / kind / f"disc05b.{suffix}")
+    with Image.open(discs / "im" / "disc05b.jpg") as opened:
+        opened.save(discs / "im" / "disc05b.jpg", quality=60)
+    pairs = find_pairs(discs)
+    group = near_duplicate_groups(fingerprints(pairs), bits=4)
+    row = {pair.image.stem: i for i, pair in enumerate(pairs)}
+    assert group[row["disc05"]] == group[row["disc05b"]]
+    for seed in range(10):
+        train, held_out = split(pairs, 4, seed=seed)
+        assert len(held_out) == 4
+        assert not set(train) & set(held_out)
+        names = {pair.image.stem for pair in held_out}
+        if names & {"disc05", "disc05b"}:
+            assert not {pair.image.stem for pair in train} & {"disc05", "disc05b"}
+
+
+def test_split_is_a_function_of_its_seed(discs: Path) -> None:
+    pairs = find_pairs(discs)
+    assert split(pairs, 5, seed=1) == split(pairs, 5, seed=1)
+    assert split(pairs, 5, seed=1) != split(pairs, 5, seed=2)
+
+
+def test_samples_are_a_function_of_seed_epoch_and_index(discs: Path) -> None:
+    dataset = MatteDataset(find_pairs(discs), Augmentation(), seed=3)
+    first = dataset[4]
+    again = dataset[4]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    dataset.epoch = 1
+    assert not torch.equal(first[0], dataset[4][0])
+
+
+def test_an_interrupted_epoch_goes_on_where_it_stopped() -> None:
+    repeats = (1, 2, 1, 3)
+    whole = list(EpochSampler(repeats, seed=0, epoch=5))
+    assert sorted(whole) == [0, 1, 1, 2, 3, 3, 3]
+    assert list(EpochSampler(repeats, seed=0, epoch=5, start=3)) == whole[3:]
+
+
+@settings(max_examples=25, deadline=None)
+@given(width=st.integers(8, 90), height=st.integers(8, 90), seed=st.integers(0, 2**32 - 1))
+def test_photograph_and_mask_move_together(width: int, height: int, seed: int) -> None:
+    """A picture that is its own mask stays its own mask through crop, stretch and flip."""
+    rng = np.random.default_rng(seed)
+    mask = np.asarray(Image.fromarray(rng.integers(0, 256, (6, 6), np.uint8)).resize((width, height)))
+    picture = np.repeat(mask[..., None], 3, axis=2)
+    pixels, matte = PLAIN(picture, mask, 32, rng)
+    assert pixels.shape == (3, 32, 32)
+    assert matte.shape == (1, 32, 32)
+    assert int((pixels.int() - matte.int()).abs().max()) <= 1
+
+
+def test_colours_change_and_the_mask_does_not() -> None:
+    augmentation = Augmentation(area=(1, 1), stretch=1, flip=0, grey=1, noise=1, blur=1)
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    mask = rng.integers(0, 256, (32, 32), np.uint8)
+    pixels, matte = augmentation(picture, mask, 32, rng)
+    assert torch.equal(matte[0], torch.from_numpy(mask))
+    assert not torch.equal(pixels, torch.from_numpy(picture).permute(2, 0, 1))

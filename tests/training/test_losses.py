@@ -1,0 +1,125 @@
+"""Losses against the reference's stored terms, and against what they mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from golden_cases import GoldenCase, cases
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from decoupe.models import BiRefNetOutput
+from decoupe.training import losses
+from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
+
+TRAINED = [case for case in cases("birefnet") if "loss_pix" in case.outputs]
+TERMS = {
+    "bce": losses.bce,
+    "iou": losses.iou,
+    "ssim": losses.ssim,
+    "cnt": losses.contour,
+    "reg": losses.threshold_regulariser,
+    "mae": losses.mae,
+    "mse": losses.mse,
+}
+
+
+@pytest.fixture(scope="module", params=TRAINED, ids=lambda case: case.name)
+def trained(request: pytest.FixtureRequest) -> tuple[GoldenCase, BiRefNetOutput]:
+    with torch.inference_mode():
+        return request.param, request.param.training_model()(request.param.image())
+
+
+def close(found: torch.Tensor, stored: np.ndarray) -> None:
+    """A loss to 1e-5 of itself: a stored scalar has no spread of its own."""
+    assert float(found) == pytest.approx(float(stored[0]), rel=1e-5)
+
+
+def test_terms(trained: tuple[GoldenCase, BiRefNetOutput]) -> None:
+    case, out = trained
+    prediction, truth = out.logits.sigmoid(), case.mask()
+    for name, loss in TERMS.items():
+        close(loss(prediction, truth), case.outputs[f"term_{name}"])
+    close(losses.structure(out.logits, truth), case.outputs["term_structure_on_logits"])
+
+
+def test_criterion(trained: tuple[GoldenCase, BiRefNetOutput]) -> None:
+    case, out = trained
+    terms = BiRefNetCriterion()(out, case.image(), case.mask())
+    close(terms["gradient"], case.outputs["loss_gradient"])
+    pixel = {name: terms[name] for name in ("bce", "iou", "ssim")}
+    close(sum(pixel.values()), case.outputs["loss_pix"])
+    for name, value in pixel.items():
+        close(value / 4, case.outputs[f"loss_{name}"])  # stored as the mean over the four maps
+
+
+def test_classification_is_weighed() -> None:
+    out = BiRefNetOutput(torch.zeros(2, 1, 32, 32), class_logits=torch.zeros(2, 10))
+    terms = BiRefNetCriterion(gradient=0)(out, torch.zeros(2, 3, 32, 32), torch.zeros(2, 1, 32, 32), torch.tensor([1, 2]))
+    assert float(terms["classification"]) == pytest.approx(5 * np.log(10), rel=1e-6)
+
+
+def test_a_weight_of_zero_computes_nothing() -> None:
+    out = BiRefNetOutput(torch.zeros(1, 1, 32, 32))
+    terms = BiRefNetCriterion(pixel=PixelWeights(0, 0, 0, mae=1))(out, torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 32, 32))
+    assert {name: float(value) for name, value in terms.items()} == {"mae": 0.5}
+
+
+def test_ssim_is_the_windowed_definition() -> None:
+    """Wang et al. 2004, equation 13, written out at one pixel with its 11×11 window."""
+    generator = torch.Generator().manual_seed(0)
+    prediction, truth = torch.rand(2, 1, 1, 11, 11, generator=generator, dtype=torch.float64)
+    line = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    window = torch.from_numpy(np.outer(line, line) / line.sum() ** 2)
+
+    def mean(x: torch.Tensor) -> float:
+        return float((x[0, 0] * window).sum())
+
+    mp, mt = mean(prediction), mean(truth)
+    vp, vt = mean(prediction**2) - mp**2, mean(truth**2) - mt**2
+    covariance = mean(prediction * truth) - mp * mt
+    expected = (2 * mp * mt + 1e-4) * (2 * covariance + 9e-4) / ((mp**2 + mt**2 + 1e-4) * (vp + vt + 9e-4))
+    # The mean over all pixels is linear in the map, so the centre's share shows as its difference.
+    band = losses.gaussian_band(11, 11, 1.5, truth)
+    assert float((band @ prediction[0, 0] @ band)[5, 5]) == pytest.approx(mp, rel=1e-12)
+    assert -1 <= expected <= 1
+    assert float(losses.ssim(truth, truth)) == pytest.approx(0, abs=1e-12)
+    assert 0 < float(losses.ssim(prediction, truth)) < 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(1, 150), width=st.integers(1, 150))
+def test_patch_iou_visits_every_window(height: int, width: int) -> None:
+    """One wrong pixel in the last corner is seen at any size: the reference skips the last windows."""
+    truth = torch.ones(1, 1, height, width)
+    wrong = truth.clone()
+    wrong[..., -1, -1] = 0
+    assert float(losses.patch_iou(truth, truth)) == 0
+    assert float(losses.patch_iou(wrong, truth)) > 0
+
+
+def test_iou_of_empty_pictures_is_perfect_and_differentiable() -> None:
+    prediction = torch.zeros(2, 1, 8, 8, requires_grad=True)
+    loss = losses.iou(prediction, torch.zeros(2, 1, 8, 8))
+    loss.backward()
+    assert float(loss) == 0
+    assert prediction.grad is not None
+    assert prediction.grad.isfinite().all()
+
+
+def test_boundary_weight_is_the_31_pixel_box() -> None:
+    truth = (torch.rand(1, 1, 40, 50, generator=torch.Generator().manual_seed(0)) > 0.5).double()
+    local = torch.nn.functional.avg_pool2d(truth, 31, stride=1, padding=15)
+    torch.testing.assert_close(losses.boundary_weight(truth), 1 + 5 * (local - truth).abs())
+
+
+def test_dilated_gradient_label_keeps_what_lies_just_outside() -> None:
+    image = torch.zeros(1, 3, 128, 128)
+    image[..., 64] = 1  # a line right of the predicted subject's edge
+    logits = torch.full((1, 1, 128, 128), -20.0)
+    logits[..., :63] = 20
+    dilated = losses.gradient_label(losses.picture_gradient(image), logits, mask="dilated")
+    assert float(dilated[0, 0, 60, 64].abs()) > 0.1
+    far = torch.full_like(logits, -20.0)
+    assert float(losses.gradient_label(losses.picture_gradient(image), far, mask="dilated").abs().max()) < 1e-6
