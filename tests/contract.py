@@ -1,4 +1,4 @@
-"""What every matte model has to keep, whatever its family: subclass `MatteModelContract` and name the models."""
+"""What every matte model keeps, whatever its family: subclass `MatteModelContract`, name the models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def picture(batch: int, height: int, width: int, *, seed: int = 0) -> Tensor:
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
-    """The model in evaluation mode, its batch norms no identity and its deformable convolutions not at rest."""
+    """The model in evaluation mode, no batch norm an identity, no deformable convolution at rest."""
     generator = torch.Generator().manual_seed(1)
     for name, tensor in model.state_dict().items():
         if name.endswith(("running_mean", "running_var")):

@@ -68,7 +68,7 @@ class GoldenCase:
         stored = self.outputs[key]
         spread = stored.std() if stored.size > 1 else np.abs(stored).max()
         step = self._loaded[0]["sampled"].get(key, 1)
-        computed = output.detach().numpy()
+        computed = np.atleast_1d(output.detach().numpy())
         if stored.ndim == 4:
             computed = computed[..., ::step, ::step]
         assert len(computed)

@@ -7,8 +7,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from contract import picture, with_statistics
 
+from contract import picture, with_statistics
 from decoupe import export
 from decoupe.errors import ConfigError, OutputError
 from decoupe.models import BiRefNet

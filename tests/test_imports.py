@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+import decoupe
 from inference.tiny import write_onnx
 
 SOURCE = Path(__file__).parents[1] / "src"
@@ -23,6 +26,8 @@ ORDER = (
     "inference",
     "batch",
     "server",
+    "plan",
+    "doctor",
     "cli",
 )
 BESIDE = ("training", "evaluation", "export")
@@ -37,8 +42,8 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return {name for name in names if name.startswith("decoupe.")} - set(FREE)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.startswith("decoupe.") and not name.startswith(FREE)}
 
 
 def part(module: str) -> str:
@@ -68,12 +73,16 @@ def test_imports_point_one_way() -> None:
     assert [line for path in files for line in violations(path)] == []
 
 
-def test_a_wrong_import_is_noticed(tmp_path: Path, monkeypatch) -> None:
+def test_a_wrong_import_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "SOURCE", tmp_path)
     file = tmp_path / "decoupe" / "layers" / "blocks.py"
     file.parent.mkdir(parents=True)
     file.write_text("def later():\n    from decoupe.models import birefnet\n")
-    assert violations(file) == ["decoupe/layers/blocks.py: decoupe.models"]
+    assert violations(file) == ["decoupe/layers/blocks.py: decoupe.models.birefnet"]
+
+
+def test_version_is_the_packages() -> None:
+    assert decoupe.__version__ == importlib.metadata.version("decoupe")
 
 
 WITHOUT_TORCH = """

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from decoupe.errors import (
     DeviceError,
     InputError,
     MissingExtraError,
+    ModelError,
     UnknownModelError,
 )
 from decoupe.models.birefnet import PRESETS, BiRefNet
@@ -85,25 +87,35 @@ def test_logits_are_recognised_for_each_picture_by_itself(tmp_path: Path) -> Non
     ("options", "message"),
     [
         ({"outputs": 2}, r"gives alpha .*, alpha1 .*; expected one mask output"),
+        ({"shape": (4, 3, 32, 32)}, "takes 4 images at a time, expected 1 or any number"),
         ({"inputs": 2}, r"takes image .*, other1 .*; expected one image input"),
-        ({"shape": ("N", 1, "H", "W")}, "expected one image input"),
     ],
 )
 def test_unusable_onnx_files(tmp_path: Path, options: dict[str, object], message: str) -> None:
-    if "shape" in options:
-        import onnx
-
-        path = write_onnx(tmp_path / "a.onnx", None)
-        model = onnx.load(path)
-        model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
-        model.graph.initializer[0].CopyFrom(
-            onnx.numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "weight")
-        )
-        onnx.save(model, path)
-    else:
-        path = write_onnx(tmp_path / "a.onnx", None, **options)
+    path = write_onnx(tmp_path / "a.onnx", None, **options)
     with pytest.raises(CheckpointError, match=message):
         OnnxRuntime(path)
+
+
+def test_grey_inputs_are_refused(tmp_path: Path) -> None:
+    model = onnx.load(write_onnx(tmp_path / "a.onnx", None))
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
+    kernel = np.ones((1, 1, 1, 1), np.float32)
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(kernel, "weight"))
+    onnx.save(model, tmp_path / "grey.onnx")
+    with pytest.raises(CheckpointError, match="expected one image input"):
+        OnnxRuntime(tmp_path / "grey.onnx")
+
+
+def test_masks_of_another_shape_are_refused(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "two.onnx", None, masks=2)
+    with pytest.raises(CheckpointError, match=r"two gives \(3, 2, 32, 48\), expected one mask"):
+        OnnxRuntime(path)(IMAGES)
+
+
+def test_sizes_that_a_model_cannot_compute(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"tiny cannot compute 1×4×8×8 images \(.*\): change size"):
+        OnnxRuntime(write_onnx(tmp_path / "a.onnx"))(np.zeros((1, 4, 8, 8), np.float32))
 
 
 def test_broken_onnx_files(tmp_path: Path) -> None:
@@ -117,8 +129,6 @@ def test_broken_onnx_files(tmp_path: Path) -> None:
 
 
 def test_unusable_metadata(tmp_path: Path) -> None:
-    import onnx
-
     path = write_onnx(tmp_path / "a.onnx")
     model = onnx.load(path)
     for entry in model.metadata_props:

@@ -63,11 +63,13 @@ class MissingExtraError(DecoupeError, ImportError):
     def __init__(self, what: str, extra: str) -> None:
         """Say that ``what`` (a command, a model, a feature) needs the extra called ``extra``."""
         libraries = {"torch": "PyTorch", "export": "onnx and onnxscript"}
-        super().__init__(f"{what} needs {libraries.get(extra, f'the extra {extra!r}')}: pip install 'decoupe[{extra}]'")
+        super().__init__(
+            f"{what} needs {libraries.get(extra, f'the extra {extra!r}')}: pip install 'decoupe[{extra}]'"
+        )
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The one line for a name that a dict does not hold: ``unknown model 'birefnt'; did you mean 'birefnet'?``."""
+    """The line for a name that a dict does not hold: ``unknown model 'x'; did you mean 'y'?``."""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1)
     remedy = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

@@ -46,7 +46,7 @@ class MatteGraph(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """How far an exported file is from torch, per input shape: the largest and the mean difference of alpha."""
+    """Largest and mean difference of alpha between an exported file and torch, at one input shape."""
 
     shape: tuple[int, ...]
     largest: float
@@ -88,7 +88,9 @@ def export_onnx(
     report = parity(graph, content, preprocessing)
     worst = max(row.largest for row in report)
     if not worst <= PARITY:
-        raise ConfigError(f"the exported graph differs from torch by {worst:.2g}, at most {PARITY:g} is right: not written")
+        raise ConfigError(
+            f"the exported graph differs from torch by {worst:.2g}, at most {PARITY:g} is right: not written"
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(content)
@@ -122,10 +124,14 @@ def trace(graph: nn.Module, preprocessing: Preprocessing) -> Any:
             dynamic_shapes={"image": {0: Dim("batch", min=1, max=1024), **sides}},
             verbose=False,
         )
+    if program is None:  # what the older exporter returns
+        raise ConfigError("torch exported nothing: update it, pip install -U 'decoupe[export]'")
     return program.model_proto
 
 
-def finish(model: Any, preprocessing: Preprocessing, metadata: Mapping[str, str], *, half_weights: bool) -> bytes:
+def finish(
+    model: Any, preprocessing: Preprocessing, metadata: Mapping[str, str], *, half_weights: bool
+) -> bytes:
     """Metadata in, names of the tracing machine out, weights halved if told; the file's bytes."""
     import onnx
 
@@ -155,7 +161,7 @@ HALVED_FROM = 256
 
 
 def halve_weights(model: Any) -> None:
-    """Store large float32 initialisers in half precision, each behind a Cast that runtimes fold at loading."""
+    """Store large float32 initialisers in half precision, each behind a Cast that runtimes fold."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []

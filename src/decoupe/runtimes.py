@@ -14,6 +14,7 @@ from decoupe.errors import (
     DeviceError,
     InputError,
     MissingExtraError,
+    ModelError,
     UnknownModelError,
     unknown,
 )
@@ -86,13 +87,24 @@ class OnnxRuntime:
     def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Normalised images ``(N, 3, H, W)`` -> alpha ``(N, 1, H, W)`` in [0, 1]."""
         _check_fixed(self._input.shape, images.shape)
-        batch = self._input.shape[0]
-        step = batch if isinstance(batch, int) else len(images)
+        step = 1 if self._input.shape[0] == 1 else len(images)
         parts = [images[start : start + step] for start in range(0, len(images), step)]
-        outputs = [self.session.run([self._output.name], {self._input.name: part})[0] for part in parts]
-        alpha = np.concatenate(outputs).astype(np.float32, copy=False)
-        alpha = alpha.reshape(len(images), 1, *alpha.shape[-2:])
+        alpha = np.concatenate([self._run(part) for part in parts]).astype(np.float32, copy=False)
         return _logits_to_alpha(alpha) if self._foreign else alpha
+
+    def _run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        try:
+            masks: npt.NDArray[Any] = self.session.run([self._output.name], {self._input.name: images})[0]
+        except _onnx_errors() as error:
+            size = "×".join(map(str, images.shape))
+            raise ModelError(
+                f"{self.name} cannot compute {size} images ({_first_line(error)}): change size"
+            ) from None
+        if masks.ndim not in (3, 4) or masks.size != len(images) * masks.shape[-2] * masks.shape[-1]:
+            raise CheckpointError(
+                f"{self.name} gives {masks.shape}, expected one mask (N, 1, H, W) a picture"
+            )
+        return masks.reshape(len(images), 1, *masks.shape[-2:])
 
 
 class TorchRuntime:
@@ -227,10 +239,13 @@ def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except _onnx_errors() as error:
-        reason = str(error).splitlines()[0][:200]
-        raise CheckpointError(
-            f"{path} is not a usable ONNX model ({reason}): export or download it again"
-        ) from None
+        reason = _first_line(error)
+        raise CheckpointError(f"{path} is not a usable ONNX model ({reason}): export it again") from None
+
+
+def _first_line(error: Exception) -> str:
+    # ONNX Runtime puts its name and a code before the sentence, with colons between.
+    return str(error).partition("\n")[0].rpartition(" : ")[2][:200].rstrip(". ")
 
 
 def _onnx_errors() -> tuple[type[Exception], ...]:
@@ -264,6 +279,11 @@ def _ports(session: onnxruntime.InferenceSession, path: Path) -> tuple[Any, Any]
         raise CheckpointError(f"{path} takes {_described(inputs)}; expected one image input (N, 3, H, W)")
     if inputs[0].type != "tensor(float)":
         raise CheckpointError(f"{path} takes {inputs[0].type}, expected float32: export it in float32")
+    batch = inputs[0].shape[0]
+    if isinstance(batch, int) and batch != 1:
+        raise CheckpointError(
+            f"{path} takes {batch} images at a time, expected 1 or any number: export it again"
+        )
     if len(outputs) != 1 or len(outputs[0].shape) not in (3, 4):
         raise CheckpointError(f"{path} gives {_described(outputs)}; expected one mask output (N, 1, H, W)")
     return inputs[0], outputs[0]
@@ -341,7 +361,7 @@ def _torch_device(device: str) -> torch.device:
         # Only a tensor on it shows that the device can really be used.
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = _first_line(error)
         raise DeviceError(f"device {device!r} cannot be used here ({reason}): use 'cpu', or 'auto'") from None
     if chosen.type == "meta":
         raise DeviceError("device 'meta' computes nothing: use 'cpu', or 'auto'")

@@ -24,9 +24,11 @@ def write_onnx(
     sigmoid: bool = True,
     outputs: int = 1,
     inputs: int = 1,
+    masks: int | None = None,
 ) -> Path:
     """Alpha (or logits) from a 1×1 convolution: bright red pixels are the subject."""
-    weight = numpy_helper.from_array(np.array([3.0, -1.5, -1.5], np.float32).reshape(1, 3, 1, 1), "weight")
+    kernel = np.tile(np.array([3.0, -1.5, -1.5], np.float32).reshape(1, 3, 1, 1), (masks or 1, 1, 1, 1))
+    weight = numpy_helper.from_array(kernel, "weight")
     nodes = [helper.make_node("Conv", ["image", "weight"], ["logits"])]
     nodes.append(helper.make_node("Sigmoid" if sigmoid else "Identity", ["logits"], ["alpha"]))
     nodes += [helper.make_node("Identity", ["alpha"], [f"alpha{extra}"]) for extra in range(1, outputs)]
@@ -36,7 +38,12 @@ def write_onnx(
         nodes,
         "tiny",
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name in sources],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [shape[0], 1, *shape[2:]]) for name in names],
+        [
+            helper.make_tensor_value_info(
+                name, TensorProto.FLOAT, [shape[0], "masks" if masks else 1, *shape[2:]]
+            )
+            for name in names
+        ],
         [weight],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

@@ -1,4 +1,4 @@
-"""BiRefNet's structure: every option builds, trains and predicts; the numbers are the golden cases' matter."""
+"""BiRefNet's structure: every option builds, trains and predicts; the numbers are the golden cases'."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 import torch
-from contract import MatteModelContract, picture
 from torch import nn
 
+from contract import MatteModelContract, picture
 from decoupe.errors import ConfigError, InputError
 from decoupe.models import BiRefNet, BiRefNetConfig
 from decoupe.models.birefnet import PRESETS, InwardReference

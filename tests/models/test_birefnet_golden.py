@@ -8,6 +8,7 @@ import torch
 from decoupe.layers.deform import DeformConv2d
 from decoupe.training.losses import gradient_label, picture_gradient
 from decoupe.weights import convert
+from decoupe.weights.birefnet_names import birefnet_config
 from golden_cases import FLOAT32, GoldenCase, cases
 
 CASES = cases("birefnet")
@@ -52,5 +53,5 @@ def test_training(case: GoldenCase) -> None:
 def test_configuration_is_inferred_from_names_and_shapes(case: GoldenCase) -> None:
     shapes = case.shapes()
     inferred = convert.infer_birefnet_config(shapes)
-    stated = convert.birefnet_config(case.config, {key: value.shape for key, value in shapes.items()})
+    stated = birefnet_config(case.config, {key: value.shape for key, value in shapes.items()})
     assert inferred == stated

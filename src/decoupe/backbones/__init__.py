@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from decoupe.backbones.nano import nano
 from decoupe.backbones.pvt import PVT, PVT_CONFIGS
@@ -31,15 +31,22 @@ class Backbone(Protocol):
             ``(4, 8, 16, 32)``; a plain vision transformer ``(16, 16, 16, 16)``.
     """
 
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """See above."""
+        ...
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """See above."""
+        ...
 
     def __call__(self, image: Tensor) -> list[Tensor]:
         """Image ``(N, 3, H, W)`` -> one map ``(N, channels[i], H/strides[i], W/strides[i])`` per stride."""
         ...
 
 
-BACKBONES: dict[str, Callable[[], nn.Module]] = {
+BACKBONES: dict[str, Callable[[], Backbone]] = {
     "nano": nano,
     **{name: partial(Swin, config) for name, config in SWIN_CONFIGS.items()},
     **{name: partial(PVT, config) for name, config in PVT_CONFIGS.items()},
@@ -50,7 +57,7 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def build_backbone(name: str) -> nn.Module:
+def build_backbone(name: str) -> Backbone:
     """The backbone called ``name``, with random weights.
 
     Raises:

@@ -151,7 +151,9 @@ def encode(image: Image.Image, suffix: str = ".png") -> bytes:
     profile = image.info.get("icc_profile") if image.mode != "L" else None
     try:
         image.save(buffer, format=name, icc_profile=profile, **_FORMATS[suffix.lower()][1])
-    except (OSError, ValueError, KeyError) as error:
+    except KeyError:
+        raise OutputError(f"the installed Pillow writes no {name}: upgrade it, or save as .png") from None
+    except (OSError, ValueError) as error:
         raise OutputError(f"the picture cannot be written as {name} ({error}): save as .png") from None
     return buffer.getvalue()
 

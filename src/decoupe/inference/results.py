@@ -97,7 +97,7 @@ class Matte:
         Raises:
             InputError: a string that is neither a colour nor a file, or an image that cannot be read.
         """
-        below = self._background(background)  # (H, W, 3) or (3,)
+        below = self._background(background)
         foreground = Image.fromarray(_eight_bits(self.foreground))
         composite = Image.composite(foreground, below, self.mask())
         return self._finished(composite)

@@ -81,4 +81,5 @@ class ASPP(nn.Module):
         maps = [branch(x) for branch in self.branches]
         # One value per channel: expanding it is what bilinear resizing of a 1×1 map does.
         maps.append(self.pooled(x).expand(-1, -1, *x.shape[-2:]))
-        return self.fuse(torch.cat(maps, dim=1))
+        out: Tensor = self.fuse(torch.cat(maps, dim=1))
+        return out

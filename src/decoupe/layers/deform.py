@@ -31,9 +31,9 @@ Method = Literal["auto", "rows", "torchvision", "gather"]
 METHODS: tuple[Method, ...] = get_args(Method)
 Pair = tuple[int, int]
 
-WORKING_MEMORY = 8 * 2**20
-"""Bytes that one block of columns may take in the rows form: small enough to stay in the last-level cache,
-large enough for the matrix product to run at full speed (see ``benchmarks/deform_conv.py``)."""
+WORKING_MEMORY = 4 * 2**20
+"""Bytes that one block of columns may take in the rows form: small enough to stay in the cache and to be
+allocated again without new pages, large enough for the matrix product to run at full speed."""
 
 
 def deform_conv2d(

@@ -87,10 +87,12 @@ class BiRefNetConfig:
             if getattr(self, field) not in known:
                 raise ConfigError(unknown(field.replace("_", "-"), str(getattr(self, field)), known))
         if self.squeeze_depth < 1:
-            raise ConfigError(f"squeeze_depth is {self.squeeze_depth}, at least 1 is needed; squeeze='none' removes it")
+            raise ConfigError(
+                f"squeeze_depth is {self.squeeze_depth}, at least 1 is needed; squeeze='none' removes it"
+            )
         if self.squeeze == "none" and self.context_fusion:
             raise ConfigError(
-                "context_fusion=True needs a squeeze block to bring the channels back: give one, or fuse nothing"
+                "context_fusion=True needs a squeeze block to bring the channels back: name one in squeeze"
             )
 
 
@@ -113,7 +115,9 @@ class BiRefNetOutput(NamedTuple):
 class ReconstructionBlock(nn.Module):
     """3×3 convolution, context, 3×3 convolution (the paper's figure 3); ``residual`` adds a 1×1 shortcut."""
 
-    def __init__(self, in_channels: int, out_channels: int, config: BiRefNetConfig, *, residual: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, config: BiRefNetConfig, *, residual: bool
+    ) -> None:
         super().__init__()
         width = in_channels // 4 if config.block_width is None else config.block_width
         self.reduce = ConvNormAct(in_channels, width, bias=True)
@@ -160,12 +164,13 @@ class InwardReference(nn.Module):
             return resize(image, (height, width))
         if self.kind == "unshuffle":
             return F.pixel_unshuffle(image, self.stride)
-        grid = image.unflatten(3, (self.stride, width)).unflatten(2, (self.stride, height))
-        return grid.permute(0, 1, 2, 4, 3, 5).flatten(1, 3)  # (N, 3, rows, h, columns, w) -> (N, 3·rows·columns, h, w)
+        # (N, 3, rows, h, columns, w) -> (N, 3·rows·columns, h, w)
+        grid = image.reshape(len(image), 3, self.stride, height, self.stride, width)
+        return grid.permute(0, 1, 2, 4, 3, 5).flatten(1, 3)
 
 
 class OutwardReference(nn.Module):
-    """Attention from a gradient feature, supervised by the picture's gradients (the paper's section III-D)."""
+    """Attention from a feature that the picture's gradients supervise (the paper's section III-D)."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -173,10 +178,10 @@ class OutwardReference(nn.Module):
         self.attention = nn.Conv2d(width, 1, 1)
         self.gradient = nn.Conv2d(width, 1, 1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(N, C, h, w)`` -> the attended map, same shape, and the gradient feature ``(N, width, h, w)``."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """``(N, C, h, w)`` -> the attended map; in training also gradient logits ``(N, 1, h, w)``."""
         feature = self.feature(x)
-        return x * self.attention(feature).sigmoid(), feature
+        return x * self.attention(feature).sigmoid(), self.gradient(feature) if self.training else None
 
 
 class Encoder(nn.Module):
@@ -188,7 +193,7 @@ class Encoder(nn.Module):
         self.multi_scale, self.context_fusion = config.multi_scale, config.context_fusion
         doubled = 2 if config.multi_scale == "cat" else 1
         self.channels = tuple(doubled * channels for channels in self.backbone.channels)
-        self.strides: tuple[int, ...] = self.backbone.strides
+        self.strides = self.backbone.strides
         deepest = self.channels[-1]
         blocks: list[nn.Module] = []
         width = sum(self.channels) if config.context_fusion else deepest
@@ -240,7 +245,9 @@ class Decoder(nn.Module):
         self.neck: nn.ModuleList | None = None
         if strides != self.STRIDES:
             widths = tuple(width * (2 if config.multi_scale == "cat" else 1) for width in self.NECK_CHANNELS)
-            self.neck = nn.ModuleList(nn.Conv2d(c, width, 1) for c, width in zip(channels, widths, strict=True))
+            self.neck = nn.ModuleList(
+                nn.Conv2d(c, width, 1) for c, width in zip(channels, widths, strict=True)
+            )
 
         # Deepest first from here on. The inward reference of a level is an eighth as wide as the map that
         # comes into it, so the deepest two are equally wide; the last one stands at full resolution.
@@ -261,7 +268,9 @@ class Decoder(nn.Module):
         )
         sides = outputs[:3]
         self.side_heads = nn.ModuleList(nn.Conv2d(c, 1, 1) for c in sides if config.side_outputs)
-        self.outward = nn.ModuleList(OutwardReference(c, config.outward_width) for c in sides if config.outward)
+        self.outward = nn.ModuleList(
+            OutwardReference(c, config.outward_width) for c in sides if config.outward
+        )
         self.head = nn.Conv2d(outputs[-1] + references[-1], 1, 1)
 
     def forward(self, image: Tensor, maps: list[Tensor]) -> BiRefNetOutput:
@@ -282,8 +291,7 @@ class Decoder(nn.Module):
                 side_logits.append(self.side_heads[level](x))
             if level < len(self.outward):
                 x, gradient = self.outward[level](x)
-                if self.training:
-                    gradient_logits.append(self.outward[level].gradient(gradient))
+                gradient_logits += [] if gradient is None else [gradient]
         return BiRefNetOutput(self.logits(image, x), tuple(side_logits), tuple(gradient_logits))
 
     def logits(self, image: Tensor, x: Tensor) -> Tensor:
@@ -356,10 +364,10 @@ class BiRefNet(nn.Module):
         """
         if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] % 32 or image.shape[3] % 32:
             raise InputError(
-                f"image is {tuple(image.shape)}, expected (N, 3, H, W) with H and W multiples of 32: resize it first"
+                f"image is {tuple(image.shape)}, expected (N, 3, H, W), H and W multiples of 32: resize it"
             )
         maps, deepest = self.encoder(image)
-        out = self.decoder(image, maps)
+        out: BiRefNetOutput = self.decoder(image, maps)
         if self.classifier is not None and self.training:
             out = out._replace(class_logits=self.classifier(deepest.mean(dim=(2, 3))))
         if self.refiner is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import TypeVar
 
 from torch import nn
@@ -25,7 +26,7 @@ def fold_batch_norm(model: Model) -> Model:
     model = copy.deepcopy(model)
     for sequence in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
         children = list(sequence.named_children())
-        for (name, layer), (norm_name, norm) in zip(children, children[1:], strict=False):
+        for (name, layer), (norm_name, norm) in pairwise(children):
             if not isinstance(norm, nn.BatchNorm2d):
                 continue
             if isinstance(layer, nn.Conv2d):

@@ -40,7 +40,9 @@ class Augmentation:
     blur: float = 0.1
     noise: float = 0.1
 
-    def __call__(self, image: Array, mask: Array, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, image: Array, mask: Array, size: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
         """One sample, a function of its arguments alone.
 
         Args:
@@ -53,7 +55,9 @@ class Augmentation:
             Photograph ``(3, size, size)`` and mask ``(1, size, size)``, both uint8.
         """
         box = self.crop_box(image.shape[1], image.shape[0], rng)
-        photograph = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
+        photograph = Image.fromarray(image).resize(
+            (size, size), Image.Resampling.BILINEAR, box, reducing_gap=2.0
+        )
         matte = Image.fromarray(mask).resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
         if rng.random() < self.flip:
             photograph = photograph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -63,7 +67,9 @@ class Augmentation:
         pixels = self.recolour(F.pil_to_tensor(photograph), rng)
         return pixels, F.pil_to_tensor(matte)
 
-    def crop_box(self, width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    def crop_box(
+        self, width: int, height: int, rng: np.random.Generator
+    ) -> tuple[float, float, float, float]:
         """A box ``(left, top, right, bottom)`` in pixels inside the photograph."""
         share = rng.uniform(*self.area)
         ratio = self.stretch ** rng.uniform(-1, 1)

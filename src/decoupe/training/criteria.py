@@ -27,7 +27,7 @@ PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class PixelWeights:
-    """Weight of each pixel loss; a loss of weight 0 is not computed. Defaults: DIS (Zheng et al. 2024, III-E)."""
+    """Weight of each pixel loss, 0 for none; by default those of DIS (Zheng et al. 2024, III-E)."""
 
     bce: float = 30.0
     iou: float = 0.5
@@ -79,18 +79,32 @@ class BiRefNetCriterion:
         terms: dict[str, Tensor] = {}
         boundary = losses.boundary_weight(truth) if self.pixel.structure else None
         for logits in (*out.side_logits, out.logits):
-            for name, value in self.pixel_terms(resize(precise(logits), truth.shape[-2:]), truth, boundary).items():
+            for name, value in self.pixel_terms(
+                resize(precise(logits), truth.shape[-2:]), truth, boundary
+            ).items():
                 terms[name] = terms[name] + value if name in terms else value
         if self.gradient and out.gradient_logits:
-            gradient, levels = losses.picture_gradient(image), zip(out.gradient_logits, out.side_logits, strict=False)
-            labels = ((g, losses.gradient_label(gradient, precise(side), mask=self.gradient_mask)) for g, side in levels)
-            terms["gradient"] = self.gradient * sum(losses.gradient_bce(precise(g), label) for g, label in labels)
+            terms["gradient"] = self.gradient * self.gradient_term(out, losses.picture_gradient(image))
         if out.class_logits is not None and classes is not None:
-            terms["classification"] = self.classification * F.cross_entropy(precise(out.class_logits), classes)
+            terms["classification"] = self.classification * F.cross_entropy(
+                precise(out.class_logits), classes
+            )
         return terms
 
+    def gradient_term(self, out: BiRefNetOutput, gradient: Tensor) -> Tensor:
+        """The outward reference's loss over all levels; ``gradient`` is the picture's ``(N, 1, H, W)``."""
+        levels = zip(out.gradient_logits, out.side_logits, strict=False)  # a refiner has one more side output
+        return torch.stack(
+            [
+                losses.gradient_bce(
+                    precise(logits), losses.gradient_label(gradient, precise(side), mask=self.gradient_mask)
+                )
+                for logits, side in levels
+            ]
+        ).sum()
+
     def pixel_terms(self, logits: Tensor, truth: Tensor, boundary: Tensor | None = None) -> dict[str, Tensor]:
-        """The weighted pixel losses of one map ``(N, 1, H, W)`` at the truth's size; ``boundary`` is its weight."""
+        """The weighted pixel losses of one map ``(N, 1, H, W)``, of the truth's size as ``boundary`` is."""
         prediction = logits.sigmoid()
         terms = {}
         for field in fields(self.pixel):

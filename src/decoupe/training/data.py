@@ -41,7 +41,9 @@ def find_pairs(folder: str | Path) -> list[Pair]:
     images = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
     masks = next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), None)
     if images is None or masks is None:
-        raise InputError(f"{folder} holds no matte set: expected {folder}/im with photographs and {folder}/gt with masks")
+        raise InputError(
+            f"{folder} holds no matte set: expected {folder}/im with photographs and {folder}/gt with masks"
+        )
     by_name = {path.stem: path for path in masks.iterdir() if path.is_file()}
     pairs, missing = [], []
     for image in sorted(path for path in images.iterdir() if path.is_file()):
@@ -50,7 +52,9 @@ def find_pairs(folder: str | Path) -> list[Pair]:
         else:
             missing.append(image.name)
     if missing:
-        raise InputError(f"{len(missing)} photographs of {folder} have no mask, {missing[0]} first: add or remove them")
+        raise InputError(
+            f"{len(missing)} photographs of {folder} have no mask, {missing[0]} first: add or remove them"
+        )
     if not pairs:
         raise InputError(f"{images} holds no photographs")
     return pairs
@@ -70,7 +74,9 @@ def read_pair(pair: Pair, *, longest: int | None = None) -> tuple[Array, Array]:
     except (OSError, UnidentifiedImageError) as error:
         raise InputError(f"cannot read the pair {pair.image}, {pair.mask.name}: {error}") from error
     if image.size != mask.size:
-        raise InputError(f"{pair.mask} is {mask.size}, its photograph {image.size}: apply EXIF rotation to both")
+        raise InputError(
+            f"{pair.mask} is {mask.size}, its photograph {image.size}: apply EXIF rotation to both"
+        )
     if longest is not None and max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
         mask = mask.resize(image.size, Image.Resampling.BILINEAR)
@@ -108,7 +114,9 @@ def split(pairs: Sequence[Pair], held_out: int, *, seed: int) -> tuple[list[Pair
     group = near_duplicate_groups(fingerprints(pairs))
     chosen = np.random.default_rng(seed).permutation(len(pairs))[:held_out]
     leaked = np.isin(group, group[chosen])
-    return [pair for pair, out in zip(pairs, leaked, strict=True) if not out], [pairs[i] for i in sorted(chosen)]
+    return [pair for pair, out in zip(pairs, leaked, strict=True) if not out], [
+        pairs[i] for i in sorted(chosen)
+    ]
 
 
 class MatteDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -123,7 +131,9 @@ class MatteDataset(Dataset[tuple[Tensor, Tensor]]):
         longest: long side in pixels at which decoded pictures are kept.
     """
 
-    def __init__(self, pairs: Sequence[Pair], augmentation: Augmentation, *, seed: int, longest: int = 352) -> None:
+    def __init__(
+        self, pairs: Sequence[Pair], augmentation: Augmentation, *, seed: int, longest: int = 352
+    ) -> None:
         self.augmentation, self.seed = augmentation, seed
         self.decoded = [read_pair(pair, longest=longest) for pair in pairs]
         self.epoch, self.size = 0, 224
@@ -139,7 +149,7 @@ class MatteDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 class EpochSampler(Sampler[int]):
-    """Every index ``repeats[index]`` times in an order drawn from (seed, epoch), from position ``start`` on."""
+    """Every index ``repeats[index]`` times, in an order drawn from (seed, epoch), from ``start`` on."""
 
     def __init__(self, repeats: Sequence[int], *, seed: int, epoch: int, start: int = 0) -> None:
         indices = np.repeat(np.arange(len(repeats)), repeats)

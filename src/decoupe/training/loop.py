@@ -76,11 +76,15 @@ class Trainer:
         self.recipe, self.sets, self.out = recipe, sets, out
         self.device = torch.device(device)
         torch.manual_seed(recipe.seed)
-        self.model = BiRefNet(recipe.model).to(self.device, memory_format=torch.channels_last)
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+        self.model = BiRefNet(recipe.model).to(memory_format=torch.channels_last).to(self.device)
+        ema = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.model, multi_avg_fn=ema, use_buffers=True)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": recipe.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
         self.step = 0
         self.epoch = 0
@@ -94,13 +98,17 @@ class Trainer:
     def run(self, *, report_every: int = 50, save_every: int = 250, validate_every: int = 1000) -> None:
         """Train to the recipe's last step."""
         dataset = MatteDataset(self.sets.train, self.recipe.augmentation, seed=self.recipe.seed)
-        write_atomically(self.out / "recipe.json", json.dumps(dataclasses.asdict(self.recipe), indent=1).encode())
+        write_atomically(
+            self.out / "recipe.json", json.dumps(dataclasses.asdict(self.recipe), indent=1).encode()
+        )
         started = time.monotonic()
         for images, masks in self.batches(dataset):
             self.optimize(images, masks)
             if self.step % report_every == 0:
                 seconds = time.monotonic() - started
-                self.report({"images_per_second": report_every * len(images) / seconds, "size": images.shape[-1]})
+                self.report(
+                    {"images_per_second": report_every * len(images) / seconds, "size": images.shape[-1]}
+                )
                 started = time.monotonic()
             finished = self.step == self.recipe.steps
             if self.step % validate_every == 0 or finished:
@@ -112,8 +120,17 @@ class Trainer:
         """Batches from where the run stands to its end, over epochs and stages."""
         while self.step < self.recipe.steps:
             dataset.epoch, dataset.size = self.epoch, self.recipe.size_at(self.step)
-            order = EpochSampler(self.sets.repeats, seed=self.recipe.seed, epoch=self.epoch, start=self.position)
-            loader = DataLoader(dataset, self.recipe.batch_size, sampler=order, num_workers=1, drop_last=True)
+            order = EpochSampler(
+                self.sets.repeats, seed=self.recipe.seed, epoch=self.epoch, start=self.position
+            )
+            loader = DataLoader(
+                dataset,
+                self.recipe.batch_size,
+                sampler=order,
+                num_workers=1,
+                drop_last=True,
+                generator=torch.Generator(),  # its own: a resumed run must not draw one number more
+            )
             for images, masks in loader:
                 self.position += len(images)
                 yield images, masks
@@ -131,12 +148,14 @@ class Trainer:
         terms = self.recipe.criterion(out, image, truth)
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
-            values = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.items())
-            raise Diverged(f"the loss is not finite at step {self.step} ({values}): lower the learning rate and go on")
+            values = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in terms.items())
+            raise Diverged(
+                f"the loss is not finite at step {self.step} ({values}): lower the learning rate and go on"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate_at(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
         self.average.update_parameters(self.model)
@@ -151,12 +170,18 @@ class Trainer:
         for name, pairs in self.sets.held_out.items():
             decoded = (read_pair(pair) for pair in pairs[:pairs_per_set])
             model = self.average.module
-            results[name] = score((predict(model, image, size, self.device), truth) for image, truth in decoded)
+            results[name] = score(
+                (predict(model, image, size, self.device), truth) for image, truth in decoded
+            )
         return results
 
     def report(self, extra: Mapping[str, Any]) -> None:
-        """Append one line to the log: where the run stands, mean losses since the last line, and ``extra``."""
-        line: dict[str, Any] = {"step": self.step, "epoch": self.epoch, "lr": self.recipe.learning_rate_at(self.step)}
+        """Append one line to the log: where the run stands, mean losses since the last, ``extra``."""
+        line: dict[str, Any] = {
+            "step": self.step,
+            "epoch": self.epoch,
+            "lr": self.recipe.learning_rate_at(self.step),
+        }
         line |= {name: round(total / (self.step - self.reported), 5) for name, total in self.totals.items()}
         line |= extra
         self.totals, self.reported = {}, self.step
@@ -192,12 +217,14 @@ class Trainer:
 
 @torch.inference_mode()
 def predict(model: nn.Module, image: NDArray[np.uint8], size: int, device: torch.device) -> FloatArray:
-    """A photograph ``(H, W, 3)`` uint8 -> its alpha ``(H, W)``, seen with its own shape at an area of ``size``²."""
+    """A photograph ``(H, W, 3)`` uint8 -> its alpha ``(H, W)``, seen in its own shape at ``size``² pixels."""
     height, width = image.shape[:2]
     scale = size / (height * width) ** 0.5
     inner = (max(32, round(height * scale / 32) * 32), max(32, round(width * scale / 32) * 32))
     photograph = Image.fromarray(image).resize(inner[::-1], Image.Resampling.BILINEAR)
-    pixels, _ = to_batch(pil_to_tensor(photograph)[None], torch.zeros(1, 1, *inner, dtype=torch.uint8), device)
+    pixels, _ = to_batch(
+        pil_to_tensor(photograph)[None], torch.zeros(1, 1, *inner, dtype=torch.uint8), device
+    )
     model.eval()
     alpha = model(pixels).logits.sigmoid()
     resized = torch.nn.functional.interpolate(alpha, (height, width), mode="bilinear")

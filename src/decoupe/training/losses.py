@@ -73,7 +73,7 @@ def ssim(prediction: Tensor, target: Tensor, *, size: int = 11, sigma: float = 1
 
 
 def gaussian_band(length: int, size: int, sigma: float, like: Tensor) -> Tensor:
-    """The symmetric ``(length, length)`` matrix that blurs a line of pixels, zeros outside, as ``like`` is."""
+    """The symmetric ``(length, length)`` matrix that blurs a line of pixels, zeros outside."""
     position = torch.arange(length, dtype=like.dtype, device=like.device)
     distance = (position[:, None] - position).abs()
     offsets = torch.arange(size, dtype=like.dtype, device=like.device) - size // 2

@@ -66,7 +66,9 @@ class Recipe:
         if any(stage.size % 32 for stage in self.stages):
             raise ConfigError("stage sizes are multiples of 32: the network halves its input five times")
         if self.batch_size < 2:
-            raise ConfigError("batch_size is at least 2: batch norm has nothing to average over in one picture")
+            raise ConfigError(
+                "batch_size is at least 2: batch norm has nothing to average over in one picture"
+            )
 
     def size_at(self, step: int) -> int:
         """Side of the training squares at a step, in pixels."""

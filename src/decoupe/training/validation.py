@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import py_sod_metrics
@@ -26,7 +26,7 @@ def score(pairs: Iterable[tuple[FloatArray, NDArray[np.uint8]]]) -> dict[str, fl
     metrics = {
         "S": py_sod_metrics.Smeasure(),
         "MAE": py_sod_metrics.MAE(),
-        "F": py_sod_metrics.Fmeasure(),
+        "F": py_sod_metrics.FmeasureV2({"fm": py_sod_metrics.FmeasureHandler(True, False, beta=0.3)}),
         "wF": py_sod_metrics.WeightedFmeasure(),
     }
     count = 0
@@ -40,10 +40,6 @@ def score(pairs: Iterable[tuple[FloatArray, NDArray[np.uint8]]]) -> dict[str, fl
     return {
         "S": float(results["S"]["sm"]),
         "MAE": float(results["MAE"]["mae"]),
-        "maxF": float(results["F"]["fm"]["curve"].max()),
+        "maxF": float(results["F"]["fm"]["dynamic"].max()),
         "wF": float(results["wF"]["wfm"]),
     }
-
-
-Predict = Callable[[NDArray[np.uint8]], FloatArray]
-"""A photograph ``(H, W, 3)`` uint8 -> its alpha ``(H, W)`` float32."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from decoupe.backbones import Backbone, build_backbone
+from decoupe.backbones import build_backbone
 from decoupe.errors import CheckpointError, ConfigError, unknown
 from decoupe.models import BiRefNetConfig
 from decoupe.weights.naming import Rule, Shapes, State, knowledge, numbered, rename, shapes_of, some, width_of
@@ -149,18 +150,24 @@ def _infer_backbone(shapes: Shapes) -> tuple[str, tuple[int, ...]]:
     for name in BACKBONE_NAMES.values():
         if name.startswith("dino") != vit:
             continue
-        with torch.device("meta"):
-            backbone = build_backbone(name)
-        rules = backbone_rules(name)
-        own = knowledge(backbone.state_dict()).items()
-        expected = {f"bb.{rename(key, rules)}": tuple(value.shape) for key, value in own}
+        expected, channels = _backbone_shapes(name)
         if expected == found:
-            return name, cast(Backbone, backbone).channels
+            return name, channels
         closest = max(closest, (len(expected.items() & found.items()), name))
     raise CheckpointError(
         f"the backbone fits none that decoupe knows; nearest is {closest[1]!r}, which shares "
         f"{closest[0]} of its {len(found)} tensors: is it another model's file?"
     )
+
+
+@cache
+def _backbone_shapes(name: str) -> tuple[Shapes, tuple[int, ...]]:
+    """The reference's names and shapes of decoupe's backbone ``name``, and the channels of its maps."""
+    with torch.device("meta"):
+        backbone = build_backbone(name)
+    rules, shapes = backbone_rules(name), shapes_of(knowledge(cast(nn.Module, backbone).state_dict()))
+    renamed = {f"bb.{rename(key, rules)}": shape for key, shape in shapes.items()}
+    return renamed, backbone.channels
 
 
 def _infer_kind(shapes: Shapes, prefix: str) -> Any:
