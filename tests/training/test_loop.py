@@ -14,9 +14,12 @@ from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
 from decoupe.training.loop import Diverged, Trainer, gather
 from decoupe.training.recipes import RECIPES, Recipe, Stage
 from decoupe.training.validation import score
+from decoupe.weights import load_model
+from decoupe.weights.registry import Preprocessing
 
 SMALL = Recipe(
     model=dataclasses.replace(PRESETS["pocket"], block_width=8, context_width=8, inward_width=4),
+    preprocessing=Preprocessing((64, 64), fit="keep"),
     stages=(Stage(32, 0.5), Stage(64, 1.0)),
     steps=6,
     batch_size=4,
@@ -61,6 +64,15 @@ def test_the_log_tells_losses_sizes_and_validation(discs: Path, tmp_path: Path) 
     assert all(line["structure"] > 0 for line in lines if "size" in line)
     assert set(lines[-1]["validation"]["discs"]) == {"S", "MAE", "maxF", "wF"}
     assert json.loads((tmp_path / "out" / "recipe.json").read_text())["steps"] == 6
+
+
+def test_the_weights_are_ready_to_load(discs: Path, tmp_path: Path) -> None:
+    trainer = run(discs, tmp_path / "out")
+    loaded = load_model(tmp_path / "out" / "weights.safetensors")
+    assert loaded.config == SMALL.model
+    assert loaded.preprocessing == SMALL.preprocessing
+    average = trainer.average.module.state_dict()
+    assert all(torch.equal(tensor, average[name]) for name, tensor in loaded.model.state_dict().items())
 
 
 def test_training_learns(discs: Path, tmp_path: Path) -> None:

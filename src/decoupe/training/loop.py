@@ -2,9 +2,10 @@
 
 What it writes into its folder, each file under a temporary name first:
 
-    last.pt       everything needed to go on: model, average, optimiser, random state, step
-    recipe.json   what was run
-    log.jsonl     one line per report: step, size, learning rate, losses, speed, validation
+    last.pt               everything needed to go on: model, average, optimiser, random state, step
+    weights.safetensors   the averaged weights, ready for ``decoupe.load``
+    recipe.json           what was run
+    log.jsonl             one line per report: step, size, learning rate, losses, speed, validation
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from decoupe.models.birefnet import BiRefNet
 from decoupe.training.data import EpochSampler, MatteDataset, Pair, find_pairs, read_pair, split, to_batch
 from decoupe.training.recipes import Recipe
 from decoupe.training.validation import FloatArray, score
+from decoupe.weights.checkpoint import save_model
 
 log = logging.getLogger("decoupe.training")
 
@@ -190,7 +192,7 @@ class Trainer:
         log.info("%s", line)
 
     def save(self) -> None:
-        """Write ``last.pt``, atomically: an interruption leaves the one before intact."""
+        """Write ``last.pt`` and the averaged weights, each whole or not at all."""
         state = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -203,6 +205,13 @@ class Trainer:
         temporary = self.out / f"last.pt.{os.getpid()}"
         torch.save(state, temporary)
         temporary.replace(self.out / "last.pt")
+        save_model(
+            self.average.module,
+            self.out / "weights.safetensors",
+            family="birefnet",
+            preprocessing=self.recipe.preprocessing,
+            extra={"step": self.step, "recipe": dataclasses.asdict(self.recipe)},
+        )
 
     def restore(self) -> None:
         """Go on from ``last.pt``."""

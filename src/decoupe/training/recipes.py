@@ -8,6 +8,7 @@ from decoupe.errors import ConfigError
 from decoupe.models.birefnet import PRESETS, BiRefNetConfig
 from decoupe.training.augment import Augmentation
 from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
+from decoupe.weights.registry import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Recipe:
 
     Attributes:
         model: configuration of the network.
+        preprocessing: how a picture will become the trained network's input; saved with the weights.
         stages: input sizes in the order of the run; the last one's ``until`` is 1.
         steps: optimiser steps of the whole run.
         batch_size: pictures a step.
@@ -42,6 +44,7 @@ class Recipe:
     """
 
     model: BiRefNetConfig
+    preprocessing: Preprocessing
     stages: tuple[Stage, ...]
     steps: int
     batch_size: int = 32
@@ -84,8 +87,9 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "pocket": Recipe(
         model=PRESETS["pocket"],
+        preprocessing=Preprocessing((320, 320), fit="keep", size_range=(160, 640)),
         stages=(Stage(160, 0.7), Stage(224, 0.93), Stage(320, 1.0)),
-        steps=7000,
+        steps=5500,
         criterion=BiRefNetCriterion(
             pixel=PixelWeights(bce=0, iou=0, ssim=0, structure=1.0), gradient=0.3, classification=0
         ),

@@ -1,0 +1,70 @@
+"""Quality of the embedded default on pairs that its training never saw.
+
+    python benchmarks/pocket_quality.py SET [SET ...] [--most 500] [--model MODEL]
+
+SET is a folder with ``im`` and ``gt``; the held-out pairs are those of the recipe ``pocket``: same seed, near
+duplicates of them removed from training. Scores are those of the alpha that a user gets, at the picture's own
+size, computed by pysodmetrics, the alpha used as it is; ``--stretched`` first stretches every alpha to
+[0, 1], as many published tables do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from machine import machine, print_table, versions
+from numpy.typing import NDArray
+
+import decoupe
+from decoupe.training.data import Pair, find_pairs, read_pair, split
+from decoupe.training.recipes import RECIPES
+from decoupe.training.validation import score
+
+
+def predicted(
+    predictor: decoupe.Predictor, pairs: list[Pair], seconds: list[float], *, stretched: bool
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+    """Alpha and truth of every pair; the time of each prediction goes into ``seconds``."""
+    for pair in pairs:
+        image, truth = read_pair(pair)
+        begun = time.perf_counter()
+        alpha = predictor(image).alpha
+        seconds.append(time.perf_counter() - begun)
+        if stretched:
+            alpha = (alpha - alpha.min()) / max(float(np.ptp(alpha)), 1e-8)
+        yield alpha, truth
+
+
+def main() -> None:
+    """Print one row per set."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sets", nargs="+", type=Path)
+    parser.add_argument("--most", type=int, default=500, help="pairs of each set")
+    parser.add_argument("--model", help="as decoupe.load takes it; else the embedded default")
+    parser.add_argument("--stretched", action="store_true", help="stretch every alpha to [0, 1] first")
+    options = parser.parse_args()
+
+    recipe = RECIPES["pocket"]
+    predictor = decoupe.load(options.model)
+    rows = []
+    for folder in options.sets:
+        count = dict(recipe.held_out).get(folder.name, 0)
+        pairs = split(find_pairs(folder), count, seed=recipe.seed)[1][: options.most]
+        seconds: list[float] = []
+        result = score(predicted(predictor, pairs, seconds, stretched=options.stretched))
+        figures = [f"{result[name]:.3f}" for name in ("S", "MAE", "maxF", "wF")]
+        rows.append([folder.name, str(len(pairs)), *figures, f"{1000 * statistics.median(seconds):.0f}"])
+
+    print(f"{machine()}; {versions('numpy', 'onnxruntime', 'pysodmetrics')}; {predictor.describe()}\n")
+    print_table(["set", "pairs", "S", "MAE", "max F", "weighted F", "ms per picture"], rows)
+
+
+if __name__ == "__main__":
+    main()
