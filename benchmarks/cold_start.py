@@ -23,6 +23,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
 
 STAGES = """
 import json, sys, time
+from pathlib import Path
 clock = [time.perf_counter()]
 import decoupe.cli, decoupe
 clock.append(time.perf_counter())
@@ -32,8 +33,8 @@ matte = predictor(sys.argv[1])
 clock.append(time.perf_counter())
 picture = matte.cutout()
 clock.append(time.perf_counter())
-from decoupe.inference.media import write_image
-write_image(picture, sys.argv[2])
+from decoupe.inference.media import encode, write_bytes
+write_bytes(encode(picture), Path(sys.argv[2]))
 clock.append(time.perf_counter())
 names = ["import", "load the model", "read and predict", "foreground colours", "write the PNG"]
 print(json.dumps(dict(zip(names, (end - begin for begin, end in zip(clock, clock[1:]))))))

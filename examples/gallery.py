@@ -1,6 +1,6 @@
 """What README shows: each example photograph, its matte, and its subject on other grounds.
 
-    python examples/gallery.py [--model MODEL] [--out docs/cut.jpg]
+python examples/gallery.py [--model MODEL] [--out docs/cut.jpg]
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from decoupe.cli import app
+from decoupe.inference.sixteen import encode_png
 from inference.tiny import write_onnx
 
 Run = Callable[..., Result]
@@ -183,6 +184,44 @@ def test_a_folder_with_one_broken_file(run: Run, here: Path) -> None:
     assert said[1:] == ["decoupe: 2 cut, 1 failed; tiny on cpu in float32"]
 
 
+def test_a_folder_with_links_that_lead_nowhere(run: Run, here: Path) -> None:
+    photograph(here / "in" / "a.jpg")
+    (here / "in" / "again").symlink_to(here / "in")
+    (here / "in" / "endless.jpg").symlink_to("endless.jpg")
+    (here / "in" / "gone.jpg").symlink_to("nowhere.jpg")
+    result = run("in")
+    assert result.exit_code == 1
+    assert [path.name for path in (here / "in-cut").iterdir()] == ["a.png"]
+    said = lines(result)
+    assert "in/endless.jpg cannot be read (Too many levels of symbolic links)" in said[0]
+    assert said[1:] == [
+        "decoupe: in/gone.jpg does not exist: check the path",
+        "decoupe: 1 cut, 2 failed; tiny on cpu in float32",
+    ]
+
+
+def test_a_file_where_a_folder_of_the_mirror_should_be(run: Run, here: Path) -> None:
+    photograph(here / "in" / "deep" / "a.jpg")
+    photograph(here / "in" / "b.jpg")
+    (here / "in-cut").mkdir()
+    (here / "in-cut" / "deep").write_text("mine")
+    result = run("in")
+    assert result.exit_code == 1
+    assert (here / "in-cut" / "b.png").is_file()
+    assert (here / "in-cut" / "deep").read_text() == "mine"
+    assert "in-cut/deep (File exists): name another with -o" in lines(result)[0]
+
+
+def test_sixteen_bits_in_sixteen_bits_out(run: Run, here: Path) -> None:
+    values = np.linspace(0, 65535, 64 * 48 * 3).astype(np.uint16).reshape(48, 64, 3)
+    (here / "wide.png").write_bytes(encode_png(values))
+    assert run("wide.png").exit_code == 0
+    written = (here / "wide.cut.png").read_bytes()
+    assert written[24:26] == bytes([16, 6])  # the header's bit depth and colour type RGBA
+    assert run("wide.png", "-o", "wide.tif").exit_code == 0
+    assert run("wide.png", "-o", "-").stdout_bytes == written
+
+
 def test_a_folder_without_pictures(run: Run, here: Path) -> None:
     (here / "empty").mkdir()
     result = run("empty")
@@ -243,6 +282,43 @@ def test_one_pixel_is_a_picture(run: Run, here: Path) -> None:
     assert run("dot.png").exit_code == 0
     with Image.open("dot.cut.png") as image:
         assert image.size == (1, 1)
+
+
+def test_an_empty_name_is_not_the_working_folder(run: Run, here: Path) -> None:
+    photograph(here / "photo.jpg")
+    result = run("")
+    assert result.exit_code == 2
+    assert lines(result) == ["decoupe: an input is empty, expected a path: check the variable it came from"]
+    assert [path.name for path in here.iterdir()] == ["photo.jpg"]
+
+
+def test_a_name_of_several_lines_is_told_in_one(run: Run, here: Path) -> None:
+    (here / "two\nlines\x1b[31m.jpg").write_text("no picture")
+    (said,) = lines(run("two\nlines\x1b[31m.jpg"))
+    assert said.startswith(r"decoupe: two\nlines\x1b[31m.jpg is not a picture")
+
+
+def test_what_nobody_foresaw_is_still_one_line(run: Run, here: Path) -> None:
+    result = run(300 * "a")
+    assert result.exit_code == 1
+    (said,) = lines(result)
+    assert said.endswith("File name too long")
+
+
+def test_an_input_that_is_named_twice_is_cut_once(run: Run, here: Path) -> None:
+    photograph(here / "photo.jpg")
+    result = run("photo.jpg", "photo.jpg")
+    assert result.exit_code == 0
+    assert lines(result) == ["decoupe: wrote photo.cut.png (tiny on cpu in float32)"]
+
+
+def test_a_device_is_never_replaced(run: Run, here: Path) -> None:
+    photograph(here / "photo.jpg")
+    os.mkfifo("pipe.png")
+    result = run("photo.jpg", "-o", "pipe.png", "--overwrite")
+    assert result.exit_code == 1
+    assert "pipe.png is not a regular file: name another output" in lines(result)[0]
+    assert (here / "pipe.png").is_fifo()
 
 
 def test_the_rest_is_done_when_one_fails(run: Run, here: Path) -> None:
@@ -355,6 +431,7 @@ def test_an_output_folder_that_cannot_be_made(run: Run, here: Path) -> None:
         (["--over", "notes.txt"], "notes.txt is not a picture"),
         (["--over", "red", "--matte"], "--matte and --over exclude each other"),
         (["--size", "big"], "--size is 'big', expected N, WxH or native"),
+        (["--size", "big", "-o", "notes.txt"], "--size is 'big'"),
         (["--size", "0"], "size is 0×0, expected positive"),
         (["--device", "gpu"], "device 'gpu' is not one of"),
         (["--precision", "float12"], "unknown dtype 'float12'; did you mean"),

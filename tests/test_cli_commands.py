@@ -66,6 +66,8 @@ def test_models_lists_all_and_tells_about_one() -> None:
     assert "2560×1440" in one.stdout
     assert "https://huggingface.co/ZhengPeng7/BiRefNet_lite-2K/tree/580b1256" in one.stdout
     assert "MIT" in one.stdout
+    assert f"sha256    {CATALOGUE['birefnet-lite-2k'].sha256}" in one.stdout
+    assert "sha256    not checked" in CliRunner().invoke(app, ["models", "pocket"]).stdout
 
     unknown = CliRunner().invoke(app, ["models", "birefnt"])
     assert unknown.exit_code == 2
@@ -123,6 +125,28 @@ def test_standard_input_to_standard_output(here: Path, model: Path) -> None:
     assert (failed.returncode, failed.stdout) == (1, b"")
     assert failed.stderr.count(b"\n") == 1
     assert b"<stdin> is not a picture" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "redirection", "message"),
+    [
+        (["cut", "-"], "<&- >/dev/null", "standard input is closed: name a file instead of -"),
+        (["cut", "photo.jpg", "-o", "-"], ">&-", "standard output is closed: name a file instead of -"),
+        (["cut", "photo.jpg", "-o", "-"], ">/dev/full", "standard output: No space left on device"),
+        (["models"], ">/dev/full", "standard output: No space left on device"),
+    ],
+)
+def test_streams_that_cannot_be_used(
+    here: Path, model: Path, arguments: list[str], redirection: str, message: str
+) -> None:
+    photograph(here / "photo.jpg")
+    if arguments[0] == "cut":
+        arguments = [*arguments, "-m", str(model)]
+    line = f'exec "$@" {redirection}'
+    whole = ["sh", "-c", line, "sh", sys.executable, "-m", "decoupe", *arguments]
+    done = subprocess.run(whole, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (1, 2)
+    assert done.stderr == f"decoupe: {message}\n"
 
 
 def test_a_closed_pipe_ends_quietly(here: Path, model: Path) -> None:

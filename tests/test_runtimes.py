@@ -88,6 +88,7 @@ def test_logits_are_recognised_for_each_picture_by_itself(tmp_path: Path) -> Non
     [
         ({"outputs": 2}, r"gives alpha .*, alpha1 .*; expected one mask output"),
         ({"shape": (4, 3, 32, 32)}, "takes 4 images at a time, expected 1 or any number"),
+        ({"masks": 2}, r"gives alpha .*; expected one mask output"),
         ({"inputs": 2}, r"takes image .*, other1 .*; expected one image input"),
     ],
 )
@@ -108,9 +109,11 @@ def test_grey_inputs_are_refused(tmp_path: Path) -> None:
 
 
 def test_masks_of_another_shape_are_refused(tmp_path: Path) -> None:
-    path = write_onnx(tmp_path / "two.onnx", None, masks=2)
+    runtime = OnnxRuntime(write_onnx(tmp_path / "two.onnx", None))
+    # Not every file says how many masks it gives.
+    runtime.session = SimpleNamespace(run=lambda *_: [np.zeros((3, 2, 32, 48), np.float32)])
     with pytest.raises(CheckpointError, match=r"two gives \(3, 2, 32, 48\), expected one mask"):
-        OnnxRuntime(path)(IMAGES)
+        runtime(IMAGES)
 
 
 def test_sizes_that_a_model_cannot_compute(tmp_path: Path) -> None:

@@ -14,24 +14,23 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 import decoupe
 from decoupe.errors import DecoupeError, DownloadError, InputError, OutputError
-from decoupe.inference.media import encode, write_image
+from decoupe.inference.media import encode, write_bytes
 from decoupe.inference.preprocess import MAX_PIXELS, Size
 from decoupe.plan import Plan, check_formats, make_plan
 from decoupe.runtimes import find_spec
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from decoupe.inference.predictor import Predictor
     from decoupe.inference.results import Background, Matte
 
-Render = Callable[["Matte"], "Image.Image"]
+Render = Callable[["Matte", str], bytes]
+"""What is written of a matte, as the bytes of a file with the given ending."""
 
 app = typer.Typer(
     help="Cut the subject out of any picture, down to the hair.",
@@ -119,6 +118,7 @@ def cut(
     """Cut the subject out of pictures; a folder gives a folder, and a second run does what is left."""
     with _told():
         find_spec(model)  # an unknown name is told before anything else
+        network_size = _parse_size(size)
         render = _renderer(over, matte)
         plan = make_plan(inputs, out, word="matte" if matte else "cut", overwrite=overwrite)
         check_formats(plan, flat=matte or over is not None)
@@ -126,7 +126,7 @@ def cut(
             _say(problem)
         failed = len(plan.problems)
         if plan.jobs:
-            predictor = decoupe.load(model, device=device, dtype=precision, size=_parse_size(size))
+            predictor = decoupe.load(model, device=device, dtype=precision, size=network_size)
             for line in (predictor.describe(), *predictor.runtime.notes) if verbose else ():
                 _say(line)
             failed += _run(plan, predictor, render, max_pixels, quiet, verbose)
@@ -169,11 +169,13 @@ def doctor() -> None:
 
 
 def _renderer(over: str | None, matte: bool) -> Render:
-    """What is written of a matte; a background that cannot be used is refused before the first picture."""
-    if over is None:
-        return (lambda result: result.mask()) if matte else (lambda result: result.cutout())
-    if matte:
+    """What the options ask for; a background that cannot be used is refused before the first picture."""
+    if matte and over is not None:
         raise InputError("--matte and --over exclude each other: give one of them")
+    if matte:
+        return lambda result, suffix: encode(result.mask(), suffix)
+    if over is None:
+        return lambda result, suffix: result.encode(suffix)
     import numpy as np
 
     from decoupe.inference.preprocess import read_image
@@ -181,7 +183,7 @@ def _renderer(over: str | None, matte: bool) -> Render:
 
     background: Background = read_image(over) if Path(over).is_file() else over
     Matte(np.zeros((1, 1), np.float32), np.zeros((1, 1, 3), np.uint8)).over(background)
-    return lambda result: result.over(background)
+    return lambda result, suffix: encode(result.over(background), suffix)
 
 
 def _parse_size(text: str | None) -> Size | None:
@@ -208,8 +210,10 @@ def _run(
         warnings.showwarning = lambda message, *_: None if quiet else _say(str(message))
         for job in plan.jobs:
             try:
-                source = sys.stdin.buffer if job.source is None else job.source
-                _write(render(predictor(source, max_pixels=max_pixels)), job.target, plan.announced)
+                source = _opened(sys.stdin, "input").buffer if job.source is None else job.source
+                result = predictor(source, max_pixels=max_pixels)
+                data = render(result, job.target.suffix if job.target is not None else ".png")
+                _write(data, job.target, plan.announced)
                 if job.target is not None and (verbose or not (quiet or plan.announced)):
                     _say(f"wrote {job.target} ({chosen})")
             except DecoupeError as error:
@@ -224,17 +228,27 @@ def _run(
     return failed
 
 
-def _write(image: Image.Image, target: Path | None, make_folders: bool) -> None:
+def _write(data: bytes, target: Path | None, make_folders: bool) -> None:
     if target is None:
-        sys.stdout.buffer.write(encode(image))
-        sys.stdout.buffer.flush()
+        stream = _opened(sys.stdout, "output").buffer
+        stream.write(data)
+        stream.flush()
         return
     if make_folders:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"cannot make the folder {target.parent} ({error.strerror})") from error
-    write_image(image, target)
+            raise OutputError(
+                f"cannot make the folder {target.parent} ({error.strerror}): name another with -o"
+            ) from error
+    write_bytes(data, target)
+
+
+def _opened(stream: TextIO | None, name: str) -> TextIO:
+    """A standard stream, which is None where the process was started without it."""
+    if stream is None:
+        raise InputError(f"standard {name} is closed: name a file instead of -")
+    return stream
 
 
 @contextlib.contextmanager
@@ -294,7 +308,7 @@ def _describe_model(name: str) -> None:
         "licence": spec.licence + ("" if spec.commercial else "; not for commercial use"),
         "file": f"{spec.file}, {spec.megabytes:.0f} MB",
         "from": f"https://huggingface.co/{spec.repo}/tree/{spec.revision}" if spec.repo else "the package",
-        "sha256": spec.sha256 or "as the hub announces it",
+        "sha256": spec.sha256 or ("as the hub announces it" if spec.repo else "not checked"),
         "here": path or f"no: decoupe get {spec.name}",
     }
     for key, value in facts.items():
@@ -302,7 +316,9 @@ def _describe_model(name: str) -> None:
 
 
 def _say(line: str) -> None:
-    typer.echo(f"decoupe: {line}", err=True)
+    # File names may hold line breaks, and sequences that terminals obey.
+    printable = (mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in line)
+    typer.echo(f"decoupe: {''.join(printable)}", err=True)
 
 
 @contextlib.contextmanager
@@ -320,3 +336,6 @@ def _told() -> Iterator[None]:
             # What is left in the buffer has nowhere to go: without this the interpreter complains as it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(141) from None
+    except OSError as error:
+        _say(f"{error.filename or 'standard output'}: {error.strerror}")
+        raise typer.Exit(1) from None

@@ -17,7 +17,6 @@ command line prints it as it is, without a traceback.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -70,6 +69,8 @@ class MissingExtraError(DecoupeError, ImportError):
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The line for a name that a dict does not hold: ``unknown model 'x'; did you mean 'y'?``."""
+    import difflib  # only where a line is written: every start would pay for it
+
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1)
     remedy = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

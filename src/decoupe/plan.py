@@ -53,6 +53,10 @@ def make_plan(inputs: list[str], out: str | None, *, word: str, overwrite: bool)
         InputError: inputs and output that do not go together.
         OutputError: an output that stands in the way, or is one of the inputs.
     """
+    if "" in inputs:
+        # A shell's empty variable; as a path it would be the working folder.
+        raise InputError("an input is empty, expected a path: check the variable it came from")
+    inputs = list(dict.fromkeys(inputs))
     several = len(inputs) > 1 or Path(inputs[0]).is_dir()
     if "-" in inputs or out == "-":
         if several:
@@ -93,7 +97,7 @@ def _plan_stream(name: str, out: str | None, overwrite: bool) -> Plan:
     target = None if out in (None, "-") else Path(str(out))
     if target is not None and target.exists() and not overwrite:
         raise OutputError(_exists(target))
-    if target is None and sys.stdout.isatty():
+    if target is None and sys.stdout is not None and sys.stdout.isatty():
         raise OutputError("a picture is not written to a terminal: name an output with -o, or redirect it")
     plan.jobs.append(Job(source, target))
     return plan
@@ -117,7 +121,9 @@ def _plan_file(plan: Plan, source: Path, target: Path, sources: list[Path], over
     refuse_overwriting([target], sources)
     _check_folder(target.parent)
     if any(job.target == target for job in plan.jobs):
-        raise OutputError(f"{source} would overwrite {target}, made of another input: cut it by itself")
+        raise OutputError(
+            f"{source} would overwrite {target}, made of another input: cut it alone, with another -o"
+        )
     if target.exists() and not overwrite:
         raise OutputError(_exists(target))
     plan.jobs.append(Job(source, target))

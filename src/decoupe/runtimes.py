@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -13,7 +14,6 @@ from decoupe.errors import (
     CheckpointError,
     DeviceError,
     InputError,
-    MissingExtraError,
     ModelError,
     UnknownModelError,
     unknown,
@@ -123,9 +123,12 @@ class TorchRuntime:
     """
 
     def __init__(self, model: str | Path, *, device: str = "auto", dtype: str = "auto") -> None:
-        _require_torch(model)
-        from decoupe.weights import load_model
+        from decoupe.weights import load_model, require_torch
 
+        # Huge pages where the system leaves them to the program: 10 times fewer page faults; pvt_v2_b0 at
+        # 512² on one thread takes 1.25 s, not 1.36 s, with the same peak memory. Read when PyTorch starts.
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+        require_torch(f"decoupe cut -m {model}")
         self._device = _torch_device(device)
         self.device = str(self._device)
         self.dtype = _torch_dtype(dtype, self._device)
@@ -284,7 +287,9 @@ def _ports(session: onnxruntime.InferenceSession, path: Path) -> tuple[Any, Any]
         raise CheckpointError(
             f"{path} takes {batch} images at a time, expected 1 or any number: export it again"
         )
-    if len(outputs) != 1 or len(outputs[0].shape) not in (3, 4):
+    shape = outputs[0].shape
+    several = len(shape) == 4 and isinstance(shape[1], int) and shape[1] != 1
+    if len(outputs) != 1 or len(shape) not in (3, 4) or several:
         raise CheckpointError(f"{path} gives {_described(outputs)}; expected one mask output (N, 1, H, W)")
     return inputs[0], outputs[0]
 
@@ -340,13 +345,6 @@ def _logits_to_alpha(masks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):
         squashed = 1 / (1 + np.exp(-masks))
     return np.where((least < -1e-3) | (most > 1 + 1e-3), squashed, masks.clip(0, 1))
-
-
-def _require_torch(model: str | Path) -> None:
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise MissingExtraError(f"decoupe cut -m {model}", "torch") from None
 
 
 def _torch_device(device: str) -> torch.device:

@@ -23,6 +23,10 @@ def touch(root: Path, *names: str) -> list[Path]:
     return paths
 
 
+def write_image(image: Image.Image, path: Path) -> None:
+    media.write_bytes(media.encode(image, path.suffix), path)
+
+
 def test_find_images_is_recursive_sorted_and_skips_hidden(tmp_path: Path) -> None:
     wanted = touch(tmp_path, "b.JPG", "a/x.png", "a/deep/y.webp")
     touch(tmp_path, ".hidden.png", ".git/z.png", "notes.txt", "out/b.png")
@@ -35,9 +39,8 @@ def test_find_images_is_recursive_sorted_and_skips_hidden(tmp_path: Path) -> Non
 
 def test_output_mirrors_the_folder(tmp_path: Path) -> None:
     source = tmp_path / "in" / "a" / "x.jpg"
-    assert media.output_path(source, tmp_path / "in", tmp_path / "out") == tmp_path / "out" / "a" / "x.png"
-    with pytest.raises(OutputError, match="is an input, and would be overwritten"):
-        media.output_path(tmp_path / "x.png", tmp_path, tmp_path)
+    targets = media.output_paths([source], tmp_path / "in", tmp_path / "out")
+    assert targets == {source: tmp_path / "out" / "a" / "x.png"}
 
 
 def test_no_two_outputs_alike_and_none_an_input(tmp_path: Path) -> None:
@@ -65,6 +68,7 @@ def test_is_done_when_the_result_is_no_older(tmp_path: Path) -> None:
     os.utime(source, (4e9, 4e9))
     assert not media.is_done(source, target)
     assert not media.is_done(source, tmp_path / "missing.png")
+    assert not media.is_done(source, source / "below a file.png")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tiff", ".avif", ".jpg"])
@@ -75,9 +79,9 @@ def test_formats_keep_profile_and_pixels(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"result{suffix}"
     if suffix not in Image.registered_extensions():
         with pytest.raises(OutputError, match="the installed Pillow writes no AVIF: upgrade it"):
-            media.write_image(image, path)
+            write_image(image, path)
         return
-    media.write_image(image, path)
+    write_image(image, path)
     with Image.open(path) as read:
         assert read.info["icc_profile"] == SRGB
         assert read.mode == mode
@@ -96,22 +100,23 @@ def test_grey_masks_carry_no_rgb_profile() -> None:
 def test_what_cannot_be_written_says_so(tmp_path: Path) -> None:
     image = Image.new("RGBA", (4, 4))
     with pytest.raises(OutputError, match="JPEG has no transparency"):
-        media.write_image(image, tmp_path / "a.jpg")
+        write_image(image, tmp_path / "a.jpg")
     with pytest.raises(OutputError, match=r"unknown output format '\.pgn'; did you mean '\.png'\?"):
-        media.write_image(image, tmp_path / "a.pgn")
+        write_image(image, tmp_path / "a.pgn")
     with pytest.raises(OutputError, match="its folder does not exist: create"):
-        media.write_image(image, tmp_path / "missing" / "a.png")
+        write_image(image, tmp_path / "missing" / "a.png")
     touch(tmp_path, "file")
     with pytest.raises(OutputError, match="cannot be written"):
-        media.write_image(image, tmp_path / "file" / "a.png")
+        write_image(image, tmp_path / "file" / "a.png")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(OutputError, match="cannot be written"):
-        media.write_image(image, tmp_path / "folder.png")
+        write_image(image, tmp_path / "folder.png")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder.png"]
 
 
 FULL_DISK = """
 import resource, signal, sys
+from pathlib import Path
 import numpy as np
 from PIL import Image
 from decoupe.errors import OutputError
@@ -121,7 +126,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
 try:
-    media.write_image(Image.fromarray(noise), sys.argv[1])
+    media.write_bytes(media.encode(Image.fromarray(noise)), Path(sys.argv[1]))
 except OutputError as error:
     print(error)
 """

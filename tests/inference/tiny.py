@@ -24,10 +24,10 @@ def write_onnx(
     sigmoid: bool = True,
     outputs: int = 1,
     inputs: int = 1,
-    masks: int | None = None,
+    masks: int = 1,
 ) -> Path:
     """Alpha (or logits) from a 1×1 convolution: bright red pixels are the subject."""
-    kernel = np.tile(np.array([3.0, -1.5, -1.5], np.float32).reshape(1, 3, 1, 1), (masks or 1, 1, 1, 1))
+    kernel = np.tile(np.array([3.0, -1.5, -1.5], np.float32).reshape(1, 3, 1, 1), (masks, 1, 1, 1))
     weight = numpy_helper.from_array(kernel, "weight")
     nodes = [helper.make_node("Conv", ["image", "weight"], ["logits"])]
     nodes.append(helper.make_node("Sigmoid" if sigmoid else "Identity", ["logits"], ["alpha"]))
@@ -39,9 +39,7 @@ def write_onnx(
         "tiny",
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name in sources],
         [
-            helper.make_tensor_value_info(
-                name, TensorProto.FLOAT, [shape[0], "masks" if masks else 1, *shape[2:]]
-            )
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [shape[0], masks, *shape[2:]])
             for name in names
         ],
         [weight],

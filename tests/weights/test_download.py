@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import logging
 import os
 import subprocess
 import time
@@ -63,6 +64,30 @@ def test_progress_is_drawn_on_request_only(
     output = capsys.readouterr()
     assert "model.safetensors" in output.err
     assert output.out == ""
+
+
+def test_a_hub_that_is_not_there_is_one_line(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", said.append)
+    logging.getLogger("huggingface_hub").addHandler(handler)
+    with pytest.raises(DownloadError, match=r"cannot reach http://127\.0\.0\.1:9 for tiny") as error:
+        fetch(SPEC, progress=False)
+    logging.getLogger("huggingface_hub").removeHandler(handler)
+    one_line(error)
+    assert said == []
+
+
+def test_a_cache_that_is_a_file(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for cache in ("file", "file/deeper"):
+        monkeypatch.setenv("DECOUPE_CACHE", str(tmp_path / cache))
+        with pytest.raises(DownloadError, match="file is a file, expected the cache's folder") as error:
+            fetch(SPEC, progress=False)
+        one_line(error)
+    assert hub.requests == []
 
 
 def test_a_dropped_connection_resumes_where_it_broke(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,11 +116,9 @@ def _solve(image: Floats, alpha: Floats) -> Floats:
 
 def _mean_colours(image: Floats, alpha: Floats) -> Floats:
     """The mean colours of the foreground and of the background, ``(1, 1, 6)``."""
-    means = [
-        np.average(image.reshape(-1, 3), axis=0, weights=weight.ravel() + _SMOOTHNESS)
-        for weight in (alpha, 1 - alpha)
-    ]
-    layers: Floats = np.concatenate(means).astype(np.float32).reshape(1, 1, 6)
+    weights = np.stack([alpha.ravel(), 1 - alpha.ravel()]) + np.float32(_SMOOTHNESS)  # (2, P)
+    sums = weights @ image.reshape(-1, 3)  # (2, 3)
+    layers: Floats = (sums / weights.sum(axis=1, keepdims=True)).reshape(1, 1, 6)
     return layers
 
 
@@ -191,4 +189,4 @@ def _sweep(padded: Floats, half: _Half) -> None:
 def _sampled(array: Any, size: tuple[int, int]) -> Any:
     """``array`` ``(H, W, …)`` at ``size``, a copy: nearest pixels, as means would not obey the equation."""
     rows, columns = ((np.arange(to) * at) // to for to, at in zip(size, array.shape[:2], strict=True))
-    return array[rows[:, np.newaxis], columns]
+    return array.take(rows, axis=0).take(columns, axis=1)

@@ -59,7 +59,7 @@ def find_images(path: Path, exclude: Path | None = None) -> list[Path]:
     """
     if not path.is_dir():
         raise InputError(f"{path} is not a folder: name a folder of pictures")
-    skipped = exclude.resolve() if exclude is not None and exclude.resolve() != path.resolve() else None
+    skipped = {os.path.realpath(exclude)} - {os.path.realpath(path)} if exclude is not None else set()
     found: list[Path] = []
 
     def refuse(error: OSError) -> None:
@@ -67,24 +67,13 @@ def find_images(path: Path, exclude: Path | None = None) -> list[Path]:
 
     for folder, folders, files in os.walk(path, onerror=refuse):
         here = Path(folder)
-        folders[:] = [name for name in folders if name[0] != "." and (here / name).resolve() != skipped]
+        folders[:] = [n for n in folders if n[0] != "." and os.path.realpath(here / n) not in skipped]
         found += [here / name for name in files if name[0] != "." and Path(name).suffix.lower() in READABLE]
     return sorted(found)
 
 
-def output_path(source: Path, root: Path, out: Path, suffix: str = ".png") -> Path:
-    """Where the result of ``source`` goes when the folder ``root`` is mirrored into ``out``.
-
-    Raises:
-        OutputError: the result would overwrite ``source``.
-    """
-    target = out / source.relative_to(root).with_suffix(suffix)
-    refuse_overwriting([target], [source])
-    return target
-
-
 def output_paths(sources: Iterable[Path], root: Path, out: Path, suffix: str = ".png") -> dict[Path, Path]:
-    """`output_path` of every source, no two alike and none a source itself.
+    """Where each result goes when the folder ``root`` is mirrored into ``out``: no two alike, none a source.
 
     Where two sources differ in their ending only, as ``a.jpg`` and ``a.bmp``, the results keep it:
     ``a.jpg.png``.
@@ -111,9 +100,10 @@ def output_paths(sources: Iterable[Path], root: Path, out: Path, suffix: str = "
 
 def refuse_overwriting(targets: Iterable[Path], sources: Iterable[Path]) -> None:
     """Raise OutputError where one of ``targets`` is one of ``sources``, under whatever name."""
-    inputs = {source.resolve() for source in sources}
+    # Path.resolve raises where links lead in a circle.
+    inputs = {os.path.realpath(source) for source in sources}
     for target in targets:
-        if target.resolve() in inputs:
+        if os.path.realpath(target) in inputs:
             raise OutputError(f"{target} is an input, and would be overwritten: choose another output")
 
 
@@ -121,7 +111,8 @@ def is_done(source: Path, target: Path) -> bool:
     """Whether ``target`` stands and is no older than ``source``; that it stands means that it is whole."""
     try:
         return target.stat().st_mtime_ns >= source.stat().st_mtime_ns
-    except FileNotFoundError:
+    except OSError:
+        # Neither done nor undoable as far as is known here: doing it finds out, and tells.
         return False
 
 
@@ -158,17 +149,6 @@ def encode(image: Image.Image, suffix: str = ".png") -> bytes:
     return buffer.getvalue()
 
 
-def write_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write ``image`` in the format of the ending of ``path``, whole or not at all.
-
-    Raises:
-        OutputError: a format that is not written here, or a place that cannot be written; whatever stood at
-            ``path`` is then still there.
-    """
-    target = Path(path)
-    write_bytes(encode(image, target.suffix), target)
-
-
 def write_bytes(data: bytes, target: Path) -> None:
     """Write a file whole or not at all.
 
@@ -186,6 +166,8 @@ def replacing(target: Path) -> Iterator[Path]:
     Raises:
         OutputError: whatever OSError the block or the replacing raises, as one line.
     """
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise OutputError(f"{target} is not a regular file: name another output")
     temporary = target.with_name(f".decoupe-{os.urandom(8).hex()}.part")
     try:
         yield temporary

@@ -15,7 +15,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def fold_batch_norm(model: Model) -> Model:
-    """A copy of ``model`` whose batch norms are folded into the convolutions before them.
+    """A copy of ``model`` whose batch norms are folded into the convolutions that they follow in a sequence.
 
     In evaluation mode a batch norm is a fixed scale and shift of each channel, so the numbers are the same
     up to rounding. The copy is for inference: it cannot be trained as the original could.

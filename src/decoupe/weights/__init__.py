@@ -51,7 +51,7 @@ def load_model(name_or_path: str | os.PathLike[str]) -> LoadedModel:
 
 def require_torch(what: str) -> None:
     """Raise MissingExtraError where PyTorch is not installed, before anything is downloaded for it."""
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None:
-        raise MissingExtraError(what, "torch")
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise MissingExtraError(what, "torch") from None

@@ -117,6 +117,7 @@ def _from_own(
     path: Path, state: dict[str, Tensor], metadata: dict[str, Any], family: str | None
 ) -> LoadedModel:
     from decoupe.models import MODELS
+    from decoupe.weights.convert import Uninitialised
 
     written = metadata["family"]
     if family not in (None, written):
@@ -133,7 +134,8 @@ def _from_own(
         raise CheckpointError(
             f"{path} was written by decoupe {metadata['version']}, this is {_version()}: upgrade ({error})"
         ) from error
-    model = model_class(config)
+    with Uninitialised():
+        model = model_class(config)
     _check_fit(path, model, state, written)
     model.load_state_dict(state, strict=True)
     return LoadedModel(model.eval(), written, config, preprocessing)

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -75,7 +76,7 @@ def _download(spec: ModelSpec, repo: str, progress: bool) -> Path:
 
     _check_space(spec)
     try:
-        with _progress_bar(progress), warnings.catch_warnings():
+        with _progress_bar(progress), _quiet_log(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Not enough free disk space")  # _explain says it
             found = hf_hub_download(
                 repo,
@@ -104,9 +105,11 @@ def _transport_errors() -> tuple[type[Exception], ...]:
 
 
 def _check_space(spec: ModelSpec) -> None:
-    """Refuse a download that the cache's disk cannot hold, before it begins."""
+    """Refuse a download that the cache cannot hold, before it begins."""
     folder = cache_dir()
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise DownloadError(f"{existing} is a file, expected the cache's folder: set DECOUPE_CACHE")
     free = shutil.disk_usage(existing).free / 1e6
     if free < spec.megabytes and not _offline():
         raise DownloadError(_full_disk(spec))
@@ -137,6 +140,19 @@ def _progress_bar(shown: bool) -> Iterator[None]:
         yield
     finally:
         enable_progress_bars()
+
+
+@contextlib.contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Without what the hub's library logs of each of its retries: `_explain` says it in one line."""
+    from huggingface_hub.utils.logging import get_verbosity, set_verbosity
+
+    before = get_verbosity()
+    set_verbosity(max(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        set_verbosity(before)
 
 
 def _explain(error: Exception, spec: ModelSpec, repo: str) -> str:

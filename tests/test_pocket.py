@@ -1,0 +1,94 @@
+"""The embedded default: the very file that ships."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+
+import decoupe
+from contract import picture
+from decoupe.models import BiRefNet
+from decoupe.models.birefnet import PRESETS
+from decoupe.models.fuse import fold_batch_norm
+from decoupe.training.recipes import RECIPES
+from decoupe.weights.registry import CATALOGUE, Preprocessing
+
+FILE = Path(str(files("decoupe.weights"))) / "pocket.onnx"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def session() -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(FILE)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> decoupe.Predictor:
+    return decoupe.load()
+
+
+def stored_weights() -> dict[str, torch.Tensor]:
+    """The file's weights by our names; the head's two halves joined again."""
+    graph = onnx.load(FILE).graph
+    arrays = {
+        tensor.name.removesuffix(".half"): numpy_helper.to_array(tensor) for tensor in graph.initializer
+    }
+    state = {
+        name.removeprefix("model."): array for name, array in arrays.items() if name.startswith("model.")
+    }
+    convs = [node for node in graph.node if node.op_type == "Conv"]
+    halves = [arrays[node.input[1]] for node in convs if not node.input[1].startswith("model.")]
+    state["decoder.head.weight"] = np.concatenate(sorted(halves, key=lambda half: -half.shape[1]), axis=1)
+    return {name: torch.from_numpy(array.astype(np.float32)) for name, array in state.items()}
+
+
+def test_the_file_is_small_and_stands_in_the_catalogue(session: onnxruntime.InferenceSession) -> None:
+    spec = CATALOGUE["pocket"]
+    assert FILE.stat().st_size <= 10_000_000
+    assert spec.megabytes == round(FILE.stat().st_size / 1e6)
+    assert spec.preprocessing == RECIPES["pocket"].preprocessing
+    stored = session.get_modelmeta().custom_metadata_map
+    assert stored["decoupe.name"] == "pocket"
+    assert stored["decoupe.licence"] == spec.licence
+    assert decoupe.load().preprocessing == spec.preprocessing
+
+
+def test_it_is_birefnet_to_the_last_weight(session: onnxruntime.InferenceSession) -> None:
+    """The ONNX file and the torch model of the same weights agree, at sizes that were not traced."""
+    model = fold_batch_norm(BiRefNet(PRESETS["pocket"]).eval())
+    unused = {"side_heads", "gradient"}  # what only training reads is not exported
+    state = stored_weights()
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert unexpected == []
+    assert all(unused & set(name.split(".")) for name in missing), missing
+    for shape in ((1, 320, 320), (2, 256, 416)):
+        image = picture(*shape)
+        with torch.inference_mode():
+            expected = model(image).logits.sigmoid().numpy()
+        assert np.abs(session.run(None, {"image": image.numpy()})[0] - expected).max() < 1e-4
+
+
+def test_a_person_is_found(predictor: decoupe.Predictor) -> None:
+    alpha = predictor(EXAMPLES / "astronaut.jpg").alpha
+    assert alpha.shape == (512, 512)
+    assert alpha[80:180, 180:260].mean() > 0.9  # the face
+    assert alpha[350:500, 150:300].mean() > 0.8  # the suit
+    assert alpha[:40, :40].mean() < 0.3
+
+
+def test_a_mirrored_picture_gives_the_mirrored_matte(predictor: decoupe.Predictor) -> None:
+    image = np.asarray(predictor(EXAMPLES / "chelsea.jpg").image)
+    alpha = predictor(image).alpha
+    mirrored = predictor(np.ascontiguousarray(image[:, ::-1])).alpha[:, ::-1]
+    assert np.abs(alpha - mirrored).mean() < 0.05
+
+
+def test_preprocessing_is_read_from_the_file() -> None:
+    assert decoupe.load(FILE).preprocessing == Preprocessing((320, 320), fit="keep", size_range=(160, 640))
