@@ -15,7 +15,7 @@ import decoupe
 
 HERE = Path(__file__).parent
 PHOTOGRAPHS = ("astronaut.jpg", "chelsea.jpg", "coffee.jpg")
-HEIGHT, GAP = 240, 8
+WIDTH, GAP = 1200, 8
 
 
 def checkerboard(size: tuple[int, int], *, cell: int = 10) -> Image.Image:
@@ -30,12 +30,11 @@ def row(matte: decoupe.Matte, photograph: Path) -> Image.Image:
         original = ImageOps.exif_transpose(opened).convert("RGB")
     ground = checkerboard(original.size)
     pictures = [original, matte.mask().convert("RGB"), matte.over(ground), matte.over("#2f6f73")]
-    pictures = [ImageOps.contain(picture, (10_000, HEIGHT), Image.Resampling.LANCZOS) for picture in pictures]
-    sheet = Image.new("RGB", (sum(p.width for p in pictures) + GAP * (len(pictures) - 1), HEIGHT), "white")
-    left = 0
-    for picture in pictures:
-        sheet.paste(picture, (left, 0))
-        left += picture.width + GAP
+    cell = (WIDTH - GAP * (len(pictures) - 1)) // len(pictures)
+    pictures = [ImageOps.contain(picture, (cell, 10_000), Image.Resampling.LANCZOS) for picture in pictures]
+    sheet = Image.new("RGB", (WIDTH, pictures[0].height), "white")
+    for index, picture in enumerate(pictures):
+        sheet.paste(picture, (index * (cell + GAP), 0))
     return sheet
 
 
@@ -51,10 +50,11 @@ def main() -> None:
 
     predictor = decoupe.load(options.model)
     rows = [row(predictor(path), path) for path in options.photographs]
-    height = HEIGHT * len(rows) + GAP * (len(rows) - 1)
-    sheet = Image.new("RGB", (max(picture.width for picture in rows), height), "white")
-    for index, picture in enumerate(rows):
-        sheet.paste(picture, (0, index * (HEIGHT + GAP)))
+    sheet = Image.new("RGB", (WIDTH, sum(picture.height + GAP for picture in rows) - GAP), "white")
+    top = 0
+    for picture in rows:
+        sheet.paste(picture, (0, top))
+        top += picture.height + GAP
     sheet.save(options.out, quality=88, optimize=True)
 
 

@@ -164,6 +164,31 @@ def test_a_folder_is_mirrored_and_resumed(run: Run, here: Path) -> None:
     assert lines(run("in", "--overwrite"))[-1].startswith("decoupe: 3 cut;")
 
 
+def test_an_interrupted_folder_is_taken_up_again(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        photograph(here / "in" / name)
+    write = Path.write_bytes
+
+    def interrupted(path: Path, data: bytes) -> int:
+        if (here / "in-cut" / "a.png").exists():
+            write(path, data[:100])
+            raise KeyboardInterrupt
+        return write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", interrupted)
+        result = run("in")
+    assert (result.exit_code, lines(result)) == (130, [])
+    assert [path.name for path in (here / "in-cut").iterdir()] == ["a.png"]
+
+    (here / "in-cut" / ".decoupe-0123456789abcdef.part").write_text("of a run that was killed")
+    result = run("in")
+    assert result.exit_code == 0
+    assert lines(result) == ["decoupe: 2 cut, 1 there already; tiny on cpu in float32"]
+
+
 def test_several_folders_stay_apart(run: Run, here: Path) -> None:
     photograph(here / "one" / "a.jpg")
     photograph(here / "two" / "a.jpg")
@@ -284,11 +309,12 @@ def test_one_pixel_is_a_picture(run: Run, here: Path) -> None:
         assert image.size == (1, 1)
 
 
-def test_an_empty_name_is_not_the_working_folder(run: Run, here: Path) -> None:
+@pytest.mark.parametrize("arguments", [[""], ["photo.jpg", "-o", ""]])
+def test_an_empty_name_is_not_the_working_folder(run: Run, here: Path, arguments: list[str]) -> None:
     photograph(here / "photo.jpg")
-    result = run("")
+    result = run(*arguments)
     assert result.exit_code == 2
-    assert lines(result) == ["decoupe: an input is empty, expected a path: check the variable it came from"]
+    assert lines(result) == ["decoupe: a path is empty: check the variable that it came from"]
     assert [path.name for path in here.iterdir()] == ["photo.jpg"]
 
 
@@ -299,10 +325,35 @@ def test_a_name_of_several_lines_is_told_in_one(run: Run, here: Path) -> None:
 
 
 def test_what_nobody_foresaw_is_still_one_line(run: Run, here: Path) -> None:
+    photograph(here / "photo.jpg")
     result = run(300 * "a")
     assert result.exit_code == 1
     (said,) = lines(result)
     assert said.endswith("File name too long")
+
+    result = run(300 * "a", "photo.jpg")  # the rest is done
+    assert result.exit_code == 1
+    assert "cannot be read (File name too long)" in lines(result)[0]
+    assert (here / "photo.cut.png").is_file()
+
+
+def test_a_folder_that_cannot_be_listed(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photograph(here / "in" / "a.jpg")
+    photograph(here / "in" / "locked" / "b.jpg")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    result = run("in")
+    assert result.exit_code == 1
+    assert lines(result) == [
+        "decoupe: in/locked cannot be listed (Permission denied): check its permissions",
+        "decoupe: 1 cut, 1 failed; tiny on cpu in float32",
+    ]
 
 
 def test_an_input_that_is_named_twice_is_cut_once(run: Run, here: Path) -> None:
@@ -367,6 +418,25 @@ def test_a_folders_outputs_are_never_another_inputs(run: Run, here: Path) -> Non
     assert result.exit_code == 2
     assert "out/in/a.png is an input, and would be overwritten" in lines(result)[0]
     assert photo.read_bytes() == before
+
+
+def test_a_pictures_name_is_no_folder_for_several(run: Run, here: Path) -> None:
+    photograph(here / "in" / "a.jpg")
+    result = run("in", "-o", "out.png")
+    assert result.exit_code == 2
+    assert lines(result) == [
+        "decoupe: out.png is a picture's name, the inputs are several: name a folder, or end it in /"
+    ]
+    assert not (here / "out.png").exists()
+    assert run("in", "-o", "out.png/").exit_code == 0
+    assert run("in", "-o", "out.png", "--overwrite").exit_code == 0
+
+
+def test_an_output_named_as_an_input_is_pointed_out(run: Run, here: Path) -> None:
+    photograph(here / "a.jpg")
+    result = run("a.jpg", "b.png")
+    assert result.exit_code == 1
+    assert lines(result)[0] == "decoupe: b.png does not exist: check the path, or put -o before an output"
 
 
 def test_two_inputs_never_share_an_output(run: Run, here: Path) -> None:

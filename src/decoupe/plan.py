@@ -5,13 +5,22 @@ Nothing is written here, and an input is never an output.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from decoupe.errors import DecoupeError, InputError, OutputError
-from decoupe.inference.media import find_images, image_format, is_done, output_paths, refuse_overwriting
+from decoupe.inference.media import (
+    READABLE,
+    find_images,
+    image_format,
+    is_done,
+    output_paths,
+    refuse_overwriting,
+)
 
 
 @dataclass(frozen=True)
@@ -53,42 +62,61 @@ def make_plan(inputs: list[str], out: str | None, *, word: str, overwrite: bool)
         InputError: inputs and output that do not go together.
         OutputError: an output that stands in the way, or is one of the inputs.
     """
-    if "" in inputs:
+    if "" in (*inputs, out):
         # A shell's empty variable; as a path it would be the working folder.
-        raise InputError("an input is empty, expected a path: check the variable it came from")
+        raise InputError("a path is empty: check the variable that it came from")
     inputs = list(dict.fromkeys(inputs))
     several = len(inputs) > 1 or Path(inputs[0]).is_dir()
     if "-" in inputs or out == "-":
         if several:
             raise InputError("- stands for one picture: give no other inputs, and no folder")
         return _plan_stream(inputs[0], out, overwrite)
-    folder = None
-    if out is not None and (several or out.endswith(("/", os.sep)) or Path(out).is_dir()):
-        folder = Path(out)
+    folder = _output_folder(out, several)
     plan = Plan(announced=several)
-    for name in inputs:
-        source = Path(name)
-        if folder is None:
-            target = _beside(source, word) if out is None else Path(out)
-        elif source.is_dir():
-            target = folder if len(inputs) == 1 else folder / source.resolve().name
-        else:
-            target = folder / f"{source.stem}.png"
-        _plan_input(plan, source, target, [Path(other) for other in inputs], overwrite)
+    named = [Path(name) for name in inputs]
+    target_of = functools.partial(_target, out=out, folder=folder, word=word, alone=len(named) == 1)
+    for source in named:
+        _plan_input(plan, source, target_of, named, overwrite)
     # Each input has been compared with itself; a folder's outputs could still be another folder's pictures.
     sources = [job.source for job in plan.jobs if job.source is not None]
     refuse_overwriting((job.target for job in plan.jobs if job.target is not None), sources)
     return plan
 
 
-def _plan_input(plan: Plan, source: Path, target: Path, sources: list[Path], overwrite: bool) -> None:
+def _output_folder(out: str | None, several: bool) -> Path | None:
+    """The folder that ``out`` names, or None where it names a file, or nothing."""
+    if out is None:
+        return None
+    path = Path(out)
+    if out.endswith(("/", os.sep)) or path.is_dir():
+        return path
+    if several and path.suffix.lower() in READABLE:
+        raise OutputError(f"{out} is a picture's name, the inputs are several: name a folder, or end it in /")
+    return path if several else None
+
+
+def _target(source: Path, *, out: str | None, folder: Path | None, word: str, alone: bool) -> Path:
+    """The output of one input: a folder's is a folder."""
+    if folder is None:
+        return _beside(source, word) if out is None else Path(out)
+    if source.is_dir():
+        return folder if alone else folder / source.resolve().name
+    return folder / f"{source.stem}.png"
+
+
+def _plan_input(
+    plan: Plan, source: Path, target_of: Callable[[Path], Path], sources: list[Path], overwrite: bool
+) -> None:
     try:
         if source.is_dir():
-            _plan_folder(plan, source, target, overwrite)
+            _plan_folder(plan, source, target_of(source), overwrite)
         else:
-            _plan_file(plan, source, target, sources, overwrite)
+            _plan_file(plan, source, target_of(source), sources, overwrite)
     except DecoupeError as error:
         plan.problems.append(str(error))
+    except OSError as error:
+        reason = error.strerror
+        plan.problems.append(f"{source} cannot be read ({reason}): check its name and permissions")
 
 
 def _plan_stream(name: str, out: str | None, overwrite: bool) -> Plan:
@@ -104,7 +132,7 @@ def _plan_stream(name: str, out: str | None, overwrite: bool) -> Plan:
 
 
 def _plan_folder(plan: Plan, folder: Path, out: Path, overwrite: bool) -> None:
-    pictures = find_images(folder, exclude=out)
+    pictures = find_images(folder, exclude=out, problem=plan.problems.append)
     if not pictures:
         raise InputError(f"{folder} holds no pictures: name another folder, or the files")
     _check_folder(out)
@@ -117,7 +145,9 @@ def _plan_folder(plan: Plan, folder: Path, out: Path, overwrite: bool) -> None:
 
 def _plan_file(plan: Plan, source: Path, target: Path, sources: list[Path], overwrite: bool) -> None:
     if not source.exists():
-        raise InputError(f"{source} does not exist: check the path")
+        # Other tools take IN OUT.
+        remedy = ", or put -o before an output" if len(sources) == 2 and source == sources[1] else ""
+        raise InputError(f"{source} does not exist: check the path{remedy}")
     refuse_overwriting([target], sources)
     _check_folder(target.parent)
     if any(job.target == target for job in plan.jobs):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -49,10 +49,17 @@ _FORMATS: dict[str, tuple[str, dict[str, int | bool | str]]] = {
 _MODES_OF_JPEG = frozenset({"L", "RGB", "CMYK"})
 
 
-def find_images(path: Path, exclude: Path | None = None) -> list[Path]:
+def find_images(
+    path: Path, exclude: Path | None = None, problem: Callable[[str], object] | None = None
+) -> list[Path]:
     """The pictures in the folder ``path`` and the folders below it, by file ending, sorted.
 
     Hidden files and folders are skipped, and so is the folder ``exclude`` (the output, when it lies inside).
+
+    Args:
+        path: folder.
+        exclude: folder to leave out.
+        problem: called with one line for each folder that cannot be listed; None raises it.
 
     Raises:
         InputError: ``path`` is no folder, or one that cannot be listed.
@@ -63,7 +70,10 @@ def find_images(path: Path, exclude: Path | None = None) -> list[Path]:
     found: list[Path] = []
 
     def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename} cannot be listed ({error.strerror}): check its permissions")
+        line = f"{error.filename} cannot be listed ({error.strerror}): check its permissions"
+        if problem is None:
+            raise InputError(line)
+        problem(line)
 
     for folder, folders, files in os.walk(path, onerror=refuse):
         here = Path(folder)

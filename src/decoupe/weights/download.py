@@ -159,6 +159,10 @@ def _explain(error: Exception, spec: ModelSpec, repo: str) -> str:
     """What went wrong, what was expected, what to do about it, in one line."""
     from huggingface_hub import errors
 
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        if not isinstance(error.__cause__, errors.HfHubHTTPError):
+            return _unreachable(spec)
+        error = error.__cause__  # the hub was reached, and refused
     url = f"{_endpoint()}/{repo}"
     if isinstance(error, errors.GatedRepoError):
         return f"{repo} is gated: accept its licence at {url}, then set HF_TOKEN or run `hf auth login`"
@@ -166,8 +170,6 @@ def _explain(error: Exception, spec: ModelSpec, repo: str) -> str:
         return f"no repository {repo!r} at {_endpoint()}, or it is private: check the name, or set HF_TOKEN"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repo} has no revision {spec.revision!r}: see {url}"
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        return _unreachable(spec)
     if isinstance(error, errors.EntryNotFoundError):
         return f"{repo} has no file {spec.file!r} at revision {spec.revision!r}: see {url}"
     if isinstance(error, errors.HfHubHTTPError):

@@ -149,7 +149,7 @@ _MODELS = (
         licence="MIT (weights trained on research-only photographs)",
         commercial=False,
         preprocessing=Preprocessing(size=(320, 320), fit="keep", size_range=(160, 640)),
-        megabytes=10,
+        megabytes=9,
         repo=None,
         file="pocket.onnx",
         backbone="nano",
