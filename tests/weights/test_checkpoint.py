@@ -239,6 +239,12 @@ def test_a_file_of_a_later_version(
         read_model(saved)
 
 
+@pytest.mark.parametrize("written", ["{", "[]", "{}", '{"family": "birefnet", "version": "0.1"}'])
+def test_damaged_metadata_are_told(saved: Path, written: str) -> None:
+    save_file(load_file(saved), saved, metadata={"decoupe": written})
+    assert "metadata" in refused(saved)
+
+
 def test_the_family_asked_for_must_be_the_files(saved: Path) -> None:
     assert "family 'birefnet', expected 'maskformer'" in refused(saved, "maskformer")
 

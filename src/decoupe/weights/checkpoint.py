@@ -212,7 +212,18 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
     except SafetensorError as error:
         raise CheckpointError(_DAMAGED.format(path=path)) from error
     own = metadata.get(_METADATA_KEY)
-    return state, None if own is None else json.loads(own)
+    return state, None if own is None else _parsed(own, path)
+
+
+def _parsed(written: str, path: Path) -> dict[str, Any]:
+    """The metadata that `save_model` wrote."""
+    try:
+        metadata = json.loads(written)
+        return {key: metadata[key] for key in ("family", "config", "preprocessing", "version")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} holds damaged metadata of decoupe ({error}): copy or download it again"
+        ) from error
 
 
 def _read_pickle(path: Path, *, mmap: bool) -> dict[str, Tensor]:
