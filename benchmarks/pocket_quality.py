@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from machine import machine, print_table, versions
 from numpy.typing import NDArray
 
 import decoupe
 from decoupe.training.data import Pair, find_pairs, read_pair, split
 from decoupe.training.recipes import RECIPES
 from decoupe.training.validation import score
+from machine import machine, print_table, versions
 
 
 def predicted(

@@ -32,6 +32,14 @@ def test_evaluation(case: GoldenCase) -> None:
         case.check("logits", model.double()(case.image()).logits)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_evaluation_on_cuda(case: GoldenCase) -> None:
+    with torch.inference_mode():
+        case.check("logits", case.model().cuda()(case.image().cuda()).logits.cpu())
+
+
 @pytest.mark.parametrize("case", TRAINED, ids=lambda case: case.name)
 def test_training(case: GoldenCase) -> None:
     image = case.image()

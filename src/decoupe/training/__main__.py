@@ -38,6 +38,9 @@ def run(
     steps: Annotated[int | None, typer.Option(help="Optimiser steps, instead of the recipe's.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads of the network.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that prepare samples.")] = 1,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network; for CUDA.")] = False,
+    validate_every: Annotated[int, typer.Option(help="Steps between validations.")] = 1000,
 ) -> None:
     """Run a recipe, or go on with it where it was interrupted."""
     if recipe not in RECIPES:
@@ -45,7 +48,9 @@ def run(
     chosen = RECIPES[recipe] if steps is None else dataclasses.replace(RECIPES[recipe], steps=steps)
     if threads is not None:
         torch.set_num_threads(threads)
-    Trainer(chosen, gather(data, chosen), out, device=device).run()
+    sets = gather(data, chosen)
+    trainer = Trainer(chosen, sets, out, device=device, workers=workers, compiled=compiled)
+    trainer.run(validate_every=validate_every)
 
 
 @app.command()

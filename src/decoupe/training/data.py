@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -83,15 +86,19 @@ def read_pair(pair: Pair, *, longest: int | None = None) -> tuple[Array, Array]:
     return np.asarray(image), np.asarray(mask)
 
 
+def fingerprint(pair: Pair) -> np.uint64:
+    """A 64-bit difference hash of the photograph: alike pictures differ in few bits."""
+    with Image.open(pair.image) as opened:
+        opened.draft("L", (32, 32))
+        small = np.asarray(opened.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
+    bits: np.uint64 = np.packbits(small[:, 1:] > small[:, :-1]).view(np.uint64)[0]
+    return bits
+
+
 def fingerprints(pairs: Sequence[Pair]) -> NDArray[np.uint64]:
-    """A 64-bit difference hash of each photograph: alike pictures differ in few bits."""
-    hashes = np.zeros(len(pairs), np.uint64)
-    for row, pair in enumerate(pairs):
-        with Image.open(pair.image) as opened:
-            opened.draft("L", (32, 32))
-            small = np.asarray(opened.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
-        hashes[row] = np.packbits(small[:, 1:] > small[:, :-1]).view(np.uint64)[0]
-    return hashes
+    """The `fingerprint` of every photograph."""
+    with ThreadPoolExecutor() as pool:
+        return np.fromiter(pool.map(fingerprint, pairs), np.uint64, len(pairs))
 
 
 def near_duplicate_groups(hashes: NDArray[np.uint64], *, bits: int = 6) -> NDArray[np.intp]:
@@ -119,10 +126,22 @@ def split(pairs: Sequence[Pair], held_out: int, *, seed: int) -> tuple[list[Pair
     ]
 
 
+class Sample(NamedTuple):
+    """All that a training sample depends on, beside the recipe's seed.
+
+    Attributes:
+        pair: which one.
+        position: of the sample in the whole run; its own random numbers are drawn from it.
+        size: side of the square in pixels.
+    """
+
+    pair: int
+    position: int
+    size: int
+
+
 class MatteDataset(Dataset[tuple[Tensor, Tensor]]):
     """Augmented squares of matte pairs, decoded once and kept in memory.
-
-    Every sample is a function of (seed, epoch, index) alone, so an interrupted epoch goes on exactly.
 
     Args:
         pairs: what to read.
@@ -135,36 +154,60 @@ class MatteDataset(Dataset[tuple[Tensor, Tensor]]):
         self, pairs: Sequence[Pair], augmentation: Augmentation, *, seed: int, longest: int = 352
     ) -> None:
         self.augmentation, self.seed = augmentation, seed
-        self.decoded = [read_pair(pair, longest=longest) for pair in pairs]
-        self.epoch, self.size = 0, 224
+        with ThreadPoolExecutor() as pool:
+            self.decoded = list(pool.map(partial(read_pair, longest=longest), pairs))
 
     def __len__(self) -> int:
         return len(self.decoded)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Photograph ``(3, size, size)`` and mask ``(1, size, size)``, both uint8."""
-        rng = np.random.default_rng((self.seed, self.epoch, index))
-        image, mask = self.decoded[index]
-        return self.augmentation(image, mask, self.size, rng)
+        rng = np.random.default_rng((self.seed, sample.position))
+        other = self.decoded[rng.integers(len(self))]
+        return self.augmentation(*self.decoded[sample.pair], other, sample.size, rng)
 
 
-class EpochSampler(Sampler[int]):
-    """Every index ``repeats[index]`` times, in an order drawn from (seed, epoch), from ``start`` on."""
+class Schedule(Sampler[list[Sample]]):
+    """The batches of a run: every epoch shows each index ``repeats[index]`` times, in an order of its own.
 
-    def __init__(self, repeats: Sequence[int], *, seed: int, epoch: int, start: int = 0) -> None:
-        indices = np.repeat(np.arange(len(repeats)), repeats)
-        self.order = np.random.default_rng((seed, epoch)).permutation(indices)[start:]
+    Nothing but the step decides a batch, so an interrupted run goes on exactly.
+
+    Args:
+        repeats: of each index per epoch.
+        sizes: side of the squares at each step of the run.
+        batch_size: samples a step.
+        seed: of the orders.
+        start: step of the first batch.
+    """
+
+    def __init__(
+        self, repeats: Sequence[int], sizes: Sequence[int], *, batch_size: int, seed: int, start: int = 0
+    ) -> None:
+        self.indices = np.repeat(np.arange(len(repeats)), repeats)
+        self.sizes, self.batch_size, self.seed, self.start = sizes, batch_size, seed, start
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.sizes) - self.start
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order.tolist())
+    def __iter__(self) -> Iterator[list[Sample]]:
+        order_of = lru_cache(maxsize=2)(self.order)
+        for step in range(self.start, len(self.sizes)):
+            batch = []
+            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+                epoch, place = divmod(position, len(self.indices))
+                batch.append(Sample(order_of(epoch)[place], position, self.sizes[step]))
+            yield batch
+
+    def order(self, epoch: int) -> list[int]:
+        """The indices of one epoch, as they are shown."""
+        order: list[int] = np.random.default_rng((self.seed, epoch)).permutation(self.indices).tolist()
+        return order
 
 
 def to_batch(images: Tensor, masks: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """A uint8 batch -> normalised photographs and masks in [0, 1], float32, channels last."""
     mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1)
-    photographs = (images.to(device).float() / 255 - mean) / std
-    return photographs.contiguous(memory_format=torch.channels_last), masks.to(device).float() / 255
+    images, masks = images.to(device, non_blocking=True), masks.to(device, non_blocking=True)
+    photographs = (images.float() / 255 - mean) / std
+    return photographs.contiguous(memory_format=torch.channels_last), masks.float() / 255

@@ -88,8 +88,13 @@ RECIPES: dict[str, Recipe] = {
     "pocket": Recipe(
         model=PRESETS["pocket"],
         preprocessing=Preprocessing((320, 320), fit="keep", size_range=(160, 640)),
-        stages=(Stage(160, 0.7), Stage(224, 0.93), Stage(320, 1.0)),
-        steps=5500,
+        stages=(Stage(160, 0.3), Stage(224, 0.65), Stage(320, 1.0)),
+        steps=16000,
+        batch_size=128,
+        weight_decay=0.03,
+        warm_up=500,
+        cool_down=0.5,
+        ema=0.9995,
         criterion=BiRefNetCriterion(
             pixel=PixelWeights(bce=0, iou=0, ssim=0, structure=1.0), gradient=0.3, classification=0
         ),

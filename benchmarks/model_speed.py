@@ -1,0 +1,69 @@
+"""Time and memory of whole networks, by device and precision: normalised images in, logits out.
+
+    python benchmarks/model_speed.py [MODEL ...] [--device cuda] [--size 1024] [--batch 1 4]
+
+MODEL is a preset of decoupe.models.birefnet; its weights are drawn at random: the numbers that come out are
+no mattes, the time is the same. Reading, resizing and writing pictures is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+from torch import Tensor, nn
+
+from decoupe.models.birefnet import PRESETS, BiRefNet
+from machine import machine, print_table, versions
+
+
+def measure(model: nn.Module, images: Tensor, dtype: torch.dtype, repeats: int) -> tuple[float, float]:
+    """Median seconds of a batch, and the most bytes that PyTorch held on a CUDA device (else 0)."""
+    device = images.device
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = []
+    enabled = dtype != torch.float32
+    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=enabled):
+        for _ in range(repeats + 2):
+            begun = time.perf_counter()
+            model(images)
+            if cuda:
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds[2:]), torch.cuda.max_memory_allocated(device) if cuda else 0
+
+
+def main() -> None:
+    """Print one row per model, precision and batch."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", default=["birefnet", "birefnet-lite"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", type=int, default=1024, help="side of the images in pixels")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16", "float16"])
+    parser.add_argument("--repeats", type=int, default=20)
+    options = parser.parse_args()
+
+    device = torch.device(options.device)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"{machine()}, {where}; {versions('torch', 'torchvision')}; {options.size}×{options.size}\n")
+    rows = []
+    for name in options.models:
+        model = BiRefNet(PRESETS[name]).eval().to(device)
+        for batch in options.batch:
+            images = torch.randn(batch, 3, options.size, options.size, device=device)
+            for dtype in options.dtypes:
+                seconds, peak = measure(model, images, getattr(torch, dtype), options.repeats)
+                memory = f"{peak / 2**30:.1f}" if peak else "not measured"
+                rows.append([f"{name}, {dtype}", str(batch), f"{1000 * seconds / batch:.1f}", memory])
+    print_table(["model, precision", "batch", "ms per picture", "peak GiB"], rows)
+
+
+if __name__ == "__main__":
+    main()
