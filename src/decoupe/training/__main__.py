@@ -48,6 +48,7 @@ def run(
     chosen = RECIPES[recipe] if steps is None else dataclasses.replace(RECIPES[recipe], steps=steps)
     if threads is not None:
         torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = True  # few sizes, each for thousands of steps
     sets = gather(data, chosen)
     trainer = Trainer(chosen, sets, out, device=device, workers=workers, compiled=compiled)
     trainer.run(validate_every=validate_every)
