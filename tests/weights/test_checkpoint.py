@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 from pathlib import Path
@@ -76,6 +77,17 @@ def test_the_metadata_tell_who_wrote_it(saved: Path) -> None:
     assert metadata["extra"] == {"epoch": 3}
     assert metadata["version"]
     assert metadata["config"]["backbone"] == "nano"
+
+
+def test_saving_works_from_a_source_folder_that_was_never_installed(
+    model: BiRefNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_metadata(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", no_metadata)
+    save_model(model, tmp_path / "mine.safetensors", family="birefnet", preprocessing=PREPROCESSING)
+    assert read_model(tmp_path / "mine.safetensors").config == CONFIG
 
 
 def test_a_half_precision_file_is_read_as_float32(model: BiRefNet, tmp_path: Path) -> None:

@@ -88,16 +88,13 @@ RECIPES: dict[str, Recipe] = {
     "pocket": Recipe(
         model=PRESETS["pocket"],
         preprocessing=Preprocessing((320, 320), fit="keep", size_range=(160, 640)),
-        stages=(Stage(160, 0.3), Stage(224, 0.65), Stage(320, 1.0)),
-        steps=16000,
-        batch_size=128,
-        weight_decay=0.03,
-        warm_up=500,
-        cool_down=0.5,
-        ema=0.9995,
+        stages=(Stage(128, 0.42), Stage(160, 0.79), Stage(224, 0.97), Stage(320, 1.0)),
+        steps=9600,
+        cool_down=0.6,
         criterion=BiRefNetCriterion(
             pixel=PixelWeights(bce=0, iou=0, ssim=0, structure=1.0), gradient=0.3, classification=0
         ),
+        augmentation=Augmentation(empty=0.03, paste=0.05, noise=0.05, jpeg=0.05),
         repeats=(("people", 2), ("cats", 2)),
         held_out=(("duts-tr", 500), ("people", 100), ("cats", 100)),
     ),

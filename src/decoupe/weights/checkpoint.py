@@ -72,12 +72,14 @@ def save_model(
     """
     from safetensors.torch import save_file
 
+    import decoupe
+
     path = Path(path)
     metadata = {
         "family": family,
         "config": dataclasses.asdict(model.config),  # type: ignore[call-overload]  # nn.Module attributes are untyped
         "preprocessing": dataclasses.asdict(preprocessing),
-        "version": _version(),
+        "version": decoupe.__version__,
         "extra": dict(extra or {}),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -254,9 +256,3 @@ def _as_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _some(names: Any, count: int = 3) -> str:
     names = list(names)
     return ", ".join(names[:count]) + (", …" if len(names) > count else "")
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("decoupe")
