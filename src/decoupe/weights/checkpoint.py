@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import decoupe
 from decoupe.errors import CheckpointError, MissingExtraError, OutputError, unknown
 from decoupe.weights.registry import Preprocessing
 
@@ -71,8 +72,6 @@ def save_model(
         OutputError: the file cannot be written.
     """
     from safetensors.torch import save_file
-
-    import decoupe
 
     path = Path(path)
     metadata = {
@@ -134,7 +133,8 @@ def _from_own(
         preprocessing = Preprocessing(**_as_tuples(metadata["preprocessing"]))
     except TypeError as error:
         raise CheckpointError(
-            f"{path} was written by decoupe {metadata['version']}, this is {_version()}: upgrade ({error})"
+            f"{path} was written by decoupe {metadata['version']}, "
+            f"this is {decoupe.__version__}: upgrade ({error})"
         ) from error
     with Uninitialised():
         model = model_class(config)
