@@ -2,10 +2,10 @@
 
     python benchmarks/pocket_quality.py SET [SET ...] [--most 500] [--model MODEL]
 
-SET is a folder with ``im`` and ``gt``; the held-out pairs are those of the recipe ``pocket``: same seed, near
-duplicates of them removed from training. Scores are those of the alpha that a user gets, at the picture's own
-size, computed by pysodmetrics, the alpha used as it is; ``--stretched`` first stretches every alpha to
-[0, 1], as many published tables do.
+SET is a folder with ``im`` and ``gt``. Of the sets of the recipe ``pocket`` the held-out pairs are taken:
+same seed, near duplicates of them removed from training; of any other set all. Scores are those of the alpha
+that a user gets, at the picture's own size, by pysodmetrics, the alpha as it is; ``--stretched`` first
+stretches every alpha to [0, 1], as many published tables do.
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ def main() -> None:
     predictor = decoupe.load(options.model)
     rows = []
     for folder in options.sets:
-        count = dict(recipe.held_out).get(folder.name, 0)
-        pairs = split(find_pairs(folder), count, seed=recipe.seed)[1][: options.most]
+        pairs = find_pairs(folder)
+        if folder.name in dict(recipe.held_out):
+            pairs = split(pairs, dict(recipe.held_out)[folder.name], seed=recipe.seed)[1]
+        pairs = pairs[: options.most]
         seconds: list[float] = []
         result = score(predicted(predictor, pairs, seconds, stretched=options.stretched))
         figures = [f"{result[name]:.3f}" for name in ("S", "MAE", "maxF", "wF")]

@@ -24,10 +24,9 @@ def checkerboard(size: tuple[int, int], *, cell: int = 10) -> Image.Image:
     return Image.fromarray(np.where((x + y) % 2, 200, 240).astype(np.uint8)).convert("RGB")
 
 
-def row(matte: decoupe.Matte, photograph: Path) -> Image.Image:
+def row(matte: decoupe.Matte) -> Image.Image:
     """Photograph, matte, cut-out on a checkerboard, subject on a colour, side by side."""
-    with Image.open(photograph) as opened:
-        original = ImageOps.exif_transpose(opened).convert("RGB")
+    original = Image.fromarray(matte.image)
     ground = checkerboard(original.size)
     pictures = [original, matte.mask().convert("RGB"), matte.over(ground), matte.over("#2f6f73")]
     cell = (WIDTH - GAP * (len(pictures) - 1)) // len(pictures)
@@ -49,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
 
     predictor = decoupe.load(options.model)
-    rows = [row(predictor(path), path) for path in options.photographs]
+    rows = [row(predictor(path)) for path in options.photographs]
     sheet = Image.new("RGB", (WIDTH, sum(picture.height + GAP for picture in rows) - GAP), "white")
     top = 0
     for picture in rows:

@@ -35,7 +35,12 @@ def test_commands_and_options_exist(command: str, rest: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"])
     assert shown.exit_code == 0
     for option in re.findall(r"(?<!\S)--?[a-z][\w-]*", rest):
-        assert option in shown.output
+        assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown.output), option
+
+
+@pytest.mark.parametrize("path", ["README.md", "src/decoupe/weights/pocket.md"])
+def test_nothing_is_left_to_be_filled_in(path: str) -> None:
+    assert re.findall(r"\b[A-Z]{5,}$", (ROOT / path).read_text(), re.MULTILINE) == []
 
 
 def test_links_lead_somewhere() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import decoupe
 from decoupe import weights
 from decoupe.errors import (
     CheckpointError,
@@ -75,6 +76,11 @@ def test_foreign_onnx_files_with_fixed_shapes(tmp_path: Path, sigmoid: bool) -> 
     np.testing.assert_allclose(runtime(IMAGES), ours(IMAGES), atol=1e-5)
     with pytest.raises(InputError, match="takes 48×32 only, not 64×64: leave size out"):
         runtime(np.zeros((1, 3, 64, 64), np.float32))
+
+
+def test_a_fixed_side_need_not_be_a_multiple_of_anything(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "foreign.onnx", None, shape=(1, 3, 50, 51))
+    assert decoupe.load(path)(np.zeros((20, 30, 3), np.uint8)).alpha.shape == (20, 30)
 
 
 def test_logits_are_recognised_for_each_picture_by_itself(tmp_path: Path) -> None:

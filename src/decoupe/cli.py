@@ -119,19 +119,22 @@ def cut(
     with _told():
         find_spec(model)  # an unknown name is told before anything else
         network_size = _parse_size(size)
-        render = _renderer(over, matte)
+        render = _renderer(over, matte, max_pixels)
         plan = make_plan(inputs, out, word="matte" if matte else "cut", overwrite=overwrite)
         check_formats(plan, flat=matte or over is not None)
         for problem in plan.problems:
             _say(problem)
         failed = len(plan.problems)
         if plan.jobs:
+            if quiet:
+                os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
             predictor = decoupe.load(model, device=device, dtype=precision, size=network_size)
             for line in (predictor.describe(), *predictor.runtime.notes) if verbose else ():
                 _say(line)
             failed += _run(plan, predictor, render, max_pixels, quiet, verbose)
         elif plan.skipped and not quiet:
-            _say(f"{plan.skipped} there already: --overwrite does them again")
+            outdated = f", {plan.outdated} of them older than their pictures" if plan.outdated else ""
+            _say(f"{plan.skipped} there already{outdated}: --overwrite does them again")
         if failed:
             raise typer.Exit(1)
 
@@ -168,7 +171,7 @@ def doctor() -> None:
             raise typer.Exit(1)
 
 
-def _renderer(over: str | None, matte: bool) -> Render:
+def _renderer(over: str | None, matte: bool, max_pixels: int) -> Render:
     """What the options ask for; a background that cannot be used is refused before the first picture."""
     if matte and over is not None:
         raise InputError("--matte and --over exclude each other: give one of them")
@@ -181,7 +184,7 @@ def _renderer(over: str | None, matte: bool) -> Render:
     from decoupe.inference.preprocess import read_image
     from decoupe.inference.results import Matte
 
-    background: Background = read_image(over) if Path(over).is_file() else over
+    background: Background = read_image(over, max_pixels) if Path(over).is_file() else over
     Matte(np.zeros((1, 1), np.float32), np.zeros((1, 1, 3), np.uint8)).over(background)
     return lambda result, suffix: encode(result.over(background), suffix)
 
@@ -204,7 +207,7 @@ def _run(
     """Do the plan's jobs; how many failed."""
     failed = 0
     chosen = f"{predictor.runtime.name} on {predictor.device} in {predictor.dtype}"
-    drawn = len(plan.jobs) > 1 and not quiet and sys.stderr.isatty()
+    drawn = len(plan.jobs) > 1 and not quiet and sys.stderr is not None and sys.stderr.isatty()
     with _progress(len(plan.jobs), drawn) as advance, warnings.catch_warnings():
         warnings.simplefilter("always", decoupe.SizeWarning)
         warnings.showwarning = lambda message, *_: None if quiet else _say(str(message))
@@ -213,16 +216,21 @@ def _run(
                 source = _opened(sys.stdin, "input").buffer if job.source is None else job.source
                 result = predictor(source, max_pixels=max_pixels)
                 data = render(result, job.target.suffix if job.target is not None else ".png")
-                _write(data, job.target, plan.announced)
-                if job.target is not None and (verbose or not (quiet or plan.announced)):
+                _write(data, job.target, plan.several)
+                if job.target is not None and (verbose or not (quiet or plan.several)):
                     _say(f"wrote {job.target} ({chosen})")
             except DecoupeError as error:
                 failed += 1
-                _say(str(error))
+                told, name = str(error), str(job.source or "standard input")
+                _say(told if name in told or "<stdin>" in told else f"{name}: {told}")
             advance()
-    if plan.announced and not quiet:
-        counts = {"cut": len(plan.jobs) - failed, "there already": plan.skipped}
-        counts["failed"] = failed + len(plan.problems)
+    if plan.several and not quiet:
+        counts = {
+            "cut": len(plan.jobs) - failed,
+            "there already": plan.skipped,
+            "of them older than their pictures": plan.outdated,
+            "failed": failed + len(plan.problems),
+        }
         told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         _say(f"{told}; {chosen}")
     return failed
@@ -337,5 +345,5 @@ def _told() -> Iterator[None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(141) from None
     except OSError as error:
-        _say(f"{error.filename or 'standard output'}: {error.strerror}")
+        _say(f"{error.filename or 'standard output'}: {error.strerror}" if error.strerror else str(error))
         raise typer.Exit(1) from None

@@ -24,7 +24,7 @@ class Check:
     Attributes:
         name: what was looked at.
         finding: what there is, and the remedy where it is not well.
-        ok: whether it is well; what is merely not installed is.
+        ok: False where something that is there does not work; what is merely not installed is well.
     """
 
     name: str
@@ -94,7 +94,13 @@ def _torch_devices() -> Iterator[Check]:
     """Devices that compute a sum, not only claim to exist."""
     if importlib.util.find_spec("torch") is None:
         return
-    import torch
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Check(
+            "torch", f"cannot be imported ({str(error).partition(chr(10))[0]}): reinstall it", ok=False
+        )
+        return
 
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
@@ -108,9 +114,8 @@ def _torch_devices() -> Iterator[Check]:
         about = f", {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else ""
         yield Check(f"torch on {device}", f"works{about}" if total == 512 else "computes wrong", total == 512)
     if len(devices) == 1:
-        yield Check(
-            "torch on cuda", f"no CUDA device; this PyTorch is built for {torch.version.cuda or 'CPU'}"
-        )
+        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
+        yield Check("torch on cuda", f"no CUDA device; this PyTorch is built for {built}")
 
 
 def _cache() -> Check:

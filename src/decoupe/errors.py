@@ -37,7 +37,7 @@ class ModelError(DecoupeError):
 
 
 class UnknownModelError(ModelError, LookupError):
-    """No model of that name in the catalogue, and no file or folder of that name."""
+    """No model of that name in the catalogue, and no weights file of that name."""
 
 
 class CheckpointError(ModelError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from decoupe.inference.media import (
     find_images,
     image_format,
     is_done,
+    is_outdated,
     output_paths,
+    real_paths,
     refuse_overwriting,
 )
 
@@ -38,14 +40,30 @@ class Plan:
     Attributes:
         jobs: what is to be done, in order.
         skipped: how many pictures of folders are done already.
+        outdated: how many of those were changed after they were done.
         problems: one line for each input of which nothing can be made.
-        announced: whether the summary counts, as for folders, or names the one output.
+        several: whether outputs go into folders, which are made, and are counted, or the one is named.
+        owners: the input of every output, by where the output lies.
     """
 
     jobs: list[Job] = field(default_factory=list)
     skipped: int = 0
+    outdated: int = 0
     problems: list[str] = field(default_factory=list)
-    announced: bool = False
+    several: bool = False
+    owners: dict[str, Path] = field(default_factory=dict)
+
+    def claim(self, source: Path, target: Path) -> None:
+        """Note that ``target`` is made of ``source``.
+
+        Raises:
+            OutputError: it is made of another input.
+        """
+        owner = self.owners.setdefault(os.path.realpath(target), source)
+        if owner != source:
+            raise OutputError(
+                f"{source} would overwrite {target}, made of {owner}: cut it alone, with another -o"
+            )
 
 
 def make_plan(inputs: list[str], out: str | None, *, word: str, overwrite: bool) -> Plan:
@@ -55,8 +73,8 @@ def make_plan(inputs: list[str], out: str | None, *, word: str, overwrite: bool)
         inputs: files, folders, or one ``-`` alone.
         out: a file where there is one picture, else a folder; None is beside the inputs.
         word: ``"cut"`` or ``"matte"``, what outputs are called that nobody named.
-        overwrite: whether outputs that exist are made again. Without it those of a folder are skipped, and
-            the output of a file that was named is a problem.
+        overwrite: whether outputs that exist are made again. Without it those of a folder are skipped,
+            older than their pictures or not, and the output of a file that was named is a problem.
 
     Raises:
         InputError: inputs and output that do not go together.
@@ -72,13 +90,18 @@ def make_plan(inputs: list[str], out: str | None, *, word: str, overwrite: bool)
             raise InputError("- stands for one picture: give no other inputs, and no folder")
         return _plan_stream(inputs[0], out, overwrite)
     folder = _output_folder(out, several)
-    plan = Plan(announced=several)
+    plan = Plan(several=several)
     named = [Path(name) for name in inputs]
+    places = real_paths(named)
     target_of = functools.partial(_target, out=out, folder=folder, word=word, alone=len(named) == 1)
     for source in named:
-        _plan_input(plan, source, target_of, named, overwrite)
+        if len(named) == 2 and source == named[1] and not source.exists():
+            # Other tools take IN OUT.
+            plan.problems.append(f"{source} does not exist: check the path, or put -o before an output")
+            continue
+        _plan_input(plan, source, target_of, places, overwrite)
     # Each input has been compared with itself; a folder's outputs could still be another folder's pictures.
-    sources = [job.source for job in plan.jobs if job.source is not None]
+    sources = real_paths(job.source for job in plan.jobs if job.source is not None)
     refuse_overwriting((job.target for job in plan.jobs if job.target is not None), sources)
     return plan
 
@@ -105,13 +128,13 @@ def _target(source: Path, *, out: str | None, folder: Path | None, word: str, al
 
 
 def _plan_input(
-    plan: Plan, source: Path, target_of: Callable[[Path], Path], sources: list[Path], overwrite: bool
+    plan: Plan, source: Path, target_of: Callable[[Path], Path], places: Collection[str], overwrite: bool
 ) -> None:
     try:
         if source.is_dir():
             _plan_folder(plan, source, target_of(source), overwrite)
         else:
-            _plan_file(plan, source, target_of(source), sources, overwrite)
+            _plan_file(plan, source, target_of(source), places, overwrite)
     except DecoupeError as error:
         plan.problems.append(str(error))
     except OSError as error:
@@ -122,7 +145,9 @@ def _plan_input(
 def _plan_stream(name: str, out: str | None, overwrite: bool) -> Plan:
     plan = Plan()
     source = None if name == "-" else Path(name)
-    target = None if out in (None, "-") else Path(str(out))
+    target = None if out is None or out == "-" else Path(out)
+    if target is not None and (target.is_dir() or str(out).endswith(("/", os.sep))):
+        raise OutputError(f"{out} is a folder, and what comes from standard input has no name: name a file")
     if target is not None and target.exists() and not overwrite:
         raise OutputError(_exists(target))
     if target is None and sys.stdout is not None and sys.stdout.isatty():
@@ -137,23 +162,24 @@ def _plan_folder(plan: Plan, folder: Path, out: Path, overwrite: bool) -> None:
         raise InputError(f"{folder} holds no pictures: name another folder, or the files")
     _check_folder(out)
     for source, target in output_paths(pictures, folder, out).items():
-        if overwrite or not is_done(source, target):
+        try:
+            plan.claim(source, target)
+        except OutputError as error:
+            plan.problems.append(str(error))
+            continue
+        if overwrite or not is_done(target):
             plan.jobs.append(Job(source, target))
         else:
             plan.skipped += 1
+            plan.outdated += is_outdated(source, target)
 
 
-def _plan_file(plan: Plan, source: Path, target: Path, sources: list[Path], overwrite: bool) -> None:
+def _plan_file(plan: Plan, source: Path, target: Path, places: Collection[str], overwrite: bool) -> None:
     if not source.exists():
-        # Other tools take IN OUT.
-        remedy = ", or put -o before an output" if len(sources) == 2 and source == sources[1] else ""
-        raise InputError(f"{source} does not exist: check the path{remedy}")
-    refuse_overwriting([target], sources)
+        raise InputError(f"{source} does not exist: check the path")
+    refuse_overwriting([target], places)
     _check_folder(target.parent)
-    if any(job.target == target for job in plan.jobs):
-        raise OutputError(
-            f"{source} would overwrite {target}, made of another input: cut it alone, with another -o"
-        )
+    plan.claim(source, target)
     if target.exists() and not overwrite:
         raise OutputError(_exists(target))
     plan.jobs.append(Job(source, target))
@@ -180,11 +206,10 @@ def _beside(source: Path, word: str) -> Path:
 
 def check_formats(plan: Plan, *, flat: bool) -> None:
     """Refuse outputs that no picture could be written to before the first picture is cut."""
-    for target in {job.target for job in plan.jobs} - {None}:
-        suffix = target.suffix if target is not None else ".png"
-        if not suffix:
+    for target in [job.target for job in plan.jobs if job.target is not None]:
+        if not target.suffix:
             raise OutputError(f"{target} has no file ending: end it in .png, or in / where it is a folder")
-        if image_format(suffix) == "JPEG" and not flat:
+        if image_format(target.suffix) == "JPEG" and not flat:
             raise OutputError(
                 f"{target}: JPEG has no transparency: end it in .png, or add --over white (or another colour)"
             )

@@ -73,8 +73,9 @@ class OnnxRuntime:
 
     def __init__(self, path: Path, *, device: str = "auto", name: str | None = None) -> None:
         self.session = _open_session(path, device)
-        self.device = "cuda" if "CUDAExecutionProvider" in self.session.get_providers() else "cpu"
-        if device.startswith("cuda") and self.device != "cuda":
+        cuda = "CUDAExecutionProvider" in self.session.get_providers()
+        self.device = f"cuda:{device.partition(':')[2] or 0}" if cuda else "cpu"
+        if device.startswith("cuda") and not cuda:
             raise DeviceError(
                 f"device {device!r} could not be started by ONNX Runtime: check the CUDA driver, or use 'cpu'"
             )
@@ -140,6 +141,18 @@ class TorchRuntime:
 
     def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Normalised images ``(N, 3, H, W)`` -> alpha ``(N, 1, H, W)`` in [0, 1]."""
+        import torch
+
+        try:
+            return self._alpha(images)
+        except torch.OutOfMemoryError as error:
+            size = "×".join(map(str, images.shape))
+            raise ModelError(
+                f"{self.name} has not enough memory for {size} images on {self.device} "
+                f"({_first_line(error)}): choose a smaller size, or another device"
+            ) from None
+
+    def _alpha(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         import torch
 
         with torch.inference_mode():
@@ -240,9 +253,16 @@ def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = _providers(device, onnxruntime.get_available_providers())
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except _onnx_errors() as error:
+        # Its own fallback prints to standard output, where a picture may be going.
+        return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+    except (*_onnx_errors(), RuntimeError, ValueError) as error:
         reason = _first_line(error)
+        if device == "auto" and len(providers) > 1:
+            return _open_session(path, "cpu")  # CUDA is installed and does not work
+        if len(providers) > 1:
+            raise DeviceError(
+                f"device {device!r} cannot be used by ONNX Runtime ({reason}): check the driver, or use 'cpu'"
+            ) from None
         raise CheckpointError(f"{path} is not a usable ONNX model ({reason}): export it again") from None
 
 
@@ -267,8 +287,8 @@ def _providers(device: str, available: list[str]) -> list[str | tuple[str, dict[
     cuda = "CUDAExecutionProvider" in available
     if kind == "cuda" and not cuda:
         raise DeviceError(
-            f"device {device!r} is not available to ONNX Runtime here: pip install onnxruntime-gpu, "
-            "or use device 'cpu'"
+            f"device {device!r} is not available to ONNX Runtime here: "
+            "pip uninstall onnxruntime, then pip install onnxruntime-gpu; or use device 'cpu'"
         )
     if kind == "cpu" or not cuda:
         return ["CPUExecutionProvider"]
@@ -310,7 +330,8 @@ def _onnx_preprocessing(
         f"{path.name} holds no preprocessing of decoupe's",
         f"assumed: size {width}×{height}, stretched, ImageNet mean and std; values outside [0, 1] are logits",
     )
-    return Preprocessing(size=(height, width)), notes
+    fixed = all(isinstance(side, int) for side in shape[2:])
+    return Preprocessing(size=(height, width), multiple=1 if fixed else 32), notes
 
 
 def _parsed_preprocessing(written: str, path: Path) -> Preprocessing:

@@ -29,6 +29,18 @@ def linear_grey() -> bytes:
     return _profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": b"curv" + struct.pack(">4xIH", 1, 256)})
 
 
+def exchanged_rgb() -> bytes:
+    """RGB with sRGB's primaries, red's and blue's exchanged."""
+    colourants = {
+        b"bXYZ": (0.4361, 0.2225, 0.0139),
+        b"gXYZ": (0.3851, 0.7169, 0.0971),
+        b"rXYZ": (0.1431, 0.0606, 0.7141),
+    }
+    tags = {name: b"XYZ " + bytes(4) + _fixed(*colour) for name, colour in colourants.items()}
+    curve = b"curv" + struct.pack(">4xIH", 1, round(2.2 * 256))
+    return _profile(b"mntr", b"RGB ", b"XYZ ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve))
+
+
 def green_cyan() -> bytes:
     """CMYK whose cyan ink is green: what is printed depends on the profile."""
     ramp = bytes(range(256))

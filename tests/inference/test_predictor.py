@@ -90,6 +90,14 @@ def test_map_reads_only_what_it_needs() -> None:
     assert read == 3
 
 
+def test_map_gives_what_comes_before_a_broken_picture() -> None:
+    results = Predictor(Recorder()).map([*pictures(), b"broken"], batch_size=100)
+    for size in SIZES:
+        assert next(results).alpha.shape == size
+    with pytest.raises(InputError, match="not a picture"):
+        next(results)
+
+
 def test_map_refuses_a_batch_size_below_one_at_once() -> None:
     with pytest.raises(InputError, match="batch_size is 0, expected at least 1"):
         Predictor(Recorder()).map(pictures(), batch_size=0)

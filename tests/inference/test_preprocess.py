@@ -81,19 +81,42 @@ def test_arrays_are_copied() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied_once(kind: str, orientation: int) -> None:
     stored = Image.new("RGB", (40, 20), "white")
     stored.paste("red", (0, 0, 20, 10))  # top left as stored
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(stored, kind, exif=exif, quality=95)
-    turns = {1: 0, 3: 2, 6: -1, 8: 1}[orientation]  # counter-clockwise quarter turns
+    # Counter-clockwise quarter turns; then mirrored or not.
+    turns, mirrored = {
+        1: (0, 0),
+        2: (0, 1),
+        3: (2, 0),
+        4: (2, 1),
+        5: (-1, 1),
+        6: (-1, 0),
+        7: (1, 1),
+        8: (1, 0),
+    }[orientation]
     expected = np.rot90(np.asarray(stored), turns)
+    expected = expected[:, ::-1] if mirrored else expected
     for source in (data, Image.open(BytesIO(data))):
         picture = read_image(source)
         assert picture.size == expected.shape[:2]
         assert np.abs(picture.pixels.astype(int) - expected).mean() < 8
+
+
+def test_odd_metadata_do_not_keep_a_picture_from_being_turned() -> None:
+    """Pillow reads such metadata and cannot write them again."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.new("RGB", (40, 20), "white"), "JPEG", exif=exif)
+    opened = Image.open(BytesIO(data))
+    opened.getexif()[0x0103] = 2**40  # a kind of compression, of 16 bits
+    with pytest.raises(struct.error):
+        opened.getexif().tobytes()
+    assert read_image(opened).size == (40, 20)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"])
@@ -127,6 +150,8 @@ def test_cmyk_and_grey_go_through_their_profile() -> None:
     grey = read_image(encoded(Image.new("L", (8, 8), 128), "PNG", icc_profile=icc.linear_grey()))
     assert abs(int(grey.pixels[0, 0, 0]) - 188) <= 2
     assert grey.icc_profile is None
+    half = read_image(encoded(Image.new("LA", (8, 8), (128, 254)), "PNG", icc_profile=icc.linear_grey()))
+    assert abs(int(half.pixels[0, 0, 0]) - 188) <= 2
 
 
 def test_rgb_profile_is_kept_and_a_broken_one_dropped() -> None:
@@ -169,6 +194,12 @@ def test_sixteen_bit_colour_files(channels: int) -> None:
 def test_sixteen_bit_colour_tiff(order: str) -> None:
     values = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype(f"{order}u2")
     np.testing.assert_array_equal(read_image(bare_tiff(values, order)).pixels, values)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_floats_of_every_width(kind: type) -> None:
+    picture = read_image(np.array([[0, 0.5, 1]], kind))
+    assert picture.pixels[0, :, 0].tolist() == [0, 32768, 65535]
 
 
 def test_float_pictures_are_in_zero_to_one() -> None:

@@ -9,6 +9,7 @@ from PIL import Image, ImageCms
 from decoupe.errors import InputError, OutputError
 from decoupe.inference.preprocess import read_image
 from decoupe.inference.results import Matte
+from inference import icc
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RED, GREEN = (220, 30, 20), (20, 200, 40)
@@ -102,16 +103,20 @@ def test_unusable_backgrounds(matte: Matte, background: object, message: str) ->
         matte.over(background)
 
 
-def test_background_images_are_converted_to_the_pictures_profile(
-    matte: Matte, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    converted = []
-    convert = ImageCms.profileToProfile
-    monkeypatch.setattr(ImageCms, "profileToProfile", lambda *a: converted.append(a) or convert(*a))
-    matte.over(np.full((10, 10, 3), 99, np.uint8))
-    assert len(converted) == 1
-    Matte(matte.alpha, matte.image).over(np.full((10, 10, 3), 99, np.uint8))
-    assert len(converted) == 1
+def test_background_images_are_converted_to_the_pictures_profile(matte: Matte) -> None:
+    """Under a profile whose red and blue are exchanged, sRGB's red is written as blue."""
+    nothing = np.zeros_like(matte.alpha)
+    red = np.zeros((10, 10, 3), np.uint8)
+    red[..., 0] = 255
+    exchanged = Matte(nothing, matte.image, icc.exchanged_rgb()).over(red)
+    assert exchanged.getpixel((3, 3))[2] > 200 > 60 > exchanged.getpixel((3, 3))[0]
+    assert Matte(nothing, matte.image).over(red).getpixel((3, 3)) == (255, 0, 0)
+
+
+def test_a_profile_that_cannot_be_written_in_leaves_the_background_as_it_is(matte: Matte) -> None:
+    background = np.full((10, 10, 3), 99, np.uint8)
+    odd = Matte(np.zeros_like(matte.alpha), matte.image, b"no profile")
+    assert odd.over(background).getpixel((3, 3)) == (99, 99, 99)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -82,47 +83,52 @@ def find_images(
     return sorted(found)
 
 
-def output_paths(sources: Iterable[Path], root: Path, out: Path, suffix: str = ".png") -> dict[Path, Path]:
-    """Where each result goes when the folder ``root`` is mirrored into ``out``: no two alike, none a source.
+def output_paths(sources: Iterable[Path], root: Path, out: Path) -> dict[Path, Path]:
+    """Where each result goes when the folder ``root`` is mirrored into ``out``: PNG files, none a source.
 
     Where two sources differ in their ending only, as ``a.jpg`` and ``a.bmp``, the results keep it:
     ``a.jpg.png``.
 
     Raises:
-        OutputError: a result would overwrite a source, or another result.
+        OutputError: a result would overwrite a source.
     """
     sources = list(sources)
     sharing = Counter(source.with_suffix("") for source in sources)
     targets: dict[Path, Path] = {}
-    owners: dict[Path, Path] = {}
     for source in sources:
         shared = sharing[source.with_suffix("")] > 1
-        name = source.with_name(source.name + suffix) if shared else source.with_suffix(suffix)
-        target = targets[source] = out / name.relative_to(root)
-        if target in owners:
-            raise OutputError(
-                f"{target} would hold the results of both {owners[target]} and {source}: rename one"
-            )
-        owners[target] = source
-    refuse_overwriting(targets.values(), sources)
+        name = source.with_name(f"{source.name}.png") if shared else source.with_suffix(".png")
+        targets[source] = out / name.relative_to(root)
+    refuse_overwriting(targets.values(), real_paths(sources))
     return targets
 
 
-def refuse_overwriting(targets: Iterable[Path], sources: Iterable[Path]) -> None:
-    """Raise OutputError where one of ``targets`` is one of ``sources``, under whatever name."""
-    # Path.resolve raises where links lead in a circle.
-    inputs = {os.path.realpath(source) for source in sources}
+def real_paths(paths: Iterable[Path]) -> frozenset[str]:
+    """Where the files lie, links followed."""
+    return frozenset(map(os.path.realpath, paths))  # Path.resolve raises where links lead in a circle
+
+
+def refuse_overwriting(targets: Iterable[Path], inputs: Collection[str]) -> None:
+    """Raise OutputError where one of ``targets`` is one of ``inputs`` (`real_paths`), under whatever name."""
     for target in targets:
         if os.path.realpath(target) in inputs:
             raise OutputError(f"{target} is an input, and would be overwritten: choose another output")
 
 
-def is_done(source: Path, target: Path) -> bool:
-    """Whether ``target`` stands and is no older than ``source``; that it stands means that it is whole."""
+def is_done(target: Path) -> bool:
+    """Whether ``target`` stands: files are written whole or not at all; an empty one is a crash's remains."""
     try:
-        return target.stat().st_mtime_ns >= source.stat().st_mtime_ns
+        return target.stat().st_size > 0
     except OSError:
         # Neither done nor undoable as far as is known here: doing it finds out, and tells.
+        return False
+
+
+def is_outdated(source: Path, target: Path) -> bool:
+    """Whether ``target``, which stands, is older than ``source``."""
+    try:
+        return target.stat().st_mtime_ns < source.stat().st_mtime_ns
+    except OSError:
         return False
 
 
@@ -176,7 +182,7 @@ def replacing(target: Path) -> Iterator[Path]:
     Raises:
         OutputError: whatever OSError the block or the replacing raises, as one line.
     """
-    if target.exists() and not target.is_file() and not target.is_dir():
+    if _is_special(target):
         raise OutputError(f"{target} is not a regular file: name another output")
     temporary = target.with_name(f".decoupe-{os.urandom(8).hex()}.part")
     try:
@@ -194,3 +200,12 @@ def replacing(target: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _is_special(target: Path) -> bool:
+    """Whether a device, a pipe or the like stands there."""
+    try:
+        mode = target.stat().st_mode
+    except OSError:
+        return False  # writing finds out, and tells
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

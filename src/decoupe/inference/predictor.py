@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -79,10 +79,12 @@ class Predictor:
 
     def describe(self) -> str:
         """Model, runtime, device, precision and size, in one line."""
-        height, width = self.preprocessing.size
-        size = f"{width}×{height}" if self.size is None else str(self.size)
+        size = self.preprocessing.size if self.size is None else self.size
+        if isinstance(size, int):
+            size = size, size
+        shown = size if isinstance(size, str) else f"{size[1]}×{size[0]}"
         computed = f"{self.device} in {self.dtype} by {type(self.runtime).__name__}"
-        return f"{self.runtime.name} on {computed}, size {size} ({self.preprocessing.fit})"
+        return f"{self.runtime.name} on {computed}, size {shown} ({self.preprocessing.fit})"
 
     def __call__(self, image: Source, *, max_pixels: int = MAX_PIXELS) -> Matte:
         """Cut out the subject of one picture.
@@ -110,14 +112,21 @@ class Predictor:
             max_pixels: largest width × height that is decoded.
 
         Raises:
-            InputError: ``batch_size`` below 1, or a picture that cannot be read.
+            InputError: ``batch_size`` below 1, or a picture that cannot be read; those before it come first.
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, expected at least 1")
         return self._map(iter(images), batch_size, max_pixels)
 
     def _map(self, images: Iterator[Source], batch_size: int, max_pixels: int) -> Iterator[Matte]:
-        while pictures := [read_image(image, max_pixels) for image in islice(images, batch_size)]:
+        for first in images:
+            pictures: list[Picture] = []
+            try:
+                for image in chain([first], islice(images, batch_size - 1)):
+                    pictures.append(read_image(image, max_pixels))  # noqa: PERF401 - kept on an error
+            except InputError:
+                yield from self._predict(pictures)
+                raise
             yield from self._predict(pictures)
 
     def _predict(self, pictures: list[Picture]) -> list[Matte]:

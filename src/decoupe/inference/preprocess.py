@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from decoupe.errors import InputError
 from decoupe.inference.sixteen import choose_low_bytes, has_sixteen_bits
@@ -45,10 +45,23 @@ _DAMAGED = (
     KeyError,
     OverflowError,
     RuntimeError,
+    AssertionError,
+    AttributeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
 )
+
+# EXIF orientation -> how the picture is turned upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 _pillow_lock = threading.Lock()
 
@@ -86,9 +99,10 @@ Size: TypeAlias = int | tuple[int, int] | Literal["native"]
 def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a picture from wherever it is.
 
-    EXIF orientation is applied, once. CMYK, LAB and grey become sRGB through their ICC profile, RGB keeps
-    its profile. Files of 16 bits (PNG, TIFF), 16-bit arrays and float arrays stay 16-bit. Of an animation the
-    first frame is read. Transparent parts are laid over mid-grey, with their transparency beside the pixels.
+    EXIF orientation is applied, once. CMYK, LAB and 8-bit grey become sRGB through their ICC profile, RGB
+    keeps its profile. 16-bit grey, RGB and RGBA files (PNG, TIFF), 16-bit arrays and float arrays stay
+    16-bit. Of an animation the first frame is read. Transparent parts are laid over mid-grey, with their
+    transparency beside the pixels.
 
     Args:
         source: a path, the bytes of a file, a binary file object, a Pillow image, or an array ``(H, W)``,
@@ -303,6 +317,9 @@ def _from_pillow(image: Image.Image, name: str) -> Picture:
         return _from_array(_wide_values(image, name), name)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
+        if image.mode == "LA":
+            grey, profile = _to_rgb(image.getchannel("L"), profile)
+            rgba = Image.merge("RGBA", (*grey.split(), rgba.getchannel("A")))
         opacity = np.asarray(rgba.getchannel("A"))
         if opacity.min() < 255:
             under = Image.new("RGBA", image.size, (GREY, GREY, GREY, 255))
@@ -314,12 +331,13 @@ def _from_pillow(image: Image.Image, name: str) -> Picture:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    # ImageOps.exif_transpose writes the metadata anew, and fails where they are odd.
     try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _DAMAGED:
         # Unreadable metadata is no reason to refuse readable pixels.
         return image
-    return ImageOps.exif_transpose(image) if turned else image
+    return image if turn is None else image.transpose(turn)
 
 
 def _wide_values(image: Image.Image, name: str) -> npt.NDArray[Any]:
@@ -397,7 +415,9 @@ def _integers(array: npt.NDArray[Any], name: str) -> Pixels:
             f"{name} holds floats from {least:g} to {most:g}, expected [0, 1]: "
             "divide by the largest possible value"
         )
-    wide: npt.NDArray[np.uint16] = np.rint(np.clip(array, 0, 1) * 65535).astype(np.uint16)
+    wide: npt.NDArray[np.uint16] = np.rint(
+        np.multiply(np.clip(array, 0, 1), 65535, dtype=np.result_type(array, np.float32))
+    ).astype(np.uint16)
     return wide
 
 

@@ -203,7 +203,10 @@ def _convert_profile(image: Image.Image, source: bytes | None, target: bytes | N
     ends: list[Any] = [
         BytesIO(profile) if profile else ImageCms.createProfile("sRGB") for profile in (source, target)
     ]
-    converted = ImageCms.profileToProfile(image, *ends)
+    try:
+        converted = ImageCms.profileToProfile(image, *ends)
+    except (ImageCms.PyCMSError, OSError):
+        return image  # a profile that only reads, such as a scanner's: the colours stay as they are
     return converted if converted is not None else image
 
 
