@@ -255,7 +255,7 @@ def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
     try:
         # Its own fallback prints to standard output, where a picture may be going.
         return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
-    except (*_onnx_errors(), RuntimeError, ValueError) as error:
+    except _onnx_errors() as error:
         reason = _first_line(error)
         if device == "auto" and len(providers) > 1:
             return _open_session(path, "cpu")  # CUDA is installed and does not work
@@ -275,9 +275,8 @@ def _onnx_errors() -> tuple[type[Exception], ...]:
     """ONNX Runtime's exceptions, which share no base class; each release names some more."""
     from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-    return tuple(
-        kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)
-    )
+    named = (kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    return RuntimeError, ValueError, *named
 
 
 def _providers(device: str, available: list[str]) -> list[str | tuple[str, dict[str, str]]]:
