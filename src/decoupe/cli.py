@@ -221,8 +221,9 @@ def _run(
                     _say(f"wrote {job.target} ({chosen})")
             except DecoupeError as error:
                 failed += 1
-                told, name = str(error), str(job.source or "standard input")
-                _say(told if name in told or "<stdin>" in told else f"{name}: {told}")
+                told, name = str(error), str(job.source or "<stdin>")
+                named = any(place in told for place in (name, str(job.target or "standard")))
+                _say(told if named else f"{name}: {told}")
             advance()
     if plan.several and not quiet:
         counts = {
