@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -54,8 +55,23 @@ def test_the_file_tells_what_it_needs(file: Path) -> None:
     assert file.stat().st_size < 10e6
 
 
-def test_the_callers_model_stays_as_it_is(model: torch.nn.Module) -> None:
-    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()) > 0
+def test_the_callers_model_stays_as_it_is(model: torch.nn.Module, tmp_path: Path) -> None:
+    mine = copy.deepcopy(model).train()
+    before = {name: tensor.clone() for name, tensor in mine.state_dict().items()}
+    export.export_onnx(mine, tmp_path / "a.onnx", preprocessing=PREPROCESSING, metadata={}, half_weights=True)
+    assert mine.training
+    assert mine.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in mine.state_dict().items())
+
+
+def test_a_file_that_gives_no_numbers_is_not_written(
+    model: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [export.Parity((1,), difference, 0.0) for difference in (1e-9, float("nan"))]
+    monkeypatch.setattr(export, "parity", lambda *_: rows)
+    with pytest.raises(ConfigError, match="differs from torch by nan"):
+        export.export_onnx(model, tmp_path / "a.onnx", preprocessing=PREPROCESSING, metadata={})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_differs_is_not_written(

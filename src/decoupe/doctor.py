@@ -51,7 +51,7 @@ class Extra:
 EXTRAS = {
     "torch": Extra("torch", "every model of `decoupe models`, on CPU, CUDA and MPS", 5300),
     "timm": Extra("timm", "DINOv3 backbones", 20),
-    "train": Extra("accelerate", "training on several devices, with TensorBoard", 65),
+    "train": Extra("accelerate", "training", 65),
     "export": Extra("onnxscript", "trained models as .onnx files", 45),
 }
 

@@ -64,7 +64,7 @@ def export_onnx(
     """Write ``model`` to ``path`` and check it against torch at sizes and batches it was not traced at.
 
     Args:
-        model: a matte model of decoupe, in evaluation mode; batch norms are folded in a copy of it.
+        model: a matte model of decoupe; batch norms are folded in a copy of it.
         path: the ``.onnx`` file to write; written under a temporary name first and kept only if it agrees.
         preprocessing: how a picture becomes the input; stored in the file.
         metadata: more to store, under ``decoupe.`` names: ``name``, ``family``, ``licence``, ``version``.
@@ -79,14 +79,14 @@ def export_onnx(
         OutputError: ``path`` cannot be written.
     """
     path = Path(path)
-    model = fold_batch_norm(model.eval())  # a copy: the caller's model stays as it is
+    model = fold_batch_norm(model)  # a copy: the caller's model stays as it is
     if half_weights:
         round_to_half(model)
     graph = MatteGraph(model)
     program = trace(graph, preprocessing)
     content = finish(program, preprocessing, metadata, half_weights=half_weights)
     report = parity(graph, content, preprocessing)
-    worst = max(row.largest for row in report)
+    worst = np.max([row.largest for row in report])  # NaN if any is, which max() may lose
     if not worst <= PARITY:
         raise ConfigError(
             f"the exported graph differs from torch by {worst:.2g}, at most {PARITY:g} is right: not written"

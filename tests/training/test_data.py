@@ -18,6 +18,7 @@ from decoupe.training.data import (
     Sample,
     Schedule,
     find_pairs,
+    fingerprint,
     fingerprints,
     near_duplicate_groups,
     read_pair,
@@ -56,15 +57,21 @@ def test_a_folder_without_a_set(tmp_path: Path) -> None:
 def test_sizes_that_differ_are_told(discs: Path) -> None:
     pair = find_pairs(discs)[0]
     Image.new("L", (48, 64)).save(pair.mask)
-    with pytest.raises(InputError, match="apply EXIF rotation to both"):
+    with pytest.raises(InputError, match=r"48×64, its photograph 64×48: make them the same"):
         read_pair(pair)
 
 
 def test_a_broken_picture_is_named(discs: Path) -> None:
     pair = find_pairs(discs)[0]
     pair.image.write_bytes(pair.image.read_bytes()[:200])
-    with pytest.raises(InputError, match=pair.image.name):
-        read_pair(pair)
+    for read in (read_pair, fingerprint):
+        with pytest.raises(InputError, match=rf"{pair.image.name} cannot be read"):
+            read(pair)
+
+
+def test_hidden_files_are_no_pictures(discs: Path) -> None:
+    (discs / "im" / ".DS_Store").write_bytes(b"of another system")
+    assert len(find_pairs(discs)) == 24
 
 
 def test_near_duplicates_never_stand_on_both_sides(discs: Path) -> None:
@@ -92,7 +99,7 @@ def test_split_is_a_function_of_its_seed(discs: Path) -> None:
 
 
 def test_samples_are_a_function_of_seed_and_position(discs: Path) -> None:
-    dataset = MatteDataset(find_pairs(discs), Augmentation(), seed=3)
+    dataset = MatteDataset(find_pairs(discs), Augmentation(), seed=3, longest=64)
     first = dataset[Sample(4, 11, 32)]
     assert all(torch.equal(a, b) for a, b in zip(first, dataset[Sample(4, 11, 32)], strict=True))
     assert not torch.equal(first[0], dataset[Sample(4, 12, 32)][0])

@@ -66,6 +66,29 @@ def test_the_log_tells_losses_sizes_and_validation(discs: Path, tmp_path: Path) 
     assert json.loads((tmp_path / "out" / "recipe.json").read_text())["steps"] == 6
 
 
+def test_a_set_that_the_recipe_does_not_hold_out_is_trained_on_alone(discs: Path, tmp_path: Path) -> None:
+    other = discs.rename(tmp_path / "mine")
+    sets = gather([other], SMALL)
+    assert len(sets.train) == 24
+    assert sets.held_out == {}
+    trainer = Trainer(SMALL, sets, tmp_path / "out")
+    assert trainer.validate() == {}
+
+
+def test_nothing_left_to_train_on_is_told(discs: Path) -> None:
+    with pytest.raises(InputError, match="every pair is held out"):
+        gather([discs], dataclasses.replace(SMALL, held_out=(("discs", 24),)))
+
+
+def test_a_run_goes_on_longer_but_never_as_another(discs: Path, tmp_path: Path) -> None:
+    run(discs, tmp_path / "out")
+    longer = dataclasses.replace(SMALL, steps=8)
+    assert run(discs, tmp_path / "out", longer).step == 8
+    other = dataclasses.replace(SMALL, seed=1)
+    with pytest.raises(ConfigError, match="was begun with another seed: go on with that"):
+        Trainer(other, gather([discs], other), tmp_path / "out")
+
+
 def test_the_weights_are_ready_to_load(discs: Path, tmp_path: Path) -> None:
     trainer = run(discs, tmp_path / "out")
     loaded = load_model(tmp_path / "out" / "weights.safetensors")
@@ -107,6 +130,8 @@ def test_learning_rate_rises_stays_and_falls() -> None:
         ({"stages": (Stage(64, 0.5),)}, "the last one 1"),
         ({"stages": (Stage(60, 1.0),)}, "multiples of 32"),
         ({"batch_size": 1}, "at least 2"),
+        ({"precision": "bf16"}, "unknown precision 'bf16'; did you mean 'bfloat16'"),
+        ({"model": dataclasses.replace(PRESETS["pocket"], classes=3)}, "matte sets tell no classes"),
     ],
 )
 def test_impossible_recipes_are_refused(change: dict[str, object], line: str) -> None:

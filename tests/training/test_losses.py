@@ -71,25 +71,29 @@ def test_a_weight_of_zero_computes_nothing() -> None:
 
 
 def test_ssim_is_the_windowed_definition() -> None:
-    """Wang et al. 2004, equation 13, written out at one pixel with its 11×11 window."""
+    """Wang et al. 2004, equation 13, written out with a convolution by the 11×11 window."""
     generator = torch.Generator().manual_seed(0)
-    prediction, truth = torch.rand(2, 1, 1, 11, 11, generator=generator, dtype=torch.float64)
+    prediction, truth = torch.rand(2, 2, 1, 20, 31, generator=generator, dtype=torch.float64)
     line = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
     window = torch.from_numpy(np.outer(line, line) / line.sum() ** 2)
 
-    def mean(x: torch.Tensor) -> float:
-        return float((x[0, 0] * window).sum())
+    def mean(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.conv2d(x, window[None, None], padding=5)
 
     mp, mt = mean(prediction), mean(truth)
     vp, vt = mean(prediction**2) - mp**2, mean(truth**2) - mt**2
     covariance = mean(prediction * truth) - mp * mt
-    expected = (2 * mp * mt + 1e-4) * (2 * covariance + 9e-4) / ((mp**2 + mt**2 + 1e-4) * (vp + vt + 9e-4))
-    # The mean over all pixels is linear in the map, so the centre's share shows as its difference.
-    band = losses.gaussian_band(11, 11, 1.5, truth)
-    assert float((band @ prediction[0, 0] @ band)[5, 5]) == pytest.approx(mp, rel=1e-12)
-    assert -1 <= expected <= 1
+    similarity = (2 * mp * mt + 1e-4) * (2 * covariance + 9e-4) / ((mp**2 + mt**2 + 1e-4) * (vp + vt + 9e-4))
+    expected = 1 - (1 + float(similarity.mean())) / 2
+    assert float(losses.ssim(prediction, truth)) == pytest.approx(expected, rel=1e-9)
     assert float(losses.ssim(truth, truth)) == pytest.approx(0, abs=1e-12)
-    assert 0 < float(losses.ssim(prediction, truth)) < 1
+
+
+def test_patch_iou_is_the_mean_over_windows_and_the_sum_over_pictures() -> None:
+    truth = torch.ones(2, 1, 64, 128)
+    prediction = truth.clone()
+    prediction[0, :, :, 64:] = 0.25  # the right window of the first picture: 1 - 1/4
+    assert float(losses.patch_iou(prediction, truth)) == pytest.approx(0.75 / 2)
 
 
 @settings(max_examples=20, deadline=None)

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,25 @@ def test_a_pickle_that_needs_code_is_refused(tmp_path: Path) -> None:
     assert "would run its code" in refused(path)
 
 
+class Attack:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("true",)
+
+
+def test_an_attack_is_refused_and_told_as_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "attack.pth"
+    torch.save({"weight": torch.zeros(1), "more": Attack()}, path)
+    assert "would run its code" in refused(path)
+
+
+def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "script.pth"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
+    assert "would run its code" in refused(path)
+
+
 def test_a_pickle_of_something_else(tmp_path: Path) -> None:
     path = tmp_path / "list.pth"
     torch.save([torch.zeros(1)], path)
@@ -186,14 +206,14 @@ def test_a_references_file_is_converted_and_says_what_was_inferred(
     assert not loaded.model.training
 
 
-def test_by_name_the_preprocessing_is_the_catalogues(
+def test_of_a_hub_id_outside_the_catalogue_the_size_is_assumed_and_told(
     hub: FakeHub, reference: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     save_file(reference, tmp_path / "served")
     hub.files["me/my-birefnet/model.safetensors"] = (tmp_path / "served").read_bytes()
     loaded = load_model("me/my-birefnet")
     assert loaded.config.backbone == "pvt_v2_b0"
-    assert not any("assumed" in note for note in loaded.notes)
+    assert any("1024×1024 assumed" in note for note in loaded.notes)
 
 
 def test_a_reference_file_that_does_not_fit_names_the_tensors(
@@ -235,6 +255,8 @@ def test_own_files_must_fit_their_configuration(saved: Path, model: BiRefNet) ->
     [
         ({"family": "birdnet"}, "unknown family 'birdnet'; did you mean 'birefnet'"),
         ({"config": {"colour": "red"}, "version": "9.9"}, "written by decoupe 9.9, this is .*upgrade"),
+        ({"config": {"backbone": "later"}, "version": "9.9"}, "written by decoupe 9.9, this is .*upgrade"),
+        ({"config": None, "version": "9.9"}, "written by decoupe 9.9, this is .*upgrade"),
     ],
 )
 def test_a_file_of_a_later_version(

@@ -101,7 +101,8 @@ class BiRefNetOutput(NamedTuple):
 
     Attributes:
         logits: ``(N, 1, H, W)``; their sigmoid is the matte.
-        side_logits: of the three deeper levels, deepest first: ``(N, 1, H/32, W/32)`` and on.
+        side_logits: of the three deeper levels, deepest first: ``(N, 1, H/32, W/32)`` and on; with a refiner
+            also the coarse logits, at full size, last.
         gradient_logits: predicted gradient maps of the same levels and sizes.
         class_logits: ``(N, classes)``, or None.
     """
@@ -291,7 +292,8 @@ class Decoder(nn.Module):
                 side_logits.append(self.side_heads[level](x))
             if level < len(self.outward):
                 x, gradient = self.outward[level](x)
-                gradient_logits += [] if gradient is None else [gradient]
+                # Their label is made of the side output of the same level.
+                gradient_logits += [gradient] if gradient is not None and self.side_heads else []
         return BiRefNetOutput(self.logits(image, x), tuple(side_logits), tuple(gradient_logits))
 
     def logits(self, image: Tensor, x: Tensor) -> Tensor:

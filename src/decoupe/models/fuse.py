@@ -21,9 +21,12 @@ def fold_batch_norm(model: Model) -> Model:
     up to rounding. The copy is for inference: it cannot be trained as the original could.
 
     Args:
-        model: in evaluation mode; left as it is.
+        model: left as it is.
+
+    Returns:
+        The copy, in evaluation mode.
     """
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(model).eval()
     for sequence in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
         children = list(sequence.named_children())
         for (name, layer), (norm_name, norm) in pairwise(children):

@@ -93,7 +93,8 @@ class BiRefNetCriterion:
 
     def gradient_term(self, out: BiRefNetOutput, gradient: Tensor) -> Tensor:
         """The outward reference's loss over all levels; ``gradient`` is the picture's ``(N, 1, H, W)``."""
-        levels = zip(out.gradient_logits, out.side_logits, strict=False)  # a refiner has one more side output
+        sides = out.side_logits[: len(out.gradient_logits)]  # a refiner has one more
+        levels = zip(out.gradient_logits, sides, strict=True)
         return torch.stack(
             [
                 losses.gradient_bce(

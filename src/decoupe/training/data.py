@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -35,7 +36,7 @@ class Pair:
 
 
 def find_pairs(folder: str | Path) -> list[Pair]:
-    """The pairs ``{im,images,Imgs}/NAME.*`` and ``{gt,masks,GT}/NAME.png`` of one set, by name.
+    """The pairs ``{im,images,Imgs}/NAME.*`` and ``{gt,masks,GT}/NAME.*`` of one set, by name.
 
     Raises:
         InputError: the folders are not there, or a photograph has no mask, or nothing pairs.
@@ -47,9 +48,9 @@ def find_pairs(folder: str | Path) -> list[Pair]:
         raise InputError(
             f"{folder} holds no matte set: expected {folder}/im with photographs and {folder}/gt with masks"
         )
-    by_name = {path.stem: path for path in masks.iterdir() if path.is_file()}
+    by_name = {path.stem: path for path in pictures_in(masks)}
     pairs, missing = [], []
-    for image in sorted(path for path in images.iterdir() if path.is_file()):
+    for image in sorted(pictures_in(images)):
         if image.stem in by_name:
             pairs.append(Pair(image, by_name[image.stem]))
         else:
@@ -63,34 +64,45 @@ def find_pairs(folder: str | Path) -> list[Pair]:
     return pairs
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """The files of a folder, without hidden ones."""
+    return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+
+
 def read_pair(pair: Pair, *, longest: int | None = None) -> tuple[Array, Array]:
     """A pair as uint8 arrays: photograph ``(H, W, 3)`` and mask ``(H, W)``, long side at most ``longest``.
 
     Raises:
         InputError: a file cannot be read, or the two sizes differ.
     """
-    try:
-        with Image.open(pair.image) as opened:
-            image = opened.convert("RGB")
-        with Image.open(pair.mask) as opened:
-            mask = opened.convert("L")
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"cannot read the pair {pair.image}, {pair.mask.name}: {error}") from error
+    with opened(pair.image) as file:
+        image = ImageOps.exif_transpose(file).convert("RGB")
+    with opened(pair.mask) as file:
+        mask = ImageOps.exif_transpose(file).convert("L")
     if image.size != mask.size:
-        raise InputError(
-            f"{pair.mask} is {mask.size}, its photograph {image.size}: apply EXIF rotation to both"
-        )
+        sizes = ["{}×{}".format(*picture.size) for picture in (mask, image)]
+        raise InputError(f"{pair.mask} is {sizes[0]}, its photograph {sizes[1]}: make them the same")
     if longest is not None and max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
         mask = mask.resize(image.size, Image.Resampling.BILINEAR)
     return np.asarray(image), np.asarray(mask)
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture of a set, open for reading; InputError names it if that fails."""
+    try:
+        with Image.open(path) as file:
+            yield file
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): get it again, or remove the pair") from error
+
+
 def fingerprint(pair: Pair) -> np.uint64:
     """A 64-bit difference hash of the photograph: alike pictures differ in few bits."""
-    with Image.open(pair.image) as opened:
-        opened.draft("L", (32, 32))
-        small = np.asarray(opened.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
+    with opened(pair.image) as file:
+        file.draft("L", (32, 32))
+        small = np.asarray(file.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
     bits: np.uint64 = np.packbits(small[:, 1:] > small[:, :-1]).view(np.uint64)[0]
     return bits
 
@@ -118,6 +130,8 @@ def split(pairs: Sequence[Pair], held_out: int, *, seed: int) -> tuple[list[Pair
 
     Deterministic in ``seed`` and in the pairs' order.
     """
+    if not held_out:
+        return list(pairs), []
     group = near_duplicate_groups(fingerprints(pairs))
     chosen = np.random.default_rng(seed).permutation(len(pairs))[:held_out]
     leaked = np.isin(group, group[chosen])
@@ -150,9 +164,7 @@ class MatteDataset(Dataset[tuple[Tensor, Tensor]]):
         longest: long side in pixels at which decoded pictures are kept.
     """
 
-    def __init__(
-        self, pairs: Sequence[Pair], augmentation: Augmentation, *, seed: int, longest: int = 352
-    ) -> None:
+    def __init__(self, pairs: Sequence[Pair], augmentation: Augmentation, *, seed: int, longest: int) -> None:
         self.augmentation, self.seed = augmentation, seed
         with ThreadPoolExecutor() as pool:
             self.decoded = list(pool.map(partial(read_pair, longest=longest), pairs))

@@ -1,11 +1,11 @@
-"""The training loop: one process, resumable, deterministic in its recipe.
+"""The training loop: one process, resumable, on a CPU deterministic in its recipe.
 
-What it writes into its folder, each file under a temporary name first:
+What it writes into its folder, each file but the log under a temporary name first:
 
     last.pt               everything needed to go on: model, average, optimiser, random state, step
     weights.safetensors   the averaged weights, ready for ``decoupe.load``
     recipe.json           what was run
-    log.jsonl             one line per report: step, size, learning rate, losses, speed, validation
+    log.jsonl             one line per report: step, size, learning rate, losses, speed, validation; appended
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2.functional import pil_to_tensor
 
-from decoupe.errors import DecoupeError
+from decoupe.errors import ConfigError, DecoupeError, InputError
+from decoupe.inference.preprocess import from_network, network_size, read_image, to_network
 from decoupe.models.birefnet import BiRefNet
 from decoupe.training.data import MatteDataset, Pair, Schedule, find_pairs, read_pair, split, to_batch
 from decoupe.training.recipes import Recipe
@@ -52,7 +51,11 @@ class Sets:
 
 
 def gather(folders: Sequence[Path], recipe: Recipe) -> Sets:
-    """The pairs of several set folders, split as the recipe says."""
+    """The pairs of several set folders, split as the recipe says.
+
+    Raises:
+        InputError: a folder that holds no set, or nothing is left to train on.
+    """
     train: list[Pair] = []
     repeats: list[int] = []
     held_out: dict[str, tuple[Pair, ...]] = {}
@@ -60,7 +63,10 @@ def gather(folders: Sequence[Path], recipe: Recipe) -> Sets:
         kept, out = split(find_pairs(folder), dict(recipe.held_out).get(folder.name, 0), seed=recipe.seed)
         train += kept
         repeats += [dict(recipe.repeats).get(folder.name, 1)] * len(kept)
-        held_out[folder.name] = tuple(out)
+        if out:
+            held_out[folder.name] = (*held_out.get(folder.name, ()), *out)
+    if not train:
+        raise InputError("every pair is held out: add pairs, or hold out fewer")
     return Sets(tuple(train), tuple(repeats), held_out)
 
 
@@ -76,6 +82,9 @@ class Trainer:
         compiled: whether the network goes through ``torch.compile``: a minute or two for each size, then
             faster on CUDA.
     """
+
+    FIXED = ("model", "batch_size", "repeats", "held_out", "seed")
+    """What of a recipe must stay as it is when a run goes on."""
 
     def __init__(
         self,
@@ -122,12 +131,13 @@ class Trainer:
                 self.report(
                     {"images_per_second": report_every * len(images) / seconds, "size": images.shape[-1]}
                 )
-                started = time.monotonic()
             finished = self.step == self.recipe.steps
             if self.step % validate_every == 0 or finished:
                 self.report({"validation": self.validate()})
             if self.step % save_every == 0 or finished:
                 self.save()
+            if self.step % report_every == 0:
+                started = time.monotonic()  # validating and saving are not training
 
     def batches(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Batches from where the run stands to its end."""
@@ -139,8 +149,9 @@ class Trainer:
             seed=recipe.seed,
             start=self.step,
         )
+        longest = max(stage.size for stage in recipe.stages) * 11 // 10  # crops are enlarged a little
         return DataLoader(
-            MatteDataset(self.sets.train, recipe.augmentation, seed=recipe.seed),
+            MatteDataset(self.sets.train, recipe.augmentation, seed=recipe.seed, longest=longest),
             batch_sampler=schedule,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
@@ -173,15 +184,21 @@ class Trainer:
 
     def validate(self, *, pairs_per_set: int = 100) -> dict[str, dict[str, float]]:
         """The metrics of the averaged weights on the first held-out pairs of each set."""
-        size = self.recipe.stages[-1].size
         results = {}
         for name, pairs in self.sets.held_out.items():
             decoded = (read_pair(pair) for pair in pairs[:pairs_per_set])
-            model = self.average.module
-            results[name] = score(
-                (predict(model, image, size, self.device), truth) for image, truth in decoded
-            )
+            results[name] = score((self.predict(image), truth) for image, truth in decoded)
         return results
+
+    @torch.inference_mode()
+    def predict(self, image: NDArray[np.uint8]) -> FloatArray:
+        """A photograph ``(H, W, 3)`` -> its alpha ``(H, W)``, as users of the averaged weights get it."""
+        picture = read_image(image)
+        size = network_size(picture.size, self.recipe.preprocessing)
+        pixels = to_network(picture, size, self.recipe.preprocessing)
+        batch = torch.from_numpy(pixels)[None].to(self.device)
+        logits: Tensor = self.average.module.eval()(batch).logits
+        return from_network(logits.sigmoid()[0, 0].cpu().numpy(), picture)
 
     def report(self, extra: Mapping[str, Any]) -> None:
         """Append one line to the log: where the run stands, mean losses since the last, ``extra``."""
@@ -205,6 +222,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all(),
             "step": self.step,
         }
         temporary = self.out / f"last.pt.{os.getpid()}"
@@ -219,31 +237,27 @@ class Trainer:
         )
 
     def restore(self) -> None:
-        """Go on from ``last.pt``."""
+        """Go on from ``last.pt``; the run may have become longer or slower, not another one.
+
+        Raises:
+            ConfigError: the run was begun with another model, split, order or seed.
+        """
+        begun = json.loads((self.out / "recipe.json").read_text())
+        now = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
+        changed = [name for name in self.FIXED if begun[name] != now[name]]
+        if changed:
+            raise ConfigError(
+                f"{self.out} was begun with another {' and '.join(changed)}: "
+                "go on with that, or name another folder"
+            )
         state = torch.load(self.out / "last.pt", weights_only=True, map_location=self.device)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"].cpu())
+        torch.cuda.set_rng_state_all([random.cpu() for random in state["cuda_random"]])
         self.step = state["step"]
         self.reported = self.step
-
-
-@torch.inference_mode()
-def predict(model: nn.Module, image: NDArray[np.uint8], size: int, device: torch.device) -> FloatArray:
-    """A photograph ``(H, W, 3)`` uint8 -> its alpha ``(H, W)``, seen in its own shape at ``size``² pixels."""
-    height, width = image.shape[:2]
-    scale = size / (height * width) ** 0.5
-    inner = (max(32, round(height * scale / 32) * 32), max(32, round(width * scale / 32) * 32))
-    photograph = Image.fromarray(image).resize(inner[::-1], Image.Resampling.BILINEAR)
-    pixels, _ = to_batch(
-        pil_to_tensor(photograph)[None], torch.zeros(1, 1, *inner, dtype=torch.uint8), device
-    )
-    model.eval()
-    alpha = model(pixels).logits.sigmoid()
-    resized = torch.nn.functional.interpolate(alpha, (height, width), mode="bilinear")
-    result: FloatArray = resized[0, 0].cpu().numpy()
-    return result
 
 
 def write_atomically(path: Path, content: bytes) -> None:

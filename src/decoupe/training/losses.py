@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from decoupe.errors import ConfigError, unknown
 from decoupe.layers.blocks import resize
 
 
@@ -155,6 +156,8 @@ def gradient_label(gradient: Tensor, side_logits: Tensor, *, mask: str = "predic
     Returns:
         A label *before the sigmoid*, ``(N, 1, H, W)``.
     """
+    if mask not in ("prediction", "dilated"):
+        raise ConfigError(unknown("gradient mask", mask, ("prediction", "dilated")))
     where = resize(side_logits, gradient.shape[-2:])
     if mask == "dilated":
         size = 2 * (max(gradient.shape[-2:]) // 64) + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from decoupe.errors import ConfigError
+from decoupe.errors import ConfigError, unknown
 from decoupe.models.birefnet import PRESETS, BiRefNetConfig
 from decoupe.training.augment import Augmentation
 from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
@@ -68,6 +68,10 @@ class Recipe:
             raise ConfigError(f"stages end at {ends}: expected growing shares of the run, the last one 1")
         if any(stage.size % 32 for stage in self.stages):
             raise ConfigError("stage sizes are multiples of 32: the network halves its input five times")
+        if self.precision not in ("bfloat16", "float32"):
+            raise ConfigError(unknown("precision", self.precision, ("bfloat16", "float32")))
+        if self.model.classes:
+            raise ConfigError("matte sets tell no classes: set classes=0 in the model's configuration")
         if self.batch_size < 2:
             raise ConfigError(
                 "batch_size is at least 2: batch norm has nothing to average over in one picture"

@@ -46,7 +46,8 @@ def load_model(name_or_path: str | os.PathLike[str]) -> LoadedModel:
     if model.file.endswith(".onnx"):
         raise ModelError(f"{model.name} comes as an exported .onnx, not as PyTorch weights: use decoupe.load")
     require_torch(f"the model {model.name!r}")
-    return checkpoint.read_model(download.fetch(model), model.family, model.preprocessing)
+    known = model.preprocessing if model.name in CATALOGUE else None
+    return checkpoint.read_model(download.fetch(model), model.family, known)
 
 
 def require_torch(what: str) -> None:

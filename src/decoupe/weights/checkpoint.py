@@ -13,13 +13,15 @@ import dataclasses
 import json
 import os
 import pickle
+import re
 import tempfile
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import decoupe
-from decoupe.errors import CheckpointError, MissingExtraError, OutputError, unknown
+from decoupe.errors import CheckpointError, ConfigError, MissingExtraError, OutputError, unknown
 from decoupe.weights.registry import Preprocessing
 
 if TYPE_CHECKING:
@@ -29,6 +31,18 @@ if TYPE_CHECKING:
 
 _METADATA_KEY = "decoupe"
 _DAMAGED = "{path} is truncated or damaged: copy or download it again"
+# Whatever torch.load lets escape on broken bytes.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+)
 _ASSUMED = Preprocessing(size=(1024, 1024), size_range=(512, 1536))  # most released checkpoints'
 
 
@@ -71,6 +85,7 @@ def save_model(
     Raises:
         OutputError: the file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -87,8 +102,8 @@ def save_model(
             part = Path(folder) / path.name
             save_file(tensors, part, metadata={_METADATA_KEY: json.dumps(metadata)})
             part.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read_model(
@@ -131,7 +146,7 @@ def _from_own(
     try:
         config = config_class(**_as_tuples(metadata["config"]))
         preprocessing = Preprocessing(**_as_tuples(metadata["preprocessing"]))
-    except TypeError as error:
+    except (TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             f"{path} was written by decoupe {metadata['version']}, "
             f"this is {decoupe.__version__}: upgrade ({error})"
@@ -233,15 +248,15 @@ def _read_pickle(path: Path, *, mmap: bool) -> dict[str, Tensor]:
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of TorchScript, which is refused right after
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except _UNREADABLE as error:
+        if re.search(r"GLOBAL|reduce|TorchScript|Unsupported class", str(error)):
             raise CheckpointError(
                 f"{path} holds more than tensors, loading it would run its code: "
                 "save its state_dict() alone with torch.save, or as .safetensors"
             ) from error
-        raise CheckpointError(_DAMAGED.format(path=path)) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(_DAMAGED.format(path=path)) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dict of tensors by name")
