@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import decoupe
-from decoupe.training.data import Pair, find_pairs, read_pair, split
+from decoupe.training.data import Pair, find_pairs, read_pair, split, spread
 from decoupe.training.recipes import RECIPES
 from decoupe.training.validation import score
 from machine import machine, print_table, versions
@@ -46,7 +46,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sets", nargs="+", type=Path)
-    parser.add_argument("--most", type=int, default=500, help="pairs of each set")
+    parser.add_argument("--most", type=int, default=500, help="pairs of each set, evenly chosen")
     parser.add_argument("--model", help="as decoupe.load takes it; else the embedded default")
     parser.add_argument("--stretched", action="store_true", help="stretch every alpha to [0, 1] first")
     options = parser.parse_args()
@@ -58,7 +58,7 @@ def main() -> None:
         pairs = find_pairs(folder)
         if folder.name in dict(recipe.held_out):
             pairs = split(pairs, dict(recipe.held_out)[folder.name], seed=recipe.seed)[1]
-        pairs = pairs[: options.most]
+        pairs = spread(pairs, options.most)
         seconds: list[float] = []
         result = score(predicted(predictor, pairs, seconds, stretched=options.stretched))
         figures = [f"{result[name]:.3f}" for name in ("S", "MAE", "maxF", "wF")]

@@ -23,6 +23,7 @@ from decoupe.training.data import (
     near_duplicate_groups,
     read_pair,
     split,
+    spread,
 )
 
 PLAIN = Augmentation(
@@ -90,6 +91,12 @@ def test_near_duplicates_never_stand_on_both_sides(discs: Path) -> None:
         names = {pair.image.stem for pair in held_out}
         if names & {"disc05", "disc05b"}:
             assert not {pair.image.stem for pair in train} & {"disc05", "disc05b"}
+
+
+def test_a_part_of_a_set_is_taken_from_all_of_it(discs: Path) -> None:
+    pairs = find_pairs(discs)
+    assert spread(pairs, 5) == [pairs[index] for index in (0, 4, 9, 14, 19)]
+    assert spread(pairs, 24) == spread(pairs, 99) == pairs
 
 
 def test_split_is_a_function_of_its_seed(discs: Path) -> None:

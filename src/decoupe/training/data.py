@@ -140,6 +140,13 @@ def split(pairs: Sequence[Pair], held_out: int, *, seed: int) -> tuple[list[Pair
     ]
 
 
+def spread(pairs: Sequence[Pair], most: int) -> list[Pair]:
+    """At most ``most`` pairs, evenly from the whole set: the first ones by name are not like the rest."""
+    if len(pairs) <= most:
+        return list(pairs)
+    return [pairs[index * len(pairs) // most] for index in range(most)]
+
+
 class Sample(NamedTuple):
     """All that a training sample depends on, beside the recipe's seed.
 

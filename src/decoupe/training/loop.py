@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from decoupe.errors import ConfigError, DecoupeError, InputError
 from decoupe.inference.preprocess import from_network, network_size, read_image, to_network
 from decoupe.models.birefnet import BiRefNet
-from decoupe.training.data import MatteDataset, Pair, Schedule, find_pairs, read_pair, split, to_batch
+from decoupe.training.data import MatteDataset, Pair, Schedule, find_pairs, read_pair, split, spread, to_batch
 from decoupe.training.recipes import Recipe
 from decoupe.training.validation import FloatArray, score
 from decoupe.weights.checkpoint import save_model
@@ -183,10 +183,10 @@ class Trainer:
             self.totals[name] = self.totals.get(name, 0.0) + value.detach()
 
     def validate(self, *, pairs_per_set: int = 100) -> dict[str, dict[str, float]]:
-        """The metrics of the averaged weights on the first held-out pairs of each set."""
+        """The metrics of the averaged weights on held-out pairs of each set."""
         results = {}
         for name, pairs in self.sets.held_out.items():
-            decoded = (read_pair(pair) for pair in pairs[:pairs_per_set])
+            decoded = (read_pair(pair) for pair in spread(pairs, pairs_per_set))
             results[name] = score((self.predict(image), truth) for image, truth in decoded)
         return results
 
