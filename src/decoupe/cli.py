@@ -317,7 +317,7 @@ def _describe_model(name: str) -> None:
         "licence": spec.licence + ("" if spec.commercial else "; not for commercial use"),
         "file": f"{spec.file}, {spec.megabytes:.0f} MB",
         "from": f"https://huggingface.co/{spec.repo}/tree/{spec.revision}" if spec.repo else "the package",
-        "sha256": spec.sha256 or ("as the hub announces it" if spec.repo else "not checked"),
+        "sha256": spec.sha256 or "as the hub announces it",
         "here": path or f"no: decoupe get {spec.name}",
     }
     for key, value in facts.items():

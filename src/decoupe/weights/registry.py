@@ -153,6 +153,7 @@ _MODELS = (
         repo=None,
         file="pocket.onnx",
         backbone="nano",
+        sha256="4a68737cfd55fb0638371fe6aced4c80d36aca728695b08947a7f83376406883",
     ),
     _released(
         "birefnet",
