@@ -2,8 +2,9 @@
 
     python benchmarks/model_speed.py [MODEL ...] [--device cuda] [--size 1024] [--batch 1 4]
 
-MODEL is a preset of decoupe.models.birefnet; its weights are drawn at random: the numbers that come out are
-no mattes, the time is the same. Reading, resizing and writing pictures is not in it.
+MODEL is a preset of decoupe.models.birefnet; its weights are drawn at random, and the offsets of its
+deformable convolutions are zero: a trained model reads its maps in a less orderly way. Reading, resizing and
+writing pictures is not in it.
 """
 
 from __future__ import annotations

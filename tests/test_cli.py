@@ -228,12 +228,12 @@ def test_an_outdated_output_is_kept_and_told(run: Run, here: Path) -> None:
     assert retouched.read_bytes()[:4] == b"\x89PNG"
 
 
-def test_what_fails_in_the_model_names_the_picture(run: Run, here: Path) -> None:
+def test_what_fails_in_the_model_names_the_picture_among_several(run: Run, here: Path) -> None:
     model = write_onnx(here / "fixed.onnx", None, shape=(1, 3, 32, 48))
-    photograph(here / "photo.jpg")
-    result = run("photo.jpg", "-m", str(model), "--size", "64")
+    photograph(here / "in" / "photo.jpg")
+    result = run("in", "-m", str(model), "--size", "64")
     assert result.exit_code == 1
-    assert lines(result)[0].startswith("decoupe: photo.jpg: the model takes 48×32 only")
+    assert lines(result)[0].startswith("decoupe: in/photo.jpg: the model takes 48×32 only")
 
 
 def test_the_cap_holds_for_backgrounds_too(run: Run, here: Path) -> None:

@@ -114,6 +114,17 @@ def command(*arguments: str, stdin: bytes) -> subprocess.CompletedProcess[bytes]
     return subprocess.run(whole, capture_output=True, timeout=60, input=stdin)
 
 
+def test_doctor_tells_of_a_pytorch_that_cannot_be_imported(here: Path) -> None:
+    (here / "torch").mkdir()
+    (here / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.13: not there')")
+    environment = {**os.environ, "PYTHONPATH": str(here)}
+    command = [sys.executable, "-m", "decoupe", "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert "cannot be imported (libcudart.so.13: not there): reinstall it" in done.stdout
+
+
 def test_standard_input_to_standard_output(here: Path, model: Path) -> None:
     photo = photograph(here / "photo.jpg")
     done = command("cut", "-", "-m", str(model), stdin=photo.read_bytes())

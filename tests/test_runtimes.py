@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -81,6 +83,35 @@ def test_foreign_onnx_files_with_fixed_shapes(tmp_path: Path, sigmoid: bool) -> 
 def test_a_fixed_side_need_not_be_a_multiple_of_anything(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "foreign.onnx", None, shape=(1, 3, 50, 51))
     assert decoupe.load(path)(np.zeros((20, 30, 3), np.uint8)).alpha.shape == (20, 30)
+
+
+def test_a_cuda_that_is_installed_and_does_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under auto the CPU takes over; asked for by name, CUDA is never replaced."""
+    path = write_onnx(tmp_path / "tiny.onnx")
+    session = onnxruntime.InferenceSession
+
+    def broken(*arguments: Any, providers: list[Any], **options: Any) -> onnxruntime.InferenceSession:
+        if len(providers) > 1:
+            raise RuntimeError("CUDA failure 35: driver too old")
+        return session(*arguments, providers=providers, **options)
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", broken)
+    assert OnnxRuntime(path).device == "cpu"
+    with pytest.raises(DeviceError, match="device 'cuda:0' cannot be used by ONNX Runtime"):
+        OnnxRuntime(path, device="cuda:0")
+
+
+def test_too_little_memory_is_one_line(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = TorchRuntime(loaded)
+
+    def full(images: Any, dtype: str) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(runtime, "_logits", full)
+    with pytest.raises(ModelError, match="has not enough memory for 1×3×64×64 images on cpu"):
+        runtime(np.zeros((1, 3, 64, 64), np.float32))
 
 
 def test_logits_are_recognised_for_each_picture_by_itself(tmp_path: Path) -> None:

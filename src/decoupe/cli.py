@@ -221,9 +221,9 @@ def _run(
                     _say(f"wrote {job.target} ({chosen})")
             except DecoupeError as error:
                 failed += 1
-                told, name = str(error), str(job.source or "<stdin>")
-                named = any(place in told for place in (name, str(job.target or "standard")))
-                _say(told if named else f"{name}: {told}")
+                told = str(error)
+                named = str(job.source) in told or str(job.target) in told
+                _say(told if named or not plan.several else f"{job.source}: {told}")
             advance()
     if plan.several and not quiet:
         counts = {

@@ -95,10 +95,6 @@ def make_plan(inputs: list[str], out: str | None, *, word: str, overwrite: bool)
     places = real_paths(named)
     target_of = functools.partial(_target, out=out, folder=folder, word=word, alone=len(named) == 1)
     for source in named:
-        if len(named) == 2 and source == named[1] and not source.exists():
-            # Other tools take IN OUT.
-            plan.problems.append(f"{source} does not exist: check the path, or put -o before an output")
-            continue
         _plan_input(plan, source, target_of, places, overwrite)
     # Each input has been compared with itself; a folder's outputs could still be another folder's pictures.
     sources = real_paths(job.source for job in plan.jobs if job.source is not None)
@@ -176,7 +172,8 @@ def _plan_folder(plan: Plan, folder: Path, out: Path, overwrite: bool) -> None:
 
 def _plan_file(plan: Plan, source: Path, target: Path, places: Collection[str], overwrite: bool) -> None:
     if not source.exists():
-        raise InputError(f"{source} does not exist: check the path")
+        remedy = ", or put -o before an output" if plan.jobs else ""  # other tools take IN OUT
+        raise InputError(f"{source} does not exist: check the path{remedy}")
     refuse_overwriting([target], places)
     _check_folder(target.parent)
     plan.claim(source, target)

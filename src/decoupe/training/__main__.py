@@ -39,7 +39,6 @@ def run(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads of the network.")] = None,
     workers: Annotated[int, typer.Option(help="Processes that prepare samples.")] = 1,
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network; for CUDA.")] = False,
     validate_every: Annotated[int, typer.Option(help="Steps between validations.")] = 1000,
 ) -> None:
     """Run a recipe, or go on with it where it was interrupted."""
@@ -50,8 +49,7 @@ def run(
         torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = True  # few sizes, each for thousands of steps
     sets = gather(data, chosen)
-    trainer = Trainer(chosen, sets, out, device=device, workers=workers, compiled=compiled)
-    trainer.run(validate_every=validate_every)
+    Trainer(chosen, sets, out, device=device, workers=workers).run(validate_every=validate_every)
 
 
 @app.command()

@@ -79,29 +79,19 @@ class Trainer:
         out: folder of the run; a ``last.pt`` in it is continued.
         device: ``"cpu"``, ``"cuda"``.
         workers: processes that prepare samples.
-        compiled: whether the network goes through ``torch.compile``: a minute or two for each size, then
-            faster on CUDA.
     """
 
     FIXED = ("model", "batch_size", "repeats", "held_out", "seed")
     """What of a recipe must stay as it is when a run goes on."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        sets: Sets,
-        out: Path,
-        *,
-        device: str = "cpu",
-        workers: int = 1,
-        compiled: bool = False,
+        self, recipe: Recipe, sets: Sets, out: Path, *, device: str = "cpu", workers: int = 1
     ) -> None:
         self.recipe, self.sets, self.out = recipe, sets, out
         self.device = torch.device(device)
         self.workers = workers
         torch.manual_seed(recipe.seed)
         self.model = BiRefNet(recipe.model).to(memory_format=torch.channels_last).to(self.device)
-        self.forward = torch.compile(self.model, dynamic=False) if compiled else self.model
         ema = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.model, multi_avg_fn=ema, use_buffers=True)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
@@ -163,7 +153,7 @@ class Trainer:
         image, truth = to_batch(images, masks, self.device)
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            out = self.forward(image)
+            out = self.model(image)
         terms = self.recipe.criterion(out, image, truth)
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
