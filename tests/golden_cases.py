@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from decoupe.training.matching import Truth
 from decoupe.weights import convert
 from golden import fill
 
@@ -48,6 +49,19 @@ class GoldenCase:
     def mask(self, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.from_numpy(fill.mask(self.name, tuple(self._loaded[0]["shape"]))).to(dtype)
 
+    def truth(self, dtype: torch.dtype = torch.float64) -> list[Truth]:
+        """The true segments of each picture, of a case that has them."""
+        height, width = self._loaded[0]["shape"][2:]
+        classes = self._loaded[0]["ground_truth"]["classes"]
+        masks = [
+            [fill.mask(f"{self.name}:{i}:{j}", (1, 1, height, width))[0, 0] for j in range(len(labels))]
+            for i, labels in enumerate(classes)
+        ]
+        return [
+            Truth(torch.from_numpy(np.stack(one)).to(dtype), torch.tensor(labels))
+            for one, labels in zip(masks, classes, strict=True)
+        ]
+
     def model(self, dtype: torch.dtype = torch.float64) -> nn.Module:
         """The converted model, in evaluation mode."""
         return convert.from_reference(self.name.split("_")[0], self.state(), self.config).to(dtype)
@@ -56,7 +70,7 @@ class GoldenCase:
         """The converted model as the stored training outputs want it: float64, nothing random."""
         model = self.model().train()
         for module in model.modules():
-            if isinstance(module, nn.Dropout | StochasticDepth):
+            if isinstance(module, nn.Dropout | nn.MultiheadAttention | StochasticDepth):
                 module.eval()
         return model
 
@@ -67,7 +81,7 @@ class GoldenCase:
         """
         stored = self.outputs[key]
         spread = stored.std() if stored.size > 1 else np.abs(stored).max()
-        step = self._loaded[0]["sampled"].get(key, 1)
+        step = self._loaded[0].get("sampled", {}).get(key, 1)
         computed = np.atleast_1d(output.detach().numpy())
         if stored.ndim == 4:
             computed = computed[..., ::step, ::step]

@@ -18,6 +18,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 # Each part may import those before it; of those beside only the command line knows.
 ORDER = (
     "errors",
+    "readings",
     "layers",
     "backbones",
     "models",
@@ -27,6 +28,8 @@ ORDER = (
     "batch",
     "server",
     "plan",
+    "console",
+    "segment_files",
     "doctor",
     "cli",
 )

@@ -6,10 +6,12 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from decoupe.cli import app
+from inference.queries import see
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -18,12 +20,15 @@ COMMANDS = re.findall(r"(?:^|\| )decoupe (\w+)([^\n#]*)", README, re.MULTILINE)
 
 
 def test_there_is_something_to_run() -> None:
-    assert len(SNIPPETS) == 2
-    assert {"cut", "models", "get", "doctor"} <= {command for command, _ in COMMANDS}
+    assert len(SNIPPETS) == 3
+    assert {"cut", "segment", "models", "get", "doctor"} <= {command for command, _ in COMMANDS}
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_python_runs(snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dog = np.zeros((300, 451), bool)
+    dog[50:250, 100:350] = True
+    see(monkeypatch, [dog, ~dog], [1, 2])  # in place of a segment model, which would be downloaded
     shutil.copy(ROOT / "examples" / "chelsea.jpg", tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     exec(compile(snippet, "README.md", "exec"), {})

@@ -15,8 +15,9 @@ from decoupe.errors import (
     OutputError,
     UnknownModelError,
 )
-from decoupe.inference.predictor import Predictor, SizeWarning, cut, load
+from decoupe.inference.predictor import Predictor, Segmenter, SizeWarning, cut, load
 from decoupe.inference.results import Matte
+from decoupe.inference.segments import Segment, Segments
 from decoupe.weights.registry import catalogue
 
 __version__ = "0.1.0"
@@ -33,6 +34,9 @@ __all__ = [
     "ModelError",
     "OutputError",
     "Predictor",
+    "Segment",
+    "Segmenter",
+    "Segments",
     "SizeWarning",
     "UnknownModelError",
     "__version__",

@@ -7,26 +7,24 @@ where something is drawn, so that ``decoupe cut photo.jpg`` starts quickly.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
 import decoupe
-from decoupe.errors import DecoupeError, DownloadError, InputError, OutputError
-from decoupe.inference.media import encode, write_bytes
+from decoupe.console import Files, run, say, told
+from decoupe.errors import InputError
+from decoupe.inference.media import encode
 from decoupe.inference.preprocess import MAX_PIXELS, Size
 from decoupe.plan import Plan, check_formats, make_plan
 from decoupe.runtimes import find_spec
 
 if TYPE_CHECKING:
-    from decoupe.inference.predictor import Predictor
+    from decoupe.inference.predictor import Predictor, Segmenter
     from decoupe.inference.results import Background, Matte
 
 Render = Callable[["Matte", str], bytes]
@@ -55,6 +53,15 @@ Out = Annotated[
         help="File, folder, or - for standard output; else PHOTO.cut.png or FOLDER-cut beside the input.",
     ),
 ]
+SegmentsOut = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--out",
+        metavar="OUT",
+        help="Picture, .json, folder, or - for JSON on standard output; else PHOTO.segments.png and .json.",
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -72,6 +79,20 @@ MatteOnly = Annotated[bool, typer.Option("--matte", help="Write the matte: white
 NetworkSize = Annotated[
     str | None, typer.Option(metavar="N|WxH|native", help="Size at which the model sees the picture.")
 ]
+What = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LABEL", help="Cut what has this label, as dog; several times for several; or list."
+    ),
+]
+InBox = Annotated[
+    str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="Cut what is in this box, in pixels.")
+]
+AtPoint = Annotated[str | None, typer.Option("--point", metavar="X,Y", help="Cut what is at this pixel.")]
+SegmentModel = Annotated[
+    str | None, typer.Option("--segments", metavar="MODEL", help="The model that finds what --what names.")
+]
+MinMax = Annotated[bool, typer.Option("--minmax", help="Stretch each matte to its least and largest value.")]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
@@ -107,6 +128,11 @@ def cut(
     model: Model = None,
     over: Over = None,
     matte: MatteOnly = False,
+    what: What = None,
+    box: InBox = None,
+    point: AtPoint = None,
+    segments: SegmentModel = None,
+    minmax: MinMax = False,
     size: NetworkSize = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -116,36 +142,107 @@ def cut(
     verbose: Verbose = False,
 ) -> None:
     """Cut the subject out of pictures; a folder gives a folder, and a second run does what is left."""
-    with _told():
-        find_spec(model)  # an unknown name is told before anything else
+    with told():
+        if what is not None and what == ["list"]:
+            raise typer.Exit(_list_labels(inputs, segments, device, precision, max_pixels))
+        for name in (model, segments):  # an unknown name is told before anything else
+            find_spec(name)
+        if segments is not None and what is None:
+            raise InputError("--segments names the model that finds what --what names: add --what LABEL")
+        choice: dict[str, Any] = {
+            "what": what,
+            "box": _numbers("--box", box, 4, "X0,Y0,X1,Y1"),
+            "point": _numbers("--point", point, 2, "X,Y"),
+        }
         network_size = _parse_size(size)
         render = _renderer(over, matte, max_pixels)
         plan = make_plan(inputs, out, word="matte" if matte else "cut", overwrite=overwrite)
         check_formats(plan, flat=matte or over is not None)
-        for problem in plan.problems:
-            _say(problem)
-        failed = len(plan.problems)
-        if plan.jobs:
-            if quiet:
-                os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-            predictor = decoupe.load(model, device=device, dtype=precision, size=network_size)
-            for line in (predictor.describe(), *predictor.runtime.notes) if verbose else ():
-                _say(line)
-            failed += _run(plan, predictor, render, max_pixels, quiet, verbose)
-        elif plan.skipped and not quiet:
-            outdated = f", {plan.outdated} of them older than their pictures" if plan.outdated else ""
-            _say(f"{plan.skipped} there already{outdated}: --overwrite does them again")
-        if failed:
-            raise typer.Exit(1)
+
+        def open_model() -> Predictor:
+            from decoupe.inference.predictor import open_predictor
+
+            return open_predictor(
+                model, device=device, dtype=precision, size=network_size, minmax=minmax, segments=segments
+            )
+
+        def work(predictor: Predictor, source: Path | BinaryIO, target: Path | None) -> Files:
+            matte = predictor(source, max_pixels=max_pixels, **choice)
+            return [(render(matte, target.suffix if target is not None else ".png"), target)]
+
+        _do(plan, open_model, work, done="cut", quiet=quiet, verbose=verbose)
+
+
+Reading = Annotated[
+    str, typer.Option(metavar="READING", help="panoptic, instances or semantic: how pixels become segments.")
+]
+Form = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="overlay and labels: a picture, and polygons as JSON; coco and coco-panoptic: COCO's files.",
+    ),
+]
+Score = Annotated[
+    float | None, typer.Option(min=0, max=1, metavar="S", help="Least score of a segment, 0 to 1.")
+]
+
+
+@app.command()
+def segment(
+    inputs: Inputs,
+    out: SegmentsOut = None,
+    model: Model = None,
+    reading: Reading = "panoptic",
+    form: Form = "overlay",
+    score: Score = None,
+    size: NetworkSize = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say what is where in pictures: a picture with labels, and the segments as JSON beside it."""
+    from decoupe.segment_files import check_form, check_targets, segment_files
+
+    with told():
+        find_spec(model)
+        network_size = _parse_size(size)
+        form, kind = check_form(form, reading)
+        plan = make_plan(inputs, out, word="segments", overwrite=overwrite, text=True)
+        check_targets(plan, form, overwrite)
+
+        def open_model() -> Segmenter:
+            from decoupe.inference.predictor import open_segmenter
+            from decoupe.inference.segments import Thresholds
+
+            segmenter = open_segmenter(model, device=device, dtype=precision, size=network_size)
+            if score is not None:
+                segmenter.thresholds = Thresholds(score=score, instance=score)
+            return segmenter
+
+        def work(segmenter: Segmenter, source: Path | BinaryIO, target: Path | None) -> Files:
+            found = segmenter(source, max_pixels=max_pixels)
+            return segment_files(found, form, kind, target, segmenter.runtime.name)
+
+        _do(plan, open_model, work, done="segmented", quiet=quiet, verbose=verbose)
 
 
 @app.command()
 def models(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Tell everything about one.")] = None,
+    commercial: Annotated[
+        bool, typer.Option("--commercial", help="Only those whose licence admits commercial use.")
+    ] = False,
 ) -> None:
     """List the models: what each is for, at which sizes, under which licence, and which are here."""
-    with _told():
-        _describe_model(name) if name is not None else _list_models()
+    with told():
+        if name is not None and commercial:
+            raise InputError("--commercial chooses among all models: leave the name out")
+        _describe_model(name) if name is not None else _list_models(commercial)
 
 
 @app.command()
@@ -153,7 +250,7 @@ def get(name: Annotated[str, typer.Argument(metavar="NAME", help="See `decoupe m
     """Download a model and verify it; its path is printed."""
     from decoupe.weights import download, registry
 
-    with _told():
+    with told():
         typer.echo(download.fetch(registry.spec(name)))
 
 
@@ -162,13 +259,84 @@ def doctor() -> None:
     """Check what works here: versions, devices, cache, extras, the default model."""
     from decoupe import doctor as checks
 
-    with _told():
+    with told():
         healthy = True
         for check in checks.examine():
             healthy &= check.ok
             typer.echo(f"{'  ' if check.ok else '! '}{check.name:<{checks.WIDTH}} {check.finding}")
         if not healthy:
             raise typer.Exit(1)
+
+
+def _do(
+    plan: Plan,
+    open_model: Callable[[], Any],
+    work: Callable[[Any, Path | BinaryIO, Path | None], Files],
+    *,
+    done: str,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Tell the plan's problems, do its jobs; the model is opened where there are any."""
+    for problem in plan.problems:
+        say(problem)
+    failed = len(plan.problems)
+    if plan.jobs:
+        if quiet:
+            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+        model = open_model()
+        for line in (model.describe(), *model.runtime.notes) if verbose else ():
+            say(line)
+        chosen = f"{model.runtime.name} on {model.device} in {model.dtype}"
+        failed += run(
+            plan,
+            lambda source, target: work(model, source, target),
+            done=done,
+            chosen=chosen,
+            quiet=quiet,
+            verbose=verbose,
+        )
+    elif plan.skipped and not quiet:
+        outdated = f", {plan.outdated} of them older than their pictures" if plan.outdated else ""
+        say(f"{plan.skipped} there already{outdated}: --overwrite does them again")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _list_labels(inputs: list[str], model: str | None, device: str, dtype: str, max_pixels: int) -> int:
+    """Print what the segment model sees in each picture; the exit status."""
+    from collections import Counter
+
+    from decoupe.inference.media import find_images
+    from decoupe.inference.predictor import open_segmenter
+    from decoupe.weights.labels import plain
+
+    find_spec(model)
+    pictures: list[Path | BinaryIO] = []
+    for name in inputs:
+        pictures += find_images(Path(name)) if Path(name).is_dir() else [Path(name)]
+    segmenter = open_segmenter(model, device=device, dtype=dtype)
+    status = 0
+    for picture in pictures:
+        try:
+            found = segmenter(picture, max_pixels=max_pixels).panoptic
+        except InputError as error:
+            say(str(error))
+            status = 1
+            continue
+        counts = Counter(plain(segment.label) for segment in found).most_common()
+        labels = ", ".join(label if count == 1 else f"{count} {label}" for label, count in counts)
+        typer.echo(f"{picture}: {labels or 'nothing'}")
+    return status
+
+
+def _numbers(option: str, text: str | None, count: int, form: str) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != count or not all(part.strip().isdecimal() for part in parts):
+        raise InputError(f"{option} is {text!r}, expected {form} in whole pixels")
+    return tuple(int(part) for part in parts)
 
 
 def _renderer(over: str | None, matte: bool, max_pixels: int) -> Render:
@@ -201,88 +369,7 @@ def _parse_size(text: str | None) -> Size | None:
     return height, width
 
 
-def _run(
-    plan: Plan, predictor: Predictor, render: Render, max_pixels: int, quiet: bool, verbose: bool
-) -> int:
-    """Do the plan's jobs; how many failed."""
-    failed = 0
-    chosen = f"{predictor.runtime.name} on {predictor.device} in {predictor.dtype}"
-    drawn = len(plan.jobs) > 1 and not quiet and sys.stderr is not None and sys.stderr.isatty()
-    with _progress(len(plan.jobs), drawn) as advance, warnings.catch_warnings():
-        warnings.simplefilter("always", decoupe.SizeWarning)
-        warnings.showwarning = lambda message, *_: None if quiet else _say(str(message))
-        for job in plan.jobs:
-            try:
-                source = _opened(sys.stdin, "input").buffer if job.source is None else job.source
-                result = predictor(source, max_pixels=max_pixels)
-                data = render(result, job.target.suffix if job.target is not None else ".png")
-                _write(data, job.target, plan.several)
-                if job.target is not None and (verbose or not (quiet or plan.several)):
-                    _say(f"wrote {job.target} ({chosen})")
-            except DecoupeError as error:
-                failed += 1
-                told = str(error)
-                named = str(job.source) in told or str(job.target) in told
-                _say(told if named or not plan.several else f"{job.source}: {told}")
-            advance()
-    if plan.several and not quiet:
-        counts = {
-            "cut": len(plan.jobs) - failed,
-            "there already": plan.skipped,
-            "of them older than their pictures": plan.outdated,
-            "failed": failed + len(plan.problems),
-        }
-        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        _say(f"{told}; {chosen}")
-    return failed
-
-
-def _write(data: bytes, target: Path | None, make_folders: bool) -> None:
-    if target is None:
-        stream = _opened(sys.stdout, "output").buffer
-        stream.write(data)
-        stream.flush()
-        return
-    if make_folders:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"cannot make the folder {target.parent} ({error.strerror}): name another with -o"
-            ) from error
-    write_bytes(data, target)
-
-
-def _opened(stream: TextIO | None, name: str) -> TextIO:
-    """A standard stream, which is None where the process was started without it."""
-    if stream is None:
-        raise InputError(f"standard {name} is closed: name a file instead of -")
-    return stream
-
-
-@contextlib.contextmanager
-def _progress(total: int, drawn: bool) -> Iterator[Callable[[], None]]:
-    """A bar on standard error with the rate and the time left; yields what to call after each picture."""
-    if not drawn:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    rate = TextColumn("{task.fields[rate]}")
-    columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(elapsed_when_finished=True))
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=total, rate="")
-        begun = time.perf_counter()
-
-        def advance() -> None:
-            done = progress.tasks[task].completed + 1
-            progress.update(task, advance=1, rate=f"{done / (time.perf_counter() - begun):.1f}/s")
-
-        yield advance
-
-
-def _list_models() -> None:
+def _list_models(commercial: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -292,6 +379,8 @@ def _list_models() -> None:
     for title in ("name", "for", "size", "sides", "MB", "licence", "commercial", "here"):
         table.add_column(title, justify="right" if title == "MB" else "left", no_wrap=title != "for")
     for row in catalogue():
+        if commercial and not row.commercial:
+            continue
         height, width = row.size
         sides = f"{row.size_range[0]}–{row.size_range[1]}"
         licence = row.licence.partition(" (")[0]
@@ -322,29 +411,3 @@ def _describe_model(name: str) -> None:
     }
     for key, value in facts.items():
         typer.echo(f"{key:<9} {value}")
-
-
-def _say(line: str) -> None:
-    # File names may hold line breaks, and sequences that terminals obey.
-    printable = (mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in line)
-    typer.echo(f"decoupe: {''.join(printable)}", err=True)
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """What decoupe raises, as one line and an exit status; Ctrl-C and a closed pipe end quietly."""
-    try:
-        yield
-    except DecoupeError as error:
-        _say(str(error))
-        raise typer.Exit(1 if isinstance(error, DownloadError) else 2) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    except BrokenPipeError:
-        with contextlib.suppress(OSError):
-            # What is left in the buffer has nowhere to go: without this the interpreter complains as it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(141) from None
-    except OSError as error:
-        _say(f"{error.filename or 'standard output'}: {error.strerror}" if error.strerror else str(error))
-        raise typer.Exit(1) from None

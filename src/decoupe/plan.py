@@ -66,15 +66,16 @@ class Plan:
             )
 
 
-def make_plan(inputs: list[str], out: str | None, *, word: str, overwrite: bool) -> Plan:
+def make_plan(inputs: list[str], out: str | None, *, word: str, overwrite: bool, text: bool = False) -> Plan:
     """Which picture goes where.
 
     Args:
         inputs: files, folders, or one ``-`` alone.
         out: a file where there is one picture, else a folder; None is beside the inputs.
-        word: ``"cut"`` or ``"matte"``, what outputs are called that nobody named.
+        word: ``"cut"``, ``"matte"`` or ``"segments"``, what outputs are called that nobody named.
         overwrite: whether outputs that exist are made again. Without it those of a folder are skipped,
             older than their pictures or not, and the output of a file that was named is a problem.
+        text: whether standard output gets text, which a terminal can show.
 
     Raises:
         InputError: inputs and output that do not go together.
@@ -88,7 +89,7 @@ def make_plan(inputs: list[str], out: str | None, *, word: str, overwrite: bool)
     if "-" in inputs or out == "-":
         if several:
             raise InputError("- stands for one picture: give no other inputs, and no folder")
-        return _plan_stream(inputs[0], out, overwrite)
+        return _plan_stream(inputs[0], out, overwrite, text)
     folder = _output_folder(out, several)
     plan = Plan(several=several)
     named = [Path(name) for name in inputs]
@@ -138,7 +139,7 @@ def _plan_input(
         plan.problems.append(f"{source} cannot be read ({reason}): check its name and permissions")
 
 
-def _plan_stream(name: str, out: str | None, overwrite: bool) -> Plan:
+def _plan_stream(name: str, out: str | None, overwrite: bool, text: bool) -> Plan:
     plan = Plan()
     source = None if name == "-" else Path(name)
     target = None if out is None or out == "-" else Path(out)
@@ -146,7 +147,7 @@ def _plan_stream(name: str, out: str | None, overwrite: bool) -> Plan:
         raise OutputError(f"{out} is a folder, and what comes from standard input has no name: name a file")
     if target is not None and target.exists() and not overwrite:
         raise OutputError(_exists(target))
-    if target is None and sys.stdout is not None and sys.stdout.isatty():
+    if target is None and not text and sys.stdout is not None and sys.stdout.isatty():
         raise OutputError("a picture is not written to a terminal: name an output with -o, or redirect it")
     plan.jobs.append(Job(source, target))
     return plan
@@ -199,6 +200,28 @@ def _beside(source: Path, word: str) -> Path:
         whole = source.resolve()
         return whole.with_name(f"{whole.name}-{word}")
     return source.with_name(f"{source.stem}.{word}.png")
+
+
+def refuse_foreign(plan: Plan, beside: Callable[[Path], Path], mark: bytes) -> None:
+    """Drop the jobs whose second output stands already and is not decoupe's own; each becomes a problem.
+
+    Args:
+        plan: changed in place.
+        beside: the second output of a target.
+        mark: how decoupe's own begin.
+    """
+    for job in list(plan.jobs):
+        other = beside(job.target) if job.target is not None else None
+        if other is None or not other.exists():
+            continue
+        try:
+            with other.open("rb") as file:
+                ours = file.read(len(mark)) == mark
+        except OSError:
+            ours = False
+        if not ours:
+            plan.problems.append(f"{other} exists and is not decoupe's: add --overwrite, or name another -o")
+            plan.jobs.remove(job)
 
 
 def check_formats(plan: Plan, *, flat: bool) -> None:

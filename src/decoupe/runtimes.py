@@ -19,19 +19,25 @@ from decoupe.errors import (
     unknown,
 )
 from decoupe.weights import download, registry
+from decoupe.weights.labels import Vocabulary
 from decoupe.weights.registry import ModelSpec, Preprocessing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import onnxruntime
     import torch
+
+    from decoupe.weights.checkpoint import LoadedModel
+
+Floats = npt.NDArray[np.float32]
 
 RUNTIMES = ("onnx", "torch")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-@runtime_checkable
-class Runtime(Protocol):
-    """A model that is ready to compute.
+class OpenModel(Protocol):
+    """A model that is ready to compute, whatever it gives.
 
     Attributes:
         name: the model's name, or its file's.
@@ -47,8 +53,36 @@ class Runtime(Protocol):
     preprocessing: Preprocessing
     notes: tuple[str, ...]
 
-    def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Normalised images ``(N, 3, H, W)`` float32 -> alpha ``(N, 1, H, W)`` float32 in [0, 1]."""
+
+@runtime_checkable
+class Runtime(OpenModel, Protocol):
+    """A model that gives mattes; the attributes are those of `OpenModel`."""
+
+    def __call__(self, images: Floats, low: Floats | None = None) -> Floats:
+        """Alpha of a batch.
+
+        Args:
+            images: normalised, ``(N, 3, H, W)``.
+            low: the same pictures at the model's own size, ``(N, 3, h, w)``, for models that look twice.
+
+        Returns:
+            Alpha ``(N, 1, H, W)`` in [0, 1].
+        """
+        ...
+
+
+@runtime_checkable
+class SegmentRuntime(OpenModel, Protocol):
+    """A model that gives segments; the attributes are those of `OpenModel`.
+
+    Attributes:
+        vocabulary: the names of its K classes.
+    """
+
+    vocabulary: Vocabulary
+
+    def __call__(self, images: Floats) -> tuple[Floats, Floats]:
+        """Normalised images ``(N, 3, H, W)`` -> class logits ``(N, Q, K + 1)``, masks ``(N, Q, h, w)``."""
         ...
 
 
@@ -85,8 +119,9 @@ class OnnxRuntime:
         self.preprocessing, self.notes = _onnx_preprocessing(metadata, self._input.shape, path)
         self._foreign = bool(self.notes)
 
-    def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Normalised images ``(N, 3, H, W)`` -> alpha ``(N, 1, H, W)`` in [0, 1]."""
+    def __call__(self, images: Floats, low: Floats | None = None) -> Floats:
+        """Normalised images ``(N, 3, H, W)`` -> alpha ``(N, 1, H, W)`` in [0, 1]; they are seen once."""
+        del low
         _check_fixed(self._input.shape, images.shape)
         step = 1 if self._input.shape[0] == 1 else len(images)
         parts = [images[start : start + step] for start in range(0, len(images), step)]
@@ -108,69 +143,97 @@ class OnnxRuntime:
         return masks.reshape(len(images), 1, *masks.shape[-2:])
 
 
-class TorchRuntime:
-    """A checkpoint computed by PyTorch.
+class _TorchModel:
+    """What both kinds of torch runtime share: a module on a device, and one way to compute with it.
 
     Args:
-        model: a catalogue name, a hub id or a file, as `decoupe.weights.load_model` takes it.
-        device: ``"auto"`` takes CUDA, then Apple's MPS, then the CPU; or any PyTorch device.
+        loaded: the model and how to feed it.
+        name: what to call it.
+        device: where it computes.
         dtype: ``"auto"`` is float16 on CUDA and float32 elsewhere. Below float32 the model runs under
             autocast, and a picture whose result is not finite is computed again in float32.
-
-    Raises:
-        MissingExtraError: PyTorch is not installed.
-        DeviceError: a device or precision that this machine does not have.
-        ModelError: no such model, or its weights cannot be had or read.
     """
 
-    def __init__(self, model: str | Path, *, device: str = "auto", dtype: str = "auto") -> None:
-        from decoupe.weights import load_model, require_torch
-
-        # Huge pages where the system leaves them to the program: 10 times fewer page faults; pvt_v2_b0 at
-        # 512² on one thread takes 1.25 s, not 1.36 s, with the same peak memory. Read when PyTorch starts.
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-        require_torch(f"decoupe cut -m {model}")
-        self._device = _torch_device(device)
-        self.device = str(self._device)
-        self.dtype = _torch_dtype(dtype, self._device)
-        loaded = load_model(model)
-        self.name = str(model)
+    def __init__(self, loaded: LoadedModel, name: str, device: torch.device, dtype: str) -> None:
+        self._device = device
+        self.name = name
+        self.device = str(device)
+        self.dtype = _torch_dtype(dtype, device)
         self.preprocessing: Preprocessing = loaded.preprocessing
         self.notes = tuple(loaded.notes)
-        self.module = loaded.model.to(self._device).eval()
+        self.module = loaded.model.to(device).eval()
 
-    def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Normalised images ``(N, 3, H, W)`` -> alpha ``(N, 1, H, W)`` in [0, 1]."""
+    def _outputs(self, read: Callable[[Any], tuple[torch.Tensor, ...]], *inputs: Floats) -> list[Floats]:
+        """What ``read`` takes out of the module's output for a batch, as float32 arrays."""
         import torch
 
         try:
-            return self._alpha(images)
+            with torch.inference_mode():
+                batch = [torch.from_numpy(images).to(self._device) for images in inputs]
+                found = self._computed(read, batch, self.dtype)
+                # One picture at a time, so that none is computed differently for its neighbours' sake.
+                for index in range(len(batch[0]) if self.dtype != "float32" else 0):
+                    if not all(bool(torch.isfinite(tensor[index]).all()) for tensor in found):
+                        alone = [images[index : index + 1] for images in batch]
+                        exact = self._computed(read, alone, "float32")
+                        for tensor, row in zip(found, exact, strict=True):
+                            tensor[index] = row[0]
+                return [tensor.cpu().numpy() for tensor in found]
         except torch.OutOfMemoryError as error:
-            size = "×".join(map(str, images.shape))
+            size = "×".join(map(str, inputs[0].shape))
             raise ModelError(
                 f"{self.name} has not enough memory for {size} images on {self.device} "
                 f"({_first_line(error)}): choose a smaller size, or another device"
             ) from None
 
-    def _alpha(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        import torch
-
-        with torch.inference_mode():
-            batch = torch.from_numpy(images).to(self._device)
-            logits = self._logits(batch, self.dtype)
-            # One picture at a time, so that none is computed differently for its neighbours' sake.
-            for index in range(len(batch) if self.dtype != "float32" else 0):
-                if not bool(torch.isfinite(logits[index]).all()):
-                    logits[index] = self._logits(batch[index : index + 1], "float32")[0]
-            alpha: npt.NDArray[np.float32] = logits.sigmoid().cpu().numpy()
-        return alpha
-
-    def _logits(self, batch: torch.Tensor, dtype: str) -> torch.Tensor:
+    def _computed(
+        self, read: Callable[[Any], tuple[torch.Tensor, ...]], batch: Sequence[torch.Tensor], dtype: str
+    ) -> tuple[torch.Tensor, ...]:
         import torch
 
         with torch.autocast(self._device.type, dtype=getattr(torch, dtype), enabled=dtype != "float32"):
-            logits: torch.Tensor = self.module(batch).logits
-        return logits.float()
+            found = read(self.module(*batch))
+        return tuple(tensor.float() for tensor in found)
+
+
+class TorchRuntime(_TorchModel):
+    """A checkpoint of a matte model computed by PyTorch; `open_runtime` makes one."""
+
+    def __call__(self, images: Floats, low: Floats | None = None) -> Floats:
+        """Normalised images ``(N, 3, H, W)`` -> alpha ``(N, 1, H, W)`` in [0, 1]; see `Runtime`."""
+        import torch
+
+        inputs = [images] if low is None else [images, low]
+        (logits,) = self._outputs(lambda out: (out.logits,), *inputs)
+        alpha: Floats = torch.from_numpy(logits).sigmoid().numpy()
+        return alpha
+
+
+class TorchSegmentRuntime(_TorchModel):
+    """A checkpoint of a segment model computed by PyTorch; `open_runtime` makes one."""
+
+    def __init__(self, loaded: LoadedModel, name: str, device: torch.device, dtype: str) -> None:
+        super().__init__(loaded, name, device, dtype)
+        self.vocabulary = loaded.vocabulary
+
+    def __call__(self, images: Floats) -> tuple[Floats, Floats]:
+        """Normalised images ``(N, 3, H, W)`` -> class and mask logits; see `SegmentRuntime`."""
+        classes, masks = self._outputs(lambda out: (out.class_logits, out.mask_logits), images)
+        return classes, masks
+
+
+def _open_torch(model: str, device: str, dtype: str) -> TorchRuntime | TorchSegmentRuntime:
+    from decoupe.weights import load_model, require_torch
+
+    # Huge pages where the system leaves them to the program: 10 times fewer page faults; pvt_v2_b0 at
+    # 512² on one thread takes 1.25 s, not 1.36 s, with the same peak memory. Read when PyTorch starts.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    require_torch(f"decoupe cut -m {model}")
+    chosen = _torch_device(device)
+    loaded = load_model(model)
+    if loaded.family in registry.SEGMENT_FAMILIES:
+        return TorchSegmentRuntime(loaded, model, chosen, dtype)
+    return TorchRuntime(loaded, model, chosen, dtype)
 
 
 def open_runtime(
@@ -179,7 +242,7 @@ def open_runtime(
     device: str | None = None,
     dtype: str | None = None,
     runtime: str | None = None,
-) -> Runtime:
+) -> Runtime | SegmentRuntime:
     """Open a model for computing.
 
     Args:
@@ -206,7 +269,7 @@ def open_runtime(
             f"model {str(model)!r} runs on {kind}, not on {runtime}: {remedy}, or leave runtime out"
         )
     if kind == "torch":
-        return TorchRuntime(str(model), device=device or "auto", dtype=dtype or "auto")
+        return _open_torch(str(model), device or "auto", dtype or "auto")
     if dtype not in (None, "auto", "float32"):
         raise DeviceError(f"dtype {dtype} was asked for, ONNX files compute in float32: leave dtype out")
     if spec is not None:
@@ -226,7 +289,9 @@ def find_spec(model: str | Path | None) -> ModelSpec | None:
     if path.is_file():
         return None
     if path.is_dir() and name not in registry.CATALOGUE:
-        raise UnknownModelError(f"{path} is a folder: name the .onnx, .safetensors or .pth file in it")
+        if registry.weights_in(path) is None:
+            raise UnknownModelError(f"{path} is a folder: name the .onnx, .safetensors or .pth file in it")
+        return None
     if path.suffix in registry.WEIGHTS_SUFFIXES:
         raise UnknownModelError(f"model file {path} does not exist: check the path")
     return registry.spec(name)

@@ -21,7 +21,7 @@ from decoupe.backbones.swin import (
 from decoupe.backbones.vgg import VGG16
 from decoupe.errors import ConfigError, InputError, MissingExtraError
 
-LIGHT = ["nano", "swin_t", "pvt_v2_b0", "vgg16", "vgg16_bn", "resnet50", "dinov3_vits16"]
+LIGHT = ["nano", "swin_t", "pvt_v2_b0", "vgg16", "vgg16_bn", "resnet50", "resnet101c", "dinov3_vits16"]
 # Millions of parameters, without any classifier.
 PARAMETERS = {
     "swin_t": 27.5,
@@ -35,6 +35,8 @@ PARAMETERS = {
     "vgg16": 14.7,
     "vgg16_bn": 14.7,
     "resnet50": 23.5,
+    "resnet101": 42.5,
+    "resnet101c": 42.5,
     "dinov3_vits16": 21.6,
     "dinov3_vits16plus": 28.7,
     "dinov3_vitb16": 85.6,

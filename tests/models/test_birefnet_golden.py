@@ -60,6 +60,6 @@ def test_training(case: GoldenCase) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_configuration_is_inferred_from_names_and_shapes(case: GoldenCase) -> None:
     shapes = case.shapes()
-    inferred = convert.infer_birefnet_config(shapes)
+    inferred = convert.infer_config("birefnet", shapes)
     stated = birefnet_config(case.config, {key: value.shape for key, value in shapes.items()})
     assert inferred == stated

@@ -59,7 +59,7 @@ def refuses(state: Any, match: str, config: dict[str, Any] | None = None) -> Non
 @pytest.mark.parametrize("case", cases("birefnet"), ids=lambda case: case.name)
 def test_names_and_shapes_are_the_reference_s(case: GoldenCase) -> None:
     stated = {key: value.shape for key, value in case.shapes().items()}
-    ours = convert.to_reference(build(convert.infer_birefnet_config(case.shapes()), "meta"))
+    ours = convert.to_reference(build(convert.infer_config("birefnet", case.shapes()), "meta"))
     assert {key: tuple(value.shape) for key, value in ours.items()} == stated
 
 
@@ -78,7 +78,7 @@ def test_there_and_back(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("backbone", BACKBONE_NAMES.values())
 def test_every_backbone_is_inferred(backbone: str, multi_scale: Any) -> None:
     config = replace(BASE, backbone=backbone, multi_scale=multi_scale, squeeze="basic", context_fusion=True)
-    assert convert.infer_birefnet_config(convert.to_reference(build(config, "meta"))) == config
+    assert convert.infer_config("birefnet", convert.to_reference(build(config, "meta"))) == config
 
 
 def test_refiner_names_are_the_reference_s() -> None:
@@ -99,10 +99,10 @@ def test_refiner_names_are_the_reference_s() -> None:
 
 def test_what_tensors_cannot_tell_is_said_and_can_be_stated() -> None:
     state = convert.to_reference(build(replace(BASE, multi_scale="none")))
-    inferred = convert.infer_birefnet_config(state)
+    inferred = convert.infer_config("birefnet", state)
     assert inferred.multi_scale == "add"
-    assert any("taken as 'add'" in note for note in convert.describe(inferred))
-    assert len(convert.describe(replace(inferred, multi_scale="cat"))) == 1
+    assert any("taken as 'add'" in note for note in convert.describe("birefnet", inferred))
+    assert len(convert.describe("birefnet", replace(inferred, multi_scale="cat"))) == 1
     stated = {"bb": "pvt_v2_b0", "mul_scl_ipt": "", "squeeze_block": "", "cxt_num": 0, "dec_att": ""}
     model = convert.from_reference("birefnet", state, stated)
     assert model.config == replace(BASE, multi_scale="none")
@@ -152,7 +152,7 @@ def test_families_that_are_known_are_told() -> None:
 def test_models_without_reference_names_say_so(config: BiRefNetConfig) -> None:
     with pytest.raises(ConfigError, match="decoupe's own format"):
         convert.to_reference(build(config, "meta"))
-    with pytest.raises(ConfigError, match="give a BiRefNet"):
+    with pytest.raises(ConfigError, match="give one of birefnet"):
         convert.to_reference(torch.nn.Linear(1, 1))
 
 

@@ -129,7 +129,7 @@ def test_a_verified_file_is_not_hashed_again_until_it_changes(
     path = fetch(SPEC, progress=False)
 
     with monkeypatch.context() as patch:
-        patch.delattr("decoupe.weights.download._sha256_of")
+        patch.delattr("decoupe.weights.download.sha256_of")
         assert fetch(SPEC, progress=False) == path
 
     with path.open("r+b") as file:

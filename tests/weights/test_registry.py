@@ -7,7 +7,15 @@ import pytest
 
 from decoupe.errors import UnknownModelError
 from decoupe.weights import available_models
-from decoupe.weights.registry import CATALOGUE, DEFAULT_MODEL, ModelSpec, catalogue, spec
+from decoupe.weights.registry import (
+    CATALOGUE,
+    DEFAULT_MODEL,
+    DEFAULT_SEGMENT_MODEL,
+    SEGMENT_FAMILIES,
+    ModelSpec,
+    catalogue,
+    spec,
+)
 
 RELEASED = [
     "BiRefNet",
@@ -26,13 +34,23 @@ RELEASED = [
     "BiRefNet_lite-matting",
     "BiRefNet-legacy",
 ]
+MASKFORMERS = [
+    *(f"swin-{size}-{data}" for size in ("tiny", "small", "base", "large") for data in ("ade", "coco")),
+    "resnet50-ade",
+    "resnet101-ade",
+    "resnet101-coco-stuff",
+]
 
 
 def test_every_released_checkpoint_is_listed_once() -> None:
     repos = [model.repo for model in CATALOGUE.values()]
     assert sorted(filter(None, repos)) == sorted(
-        [f"ZhengPeng7/{name}" for name in RELEASED] + ["briaai/RMBG-2.0", "joelseytre/toonout"]
+        [f"ZhengPeng7/{name}" for name in RELEASED]
+        + ["briaai/RMBG-2.0", "joelseytre/toonout"]
+        + ["plemeri/InSPyReNet"] * 3
+        + [f"facebook/maskformer-{name}" for name in MASKFORMERS]
     )
+    assert len({model.name for model in CATALOGUE.values()}) == len(CATALOGUE)
     assert CATALOGUE[DEFAULT_MODEL].repo is None
     assert available_models()[0] == DEFAULT_MODEL
 
@@ -46,8 +64,19 @@ def test_every_row_can_be_used(model: ModelSpec) -> None:
     assert model.megabytes > 0
     assert model.sha256 is None or re.fullmatch("[0-9a-f]{64}", model.sha256)
     assert model.revision == "main" or re.fullmatch("[0-9a-f]{40}", model.revision)
-    assert model.sha256 is None or model.repo is None or model.revision != "main"  # only what cannot change
+    # A hash is of what cannot change; of InSPyReNet's repository no full commit is known, and a file that
+    # changes there is refused.
+    pinned = model.revision != "main" or model.family == "inspyrenet"
+    assert model.sha256 is None or model.repo is None or pinned
     assert model.commercial == (model.licence == "MIT")
+
+
+def test_segment_models_are_for_research_and_bring_their_labels() -> None:
+    segments = [model for model in CATALOGUE.values() if model.family in SEGMENT_FAMILIES]
+    assert len(segments) == len(MASKFORMERS)
+    assert not any(model.commercial for model in segments)
+    assert all(model.beside == ("config.json",) for model in segments)
+    assert spec(DEFAULT_SEGMENT_MODEL) in segments
 
 
 def test_sizes_that_the_hub_states() -> None:

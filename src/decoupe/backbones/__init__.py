@@ -14,6 +14,7 @@ from torch import Tensor
 
 from decoupe.backbones.nano import nano
 from decoupe.backbones.pvt import PVT, PVT_CONFIGS
+from decoupe.backbones.res2net import Res2Net
 from decoupe.backbones.resnet import RESNET_DEPTHS, ResNet
 from decoupe.backbones.swin import SWIN_CONFIGS, Swin
 from decoupe.backbones.vgg import VGG16
@@ -46,6 +47,24 @@ class Backbone(Protocol):
         ...
 
 
+@runtime_checkable
+class StemBackbone(Backbone, Protocol):
+    """A backbone that also gives the map before its first stage.
+
+    Attributes:
+        stem_channels: channels of that map, at stride 4.
+    """
+
+    @property
+    def stem_channels(self) -> int:
+        """See above."""
+        ...
+
+    def with_stem(self, image: Tensor) -> list[Tensor]:
+        """Image ``(N, 3, H, W)`` -> the stem's map ``(N, stem_channels, H/4, W/4)``, then the others."""
+        ...
+
+
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     "nano": nano,
     **{name: partial(Swin, config) for name, config in SWIN_CONFIGS.items()},
@@ -53,6 +72,8 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "vgg16": partial(VGG16, batch_norm=False),
     "vgg16_bn": partial(VGG16, batch_norm=True),
     **{name: partial(ResNet, depths) for name, depths in RESNET_DEPTHS.items()},
+    "resnet101c": partial(ResNet, RESNET_DEPTHS["resnet101"], deep_stem=True),
+    "res2net50": Res2Net,
     **{name: partial(DINOv3, name) for name in DINOV3_CONFIGS},
 }
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-RESNET_DEPTHS = {"resnet50": (3, 4, 6, 3)}
+from decoupe.layers.blocks import ConvNormAct
+
+RESNET_DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 
 
 class ResNet(nn.Module):
@@ -13,6 +15,8 @@ class ResNet(nn.Module):
 
     Args:
         depths: blocks per stage.
+        deep_stem: three 3×3 convolutions, to 128 channels, instead of one 7×7, to 64 (the "c" variants of
+            semantic segmentation, after Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017).
 
     Attributes:
         channels: channels of each output map, finest first.
@@ -22,10 +26,16 @@ class ResNet(nn.Module):
     channels = (256, 512, 1024, 2048)
     strides = (4, 8, 16, 32)
 
-    def __init__(self, depths: tuple[int, ...] = RESNET_DEPTHS["resnet50"]) -> None:
+    def __init__(
+        self, depths: tuple[int, ...] = RESNET_DEPTHS["resnet50"], *, deep_stem: bool = False
+    ) -> None:
         super().__init__()
         net = resnet.ResNet(resnet.Bottleneck, list(depths))
-        first = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1)
+        stem: list[nn.Module] = [net.conv1, net.bn1, net.relu]
+        if deep_stem:
+            stem = [ConvNormAct(3, 64, stride=2), ConvNormAct(64, 64), ConvNormAct(64, 128)]
+            widen(net.layer1[0], 128)
+        first = nn.Sequential(*stem, net.maxpool, net.layer1)
         self.stages = nn.ModuleList([first, net.layer2, net.layer3, net.layer4])
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -34,3 +44,11 @@ class ResNet(nn.Module):
         for stage in self.stages:
             maps.append(stage(maps[-1]))
         return maps[1:]
+
+
+def widen(block: resnet.Bottleneck, channels: int) -> None:
+    """Let the first block of a stage take ``channels``: new 1×1 convolutions where its input enters."""
+    block.conv1 = nn.Conv2d(channels, block.conv1.out_channels, 1, bias=False)
+    block.downsample[0] = nn.Conv2d(channels, block.downsample[0].out_channels, 1, bias=False)
+    for conv in (block.conv1, block.downsample[0]):
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")

@@ -143,6 +143,7 @@ class Swin(nn.Module):
     Attributes:
         channels: channels of each output map, finest first.
         strides: pixels of the image per cell of each output map.
+        stem_channels: channels of the patch embedding's map, whose stride is 4.
     """
 
     def __init__(self, config: SwinConfig) -> None:
@@ -150,6 +151,7 @@ class Swin(nn.Module):
         stages = len(config.depths)
         self.channels = tuple(config.dim * 2**i for i in range(stages))
         self.strides = tuple(4 * 2**i for i in range(stages))
+        self.stem_channels = config.dim
         rates = rising(config.drop_path, sum(config.depths))
         shifts = (0, config.window // 2)
         self.patch_embed = PatchEmbed(config.dim)
@@ -165,8 +167,12 @@ class Swin(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Image ``(B, 3, H, W)`` -> maps ``(B, channels[i], H/strides[i], W/strides[i])``, rounded up."""
+        return self.with_stem(image)[1:]
+
+    def with_stem(self, image: Tensor) -> list[Tensor]:
+        """The maps of `forward` after the patch embedding's own ``(B, stem_channels, H/4, W/4)``."""
         x = self.patch_embed(image)  # (B, H/4, W/4, C)
-        maps = []
+        maps = [x.permute(0, 3, 1, 2)]
         for i, (stage, norm) in enumerate(zip(self.stages, self.norms, strict=True)):
             x = self.merges[i - 1](x) if i else x
             x = stage(x)

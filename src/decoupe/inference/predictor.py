@@ -1,12 +1,15 @@
-"""From pictures to mattes: one model, opened once, applied to one picture or to many."""
+"""From pictures to mattes and segments: one model, opened once, applied to one picture or to many."""
 
 from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -20,62 +23,64 @@ from decoupe.inference.preprocess import (
     from_network,
     network_size,
     read_image,
+    second_size,
     to_network,
 )
 from decoupe.inference.results import Matte
-from decoupe.runtimes import Runtime, find_spec, open_runtime
-from decoupe.weights.registry import ModelSpec, Preprocessing
+from decoupe.inference.segments import Segments, Thresholds
+from decoupe.inference.subject import (
+    Box,
+    Part,
+    check_box,
+    check_point,
+    chosen_segments,
+    joined,
+    part_of_box,
+    part_of_segment,
+    under_point,
+)
+from decoupe.runtimes import OpenModel, Runtime, SegmentRuntime, find_spec, open_runtime
+from decoupe.weights.labels import Vocabulary, plain
+from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, ModelSpec, Preprocessing
+
+Result = TypeVar("Result")
+Pair = tuple[int, int]
+"""``(height, width)`` in pixels."""
 
 
 class SizeWarning(UserWarning):
     """A prediction at a size at which the weights are not known to work."""
 
 
-class Predictor:
-    """A model that cuts out subjects: ``predictor("photo.jpg")`` gives a `Matte`.
+class _Opened(ABC, Generic[Result]):
+    """What every open model shares: reading pictures, and batches of those that enter it at one size."""
 
-    `load` makes one by name. A picture's result depends on nothing but the picture: not on its batch
-    neighbours and not on what was predicted before.
-
-    Args:
-        runtime: what computes.
-        size: network size instead of the model's own: one side for both, ``(height, width)``, or
-            ``"native"``.
-        spec: the catalogue's row of the model, where it has one.
-
-    Attributes:
-        runtime: what computes.
-        size: as given; None is the model's own.
-        spec: as given.
-
-    Raises:
-        InputError: a ``size`` that this model cannot take.
-    """
-
-    def __init__(self, runtime: Runtime, *, size: Size | None = None, spec: ModelSpec | None = None) -> None:
-        self.runtime = runtime
+    def __init__(
+        self, runtime: OpenModel, *, size: Size | None = None, spec: ModelSpec | None = None
+    ) -> None:
         self.size: Size | None = size
         self.spec = spec
+        self._model = runtime
         self._warned = False
         network_size((1024, 1024), self.preprocessing, size)
 
     @property
     def preprocessing(self) -> Preprocessing:
         """How a picture becomes the model's input."""
-        return self.runtime.preprocessing
+        return self._model.preprocessing
 
     @property
     def device(self) -> str:
         """Where the model computes."""
-        return self.runtime.device
+        return self._model.device
 
     @property
     def dtype(self) -> str:
         """The precision that the model computes in."""
-        return self.runtime.dtype
+        return self._model.dtype
 
     def __repr__(self) -> str:
-        return f"Predictor({self.describe()})"
+        return f"{type(self).__name__}({self.describe()})"
 
     def describe(self) -> str:
         """Model, runtime, device, precision and size, in one line."""
@@ -83,25 +88,13 @@ class Predictor:
         if isinstance(size, int):
             size = size, size
         shown = size if isinstance(size, str) else f"{size[1]}×{size[0]}"
-        computed = f"{self.device} in {self.dtype} by {type(self.runtime).__name__}"
-        return f"{self.runtime.name} on {computed}, size {shown} ({self.preprocessing.fit})"
-
-    def __call__(self, image: Source, *, max_pixels: int = MAX_PIXELS) -> Matte:
-        """Cut out the subject of one picture.
-
-        Args:
-            image: a path, the bytes of a file, a binary file, a Pillow image or an array; see `read_image`.
-            max_pixels: largest width × height that is decoded.
-
-        Raises:
-            InputError: a picture that cannot be read.
-        """
-        return self._predict([read_image(image, max_pixels)])[0]
+        computed = f"{self.device} in {self.dtype} by {type(self._model).__name__}"
+        return f"{self._model.name} on {computed}, size {shown} ({self.preprocessing.fit})"
 
     def map(
         self, images: Iterable[Source], batch_size: int = 8, *, max_pixels: int = MAX_PIXELS
-    ) -> Iterator[Matte]:
-        """Cut out the subjects of many pictures, in their order; equal to one by one.
+    ) -> Iterator[Result]:
+        """The results of many pictures, in their order; equal to one by one.
 
         Pictures are read when they are needed, ``batch_size`` of them at a time, and those that enter the
         model at the same size are computed together.
@@ -118,7 +111,7 @@ class Predictor:
             raise InputError(f"batch_size is {batch_size}, expected at least 1")
         return self._map(iter(images), batch_size, max_pixels)
 
-    def _map(self, images: Iterator[Source], batch_size: int, max_pixels: int) -> Iterator[Matte]:
+    def _map(self, images: Iterator[Source], batch_size: int, max_pixels: int) -> Iterator[Result]:
         for first in images:
             pictures: list[Picture] = []
             try:
@@ -129,35 +122,260 @@ class Predictor:
                 raise
             yield from self._predict(pictures)
 
-    def _predict(self, pictures: list[Picture]) -> list[Matte]:
-        """The mattes of pictures that are in memory, each group of one network size in one batch."""
-        groups: dict[tuple[int, int], list[int]] = {}
+    def _predict(self, pictures: Sequence[Picture]) -> list[Result]:
+        """The results of pictures that are in memory, each group of the same sizes in one batch."""
+        groups: dict[tuple[Pair, Pair | None], list[int]] = {}
         for index, picture in enumerate(pictures):
             size = network_size(picture.size, self.preprocessing, self.size)
             self._check_range(size)
-            groups.setdefault(size, []).append(index)
-        alphas: dict[int, npt.NDArray[np.float32]] = {}
-        for size, indices in groups.items():
-            batch = np.stack(
-                [to_network(pictures[index], size, self.preprocessing) for index in indices]
-            )  # (N, 3, h, w)
-            alphas.update(zip(indices, self.runtime(batch)[:, 0], strict=True))
-        return [_as_matte(alphas[index], picture) for index, picture in enumerate(pictures)]
+            closer = second_size(picture.size, self.preprocessing, self.size)
+            groups.setdefault((size, closer), []).append(index)
+        results: dict[int, Result] = {}
+        for (size, closer), indices in groups.items():
+            group = [pictures[index] for index in indices]
+            results.update(zip(indices, self._computed(group, size, closer), strict=True))
+        return [results[index] for index in range(len(pictures))]
 
-    def _check_range(self, size: tuple[int, int]) -> None:
+    @abstractmethod
+    def _computed(self, pictures: Sequence[Picture], size: Pair, closer: Pair | None) -> list[Result]:
+        """The results of pictures that enter the model at one size, and for a closer look at another."""
+
+    def _batch(self, pictures: Sequence[Picture], size: Pair) -> npt.NDArray[np.float32]:
+        """Pictures as one input ``(N, 3, h, w)``."""
+        return np.stack([to_network(picture, size, self.preprocessing) for picture in pictures])
+
+    def _check_range(self, size: Pair) -> None:
         least, most = self.preprocessing.size_range
-        # Under fit "keep" the sides follow the picture's aspect; the scale is what the weights know.
+        # Where the sides follow the picture's aspect, the scale is what the weights know.
         scale = (size[0] * size[1]) ** 0.5
         sides = size if self.preprocessing.fit == "stretch" else (scale, scale)
         if self._warned or (min(sides) >= least and max(sides) <= most):
             return
         self._warned = True
         warnings.warn(
-            f"{self.runtime.name} is known to work at {least} to {most} pixels a side, "
+            f"{self._model.name} is known to work at {least} to {most} pixels a side, "
             f"not at {size[1]}×{size[0]}: leave size out, or choose another model",
             SizeWarning,
             stacklevel=4,
         )
+
+
+class Segmenter(_Opened[Segments]):
+    """A model that says what is where: ``segmenter("street.jpg")`` gives `Segments`.
+
+    `load` makes one by name. A picture's result depends on nothing but the picture.
+
+    Args:
+        runtime: what computes.
+        size: network size instead of the model's own: one side for both, ``(height, width)``, or
+            ``"native"``.
+        spec: the catalogue's row of the model, where it has one.
+        thresholds: when a query counts.
+
+    Raises:
+        InputError: a ``size`` that this model cannot take.
+    """
+
+    def __init__(
+        self,
+        runtime: SegmentRuntime,
+        *,
+        size: Size | None = None,
+        spec: ModelSpec | None = None,
+        thresholds: Thresholds | None = None,
+    ) -> None:
+        super().__init__(runtime, size=size, spec=spec)
+        self.runtime = runtime
+        self.thresholds = thresholds or Thresholds()
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The names of the model's classes."""
+        return self.runtime.vocabulary
+
+    def __call__(self, image: Source, *, max_pixels: int = MAX_PIXELS) -> Segments:
+        """The segments of one picture.
+
+        Args:
+            image: a path, the bytes of a file, a binary file, a Pillow image or an array; see `read_image`.
+            max_pixels: largest width × height that is decoded.
+
+        Raises:
+            InputError: a picture that cannot be read.
+        """
+        return self._predict([read_image(image, max_pixels)])[0]
+
+    def _computed(self, pictures: Sequence[Picture], size: Pair, closer: Pair | None) -> list[Segments]:
+        classes, masks = self.runtime(self._batch(pictures, size))
+        return [
+            Segments(
+                class_logits,
+                mask_logits,
+                self.vocabulary,
+                picture.pixels,
+                picture.icc_profile,
+                picture.source,
+                self.thresholds,
+            )
+            for class_logits, mask_logits, picture in zip(classes, masks, pictures, strict=True)
+        ]
+
+
+class Predictor(_Opened[Matte]):
+    """A model that cuts out subjects: ``predictor("photo.jpg")`` gives a `Matte`.
+
+    `load` makes one by name. A picture's result depends on nothing but the picture: not on its batch
+    neighbours and not on what was predicted before.
+
+    Args:
+        runtime: what computes.
+        size: network size instead of the model's own: one side for both, ``(height, width)``, or
+            ``"native"``.
+        spec: the catalogue's row of the model, where it has one.
+        minmax: stretch each picture's alpha so that its least value becomes 0 and its largest 1, as
+            InSPyReNet's reference does; it invents a subject where there is none.
+        segmenter: finds what ``what=`` names, or a function that opens it when it is first needed.
+
+    Attributes:
+        runtime: what computes.
+        size: as given; None is the model's own.
+        spec: as given.
+
+    Raises:
+        InputError: a ``size`` that this model cannot take.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        size: Size | None = None,
+        spec: ModelSpec | None = None,
+        minmax: bool = False,
+        segmenter: Segmenter | Callable[[], Segmenter] | None = None,
+    ) -> None:
+        super().__init__(runtime, size=size, spec=spec)
+        self.runtime = runtime
+        self.minmax = minmax
+        self._segmenter = segmenter
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """What finds the subject that ``what=`` names; opened when it is first asked for.
+
+        Raises:
+            DecoupeError: as `load` does.
+        """
+        if not isinstance(self._segmenter, Segmenter):
+            self._segmenter = (self._segmenter or open_segmenter)()
+        return self._segmenter
+
+    def __call__(
+        self,
+        image: Source,
+        *,
+        what: str | Sequence[str] | None = None,
+        box: Box | None = None,
+        point: tuple[int, int] | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Matte:
+        """Cut out the subject of one picture.
+
+        Without a choice the subject is what stands in the foreground. With one, each chosen part is cut by
+        itself at full resolution and nothing outside the parts is in the matte.
+
+        Args:
+            image: a path, the bytes of a file, a binary file, a Pillow image or an array; see `read_image`.
+            what: label of the subject, as ``"dog"``, or several; the segment model finds them.
+            box: ``(x0, y0, x1, y1)`` in pixels of the upright picture, x1 and y1 just outside: the subject in
+                it; with ``what``, the segments that lie mostly in it.
+            point: ``(x, y)`` in pixels: the connected part of the matte that holds it; with ``what``, the
+                segment.
+            max_pixels: largest width × height that is decoded.
+
+        Raises:
+            InputError: a picture that cannot be read, a label that the segment model does not know or does
+                not see here, a box or point outside the picture or without a subject.
+            DecoupeError: the segment model cannot be opened, see `load`.
+        """
+        picture = read_image(image, max_pixels)
+        if box is not None:
+            check_box(box, picture.size)
+        if point is not None:
+            check_point(point, picture.size)
+        if what is not None:
+            labels = [what] if isinstance(what, str) else list(what)
+            return self._cut(picture, self._named_parts(picture, labels, box, point))
+        if box is not None:
+            matte = self._cut(picture, [part_of_box(box, picture.size)])
+        else:
+            matte = self._predict([picture])[0]
+        return matte if point is None else replace(matte, alpha=under_point(matte.alpha, point))
+
+    def _named_parts(
+        self, picture: Picture, labels: list[str], box: Box | None, point: tuple[int, int] | None
+    ) -> list[Part]:
+        """The parts of a picture that the segment model calls by one of ``labels``."""
+        if not labels:
+            raise InputError("what names no label, expected one or several: such as what='dog'")
+        vocabulary = self.segmenter.vocabulary
+        indices = [index for label in labels for index in vocabulary.find(label)]
+        segments = self.segmenter(picture).panoptic
+        chosen = chosen_segments(segments, indices, box=box, point=point)
+        if not chosen:
+            where = "".join(
+                f" {words} {','.join(map(str, place))}"
+                for words, place in (("in the box", box), ("at the point", point))
+                if place is not None
+            )
+            there = ", ".join(dict.fromkeys(plain(segment.label) for segment in segments))
+            raise InputError(
+                f"{picture.source} shows no {' or '.join(labels)}{where}; "
+                + (f"there is: {there}" if there else "the segment model finds nothing in it")
+            )
+        others = [segment for segment in segments if not any(segment is one for one in chosen)]
+        return [part_of_segment(segment, others) for segment in chosen]
+
+    def _cut(self, picture: Picture, parts: Sequence[Part]) -> Matte:
+        """The matte of chosen parts, each seen by itself."""
+        alphas = [self._predict([picture.crop(part.box)])[0].alpha for part in parts]
+        return Matte(joined(parts, alphas, picture.size), picture.pixels, picture.icc_profile, picture.source)
+
+    def _computed(self, pictures: Sequence[Picture], size: Pair, closer: Pair | None) -> list[Matte]:
+        batch = self._batch(pictures, size)
+        if closer is None:
+            alphas = self.runtime(batch)[:, 0]  # (N, h, w)
+        else:
+            alphas = self.runtime(self._batch(pictures, closer), batch)[:, 0]
+        if self.minmax:
+            alphas = np.stack([stretched(alpha) for alpha in alphas])
+        return [_as_matte(alpha, picture) for alpha, picture in zip(alphas, pictures, strict=True)]
+
+
+@overload
+def load(
+    model: None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    size: Size | None = None,
+    runtime: str | None = None,
+    minmax: bool = False,
+    segments: str | Path | None = None,
+) -> Predictor: ...
+
+
+@overload
+def load(
+    model: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    size: Size | None = None,
+    runtime: str | None = None,
+    minmax: bool = False,
+    segments: str | Path | None = None,
+) -> Any: ...  # the name decides whether it gives mattes or segments
 
 
 def load(
@@ -167,40 +385,94 @@ def load(
     dtype: str | None = None,
     size: Size | None = None,
     runtime: str | None = None,
-) -> Predictor:
-    """Open a model for cutting out subjects; what was chosen is in ``repr(predictor)``.
+    minmax: bool = False,
+    segments: str | Path | None = None,
+) -> Predictor | Segmenter:
+    """Open a model; what was chosen is in its ``repr``.
 
     Args:
-        model: a path (``.onnx``, ``.safetensors``, ``.pth``), a name of `catalogue`, a hub id
-            ``owner/name``, or None for the embedded default, which needs no download and no PyTorch.
+        model: a path (``.onnx``, ``.safetensors``, ``.pth``, ``.pkl``, a folder that transformers wrote), a
+            name of `catalogue`, a hub id ``owner/name``, or None for the embedded default, which needs no
+            download and no PyTorch.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None or ``"auto"`` takes the fastest there is.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``; None or ``"auto"`` chooses by device.
         size: network size instead of the model's own: one side for both, ``(height, width)``, or
             ``"native"``.
         runtime: ``"onnx"`` or ``"torch"``; None or ``"auto"`` follows from the model.
+        minmax: stretch each picture's alpha to its least and largest value; see `Predictor`.
+        segments: the model that finds what ``what=`` names, as ``model`` is given; opened when it is first
+            needed. None is the catalogue's ``maskformer-swin-base-coco``.
+
+    Returns:
+        A `Predictor` for a matte model, a `Segmenter` for one that names segments.
 
     Raises:
         UnknownModelError: no such name or file; the message suggests the nearest.
-        InputError: a size or runtime that this model cannot take.
+        InputError: a size, runtime or option that this model cannot take.
         DeviceError: a device or precision that this machine does not have.
         MissingExtraError: the model needs PyTorch, which is not installed.
         ModelError: the weights cannot be had or read.
     """
+    if segments is not None:
+        find_spec(segments)  # an unknown name is told now, not when it is needed
     opened = open_runtime(model, device=device, dtype=dtype, runtime=runtime)
-    return Predictor(opened, size=size, spec=find_spec(model))
+    spec = find_spec(model)
+    if isinstance(opened, SegmentRuntime):
+        if minmax or segments is not None:
+            raise InputError(f"{opened.name} gives segments, not mattes: leave minmax and segments out")
+        return Segmenter(opened, size=size, spec=spec)
+    segmenter = functools.partial(open_segmenter, segments, device=device, dtype=dtype)
+    return Predictor(opened, size=size, spec=spec, minmax=minmax, segmenter=segmenter)
 
 
-_cached_load = functools.lru_cache(maxsize=2)(load)
+def open_predictor(model: str | Path | None = None, **options: Any) -> Predictor:
+    """`load` for a model that has to give mattes.
+
+    Raises:
+        InputError: it gives segments.
+        DecoupeError: as `load` does.
+    """
+    opened = load(model, **options)
+    if not isinstance(opened, Predictor):
+        raise InputError(
+            f"{opened.runtime.name} names segments and gives no matte: use it with `decoupe segment`, "
+            "or beside a matte model (segments=, --segments)"
+        )
+    return opened
+
+
+def open_segmenter(model: str | Path | None = None, **options: Any) -> Segmenter:
+    """`load` for a model that has to give segments; None is the catalogue's default one.
+
+    Raises:
+        InputError: it gives mattes.
+        DecoupeError: as `load` does.
+    """
+    opened = load(DEFAULT_SEGMENT_MODEL if model is None else model, **options)
+    if not isinstance(opened, Segmenter):
+        raise InputError(
+            f"{opened.runtime.name} gives mattes and names no segments: choose a segment model, "
+            f"such as {DEFAULT_SEGMENT_MODEL}"
+        )
+    return opened
+
+
+_cached_predictor = functools.lru_cache(maxsize=2)(open_predictor)
 
 
 def cut(
     image: Source,
     model: str | Path | None = None,
     *,
+    what: str | Sequence[str] | None = None,
+    box: Box | None = None,
+    point: tuple[int, int] | None = None,
     device: str | None = None,
     dtype: str | None = None,
     size: Size | None = None,
     runtime: str | None = None,
+    minmax: bool = False,
+    segments: str | Path | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Matte:
     """Cut out the subject of one picture: ``decoupe.cut("photo.jpg").save("photo.png")``.
@@ -210,8 +482,16 @@ def cut(
     Raises:
         DecoupeError: as `load` and `Predictor` do.
     """
-    predictor = _cached_load(model, device=device, dtype=dtype, size=size, runtime=runtime)
-    return predictor(image, max_pixels=max_pixels)
+    predictor = _cached_predictor(
+        model, device=device, dtype=dtype, size=size, runtime=runtime, minmax=minmax, segments=segments
+    )
+    return predictor(image, what=what, box=box, point=point, max_pixels=max_pixels)
+
+
+def stretched(alpha: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Alpha with its least value moved to 0 and its largest to 1; one that is flat stays as it is."""
+    least, most = alpha.min(), alpha.max()
+    return (alpha - least) / (most - least) if most > least else alpha
 
 
 def _as_matte(alpha: npt.NDArray[np.float32], picture: Picture) -> Matte:

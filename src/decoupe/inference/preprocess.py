@@ -88,6 +88,12 @@ class Picture:
         """``(height, width)`` in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
+    def crop(self, box: tuple[int, int, int, int]) -> Picture:
+        """The part in ``(x0, y0, x1, y1)``, x1 and y1 just outside; a view of the pixels."""
+        x0, y0, x1, y1 = box
+        opacity = None if self.opacity is None else self.opacity[y0:y1, x0:x1]
+        return replace(self, pixels=self.pixels[y0:y1, x0:x1], opacity=opacity)
+
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[Any] | Picture
 """Whatever `read_image` takes."""
@@ -159,8 +165,40 @@ def network_size(
         _check_multiple((height, width), preprocessing.multiple)
         return height, width
     aspect = min(max(image_size[1] / image_size[0], 1 / LONGEST_ASPECT), LONGEST_ASPECT)
+    if preprocessing.fit == "shorter":
+        return _shorter(min(height, width), aspect, preprocessing)
     area = height * width
     return _rounded((math.sqrt(area / aspect), math.sqrt(area * aspect)), preprocessing.multiple)
+
+
+def _shorter(shorter: float, aspect: float, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Sides of ``aspect`` (width by height) whose shorter is ``shorter``, the longer at most ``longest``."""
+    ratio = max(aspect, 1 / aspect)
+    if preprocessing.longest is not None:
+        shorter = min(shorter, preprocessing.longest / ratio)
+    # Whole pixels first, as transformers' image processor has it; the sum undoes a division's rounding.
+    sides = round(shorter), math.floor(shorter * ratio + 1e-6)
+    least, most = (math.ceil(side / preprocessing.multiple) * preprocessing.multiple for side in sides)
+    return (least, most) if aspect >= 1 else (most, least)
+
+
+def second_size(
+    image_size: tuple[int, int], preprocessing: Preprocessing, size: Size | None = None
+) -> tuple[int, int] | None:
+    """The size of the closer look that `Preprocessing.two_scale` asks for; None where one look is enough.
+
+    Args:
+        image_size: the picture's ``(height, width)`` in pixels.
+        preprocessing: the model's own.
+        size: as for `network_size`; a caller who names one gets one look at it.
+    """
+    if size is not None or preprocessing.two_scale is None:
+        return None
+    above, most = preprocessing.two_scale
+    if min(image_size) <= above:
+        return None
+    scale = min(1, most / min(image_size))
+    return _rounded((image_size[0] * scale, image_size[1] * scale), preprocessing.multiple)
 
 
 def to_network(

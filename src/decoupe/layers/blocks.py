@@ -25,14 +25,15 @@ class ConvNormAct(nn.Sequential):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int = 3,
+        kernel_size: int | tuple[int, int] = 3,
         *,
         stride: int = 1,
         dilation: int = 1,
         bias: bool = False,
         activation: bool = True,
     ) -> None:
-        padding = dilation * (kernel_size // 2)
+        kernel_size = _pair(kernel_size)
+        padding = (dilation * (kernel_size[0] // 2), dilation * (kernel_size[1] // 2))
         layers: list[nn.Module] = [
             nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias),
             nn.BatchNorm2d(out_channels),
@@ -40,6 +41,10 @@ class ConvNormAct(nn.Sequential):
         if activation:
             layers.append(nn.ReLU(inplace=True))
         super().__init__(*layers)
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 class ASPP(nn.Module):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from decoupe.layers.blocks import resize
+from decoupe.layers.pyramid import reduce
 from decoupe.models.birefnet import BiRefNetOutput
+from decoupe.models.inspyrenet import InSPyReNetOutput
 from decoupe.training import losses
 
 PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -117,3 +120,50 @@ class BiRefNetCriterion:
             else:
                 terms[field.name] = weight * PIXEL_LOSSES[field.name](prediction, truth)
         return terms
+
+
+@dataclass(frozen=True)
+class InSPyReNetCriterion:
+    """What an InSPyReNet's training output costs (Kim et al. 2022, section 3.2).
+
+    Each saliency map is compared with the level of the truth's own Gaussian pyramid that is as large, both
+    at full size, so that every map counts as much.
+
+    Attributes:
+        bce: weight of the boundary-weighted cross entropy.
+        iou: weight of the intersection over union.
+        consistency: weight of the differences between each map and the reduced finer one.
+    """
+
+    bce: float = 1.0
+    iou: float = 1.0
+    consistency: float = 1e-4
+
+    def __call__(self, out: InSPyReNetOutput, image: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        """The weighted terms by name; their sum is the loss.
+
+        Args:
+            out: of the model in training mode.
+            image: not looked at; every criterion is called alike.
+            truth: ``(N, 1, H, W)`` in [0, 1].
+        """
+        del image
+        maps = [precise(logits) for logits in reversed(out.saliency)]  # finest first from here on
+        levels = [truth]
+        while len(levels) < len(maps):
+            levels.append(reduce(levels[-1]))
+        size = truth.shape[-2:]
+        pairs = [(nearest(x, size), nearest(y, size)) for x, y in zip(maps, levels, strict=True)]
+        bce = torch.stack([losses.boundary_bce(logits, level) for logits, level in pairs]).sum()
+        iou = torch.stack([losses.pixel_iou(logits.sigmoid(), level) for logits, level in pairs]).sum()
+        steps = [losses.pyramid_consistency(coarse, fine) for fine, coarse in pairwise(maps)]
+        return {
+            "bce": self.bce * bce,
+            "iou": self.iou * iou,
+            "consistency": self.consistency * torch.stack(steps).sum(),
+        }
+
+
+def nearest(x: Tensor, size: Sequence[int]) -> Tensor:
+    """``x`` ``(N, C, h, w)`` at ``size`` ``(H, W)``, every cell repeated."""
+    return F.interpolate(x, size=tuple(size), mode="nearest")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from decoupe.errors import ConfigError, unknown
 from decoupe.layers.blocks import resize
+from decoupe.layers.pyramid import reduce
 
 
 def bce(prediction: Tensor, target: Tensor) -> Tensor:
@@ -171,3 +172,29 @@ def gradient_bce(logits: Tensor, label: Tensor) -> Tensor:
     The label ``(N, 1, H, W)`` is a target: no gradient flows into it. The logits are resized to it.
     """
     return F.binary_cross_entropy_with_logits(resize(logits, label.shape[-2:]), label.detach().sigmoid())
+
+
+def boundary_bce(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy times `boundary_weight`, mean over pixels: not divided by the weights. Takes *logits*.
+
+    The target may be soft, as the coarser levels of a mask's pyramid are.
+    """
+    errors = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return (boundary_weight(target) * errors).mean()
+
+
+def pixel_iou(prediction: Tensor, target: Tensor) -> Tensor:
+    """One minus the soft intersection over union of each *pixel*, both plus one, mean over pixels."""
+    intersection = prediction * target
+    union = prediction + target - intersection
+    return (1 - (intersection + 1) / (union + 1)).mean()
+
+
+def pyramid_consistency(coarse: Tensor, fine: Tensor) -> Tensor:
+    """Mean difference between a map and the finer one reduced to its size (Kim et al. 2022, section 3.2).
+
+    Args:
+        coarse: logits ``(N, 1, ceil(H/2), ceil(W/2))``.
+        fine: logits ``(N, 1, H, W)``: the example to follow, so no gradient flows into it.
+    """
+    return F.l1_loss(coarse, reduce(fine).detach())

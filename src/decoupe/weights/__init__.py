@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from decoupe.errors import MissingExtraError, ModelError, UnknownModelError
-from decoupe.weights.registry import CATALOGUE, WEIGHTS_SUFFIXES, spec
+from decoupe.weights.registry import CATALOGUE, WEIGHTS_SUFFIXES, spec, weights_in
 
 if TYPE_CHECKING:
     from decoupe.weights.checkpoint import LoadedModel
@@ -27,8 +27,8 @@ def load_model(name_or_path: str | os.PathLike[str]) -> LoadedModel:
     """A PyTorch model with its weights, downloaded where they are not yet here.
 
     Args:
-        name_or_path: weights file, name in the catalogue, or hub id ``owner/name``. A file of that name goes
-            before the catalogue.
+        name_or_path: weights file, a folder that transformers wrote, name in the catalogue, or hub id
+            ``owner/name``. A file of that name goes before the catalogue.
 
     Raises:
         UnknownModelError: neither a file nor a known model; the message suggests the nearest name.
@@ -38,7 +38,7 @@ def load_model(name_or_path: str | os.PathLike[str]) -> LoadedModel:
     """
     from decoupe.weights import checkpoint, download
 
-    if Path(name_or_path).is_file():
+    if Path(name_or_path).is_file() or weights_in(Path(name_or_path)) is not None:
         return checkpoint.read_model(name_or_path)
     if Path(name_or_path).suffix in WEIGHTS_SUFFIXES:
         raise UnknownModelError(f"the weights file {name_or_path} does not exist: check the path")

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import decoupe
 from decoupe.errors import CheckpointError, ConfigError, MissingExtraError, OutputError, unknown
-from decoupe.weights.registry import Preprocessing
+from decoupe.weights import beside
+from decoupe.weights.labels import NO_NAMES, Vocabulary, vocabulary
+from decoupe.weights.registry import CATALOGUE, Preprocessing, weights_in
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from torch import Tensor, nn
 
@@ -43,7 +45,12 @@ _UNREADABLE = (
     AttributeError,
     AssertionError,
 )
-_ASSUMED = Preprocessing(size=(1024, 1024), size_range=(512, 1536))  # most released checkpoints'
+# Those of most released checkpoints.
+_ASSUMED = {
+    "birefnet": Preprocessing(size=(1024, 1024), size_range=(512, 1536)),
+    "inspyrenet": Preprocessing(size=(384, 384), size_range=(192, 576), two_scale=(512, 1280)),
+    "maskformer": Preprocessing(size=(800, 800), fit="shorter", longest=1333, size_range=(400, 1333)),
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class LoadedModel:
         config: the family's configuration.
         preprocessing: how a picture becomes its input.
         notes: what had to be inferred or assumed because the file does not say it, one line each.
+        vocabulary: the names of the classes of a model that gives segments; empty for the others.
     """
 
     model: nn.Module
@@ -63,6 +71,7 @@ class LoadedModel:
     config: Any
     preprocessing: Preprocessing
     notes: list[str] = field(default_factory=list)
+    vocabulary: Vocabulary = NO_NAMES
 
 
 def save_model(
@@ -71,6 +80,7 @@ def save_model(
     *,
     family: str,
     preprocessing: Preprocessing,
+    vocabulary: Vocabulary = NO_NAMES,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``model`` as one of decoupe's own files; a reader sees the old file or the whole new one.
@@ -80,6 +90,7 @@ def save_model(
         path: ``.safetensors`` file to write; its folder must exist.
         family: key of `decoupe.models.MODELS`.
         preprocessing: how a picture becomes its input.
+        vocabulary: the names of the classes of a model that gives segments.
         extra: anything that JSON can hold, kept in the metadata (training data, scores, …).
 
     Raises:
@@ -93,6 +104,7 @@ def save_model(
         "family": family,
         "config": dataclasses.asdict(model.config),  # type: ignore[call-overload]  # nn.Module attributes are untyped
         "preprocessing": dataclasses.asdict(preprocessing),
+        "vocabulary": dataclasses.asdict(vocabulary),
         "version": decoupe.__version__,
         "extra": dict(extra or {}),
     }
@@ -112,10 +124,13 @@ def read_model(
     """The model of a weights file: decoupe's own, or a reference's, converted.
 
     Args:
-        path: ``.safetensors``, or a zip or pickle of tensors as `torch.save` writes them.
+        path: ``.safetensors``, a zip or pickle of tensors as `torch.save` writes them, a ``.pkl`` of
+            Detectron2, or a folder as transformers' ``save_pretrained`` writes it. The names of classes and
+            the input's size are read in the ``config.json`` and ``preprocessor_config.json`` beside it.
         family: key of `decoupe.models.MODELS`; needed for no file that decoupe wrote, and found out from the
             tensors' names otherwise.
-        preprocessing: of a reference's file, which does not say it; None assumes 1024² pixels.
+        preprocessing: of a reference's file, which does not say it; None takes that of the catalogue's file
+            with the same hash, or assumes what most of the family's released models have.
 
     Raises:
         CheckpointError: no such file, a broken file, not a weights file, a pickle that needs code, or another
@@ -123,10 +138,11 @@ def read_model(
         MissingExtraError: PyTorch is not installed.
     """
     path = Path(path)
+    path = weights_in(path) or path
     state, metadata = _read_tensors(path)
     if metadata is None:
-        return _from_reference(path, state, family, preprocessing)
-    return _from_own(path, state, metadata, family)
+        return _from_reference(path, state, family or None, preprocessing)
+    return _from_own(path, state, metadata, family or None)
 
 
 def _from_own(
@@ -146,6 +162,7 @@ def _from_own(
     try:
         config = config_class(**_as_tuples(metadata["config"]))
         preprocessing = Preprocessing(**_as_tuples(metadata["preprocessing"]))
+        vocabulary = Vocabulary(**_as_tuples(metadata["vocabulary"]))
     except (TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             f"{path} was written by decoupe {metadata['version']}, "
@@ -155,7 +172,7 @@ def _from_own(
         model = model_class(config)
     _check_fit(path, model, state, written)
     model.load_state_dict(state, strict=True)
-    return LoadedModel(model.eval(), written, config, preprocessing)
+    return LoadedModel(model.eval(), written, config, preprocessing, vocabulary=vocabulary)
 
 
 def _from_reference(
@@ -163,31 +180,41 @@ def _from_reference(
 ) -> LoadedModel:
     from decoupe.weights import convert
 
+    notes = []
+    preprocessing = preprocessing or _known(path) or beside.preprocessing(path)
     try:
         tensors = convert.clean_state(state)
-        family = family or _infer_family(tensors)
-        model = convert.from_reference(family, tensors)
-    except CheckpointError as error:
+        family = family or convert.infer_family(tensors)
+        if preprocessing is None:
+            preprocessing = _ASSUMED[family]
+            height, width = preprocessing.size
+            notes.append(f"{path.name} does not say at which size it was trained; {width}×{height} assumed")
+        config = convert.infer_config(family, tensors)
+        if family == "inspyrenet":
+            # It pools contexts at this size, which leaves no trace in the tensors.
+            config = dataclasses.replace(config, base_size=preprocessing.size)
+        model = convert.from_reference(family, tensors, config)
+        words = NO_NAMES
+        if family == "maskformer":
+            words = vocabulary(beside.labels(path), config.classes)
+    except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    config: Any = model.config
-    notes = [f"{path.name}: {note}" for note in convert.describe(config)]
-    if preprocessing is None:
-        preprocessing = _ASSUMED
-        notes.append(f"{path.name} does not say at which size it was trained; 1024×1024 assumed")
-    return LoadedModel(model.eval(), family, config, preprocessing, notes)
+    notes = [*(f"{path.name}: {note}" for note in convert.describe(family, config)), *notes]
+    return LoadedModel(model.eval(), family, config, preprocessing, notes, words)
 
 
-def _infer_family(names: Collection[str]) -> str:
-    """The family whose reference implementation names its tensors like these."""
-    marks = {"birefnet": ("bb.", "decoder.")}
-    for family, prefixes in marks.items():
-        if all(any(name.startswith(prefix) for name in names) for prefix in prefixes):
-            return family
-    raise CheckpointError(f"fits no model that decoupe knows ({', '.join(marks)}): it holds {_some(names)}")
+def _known(path: Path) -> Preprocessing | None:
+    """The preprocessing of the catalogue's file with the same hash, wherever it has been copied to."""
+    from decoupe.weights.download import sha256_of
+
+    actual = sha256_of(path)
+    return next((spec.preprocessing for spec in CATALOGUE.values() if spec.sha256 == actual), None)
 
 
 def _check_fit(path: Path, model: nn.Module, state: Mapping[str, Tensor], family: str) -> None:
     """Raise one line that names what is missing, left over or of another shape."""
+    from decoupe.weights.naming import some
+
     expected = model.state_dict()
     misshapen = [name for name in expected if name in state and state[name].shape != expected[name].shape]
     faults = {
@@ -195,13 +222,13 @@ def _check_fit(path: Path, model: nn.Module, state: Mapping[str, Tensor], family
         "left over": [name for name in state if name not in expected],
         "of another shape": misshapen,
     }
-    told = [f"{len(names)} tensors {fault} ({_some(names)})" for fault, names in faults.items() if names]
+    told = [f"{len(names)} tensors {fault} ({some(names)})" for fault, names in faults.items() if names]
     if told:
         raise CheckpointError(f"{path} does not fit its own configuration of {family}: {', '.join(told)}")
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Every tensor by name, and decoupe's metadata where decoupe wrote the file."""
+def _read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Every tensor, or array, by name; and decoupe's metadata where decoupe wrote the file."""
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -210,6 +237,10 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]
     if path.suffix == ".onnx":
         raise CheckpointError(f"{path} is an exported model, not PyTorch weights: use decoupe.load")
     try:
+        if path.suffix == ".pkl":
+            from decoupe.weights.detectron import read_pkl
+
+            return read_pkl(path), None
         if start[8:9] == b"{":  # a safetensors file begins with the length of a JSON header, in 8 bytes
             return _read_safetensors(path)
         if start.startswith((b"PK", b"\x80")):  # torch.save: a zip, or the pickle of releases before 1.6
@@ -236,7 +267,8 @@ def _parsed(written: str, path: Path) -> dict[str, Any]:
     """The metadata that `save_model` wrote."""
     try:
         metadata = json.loads(written)
-        return {key: metadata[key] for key in ("family", "config", "preprocessing", "version")}
+        required = {key: metadata[key] for key in ("family", "config", "preprocessing", "version")}
+        return {**required, "vocabulary": metadata.get("vocabulary", {"names": ()})}
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"{path} holds damaged metadata of decoupe ({error}): copy or download it again"
@@ -266,8 +298,3 @@ def _read_pickle(path: Path, *, mmap: bool) -> dict[str, Tensor]:
 def _as_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no tuples; the dataclasses have no lists."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-
-
-def _some(names: Any, count: int = 3) -> str:
-    names = list(names)
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")

@@ -8,7 +8,8 @@ our tensors, and its inverse reads a checkpoint.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,15 +18,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from decoupe.errors import CheckpointError, ConfigError, UnknownModelError, unknown
-from decoupe.models import BiRefNet
-from decoupe.weights.birefnet_names import (
-    BACKBONE_NAMES,
-    birefnet_config,
-    birefnet_names,
-    describe,
-    infer_birefnet_config,
-)
-from decoupe.weights.naming import IGNORED, State, is_tensor, shapes_of, some
+from decoupe.models import MODELS, BiRefNet
+from decoupe.weights import birefnet_names, inspyrenet_names, maskformer_names
+from decoupe.weights.naming import IGNORED, Shapes, State, is_tensor, shapes_of, some
 
 __all__ = [
     "Uninitialised",
@@ -33,11 +28,58 @@ __all__ = [
     "describe",
     "fill",
     "from_reference",
-    "infer_birefnet_config",
+    "infer_config",
+    "infer_family",
     "to_reference",
 ]
 
-FAMILIES = ("birefnet",)
+
+@dataclass(frozen=True)
+class Family:
+    """How one family's reference implementations save a model.
+
+    Attributes:
+        marks: beginnings of names, one group of them for each format; a file that has all of a group is of
+            this family.
+        config: our configuration, from options under the reference's own names and the tensors' shapes.
+        infer: our configuration, from the tensors alone.
+        names: the reference's name -> ours, for a configuration and the model's own state dict.
+        describe: what `infer` found and what it could not, one line each.
+        canonical: brings every format to the one that ``infer`` and ``names`` speak of.
+    """
+
+    marks: tuple[tuple[str, ...], ...]
+    config: Callable[[Mapping[str, Any], Shapes], Any]
+    infer: Callable[[State], Any]
+    names: Callable[[Any, Mapping[str, Tensor]], dict[str, str]]
+    describe: Callable[[Any], list[str]]
+    canonical: Callable[[State], State] = lambda state: state
+
+
+FAMILIES: dict[str, Family] = {
+    "birefnet": Family(
+        marks=(("bb.", "decoder."),),
+        config=birefnet_names.birefnet_config,
+        infer=birefnet_names.infer_birefnet_config,
+        names=birefnet_names.birefnet_names,
+        describe=birefnet_names.describe,
+    ),
+    "inspyrenet": Family(
+        marks=(("backbone.", "context1.", "attention0."),),
+        config=inspyrenet_names.inspyrenet_config,
+        infer=inspyrenet_names.infer_inspyrenet_config,
+        names=inspyrenet_names.inspyrenet_names,
+        describe=inspyrenet_names.describe,
+    ),
+    "maskformer": Family(
+        marks=(("model.pixel_level_module.", "class_predictor."), ("backbone.", "sem_seg_head.")),
+        config=maskformer_names.maskformer_config,
+        infer=maskformer_names.infer_maskformer_config,
+        names=maskformer_names.maskformer_names,
+        describe=maskformer_names.describe,
+        canonical=maskformer_names.canonical,
+    ),
+}
 PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
 NESTS = ("state_dict", "model_state_dict", "model", "net", "params")
 
@@ -46,12 +88,13 @@ def from_reference(family: str, state: State, config: Mapping[str, Any] | None =
     """The model that a reference implementation's state dict holds.
 
     Args:
-        family: ``"birefnet"``.
+        family: ``"birefnet"``, ``"inspyrenet"`` or ``"maskformer"``.
         state: tensors or arrays under the reference's names; `clean_state` unwraps what training scripts
             wrap around them, and is applied here too. Integer buffers that carry no knowledge may be
             there or not.
         config: options under the reference's own names, those left out as in its released models (for
-            BiRefNet ``bb``, ``dec_att``, ``squeeze_block``, …); None infers them from names and shapes.
+            BiRefNet ``bb``, ``dec_att``, ``squeeze_block``, …); None infers them from names and shapes. A
+            configuration of ours is taken as it is.
 
     Returns:
         The model in evaluation mode, float32.
@@ -61,30 +104,77 @@ def from_reference(family: str, state: State, config: Mapping[str, Any] | None =
         ConfigError: an option or value that the reference does not have.
         CheckpointError: tensors that are missing, left over or of another shape; the message names them.
     """
-    if family not in FAMILIES:
-        raise UnknownModelError(unknown("family", family, FAMILIES))
-    state = clean_state(state)
-    ours = infer_birefnet_config(state) if config is None else birefnet_config(config, shapes_of(state))
+    table = _family(family)
+    config_class, model_class = MODELS[family]
+    canonical = table.canonical(clean_state(state))
+    ours: Any = config
+    if config is None:
+        ours = table.infer(canonical)
+    elif not isinstance(config, config_class):
+        ours = table.config(config, shapes_of(canonical))
     with Uninitialised():
-        model = BiRefNet(ours)
-    return fill(model, state, birefnet_names(ours, model.state_dict()))
+        model = model_class(ours)
+    return fill(model, canonical, table.names(ours, model.state_dict()))
+
+
+def infer_config(family: str, state: State) -> Any:
+    """The family's configuration, as far as the names and shapes of a reference's tensors tell it.
+
+    Raises:
+        UnknownModelError: a family that decoupe cannot convert.
+        CheckpointError: the names are not those of this family.
+    """
+    table = _family(family)
+    return table.infer(table.canonical(clean_state(state)))
+
+
+def infer_family(names: Collection[str]) -> str:
+    """The family whose reference implementation names its tensors like these.
+
+    Raises:
+        CheckpointError: none does.
+    """
+    for family, table in FAMILIES.items():
+        for group in table.marks:
+            if all(any(name.startswith(mark) for name in names) for mark in group):
+                return family
+    raise CheckpointError(
+        f"fits no model that decoupe knows ({', '.join(FAMILIES)}): it holds {some(list(names))}"
+    )
+
+
+def describe(family: str, config: Any) -> list[str]:
+    """What `infer_config` found out, and what it could not, one line each."""
+    return _family(family).describe(config)
+
+
+def _family(name: str) -> Family:
+    if name not in FAMILIES:
+        raise UnknownModelError(unknown("family", name, FAMILIES))
+    return FAMILIES[name]
 
 
 def to_reference(model: nn.Module) -> dict[str, Tensor]:
     """A model's state dict under the reference implementation's names: the inverse of `from_reference`.
 
+    MaskFormer's are Detectron2's.
+
     Raises:
         ConfigError: the reference has no such model.
     """
-    if not isinstance(model, BiRefNet):
-        raise ConfigError(f"{type(model).__name__} has no reference names: give a BiRefNet")
-    if model.config.backbone not in BACKBONE_NAMES.values() or model.config.inward == "unshuffle":
+    family = next((name for name, (_, kind) in MODELS.items() if isinstance(model, kind)), None)
+    if family is None:
+        raise ConfigError(f"{type(model).__name__} has no reference names: give one of {', '.join(MODELS)}")
+    config: Any = model.config
+    if isinstance(model, BiRefNet) and (
+        config.backbone not in birefnet_names.BACKBONE_NAMES.values() or config.inward == "unshuffle"
+    ):
         raise ConfigError(
-            f"the reference has no backbone {model.config.backbone!r} with inward={model.config.inward!r}: "
+            f"the reference has no backbone {config.backbone!r} with inward={config.inward!r}: "
             f"keep the model in decoupe's own format"
         )
     state = model.state_dict()
-    return {theirs: state[ours] for theirs, ours in birefnet_names(model.config, state).items()}
+    return {theirs: state[ours] for theirs, ours in FAMILIES[family].names(config, state).items()}
 
 
 def clean_state(raw: object) -> dict[str, Tensor | NDArray[Any]]:

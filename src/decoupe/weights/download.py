@@ -17,6 +17,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from decoupe.errors import DownloadError
@@ -67,7 +68,20 @@ def fetch(spec: ModelSpec, *, progress: bool = True) -> Path:
     if path is None:
         path = _download(spec, spec.repo, progress)
     _verify(spec, spec.repo, path)
+    for file in spec.beside:
+        _fetch_beside(replace(spec, file=file, sha256=None, megabytes=0), spec.repo)
     return path
+
+
+def _fetch_beside(spec: ModelSpec, repo: str) -> None:
+    """A small file that belongs to the weights; outside the catalogue it may be absent."""
+    if cached_path(spec) is not None:
+        return
+    try:
+        _download(spec, repo, progress=False)
+    except DownloadError:
+        if spec.family:
+            raise
 
 
 def _download(spec: ModelSpec, repo: str, progress: bool) -> Path:
@@ -210,7 +224,7 @@ def _verify(spec: ModelSpec, repo: str, path: Path) -> None:
     marker = real.with_name(f"{real.name}.verified")
     if _remembered(marker) == fingerprint:
         return
-    actual = _sha256_of(real)
+    actual = sha256_of(real)
     if actual != expected:
         for file in (marker, path, real):
             file.unlink(missing_ok=True)
@@ -247,7 +261,8 @@ def _remembered(marker: Path) -> object:
         return None
 
 
-def _sha256_of(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

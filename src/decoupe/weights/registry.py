@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Literal
 
 from decoupe.errors import UnknownModelError, unknown
@@ -20,20 +20,27 @@ class Preprocessing:
     Attributes:
         size: the model's own input size ``(height, width)`` in pixels.
         fit: ``"stretch"`` resizes to exactly ``size``; ``"keep"`` keeps the aspect ratio, with the area of
-            ``size``, each side rounded to ``multiple``.
+            ``size``, each side rounded to ``multiple``; ``"shorter"`` keeps it with the shorter side that of
+            ``size``, or less where the longer one would exceed ``longest``, each rounded up.
         size_range: least and largest side in pixels at which the weights are known to work; predicting
             outside it warns.
         multiple: both sides of the input are multiples of this many pixels.
         mean: per-channel mean, subtracted from RGB in [0, 1].
         std: per-channel standard deviation, divided by.
+        longest: most pixels of the longer side under fit ``"shorter"``; None is any.
+        two_scale: ``(above, shorter)``: a picture with both sides above the first number is seen twice, at
+            ``size`` and at its own size with at most ``shorter`` pixels on its shorter side, and the two are
+            blended (InSPyReNet, section 3.3 of its paper); None for models that look once.
     """
 
     size: tuple[int, int]
-    fit: Literal["stretch", "keep"] = "stretch"
+    fit: Literal["stretch", "keep", "shorter"] = "stretch"
     size_range: tuple[int, int] = (32, 4096)
     multiple: int = 32
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    longest: int | None = None
+    two_scale: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class ModelSpec:
 
     Attributes:
         name: what ``decoupe.load`` takes.
-        family: ``"birefnet"`` (later also ``"inspyrenet"``, ``"maskformer"``).
+        family: ``"birefnet"``, ``"inspyrenet"``, ``"maskformer"``; empty where only its file can tell.
         task: what it was trained for, in a few words that a user would search for.
         licence: SPDX name, or the licence's own name.
         commercial: whether the licence admits commercial use.
@@ -55,6 +62,8 @@ class ModelSpec:
             behind a name never change.
         sha256: of the file, where it is known here; otherwise the hub's own announced hash is checked.
         backbone: name in `decoupe.backbones.BACKBONES`.
+        beside: further files of the repository that belong to the weights, such as the names of classes;
+            those of a repository outside the catalogue may be absent.
     """
 
     name: str
@@ -69,6 +78,7 @@ class ModelSpec:
     revision: str = "main"
     sha256: str | None = None
     backbone: str = ""
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,7 @@ class CatalogueRow:
 
     Attributes:
         name: what ``decoupe.load`` and ``decoupe cut -m`` take.
+        family: ``"birefnet"`` and ``"inspyrenet"`` give mattes, ``"maskformer"`` segments.
         task: what it was trained for.
         size: its input ``(height, width)`` in pixels.
         size_range: least and largest side in pixels at which it is known to work.
@@ -87,6 +98,7 @@ class CatalogueRow:
     """
 
     name: str
+    family: str
     task: str
     size: tuple[int, int]
     size_range: tuple[int, int]
@@ -134,6 +146,62 @@ def _released(
         backbone=backbone,
     )
 
+
+def _inspyrenet(name: str, task: str, side: int, file: str, sha256: str | None = None) -> ModelSpec:
+    """A checkpoint of InSPyReNet's author for transparent-background: Swin-B, one look at a square."""
+    return ModelSpec(
+        name=name,
+        family="inspyrenet",
+        task=task,
+        licence="MIT",
+        commercial=True,
+        preprocessing=_trained_at(side, side),
+        megabytes=368,
+        repo="plemeri/InSPyReNet",
+        file=file,
+        sha256=sha256,
+        backbone="swin_b",
+    )
+
+
+def _maskformer(
+    backbone: str, data: str, megabytes: float, revision: str = "main", suffix: str = ""
+) -> ModelSpec:
+    """A checkpoint of MaskFormer's authors in transformers' format, for research only."""
+    coco = data == "coco"
+    tasks = {
+        "ade": "what is where, indoors and outdoors: 150 classes",
+        "coco": "what is where, each object for itself: 133 classes",
+        "coco-stuff": "what is where, objects and surfaces: 171 classes",
+    }
+    large = backbone in ("swin-base", "swin-large")
+    shorter, longest = (800, 1333) if coco else (640, 2560) if large else (512, 2048)
+    return ModelSpec(
+        name=f"maskformer-{backbone}-{data}",
+        family="maskformer",
+        task=tasks[data],
+        licence="other: research only (facebook/maskformer)",
+        commercial=False,
+        preprocessing=Preprocessing(
+            size=(shorter, shorter), fit="shorter", longest=longest, size_range=(shorter // 2, longest)
+        ),
+        megabytes=megabytes,
+        repo=f"facebook/maskformer-{backbone}-{data}",
+        file=suffix or "model.safetensors",
+        revision=revision,
+        backbone=_MASKFORMER_BACKBONES[backbone],
+        beside=("config.json",),
+    )
+
+
+_MASKFORMER_BACKBONES = {
+    "resnet50": "resnet50",
+    "resnet101": "resnet101",
+    "swin-tiny": "swin_t",
+    "swin-small": "swin_s",
+    "swin-base": "swin_b",
+    "swin-large": "swin_l",
+}
 
 _AT_512 = _trained_at(512, 512)
 _AT_1024 = _trained_at(1024, 1024)
@@ -318,13 +386,50 @@ _MODELS = (
         sha256="8c7f8a0bc24400f4caade76622f75ff22ca1e93e169add9d2b70093e2487fbe5",
         backbone="swin_l",
     ),
+    _inspyrenet(
+        "inspyrenet",
+        "anything in the foreground, trained on every public saliency set",
+        1024,
+        "ckpt_base.pth",
+        sha256="0a6fe2a73ab0532d6d0b8d82849a9760a226df719e3063d09b4149ece6f80fcd",
+    ),
+    _inspyrenet(
+        "inspyrenet-fast",
+        "anything in the foreground, small pictures, quicker",
+        384,
+        "ckpt_fast.pth",
+        sha256="e61ed7e85763dd83a796e1d650ea78604fff524121750858c54a6b560ac58c82",
+    ),
+    _inspyrenet(
+        "inspyrenet-nightly", "anything in the foreground, later weights", 1024, "ckpt_base_nightly.pth"
+    ),
+    _maskformer("swin-tiny", "coco", 167),
+    _maskformer("swin-small", "coco", 253),
+    _maskformer("swin-base", "coco", 411),
+    _maskformer("swin-large", "coco", 850),
+    _maskformer("swin-tiny", "ade", 167),
+    _maskformer("swin-small", "ade", 253),
+    _maskformer("swin-base", "ade", 411),
+    _maskformer("swin-large", "ade", 850),
+    _maskformer("resnet50", "ade", 166, suffix="pytorch_model.bin"),
+    _maskformer("resnet101", "ade", 242, suffix="pytorch_model.bin"),
+    _maskformer("resnet101", "coco-stuff", 242),
 )
 
 CATALOGUE: dict[str, ModelSpec] = {model.name: model for model in _MODELS}
 DEFAULT_MODEL = "pocket"
+DEFAULT_SEGMENT_MODEL = "maskformer-swin-base-coco"
+SEGMENT_FAMILIES = ("maskformer",)
+"""Families whose models name segments; those of the others give mattes."""
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-WEIGHTS_SUFFIXES = (".bin", ".onnx", ".pt", ".pth", ".safetensors")  # of a path, not of a repository
+WEIGHTS_SUFFIXES = (".bin", ".onnx", ".pkl", ".pt", ".pth", ".safetensors")  # of a path, not of a repository
+_IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # as transformers' save_pretrained names them
+
+
+def weights_in(folder: Path) -> Path | None:
+    """The weights file of a folder that transformers wrote, or None."""
+    return next((folder / name for name in _IN_FOLDERS if (folder / name).is_file()), None)
 
 
 def spec(name: str) -> ModelSpec:
@@ -332,8 +437,8 @@ def spec(name: str) -> ModelSpec:
 
     Args:
         name: short name (``"birefnet"``) or hub id (``"ZhengPeng7/BiRefNet"``, ``"me/my-BiRefNet"``). Of a
-            repository outside the catalogue the file ``model.safetensors`` is taken, as BiRefNet's weights
-            at 1024².
+            repository outside the catalogue the file ``model.safetensors`` is taken; its family is found out
+            from the names of its tensors.
 
     Raises:
         UnknownModelError: no model of that name; the message suggests the nearest.
@@ -346,7 +451,7 @@ def spec(name: str) -> ModelSpec:
     if _HUB_ID.fullmatch(name) and PurePath(name).suffix not in WEIGHTS_SUFFIXES:
         return ModelSpec(
             name=name,
-            family="birefnet",
+            family="",
             task="unknown: not in the catalogue",
             licence="unknown",
             commercial=False,
@@ -354,6 +459,7 @@ def spec(name: str) -> ModelSpec:
             megabytes=0,
             repo=name,
             file="model.safetensors",
+            beside=("config.json", "preprocessor_config.json"),
         )
     raise UnknownModelError(unknown("model", name, CATALOGUE))
 
@@ -365,6 +471,7 @@ def catalogue() -> list[CatalogueRow]:
     return [
         CatalogueRow(
             name=model.name,
+            family=model.family,
             task=model.task,
             size=model.preprocessing.size,
             size_range=model.preprocessing.size_range,

@@ -1,0 +1,149 @@
+"""Doing what a command line asks for: every job of a plan, told, counted and written whole.
+
+Pictures and paths go to standard output, everything said about them to standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+import typer
+
+from decoupe.errors import DecoupeError, DownloadError, InputError, OutputError
+from decoupe.inference.media import write_bytes
+from decoupe.inference.predictor import SizeWarning
+from decoupe.plan import Plan
+
+Files = Sequence[tuple[bytes, Path | None]]
+"""What is written for one picture, in this order: the bytes of files, and where; None is standard output."""
+
+
+def run(
+    plan: Plan,
+    work: Callable[[Path | BinaryIO, Path | None], Files],
+    *,
+    done: str,
+    chosen: str,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Do the plan's jobs.
+
+    Args:
+        plan: what is to be done.
+        work: from a picture and its target to what is written; raises DecoupeError where it cannot.
+        done: what happened to a picture that is done, as ``"cut"``.
+        chosen: the model, device and precision, to be told.
+        quiet: say nothing but errors.
+        verbose: name each output.
+
+    Returns:
+        How many jobs failed.
+    """
+    failed = 0
+    drawn = len(plan.jobs) > 1 and not quiet and sys.stderr is not None and sys.stderr.isatty()
+    with _progress(len(plan.jobs), drawn) as advance, warnings.catch_warnings():
+        warnings.simplefilter("always", SizeWarning)
+        warnings.showwarning = lambda message, *_: None if quiet else say(str(message))
+        for job in plan.jobs:
+            try:
+                source = _opened(sys.stdin, "input").buffer if job.source is None else job.source
+                for data, target in work(source, job.target):
+                    _write(data, target, plan.several)
+                if job.target is not None and (verbose or not (quiet or plan.several)):
+                    say(f"wrote {job.target} ({chosen})")
+            except DecoupeError as error:
+                failed += 1
+                line = str(error)
+                named = str(job.source) in line or str(job.target) in line
+                say(line if named or not plan.several else f"{job.source}: {line}")
+            advance()
+    if plan.several and not quiet:
+        counts = {
+            done: len(plan.jobs) - failed,
+            "there already": plan.skipped,
+            "of them older than their pictures": plan.outdated,
+            "failed": failed + len(plan.problems),
+        }
+        summary = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        say(f"{summary}; {chosen}")
+    return failed
+
+
+def _write(data: bytes, target: Path | None, make_folders: bool) -> None:
+    if target is None:
+        stream = _opened(sys.stdout, "output").buffer
+        stream.write(data)
+        stream.flush()
+        return
+    if make_folders:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"cannot make the folder {target.parent} ({error.strerror}): name another with -o"
+            ) from error
+    write_bytes(data, target)
+
+
+def _opened(stream: TextIO | None, name: str) -> TextIO:
+    """A standard stream, which is None where the process was started without it."""
+    if stream is None:
+        raise InputError(f"standard {name} is closed: name a file instead of -")
+    return stream
+
+
+@contextlib.contextmanager
+def _progress(total: int, drawn: bool) -> Iterator[Callable[[], None]]:
+    """A bar on standard error with the rate and the time left; yields what to call after each picture."""
+    if not drawn:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(elapsed_when_finished=True))
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=total, rate="")
+        begun = time.perf_counter()
+
+        def advance() -> None:
+            done = progress.tasks[task].completed + 1
+            progress.update(task, advance=1, rate=f"{done / (time.perf_counter() - begun):.1f}/s")
+
+        yield advance
+
+
+def say(line: str) -> None:
+    """One line on standard error."""
+    # File names may hold line breaks, and sequences that terminals obey.
+    printable = (mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in line)
+    typer.echo(f"decoupe: {''.join(printable)}", err=True)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """What decoupe raises, as one line and an exit status; Ctrl-C and a closed pipe end quietly."""
+    try:
+        yield
+    except DecoupeError as error:
+        say(str(error))
+        raise typer.Exit(1 if isinstance(error, DownloadError) else 2) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            # What is left in the buffer has nowhere to go: without this the interpreter complains as it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(141) from None
+    except OSError as error:
+        say(f"{error.filename or 'standard output'}: {error.strerror}" if error.strerror else str(error))
+        raise typer.Exit(1) from None

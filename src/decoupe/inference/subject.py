@@ -1,0 +1,177 @@
+"""Choosing the subject: which parts of a picture are cut, each by itself and finely, and how they join.
+
+A segment model or the user says roughly where the subject is; a matte model looks at each chosen part at full
+resolution, in a box with some surroundings. What lies outside the chosen parts stays out of the matte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from decoupe.errors import InputError
+from decoupe.inference.regions import Mask, components, dilated
+from decoupe.inference.segments import Segment
+from decoupe.readings import bounding_box
+
+Box = tuple[int, int, int, int]
+"""``(x0, y0, x1, y1)`` in pixels of the upright picture; x1 and y1 are just outside."""
+
+PADDING = 0.1
+"""Surroundings that the matte model sees on each side of a part, of the longer side of its box."""
+
+MARGIN = 0.03
+"""How far a matte may reach beyond its segment, of the longer side of its box: hair does, and the segment's
+outline is coarse."""
+
+CERTAIN = 0.5
+"""Alpha from which a pixel counts as the subject's where connected parts are told apart."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One part of a picture that is cut by itself.
+
+    Attributes:
+        box: what the matte model sees.
+        inside: bool, of the box's size: where its matte may stand.
+    """
+
+    box: Box
+    inside: Mask
+
+
+def part_of_segment(segment: Segment, others: Iterable[Segment]) -> Part:
+    """A segment with its surroundings.
+
+    Its matte may stand in the segment and in a margin around it, but not in another thing: two dogs side by
+    side are parted where the segments part.
+
+    Args:
+        segment: the chosen one.
+        others: the segments that are not chosen.
+    """
+    longer = _longer(segment.box)
+    margin = max(4, round(MARGIN * longer))
+    # The box holds the whole margin.
+    box = padded(segment.box, max(margin, round(PADDING * longer)), segment.mask.shape)
+    inside = dilated(crop(segment.mask, box), margin)
+    for other in others:
+        if other.thing:
+            inside &= ~crop(other.mask, box)
+    return Part(box, inside | crop(segment.mask, box))
+
+
+def part_of_box(box: Box, size: tuple[int, ...]) -> Part:
+    """A user's box with its surroundings; its matte may stand in the box only.
+
+    Raises:
+        InputError: a box that is empty, or not within a picture of ``size`` ``(height, width)``.
+    """
+    check_box(box, size)
+    around = padded(box, round(PADDING * _longer(box)), size)
+    inside = np.zeros(size, np.bool_)
+    inside[box[1] : box[3], box[0] : box[2]] = True
+    return Part(around, crop(inside, around))
+
+
+def joined(
+    parts: Sequence[Part], alphas: Sequence[npt.NDArray[np.float32]], size: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    """The parts' mattes as one of the whole picture, by soft union: 1 − Π(1 − alpha).
+
+    Args:
+        parts: where they are.
+        alphas: the matte of each, float32, of its box's size.
+        size: ``(height, width)`` of the picture.
+    """
+    rest = np.ones(size, np.float32)
+    for part, alpha in zip(parts, alphas, strict=True):
+        x0, y0, x1, y1 = part.box
+        rest[y0:y1, x0:x1] *= 1 - alpha * part.inside
+    whole: npt.NDArray[np.float32] = 1 - rest
+    return whole
+
+
+def under_point(alpha: npt.NDArray[np.float32], point: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """The connected part of a matte ``(H, W)`` that holds the pixel ``point`` ``(x, y)``, with its soft edge.
+
+    Parts are connected where alpha is at least `CERTAIN`. Softer pixels stay within `MARGIN` of the part, and
+    none of another part does.
+
+    Raises:
+        InputError: a point outside the picture, or where the matte has no subject.
+    """
+    check_point(point, alpha.shape)
+    x, y = point
+    if alpha[y, x] < CERTAIN:
+        raise InputError(
+            f"at the point {x},{y} there is no subject (alpha {alpha[y, x]:.2f}): choose a point on it"
+        )
+    labels, _ = components(alpha >= CERTAIN)
+    chosen = labels == labels[y, x]
+    margin = max(4, round(MARGIN * _longer(bounding_box(chosen))))
+    inside = dilated(chosen, margin) & ((labels == 0) | chosen)
+    return np.where(inside, alpha, np.float32(0))
+
+
+def chosen_segments(
+    segments: Sequence[Segment],
+    indices: Iterable[int],
+    *,
+    box: Box | None = None,
+    point: tuple[int, int] | None = None,
+) -> list[Segment]:
+    """The segments of the classes ``indices``: mostly in the box and at the point, where these are given."""
+    classes = set(indices)
+    chosen = [segment for segment in segments if segment.index in classes]
+    if box is not None:
+        chosen = [segment for segment in chosen if 2 * crop(segment.mask, box).sum() > segment.area]
+    if point is not None:
+        x, y = point
+        chosen = [segment for segment in chosen if segment.mask[y, x]]
+    return chosen
+
+
+def check_box(box: Box, size: tuple[int, ...]) -> None:
+    """Raise InputError for a box that is empty or leaves a picture of ``size`` ``(height, width)``."""
+    height, width = size
+    whole = len(box) == 4 and all(isinstance(value, (int, np.integer)) for value in box)
+    if not whole or not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
+        raise InputError(
+            f"box is {_shown(box)}, expected x0,y0,x1,y1 in whole pixels with x0 < x1 and y0 < y1, "
+            f"inside the picture of {width}×{height}"
+        )
+
+
+def check_point(point: tuple[int, int], size: tuple[int, ...]) -> None:
+    """Raise InputError for a point outside a picture of ``size`` ``(height, width)``."""
+    height, width = size
+    whole = len(point) == 2 and all(isinstance(value, (int, np.integer)) for value in point)
+    if not whole or not (0 <= point[0] < width and 0 <= point[1] < height):
+        raise InputError(
+            f"point is {_shown(point)}, expected x,y in whole pixels inside the picture of {width}×{height}"
+        )
+
+
+def padded(box: Box, padding: int, size: tuple[int, ...]) -> Box:
+    """``box`` with ``padding`` pixels more on each side, within a picture of ``size`` ``(height, width)``."""
+    x0, y0, x1, y1 = box
+    return max(0, x0 - padding), max(0, y0 - padding), min(size[1], x1 + padding), min(size[0], y1 + padding)
+
+
+def crop(mask: Mask, box: Box) -> Mask:
+    """The part of ``mask`` in ``box``, a view."""
+    x0, y0, x1, y1 = box
+    return mask[y0:y1, x0:x1]
+
+
+def _longer(box: Box) -> int:
+    return max(box[2] - box[0], box[3] - box[1])
+
+
+def _shown(values: Sequence[object]) -> str:
+    return ",".join(map(str, values))

@@ -1,0 +1,240 @@
+"""What the queries of a mask classifier say about one picture: three readings, in NumPy alone.
+
+Cheng, Schwing and Kirillov, "Per-Pixel Classification is Not All You Need for Semantic Segmentation",
+NeurIPS 2021, section 3.4 and appendix A ("the paper" below). A mask classifier gives for each of Q queries a
+distribution over K classes and "no object", and one mask at a quarter of the network's size. Everything is
+read at the size that the caller names, in bands of rows, so that memory stays bounded on large photographs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from decoupe.errors import InputError
+
+Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+_BAND = 1 << 25  # numbers that are resized at a time
+
+
+class Reading(NamedTuple):
+    """One segment of a picture, before its class has a name.
+
+    Attributes:
+        label: index of the class.
+        score: how sure the model is, in [0, 1].
+        mask: bool ``(H, W)``.
+    """
+
+    label: int
+    score: float
+    mask: Any  # an array here; the torch functions of decoupe.models.maskformer put a tensor in its place
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """The smallest ``(x0, y0, x1, y1)`` in pixels that holds the mask; x1 and y1 are just outside."""
+        return bounding_box(np.asarray(self.mask))
+
+
+def bounding_box(mask: Mask) -> tuple[int, int, int, int]:
+    """The smallest ``(x0, y0, x1, y1)`` around the true pixels of ``mask``; zeros where there is none."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def semantic(class_logits: Floats, mask_logits: Floats, size: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """The likeliest class of every pixel (the paper's section 3.4, "semantic inference").
+
+    Args:
+        class_logits: ``(Q, K + 1)``, the last is "no object".
+        mask_logits: ``(Q, h, w)``.
+        size: ``(H, W)`` to read at.
+
+    Returns:
+        Class indices ``(H, W)``.
+
+    Raises:
+        InputError: logits that are not of one picture's queries.
+    """
+    _check(class_logits, mask_logits, size)
+    classes = softmax(class_logits)[:, :-1]  # (Q, K)
+    # Resizing commutes with the sum over queries, so K maps are resized, not Q for each of them.
+    maps = np.tensordot(classes.T, sigmoid(mask_logits), axes=1)  # (K, h, w)
+    labels = np.empty(size, np.int64)
+    for rows, band in _bands(maps, size):
+        labels[rows] = band.argmax(axis=0)
+    return labels
+
+
+def instances(
+    class_logits: Floats,
+    mask_logits: Floats,
+    size: tuple[int, int],
+    score: float = 0.5,
+    *,
+    smooth: bool = False,
+) -> list[Reading]:
+    """Objects, each for itself; they may overlap (the paper's appendix A, "instance segmentation").
+
+    The Q likeliest pairs of a query and a class; a pair's score is the class's probability times the mean
+    probability of the mask inside itself.
+
+    Args:
+        class_logits: ``(Q, K + 1)``, the last is "no object".
+        mask_logits: ``(Q, h, w)``.
+        size: ``(H, W)`` to read at.
+        score: least score of an object.
+        smooth: interpolate masks before they are cut at one half. The reference enlarges them afterwards, in
+            steps of a whole cell, which is the default.
+
+    Returns:
+        Objects, the best score first, none with an empty mask.
+
+    Raises:
+        InputError: logits that are not of one picture's queries.
+    """
+    _check(class_logits, mask_logits, size)
+    classes = softmax(class_logits)[:, :-1]  # (Q, K)
+    queries, kinds = classes.shape
+    likeliest = np.argsort(-classes, axis=None, kind="stable")[:queries]
+    probabilities = sigmoid(mask_logits)
+    found = []
+    for query, label in zip(*np.divmod(likeliest, kinds), strict=True):
+        inside = mask_logits[query] > 0
+        certainty = probabilities[query][inside].sum() / (inside.sum() + 1e-6)
+        whole = float(classes[query, label] * certainty)
+        if not inside.any() or whole < score:
+            continue
+        if smooth:
+            mask = np.concatenate([band[0] > 0 for _, band in _bands(mask_logits[query][None], size)])
+        else:
+            mask = inside[np.ix_(*map(_nearest, size, inside.shape))]
+        if mask.any():
+            found.append(Reading(int(label), whole, mask))
+    return sorted(found, key=lambda reading: -reading.score)
+
+
+def panoptic(
+    class_logits: Floats,
+    mask_logits: Floats,
+    size: tuple[int, int],
+    score: float = 0.8,
+    mask: float = 0.5,
+    overlap: float = 0.8,
+    fuse: Sequence[int] = (),
+    *,
+    void: float = 0.0,
+) -> list[Reading]:
+    """Every pixel to at most one segment (the paper's section 3.4, "general inference").
+
+    Each pixel goes to the query whose class probability times mask probability is largest; a query that
+    keeps too little of its own mask is dropped.
+
+    Args:
+        class_logits: ``(Q, K + 1)``, the last is "no object".
+        mask_logits: ``(Q, h, w)``.
+        size: ``(H, W)`` to read at.
+        score: a query counts when its likeliest class has more than this probability.
+        mask: a query's own mask is where its score times its mask probability reaches this.
+        overlap: least part of its own mask that a query must win to be a segment.
+        fuse: classes of which all segments are one, as those of "stuff" such as sky are.
+        void: pixels at which the winner's own mask probability is below this belong to no segment. Zero, the
+            reference's, gives each pixel to some segment, however far from it.
+
+    Returns:
+        Segments that share no pixel, in the order of their queries; a fused one stands where its first does,
+        with the best of their scores.
+
+    Raises:
+        InputError: logits that are not of one picture's queries.
+    """
+    _check(class_logits, mask_logits, size)
+    probabilities = softmax(class_logits)
+    labels, scores = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    kept = np.flatnonzero((labels != probabilities.shape[1] - 1) & (scores > score))
+    if len(kept) == 0:
+        return []
+    weighed = sigmoid(mask_logits[kept]) * scores[kept, None, None]
+    owner = np.empty(size, np.int64)
+    sure = np.empty(size, np.bool_)
+    own_areas = np.zeros(len(kept), np.int64)
+    for rows, band in _bands(weighed, size):
+        owner[rows] = band.argmax(axis=0)
+        sure[rows] = band.max(axis=0) >= void * scores[kept][owner[rows]]
+        own_areas += (band >= mask).sum(axis=(1, 2))
+    segments: dict[int, Reading] = {}
+    for place, query in enumerate(kept):
+        won = owner == place
+        area = won.sum()
+        if area == 0 or own_areas[place] == 0 or area / own_areas[place] <= overlap:
+            continue
+        won &= sure
+        if not won.any():
+            continue
+        label, certainty = int(labels[query]), float(scores[query])
+        fused = label in fuse
+        key = -1 - label if fused else place
+        if key in segments:
+            first = segments[key]
+            won, certainty = first.mask | won, max(first.score, certainty)
+        segments[key] = Reading(label, certainty, won)
+    return list(segments.values())
+
+
+def softmax(logits: Floats) -> Floats:
+    """Probabilities ``(Q, K)`` of logits ``(Q, K)``."""
+    powers: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
+    powers /= powers.sum(axis=1, keepdims=True)
+    return powers
+
+
+def sigmoid(logits: Floats) -> Floats:
+    """Probabilities of logits of any shape."""
+    with np.errstate(over="ignore"):
+        probabilities: Floats = np.reciprocal(1 + np.exp(-logits))
+    return probabilities
+
+
+def _check(class_logits: Floats, mask_logits: Floats, size: tuple[int, int]) -> None:
+    fits = class_logits.ndim == 2 and mask_logits.ndim == 3 and len(class_logits) == len(mask_logits)
+    if not fits or class_logits.shape[1] < 2 or 0 in mask_logits.shape:
+        raise InputError(
+            f"class logits are {class_logits.shape}, mask logits {mask_logits.shape}; "
+            "expected (Q, K + 1) and (Q, h, w) of one picture"
+        )
+    if len(size) != 2 or min(size) < 1:
+        raise InputError(f"size is {size}, expected (height, width) in pixels")
+
+
+def _bands(maps: Floats, size: tuple[int, int]) -> Iterator[tuple[slice, Floats]]:
+    """Maps ``(C, h, w)`` bilinearly enlarged to ``size``, a band ``(C, rows, W)`` at a time, with its rows.
+
+    Cells are aligned at their centres and edges are held, as torch does with ``align_corners=False``.
+    """
+    height, width = size
+    left, right, along = _neighbours(width, maps.shape[2])
+    top, bottom, down = _neighbours(height, maps.shape[1])
+    step = max(1, _BAND // (maps.shape[0] * width))
+    for start in range(0, height, step):
+        rows = slice(start, min(start + step, height))
+        weight = down[rows, None]
+        lines = maps[:, top[rows]] * (1 - weight) + maps[:, bottom[rows]] * weight  # (C, rows, w)
+        yield rows, np.add(lines[..., left] * (1 - along), lines[..., right] * along, dtype=maps.dtype)
+
+
+def _neighbours(fine: int, coarse: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]:
+    """For each of ``fine`` places: the two nearest of ``coarse``, and the weight of the second."""
+    exact = ((np.arange(fine) + 0.5) * (coarse / fine) - 0.5).clip(0, coarse - 1)
+    first = exact.astype(np.intp)
+    return first, np.minimum(first + 1, coarse - 1), (exact - first).astype(np.float32)
+
+
+def _nearest(fine: int, coarse: int) -> npt.NDArray[np.intp]:
+    return (np.arange(fine) * (coarse / fine)).astype(np.intp)

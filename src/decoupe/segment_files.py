@@ -1,0 +1,78 @@
+"""What ``decoupe segment`` writes of a picture: a picture, and the segments as JSON beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+import decoupe
+from decoupe.console import Files
+from decoupe.errors import InputError, OutputError, unknown
+from decoupe.inference.media import encode
+from decoupe.inference.segments import READINGS, ReadingName, Segments
+from decoupe.plan import Plan, check_formats, refuse_foreign
+
+FORMS = ("overlay", "labels", "coco", "coco-panoptic")
+GENERATOR = "decoupe segment"
+MARK = f'{{"generator": "{GENERATOR}"'.encode()
+
+
+def check_form(form: str, reading: str) -> tuple[str, ReadingName]:
+    """The format and the reading, where they go together.
+
+    Raises:
+        InputError: one that does not exist, or a reading that the format is not of.
+    """
+    if form not in FORMS:
+        raise InputError(unknown("format", form, FORMS))
+    kind = next((name for name in READINGS if name == reading), None)
+    if kind is None:
+        raise InputError(unknown("reading", reading, READINGS))
+    wanted: dict[str, ReadingName] = {"coco": "instances", "coco-panoptic": "panoptic"}
+    if form in wanted and reading not in ("panoptic", wanted[form]):
+        raise InputError(f"--format {form} is of {wanted[form]}: leave --reading out")
+    return form, wanted.get(form, kind)
+
+
+def check_targets(plan: Plan, form: str, overwrite: bool) -> None:
+    """Refuse outputs that the format cannot be written to, and those beside which a foreign JSON stands."""
+    for job in plan.jobs:
+        suffix = job.target.suffix.lower() if job.target is not None else ".json"
+        if form in ("labels", "coco-panoptic") and suffix != ".png":
+            raise OutputError(f"--format {form} writes exact numbers as .png: name such an output with -o")
+    pictures = [job for job in plan.jobs if job.target is None or job.target.suffix.lower() != ".json"]
+    check_formats(Plan(jobs=pictures), flat=True)
+    if not overwrite:
+        refuse_foreign(plan, lambda target: target.with_suffix(".json"), MARK)
+
+
+def segment_files(found: Segments, form: str, reading: ReadingName, target: Path | None, model: str) -> Files:
+    """The JSON, then the picture, so that a picture that stands has its JSON beside it."""
+    name = Path(found.source).name
+    height, width = found.size
+    content: dict[str, Any] = {
+        "generator": GENERATOR,
+        "version": decoupe.__version__,
+        "model": model,
+        "reading": reading,
+    }
+    image = {"id": 0, "file_name": name, "width": width, "height": height}
+    picture: Image.Image | None = None
+    if form == "coco":
+        content |= {"images": [image], "annotations": found.coco_instances()}
+    elif form == "coco-panoptic":
+        annotation, picture = found.coco_panoptic(file_name=target.name if target is not None else name)
+        content |= {"images": [image], "annotations": [annotation]}
+    else:
+        content |= {"image": name, "width": width, "height": height, **found.polygons(reading)}
+    if form.startswith("coco"):
+        content["categories"] = found.categories()
+    data = (json.dumps(content) + "\n").encode()
+    if target is None or target.suffix.lower() == ".json":
+        return [(data, target)]
+    if picture is None:
+        picture = found.label_image(reading) if form == "labels" else found.overlay(reading)
+    return [(data, target.with_suffix(".json")), (encode(picture, target.suffix), target)]

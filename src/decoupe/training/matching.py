@@ -1,0 +1,214 @@
+"""What MaskFormer's output costs: its answers matched to the true segments, then class and mask losses.
+
+Cheng, Schwing and Kirillov, "Per-Pixel Classification is Not All You Need for Semantic Segmentation",
+NeurIPS 2021, sections 3.2 and 4; the matching is DETR's (Carion et al., ECCV 2020, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
+
+from decoupe.errors import ConfigError, InputError, MissingExtraError
+from decoupe.layers.blocks import resize
+from decoupe.models.maskformer import MaskFormerOutput, PerPixelOutput
+from decoupe.training.criteria import precise
+
+
+class Truth(NamedTuple):
+    """The segments of one picture; none is fine.
+
+    Attributes:
+        masks: ``(M, H, W)``, zeros and ones, bool or float; H and W are those of the whole batch.
+        classes: int64 ``(M,)``, each in [0, K).
+    """
+
+    masks: Tensor
+    classes: Tensor
+
+
+class Match(NamedTuple):
+    """Which query answers for which segment of one picture, both int64 ``(min(Q, M),)``."""
+
+    queries: Tensor
+    segments: Tensor
+
+
+@dataclass(frozen=True)
+class MaskFormerCriterion:
+    """What a MaskFormer's training output costs (the paper's equation 2 and section 4).
+
+    Queries are matched to segments one to one, at the least sum of costs; what no segment is left for should
+    say "no object". Every decoder layer is matched and supervised for itself.
+
+    Attributes:
+        classification: weight of the cross entropy, and of the class in matching.
+        mask: weight of the focal loss of masks, likewise.
+        dice: weight of the dice loss of masks, likewise.
+        no_object: weight of "no object" among the classes of the cross entropy.
+        class_weights: of the K classes and "no object", ``K + 1`` numbers; None is 1 and ``no_object``.
+    """
+
+    classification: float = 1.0
+    mask: float = 20.0
+    dice: float = 1.0
+    no_object: float = 0.1
+    class_weights: tuple[float, ...] | None = None
+
+    def __call__(self, out: MaskFormerOutput, truth: Sequence[Truth]) -> dict[str, Tensor]:
+        """The weighted terms by name, summed over the layers; their sum is the loss.
+
+        Args:
+            out: of the model in training mode.
+            truth: of each picture.
+
+        Raises:
+            InputError: truth that does not fit the output.
+            ConfigError: another number of class weights than of classes.
+            MissingExtraError: SciPy is not installed.
+        """
+        dtype = precise(out.mask_logits).dtype
+        truth = [Truth(one.masks.to(dtype), one.classes.long()) for one in truth]
+        _check(out, truth)
+        count = mask_count(truth)
+        total: dict[str, Tensor] = {}
+        layers = zip(
+            (*out.side_class_logits, out.class_logits), (*out.side_mask_logits, out.mask_logits), strict=True
+        )
+        for classes, masks in layers:
+            for name, value in self.layer_terms(precise(classes), precise(masks), truth, count).items():
+                total[name] = total[name] + value if name in total else value
+        return total
+
+    def layer_terms(
+        self, class_logits: Tensor, mask_logits: Tensor, truth: Sequence[Truth], count: Tensor
+    ) -> dict[str, Tensor]:
+        """The weighted terms of one layer: ``(N, Q, K + 1)`` and ``(N, Q, h, w)``."""
+        matches = [self.match(*one) for one in zip(class_logits, mask_logits, truth, strict=True)]
+        wanted = torch.full(
+            class_logits.shape[:2], class_logits.shape[2] - 1, dtype=torch.int64, device=class_logits.device
+        )  # "no object" until matched
+        for row, match, one in zip(wanted, matches, truth, strict=True):
+            row[match.queries] = one.classes[match.segments]
+        pairs = list(zip(mask_logits, matches, truth, strict=True))
+        masks = torch.cat([logits[match.queries] for logits, match, _ in pairs])  # (pairs, h, w)
+        targets = torch.cat([one.masks[match.segments] for _, match, one in pairs])  # (pairs, H, W)
+        logits = resize(masks[:, None], targets.shape[-2:], align_corners=False)[:, 0]
+        return {
+            "classification": self.classification
+            * F.cross_entropy(class_logits.transpose(1, 2), wanted, self.weights(class_logits)),
+            "mask": self.mask * sigmoid_focal_loss(logits, targets).mean(dim=(1, 2)).sum() / count,
+            "dice": self.dice * dice(logits, targets).sum() / count,
+        }
+
+    @torch.no_grad()
+    def match(self, class_logits: Tensor, mask_logits: Tensor, truth: Truth) -> Match:
+        """The cheapest one-to-one answers of one picture's queries to its segments.
+
+        Args:
+            class_logits: ``(Q, K + 1)``.
+            mask_logits: ``(Q, h, w)``; the truth is brought to this size, nearest pixels.
+            truth: of the picture.
+
+        Raises:
+            MissingExtraError: SciPy is not installed.
+        """
+        try:
+            from scipy.optimize import linear_sum_assignment
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("matching segments", "train") from error
+        small = F.interpolate(truth.masks[:, None], size=mask_logits.shape[1:], mode="nearest")[:, 0]
+        costs = (
+            -self.classification * class_logits.softmax(dim=1)[:, truth.classes]
+            + self.mask * focal_costs(mask_logits, small)
+            + self.dice * dice_costs(mask_logits, small)
+        )  # (Q, M)
+        # Logits that are not finite are for the training loop to tell, not for SciPy.
+        found = linear_sum_assignment(costs.nan_to_num().cpu().numpy())
+        queries, segments = (torch.as_tensor(indices, device=costs.device) for indices in found)
+        return Match(queries, segments)
+
+    def weights(self, class_logits: Tensor) -> Tensor:
+        """Of each class in the cross entropy, ``(K + 1,)``."""
+        many = class_logits.shape[2]
+        weights = self.class_weights or (*(1.0 for _ in range(many - 1)), self.no_object)
+        if len(weights) != many:
+            raise ConfigError(
+                f"{len(weights)} class_weights, expected {many}: of each class and of no object"
+            )
+        return class_logits.new_tensor(weights)
+
+
+@dataclass(frozen=True)
+class PerPixelCriterion:
+    """What a per-pixel baseline's training output costs: the cross entropy of each layer's map.
+
+    Attributes:
+        ignored: label of pixels that cost nothing.
+    """
+
+    ignored: int = 255
+
+    def __call__(self, out: PerPixelOutput, labels: Tensor) -> dict[str, Tensor]:
+        """The one term by name; ``labels`` are class indices ``(N, H, W)``, int64."""
+        maps = [
+            resize(precise(logits), labels.shape[-2:], align_corners=False)
+            for logits in (*out.side_logits, out.logits)
+        ]
+        terms = [F.cross_entropy(logits, labels, ignore_index=self.ignored) for logits in maps]
+        return {"classification": torch.stack(terms).sum()}
+
+
+def dice(logits: Tensor, target: Tensor) -> Tensor:
+    """One minus the dice coefficient of each of the masks ``(P, h, w)``, smoothed by one pixel: ``(P,)``."""
+    prediction = logits.sigmoid()
+    areas = prediction.sum(dim=(1, 2)) + target.sum(dim=(1, 2))
+    return 1 - (2 * (prediction * target).sum(dim=(1, 2)) + 1) / (areas + 1)
+
+
+def dice_costs(logits: Tensor, target: Tensor) -> Tensor:
+    """`dice` of every query's mask ``(Q, h, w)`` against every segment's ``(M, h, w)``: ``(Q, M)``."""
+    prediction, target = logits.sigmoid().flatten(1), target.flatten(1)
+    areas = prediction.sum(dim=1)[:, None] + target.sum(dim=1)
+    return 1 - (2 * (prediction @ target.T) + 1) / (areas + 1)
+
+
+def focal_costs(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean focal loss of every query's mask ``(Q, h, w)`` against every segment's ``(M, h, w)``: ``(Q, M)``.
+
+    The loss is linear in the target, so two maps a query are enough: of all ones, and of all zeros.
+    """
+    inside, outside = (
+        sigmoid_focal_loss(logits, torch.full_like(logits, value)).flatten(1) for value in (1.0, 0.0)
+    )
+    target = target.flatten(1)
+    costs: Tensor = (inside @ target.T + outside @ (1 - target).T) / logits[0].numel()
+    return costs
+
+
+def mask_count(truth: Sequence[Truth]) -> Tensor:
+    """By how much the mask losses of a batch are divided: its segments, in the mean over all processes."""
+    count = torch.tensor(float(sum(len(one.classes) for one in truth)), device=truth[0].masks.device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(count)
+        count /= dist.get_world_size()
+    return count.clamp_min(1)
+
+
+def _check(out: MaskFormerOutput, truth: Sequence[Truth]) -> None:
+    """Raise InputError for truth that does not fit ``out``."""
+    if len(truth) != len(out.class_logits):
+        raise InputError(f"truth of {len(truth)} pictures, expected {len(out.class_logits)}: one each")
+    sizes = {tuple(one.masks.shape[1:]) for one in truth}
+    if len(sizes) > 1 or any(one.masks.ndim != 3 or len(one.masks) != len(one.classes) for one in truth):
+        found = ", ".join(f"{tuple(one.masks.shape)} with {tuple(one.classes.shape)}" for one in truth)
+        raise InputError(
+            f"masks and classes are {found}; expected (M, H, W) with (M,), H and W the same in a batch"
+        )
