@@ -3,7 +3,8 @@
 Cheng, Schwing and Kirillov, "Per-Pixel Classification is Not All You Need for Semantic Segmentation",
 NeurIPS 2021, section 3.4 and appendix A ("the paper" below). A mask classifier gives for each of Q queries a
 distribution over K classes and "no object", and one mask at a quarter of the network's size. Everything is
-read at the size that the caller names, in bands of rows, so that memory stays bounded on large photographs.
+read at the size that the caller names, tile by tile, so that memory stays bounded on large photographs; of a
+tile only those maps are enlarged whose values can matter there, which most of the time is one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from decoupe.errors import InputError
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-_BAND = 1 << 25  # numbers that are resized at a time
+_TILE = 256  # side in pixels of what is enlarged at a time
 
 
 class Reading(NamedTuple):
@@ -68,8 +69,11 @@ def semantic(class_logits: Floats, mask_logits: Floats, size: tuple[int, int]) -
     # Resizing commutes with the sum over queries, so K maps are resized, not Q for each of them.
     maps = np.tensordot(classes.T, sigmoid(mask_logits), axes=1)  # (K, h, w)
     labels = np.empty(size, np.int64)
-    for rows, band in _bands(maps, size):
-        labels[rows] = band.argmax(axis=0)
+    for tile in _tiles(maps, size):
+        contenders = np.flatnonzero(tile.most >= tile.least.max())
+        labels[tile.place] = contenders[0]
+        if len(contenders) > 1:
+            labels[tile.place] = contenders[tile.enlarged(contenders).argmax(axis=0)]
     return labels
 
 
@@ -113,7 +117,7 @@ def instances(
         if not inside.any() or whole < score:
             continue
         if smooth:
-            mask = np.concatenate([band[0] > 0 for _, band in _bands(mask_logits[query][None], size)])
+            mask = _above_zero(mask_logits[query], size)
         else:
             mask = inside[np.ix_(*map(_nearest, size, inside.shape))]
         if mask.any():
@@ -165,10 +169,17 @@ def panoptic(
     owner = np.empty(size, np.int64)
     sure = np.empty(size, np.bool_)
     own_areas = np.zeros(len(kept), np.int64)
-    for rows, band in _bands(weighed, size):
-        owner[rows] = band.argmax(axis=0)
-        sure[rows] = band.max(axis=0) >= void * scores[kept][owner[rows]]
-        own_areas += (band >= mask).sum(axis=(1, 2))
+    for tile in _tiles(weighed, size):
+        contends, partly = tile.most >= tile.least.max(), (tile.most >= mask) & (tile.least < mask)
+        needed = np.flatnonzero(contends | partly)
+        values = tile.enlarged(needed)  # (needed, rows, columns)
+        contenders = np.flatnonzero(contends)
+        places = values[contends[needed]].argmax(axis=0)
+        owner[tile.place] = contenders[places]
+        best = values[contends[needed]].max(axis=0)
+        sure[tile.place] = best >= void * scores[kept][owner[tile.place]]
+        own_areas += (tile.least >= mask) * best.size
+        own_areas[needed] += ((values >= mask) & partly[needed, None, None]).sum(axis=(1, 2))
     segments: dict[int, Reading] = {}
     for place, query in enumerate(kept):
         won = owner == place
@@ -213,20 +224,65 @@ def _check(class_logits: Floats, mask_logits: Floats, size: tuple[int, int]) -> 
         raise InputError(f"size is {size}, expected (height, width) in pixels")
 
 
-def _bands(maps: Floats, size: tuple[int, int]) -> Iterator[tuple[slice, Floats]]:
-    """Maps ``(C, h, w)`` bilinearly enlarged to ``size``, a band ``(C, rows, W)`` at a time, with its rows.
+class _Tile(NamedTuple):
+    """A part of maps that are to be enlarged.
+
+    Attributes:
+        place: its rows and columns at full size.
+        window: the cells ``(C, h, w)`` that it is interpolated from.
+        least: the smallest value of each map there, ``(C,)``.
+        most: the largest.
+        across: matrix ``(w, columns)`` that interpolates along the width.
+        down: matrix ``(rows, h)`` that interpolates along the height.
+    """
+
+    place: tuple[slice, slice]
+    window: Floats
+    least: Floats
+    most: Floats
+    across: Floats
+    down: Floats
+
+    def enlarged(self, maps: npt.NDArray[np.intp]) -> Floats:
+        """The maps of these indices at full size, ``(len(maps), rows, columns)``."""
+        values: Floats = np.matmul(self.down @ self.window[maps], self.across, dtype=self.window.dtype)
+        return values
+
+
+def _tiles(maps: Floats, size: tuple[int, int]) -> Iterator[_Tile]:
+    """Maps ``(C, h, w)``, to be bilinearly enlarged to ``size``, tile by tile.
 
     Cells are aligned at their centres and edges are held, as torch does with ``align_corners=False``.
     """
-    height, width = size
-    left, right, along = _neighbours(width, maps.shape[2])
-    top, bottom, down = _neighbours(height, maps.shape[1])
-    step = max(1, _BAND // (maps.shape[0] * width))
-    for start in range(0, height, step):
-        rows = slice(start, min(start + step, height))
-        weight = down[rows, None]
-        lines = maps[:, top[rows]] * (1 - weight) + maps[:, bottom[rows]] * weight  # (C, rows, w)
-        yield rows, np.add(lines[..., left] * (1 - along), lines[..., right] * along, dtype=maps.dtype)
+    sides = [list(_strips(fine, coarse)) for fine, coarse in zip(size, maps.shape[1:], strict=True)]
+    for rows, cells_down, down in sides[0]:
+        for columns, cells_across, across in sides[1]:
+            window = maps[:, cells_down, cells_across]
+            least, most = window.min(axis=(1, 2)), window.max(axis=(1, 2))
+            yield _Tile((rows, columns), window, least, most, across.T, down)
+
+
+def _strips(fine: int, coarse: int) -> Iterator[tuple[slice, slice, Floats]]:
+    """One side in strips: their pixels, the cells they lie among, and weights ``(pixels, cells)``."""
+    first, second, weight = _neighbours(fine, coarse)
+    for start in range(0, fine, _TILE):
+        pixels = slice(start, min(start + _TILE, fine))
+        cells = slice(int(first[pixels][0]), int(second[pixels][-1]) + 1)
+        count = len(first[pixels])
+        weights = np.zeros((count, cells.stop - cells.start), np.float32)
+        weights[np.arange(count), second[pixels] - cells.start] = weight[pixels]
+        weights[np.arange(count), first[pixels] - cells.start] += 1 - weight[pixels]
+        yield pixels, cells, weights
+
+
+def _above_zero(logits: Floats, size: tuple[int, int]) -> Mask:
+    """Where one map ``(h, w)``, enlarged to ``size``, is above zero."""
+    mask = np.empty(size, np.bool_)
+    for tile in _tiles(logits[np.newaxis], size):
+        mask[tile.place] = tile.least[0] > 0
+        if tile.most[0] > 0 >= tile.least[0]:
+            mask[tile.place] = tile.enlarged(np.array([0]))[0] > 0
+    return mask
 
 
 def _neighbours(fine: int, coarse: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]:
