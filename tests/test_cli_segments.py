@@ -211,7 +211,7 @@ def test_list_tells_what_is_there_and_cuts_nothing(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
-        (["--what", "dgo"], 1, "unknown label 'dgo'; did you mean 'dog'?"),
+        (["--what", "dgo"], 2, "unknown label 'dgo'; did you mean 'dog'?"),
         (["--what", "sky"], 1, "street.jpg shows no sky; there is: dog, cat, grass"),
         (["--point", "5"], 2, "--point is '5', expected X,Y in whole pixels"),
         (["--point", "500,5"], 1, "point is 500,5, expected x,y in whole pixels inside the picture of 80×60"),

@@ -162,9 +162,14 @@ def cut(
         def open_model() -> Predictor:
             from decoupe.inference.predictor import open_predictor
 
-            return open_predictor(
+            predictor = open_predictor(
                 model, device=device, dtype=precision, size=network_size, minmax=minmax, segments=segments
             )
+            for label in what or ():
+                predictor.segmenter.vocabulary.find(
+                    label
+                )  # an unknown one is told once, not for each picture
+            return predictor
 
         def work(predictor: Predictor, source: Path | BinaryIO, target: Path | None) -> Files:
             matte = predictor(source, max_pixels=max_pixels, **choice)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from decoupe.errors import ConfigError, MissingExtraError, OutputError
+from decoupe.models import MaskFormer
 from decoupe.models.fuse import fold_batch_norm
 from decoupe.weights.registry import Preprocessing
 
@@ -75,10 +76,14 @@ def export_onnx(
 
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
-        ConfigError: the file's numbers differ from torch's by more than `PARITY`; nothing is written.
+        ConfigError: a model that gives no mattes, or a file whose numbers differ from torch's by more than
+            `PARITY`; nothing is written.
         OutputError: ``path`` cannot be written.
     """
     path = Path(path)
+    if isinstance(model, MaskFormer):
+        raise ConfigError("a MaskFormer gives segments: only models that give mattes are exported")
+    preprocessing = dataclasses.replace(preprocessing, two_scale=None)  # an exported graph looks once
     model = fold_batch_norm(model)  # a copy: the caller's model stays as it is
     if half_weights:
         round_to_half(model)

@@ -166,7 +166,7 @@ class InwardReference(nn.Module):
         if self.kind == "unshuffle":
             return F.pixel_unshuffle(image, self.stride)
         # (N, 3, rows, h, columns, w) -> (N, 3·rows·columns, h, w)
-        grid = image.reshape(len(image), 3, self.stride, height, self.stride, width)
+        grid = image.reshape(image.shape[0], 3, self.stride, height, self.stride, width)
         return grid.permute(0, 1, 2, 4, 3, 5).flatten(1, 3)
 
 

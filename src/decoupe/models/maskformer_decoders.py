@@ -198,7 +198,7 @@ class TransformerDecoder(nn.Module):
         position = sine_positions(memory)
         memory = tokens(memory)
         keys = memory + position
-        query = self.queries.weight.expand(len(memory), -1, -1)
+        query = self.queries.weight.expand(memory.shape[0], -1, -1)
         x = torch.zeros_like(query)
         states = []
         for layer in self.layers:
