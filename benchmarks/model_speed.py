@@ -2,9 +2,9 @@
 
     python benchmarks/model_speed.py [MODEL ...] [--device cuda] [--size 1024] [--batch 1 4]
 
-MODEL is a preset of decoupe.models.birefnet; its weights are drawn at random, and the offsets of its
-deformable convolutions are zero: a trained model reads its maps in a less orderly way. Reading, resizing and
-writing pictures is not in it.
+MODEL is a preset of one of the modules of decoupe.models; its weights are drawn at random, and the offsets of
+its deformable convolutions are zero: a trained model reads its maps in a less orderly way. Reading, resizing
+and writing pictures is not in it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,18 @@ import time
 import torch
 from torch import Tensor, nn
 
-from decoupe.models.birefnet import PRESETS, BiRefNet
+from decoupe.models import BiRefNet, InSPyReNet, MaskFormer, birefnet, inspyrenet, maskformer
 from machine import machine, print_table, versions
+
+PRESETS = {
+    name: (family, config)
+    for family, presets in (
+        (BiRefNet, birefnet.PRESETS),
+        (InSPyReNet, inspyrenet.PRESETS),
+        (MaskFormer, maskformer.PRESETS),
+    )
+    for name, config in presets.items()
+}
 
 
 def measure(model: nn.Module, images: Tensor, dtype: torch.dtype, repeats: int) -> tuple[float, float]:
@@ -56,7 +66,8 @@ def main() -> None:
     print(f"{machine()}, {where}; {versions('torch', 'torchvision')}; {options.size}×{options.size}\n")
     rows = []
     for name in options.models:
-        model = BiRefNet(PRESETS[name]).eval().to(device)
+        family, config = PRESETS[name]
+        model = family(config).eval().to(device)
         for batch in options.batch:
             images = torch.randn(batch, 3, options.size, options.size, device=device)
             for dtype in options.dtypes:

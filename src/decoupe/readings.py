@@ -170,16 +170,14 @@ def panoptic(
     sure = np.empty(size, np.bool_)
     own_areas = np.zeros(len(kept), np.int64)
     for tile in _tiles(weighed, size):
-        contends, partly = tile.most >= tile.least.max(), (tile.most >= mask) & (tile.least < mask)
-        needed = np.flatnonzero(contends | partly)
-        values = tile.enlarged(needed)  # (needed, rows, columns)
-        contenders = np.flatnonzero(contends)
-        places = values[contends[needed]].argmax(axis=0)
-        owner[tile.place] = contenders[places]
-        best = values[contends[needed]].max(axis=0)
+        contenders = np.flatnonzero(tile.most >= tile.least.max())
+        rivals = tile.enlarged(contenders)  # (contenders, rows, columns)
+        owner[tile.place] = contenders[rivals.argmax(axis=0)]
+        best = rivals.max(axis=0)
         sure[tile.place] = best >= void * scores[kept][owner[tile.place]]
         own_areas += (tile.least >= mask) * best.size
-        own_areas[needed] += ((values >= mask) & partly[needed, None, None]).sum(axis=(1, 2))
+        for partly in np.flatnonzero((tile.most >= mask) & (tile.least < mask)):
+            own_areas[partly] += np.count_nonzero(tile.enlarged(partly) >= mask)
     segments: dict[int, Reading] = {}
     for place, query in enumerate(kept):
         won = owner == place
@@ -243,8 +241,8 @@ class _Tile(NamedTuple):
     across: Floats
     down: Floats
 
-    def enlarged(self, maps: npt.NDArray[np.intp]) -> Floats:
-        """The maps of these indices at full size, ``(len(maps), rows, columns)``."""
+    def enlarged(self, maps: npt.NDArray[np.intp] | int) -> Floats:
+        """The maps of these indices at full size, ``(…, rows, columns)``."""
         values: Floats = np.matmul(self.down @ self.window[maps], self.across, dtype=self.window.dtype)
         return values
 
@@ -281,7 +279,7 @@ def _above_zero(logits: Floats, size: tuple[int, int]) -> Mask:
     for tile in _tiles(logits[np.newaxis], size):
         mask[tile.place] = tile.least[0] > 0
         if tile.most[0] > 0 >= tile.least[0]:
-            mask[tile.place] = tile.enlarged(np.array([0]))[0] > 0
+            mask[tile.place] = tile.enlarged(0) > 0
     return mask
 
 
