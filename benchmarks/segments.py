@@ -2,7 +2,7 @@
 
     python benchmarks/segments.py [--threads 2] [--repeats 5]
 
-The network: normalised images in, queries out, of facebook/maskformer-swin-tiny-coco's shape, weights drawn at
+The network: images in, queries out, of facebook/maskformer-swin-tiny-coco's shape with weights drawn at
 random. The readings: logits that see twenty segments, read at the size of a photograph of 12 megapixels.
 Times are medians.
 """

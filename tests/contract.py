@@ -66,6 +66,16 @@ class ModelContract:
             alone = torch.cat(parts)
             torch.testing.assert_close(whole, alone, atol=1e-5 * float(alone.std()), rtol=1e-4)
 
+    def test_compiled_gives_the_same_numbers(self) -> None:
+        """One graph without a break; its backend is the one that needs no C++ compiler and few seconds."""
+        torch.manual_seed(0)
+        model = with_statistics(self.build(self.names[0]))
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        with torch.inference_mode():
+            pairs = zip(*(tensors(m(picture(1, 64, 96))) for m in (model, compiled)), strict=True)
+        for expected, found in pairs:
+            assert (found - expected).abs().max() < 1e-4 * expected.std()
+
     def test_same_picture_same_numbers(self, model: nn.Module) -> None:
         with torch.inference_mode():
             first, second = (tensors(model(picture(1, 64, 64))) for _ in range(2))
@@ -104,14 +114,19 @@ class ModelContract:
 
 
 class MatteModelContract(ModelContract):
-    """Tests of a model that turns pictures into logits."""
+    """Tests of a model that turns pictures into logits.
 
-    @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 160), (224, 96)])
-    def test_logits_have_the_pictures_size(self, model: nn.Module, height: int, width: int) -> None:
-        with torch.inference_mode():
-            out = model(picture(1, height, width))
-        assert out.logits.shape == (1, 1, height, width)
-        assert out.logits.isfinite().all()
+    ``sizes``, ``(height, width)`` each, are those of pictures that all of ``names`` take.
+    """
+
+    sizes: tuple[tuple[int, int], ...] = ((32, 32), (64, 160), (224, 96))
+
+    def test_logits_have_the_pictures_size(self, model: nn.Module) -> None:
+        for size in self.sizes:
+            with torch.inference_mode():
+                out = model(picture(1, *size))
+            assert out.logits.shape == (1, 1, *size)
+            assert out.logits.isfinite().all()
 
     def test_nothing_but_logits_in_evaluation(self, model: nn.Module) -> None:
         with torch.inference_mode():

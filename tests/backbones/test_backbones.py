@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoupe.backbones import BACKBONES, Backbone, build_backbone
+from decoupe.backbones import BACKBONES, STEM_BACKBONES, Backbone, StemBackbone, build_backbone
 from decoupe.backbones.pvt import PVT, PVTConfig
+from decoupe.backbones.res2net import Res2Net, Res2NetBlock
 from decoupe.backbones.swin import (
     Swin,
     SwinBlock,
@@ -21,7 +22,17 @@ from decoupe.backbones.swin import (
 from decoupe.backbones.vgg import VGG16
 from decoupe.errors import ConfigError, InputError, MissingExtraError
 
-LIGHT = ["nano", "swin_t", "pvt_v2_b0", "vgg16", "vgg16_bn", "resnet50", "resnet101c", "dinov3_vits16"]
+LIGHT = [
+    "nano",
+    "swin_t",
+    "pvt_v2_b0",
+    "vgg16",
+    "vgg16_bn",
+    "resnet50",
+    "resnet101c",
+    "res2net50",
+    "dinov3_vits16",
+]
 # Millions of parameters, without any classifier.
 PARAMETERS = {
     "swin_t": 27.5,
@@ -37,6 +48,7 @@ PARAMETERS = {
     "resnet50": 23.5,
     "resnet101": 42.5,
     "resnet101c": 42.5,
+    "res2net50": 23.7,
     "dinov3_vits16": 21.6,
     "dinov3_vits16plus": 28.7,
     "dinov3_vitb16": 85.6,
@@ -72,6 +84,61 @@ def test_contract(name: str) -> None:
         assert both.shape == (2, backbone.channels[i], 64 // stride, 96 // stride)
         assert (both[1:] - one).abs().max() < 1e-4 * one.std()
     assert all(key.split(".")[-1] != "index" for key in backbone.state_dict())
+
+
+@pytest.mark.parametrize("name", STEM_BACKBONES)
+def test_the_table_of_stems_is_true(name: str) -> None:
+    with torch.device("meta"):
+        assert isinstance(build_backbone(name), StemBackbone)
+
+
+@pytest.mark.parametrize("name", ["nano", "swin_t", "res2net50"])
+def test_the_stem_stands_before_the_other_maps(name: str) -> None:
+    backbone = build_backbone(name).eval()
+    image = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        stem, *maps = backbone.with_stem(image)
+        assert all(map(torch.equal, maps, backbone(image)))
+    stride = 64 // stem.shape[2]
+    assert stride in (2, 4)
+    assert stem.shape == (2, backbone.stem_channels, 64 // stride, 96 // stride)
+
+
+@pytest.fixture(scope="module")
+def res2net() -> Res2Net:
+    return Res2Net().eval()
+
+
+@given(size=st.tuples(st.integers(5, 70), st.integers(5, 70)))
+@settings(max_examples=8, deadline=None)
+def test_res2net_takes_any_size(res2net: Res2Net, size: tuple[int, int]) -> None:
+    with torch.inference_mode():
+        maps = res2net(torch.randn(1, 3, *size))
+    for x, channels, stride in zip(maps, res2net.channels, res2net.strides, strict=True):
+        assert x.shape == (1, channels, -(-size[0] // stride), -(-size[1] // stride))
+        assert x.isfinite().all()
+
+
+def test_res2net_dilates_its_last_stages(res2net: Res2Net) -> None:
+    dilations = [[block.convs[0][0].dilation[0] for block in stage] for stage in res2net.stages]
+    assert dilations == [[1] * 3, [1] * 4, [2] * 6, [4, 8, 16]]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_res2net_split_sees_those_before_it_unless_it_begins_a_stage(first: bool) -> None:
+    """Gao et al., figure 2: which splits of its input each 3×3 convolution's output depends on."""
+    block = Res2NetBlock(8, 8, width=2, splits=4, first=first).eval()
+    block.reduce = torch.nn.Identity()
+    for i, conv in enumerate(block.convs):
+        outputs: list[torch.Tensor] = []
+        hook = conv.register_forward_hook(lambda _, __, out, kept=outputs: kept.append(out))
+        x = torch.randn(1, 8, 5, 5, requires_grad=True)
+        block(x)
+        hook.remove()
+        outputs[0].mul(torch.rand(outputs[0].shape)).sum().backward()
+        assert x.grad is not None
+        seen = [bool(part.any()) for part in x.grad.chunk(4, dim=1)]
+        assert seen == [j == i if first else j <= i for j in range(4)]
 
 
 def test_unknown_name_suggests_the_nearest() -> None:

@@ -41,7 +41,7 @@ def check(case: GoldenCase, out: InSPyReNetOutput, tolerance: float) -> None:
 
 
 def stretched(alpha: Tensor) -> Tensor:
-    """The reference's last step, which decoupe leaves out: the least value of the *batch* to 0, the largest to 1."""
+    """The reference's last step, over the whole *batch*; decoupe leaves it out."""
     return (alpha - alpha.min()) / (alpha.max() - alpha.min())
 
 

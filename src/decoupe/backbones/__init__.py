@@ -52,7 +52,7 @@ class StemBackbone(Backbone, Protocol):
     """A backbone that also gives the map before its first stage.
 
     Attributes:
-        stem_channels: channels of that map, at stride 4.
+        stem_channels: channels of that map, at stride 2 or 4.
     """
 
     @property
@@ -61,7 +61,7 @@ class StemBackbone(Backbone, Protocol):
         ...
 
     def with_stem(self, image: Tensor) -> list[Tensor]:
-        """Image ``(N, 3, H, W)`` -> the stem's map ``(N, stem_channels, H/4, W/4)``, then the others."""
+        """Image ``(N, 3, H, W)`` -> the stem's map ``(N, stem_channels, …)``, then those of a plain call."""
         ...
 
 
@@ -76,6 +76,9 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "res2net50": Res2Net,
     **{name: partial(DINOv3, name) for name in DINOV3_CONFIGS},
 }
+
+STEM_BACKBONES = ("nano", *SWIN_CONFIGS, "res2net50")
+"""Names of those that are a `StemBackbone` too."""
 
 
 def build_backbone(name: str) -> Backbone:

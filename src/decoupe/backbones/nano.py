@@ -51,6 +51,7 @@ class Nano(nn.Module):
         config = config or NanoConfig()
         self.channels = config.channels
         self.strides = (4, 8, 16, 32)
+        self.stem_channels = config.stem
         self.stem = ConvNormAct(3, config.stem, stride=2)
         self.stages = nn.ModuleList()
         width = config.stem
@@ -61,11 +62,13 @@ class Nano(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Image ``(N, 3, H, W)`` -> four maps ``(N, channels[i], H/strides[i], W/strides[i])``."""
-        x = self.stem(image)  # (N, stem, H/2, W/2)
-        maps = []
+        return self.with_stem(image)[1:]
+
+    def with_stem(self, image: Tensor) -> list[Tensor]:
+        """`forward`'s maps behind the stem's, ``(N, stem_channels, H/2, W/2)``."""
+        maps = [self.stem(image)]
         for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
+            maps.append(stage(maps[-1]))
         return maps
 
 

@@ -38,8 +38,7 @@ def expand(x: Tensor, size: Sequence[int] | None = None) -> Tensor:
         x: sides of 2 and more.
         size: of the finer level; ``(2h, 2w)`` unless given, or one less where that side is odd.
     """
-    zeros = x.new_zeros(len(x), 3, *x.shape[-2:])
-    spread = F.pixel_shuffle(torch.cat([x, zeros], dim=1), 2)  # (N, 1, 2h, 2w), x at the even cells
+    spread = F.pixel_shuffle(F.pad(x, (0, 0, 0, 0, 0, 3)), 2)  # (N, 1, 2h, 2w), x at the even cells
     height, width = size or spread.shape[-2:]
     return 4 * blur(spread)[..., :height, :width]  # three of four cells are zeros
 

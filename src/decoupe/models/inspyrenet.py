@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decoupe.backbones import BACKBONES, StemBackbone, build_backbone
+from decoupe.backbones import STEM_BACKBONES, StemBackbone, build_backbone
 from decoupe.errors import ConfigError, InputError, unknown
 from decoupe.layers.blocks import ConvNormAct, resize
 from decoupe.layers.pyramid import morphological_gradient, reconstruct
@@ -34,7 +34,7 @@ class InSPyReNetConfig:
     """What an InSPyReNet is made of; the defaults are the paper's larger model.
 
     Attributes:
-        backbone: name in `decoupe.backbones.BACKBONES`, one that gives its stem's map: a Swin or Res2Net.
+        backbone: name in `decoupe.backbones.STEM_BACKBONES`.
         depth: channels of every map after the encoder; a multiple of 8.
         base_size: ``(height, width)`` in pixels that the network was trained at; context is pooled at it,
             whatever the picture's own size.
@@ -54,16 +54,13 @@ class InSPyReNetConfig:
             raise ConfigError(f"base_size is {self.base_size}, expected two multiples of {MULTIPLE}")
 
 
-STEM_BACKBONES = tuple(name for name in BACKBONES if name.startswith(("swin", "res2net")))
-
-
 class InSPyReNetOutput(NamedTuple):
     """What an InSPyReNet gives, in both modes; what only training uses is empty otherwise.
 
     Attributes:
         logits: ``(N, 1, H, W)``; their sigmoid is the matte.
-        saliency: the maps d3, d2, d1, d0 before the sigmoid, coarsest first: ``(N, 1, H/8, W/8)`` and on, each
-            twice as large.
+        saliency: the maps d3, d2, d1, d0 before the sigmoid, coarsest first: ``(N, 1, H/8, W/8)`` and on,
+            each twice as large, sides rounded up; the last are the logits.
         laplacian: the detail maps p2, p1, p0: ``(N, 1, H/4, W/4)`` and on.
     """
 
@@ -94,7 +91,7 @@ class AxialAttention(nn.Module):
         # The released weights were trained on flat views, not transposed ones: along the height a view holds
         # runs of H values, row after row.
         projections = (self.query, self.key, self.value)
-        query, key, value = (project(x).reshape(len(x), -1, length) for project in projections)
+        query, key, value = (project(x).reshape(x.shape[0], -1, length) for project in projections)
         attention = (query.transpose(1, 2) @ key).softmax(dim=-1)  # (N, L, L)
         attended: Tensor = (value @ attention.transpose(1, 2)).reshape(x.shape)
         return x + self.gain * attended
@@ -182,16 +179,22 @@ class ScaleInvariantAttention(nn.Module):
     def forward(self, x: Tensor, saliency: Tensor, detail: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Feature ``(N, in_channels, h, w)`` and coarser logits -> a feature and detail ``(N, 1, h, w)``."""
         regions = self.regions(x, saliency, detail)  # (N, R, h, w)
-        pooled = [resize(each, self.pooled_size, align_corners=False).flatten(2) for each in (x, regions)]
-        # The released weights were trained with the feature viewed as (cells, channels), not transposed.
-        features = pooled[0].reshape(len(x), -1, x.shape[1])  # (N, cells, C)
-        contexts = (pooled[1] @ features).transpose(1, 2)[..., None]  # (N, C, R, 1)
         query = self.query(x).flatten(2)  # (N, depth, h·w)
-        key, value = self.key(contexts).flatten(2), self.value(contexts).flatten(2)  # (N, depth, R)
+        # Contexts are sums over every cell: float16 would overflow before their batch norm.
+        with torch.autocast(x.device.type, enabled=False):
+            contexts = self.contexts(x.to(self.threshold.dtype), regions)  # (N, C, R, 1)
+            key, value = self.key(contexts).flatten(2), self.value(contexts).flatten(2)  # (N, depth, R)
         attention = (query.transpose(1, 2) @ key * key.shape[1] ** -0.5).softmax(dim=-1)  # (N, h·w, R)
         attended = (value @ attention.transpose(1, 2)).unflatten(2, x.shape[-2:])  # (N, depth, h, w)
         x = self.mix(torch.cat([x, self.context(attended)], dim=1))
         return x, self.head(x)
+
+    def contexts(self, x: Tensor, regions: Tensor) -> Tensor:
+        """The feature's sum over each region, pooled at the trained size: ``(N, in_channels, R, 1)``."""
+        feature, weights = (resize(each, self.pooled_size, align_corners=False) for each in (x, regions))
+        # The released weights were trained with the feature viewed as (cells, channels), not transposed.
+        cells = feature.reshape(x.shape[0], -1, x.shape[1])  # (N, cells, C)
+        return (weights.flatten(2) @ cells).transpose(1, 2)[..., None]
 
     def regions(self, x: Tensor, saliency: Tensor, detail: Tensor | None) -> Tensor:
         """How much each pixel is foreground, background and in doubt: ``(N, 3 or 5, h, w)`` (equation 3)."""
@@ -242,17 +245,17 @@ class InSPyReNet(nn.Module):
             Logits ``(N, 1, H, W)``; in training also what is supervised beside them.
 
         Raises:
-            InputError: the shape is not that of such a batch, or ``low`` was given in training.
+            InputError: the shape is not that of such a batch, or ``low`` is not of as many pictures, or was
+                given in training.
         """
         out = self.maps(image) if low is None else self.blended(image, low)
-        logits = out.logits[..., : image.shape[-2], : image.shape[-1]]
-        return out if self.training else InSPyReNetOutput(logits)
+        return out if self.training else InSPyReNetOutput(out.logits)
 
     def maps(self, image: Tensor) -> InSPyReNetOutput:
-        """Every map of one pass, in either mode; those of a padded image are not cropped."""
-        image = padded(image)
-        height, width = image.shape[-2:]
-        maps = cast(StemBackbone, self.backbone).with_stem(image)
+        """Every map of one pass, in either mode: see `forward`."""
+        whole = padded(image)
+        height, width = whole.shape[-2:]
+        maps = cast(StemBackbone, self.backbone).with_stem(whole)
         stem, finest, *deeper = [encode(x) for encode, x in zip(self.encoders, maps, strict=True)]
         x, d = self.decoder(deeper)  # (N, depth, H/8, W/8), (N, 1, H/8, W/8)
         saliency, laplacian = [d], []
@@ -266,12 +269,15 @@ class InSPyReNet(nn.Module):
             d = reconstruct(d.detach(), p)  # twice as large
             saliency.append(d)
             laplacian.append(p)
-        return InSPyReNetOutput(d, tuple(saliency), tuple(laplacian))
+        levels = cropped(saliency, image)
+        return InSPyReNetOutput(levels[-1], levels, cropped(laplacian, image))
 
     def blended(self, image: Tensor, low: Tensor) -> InSPyReNetOutput:
         """Every map of pyramid blending (the paper's algorithm 1): see `forward`."""
         if self.training:
             raise InputError("low is for evaluation: training looks at one size, leave low out")
+        if len(low) != len(image):
+            raise InputError(f"low has {len(low)} pictures, image {len(image)}: give the same ones twice")
         coarse, fine = self.maps(low), self.maps(image)
         d = resize(coarse.logits, fine.saliency[0].shape[-2:], align_corners=False)
         saliency, laplacian = [d], []
@@ -296,6 +302,13 @@ def padded(image: Tensor) -> Tensor:
         )
     right, below = -image.shape[3] % MULTIPLE, -image.shape[2] % MULTIPLE
     return F.pad(image, (0, right, 0, below), mode="replicate") if right or below else image
+
+
+def cropped(levels: list[Tensor], image: Tensor) -> tuple[Tensor, ...]:
+    """Levels of a pyramid, the last as large as the padded image, without what the padding added."""
+    height, width = image.shape[-2:]
+    strides = reversed([2**i for i in range(len(levels))])
+    return tuple(x[..., : -(-height // n), : -(-width // n)] for x, n in zip(levels, strides, strict=True))
 
 
 PRESETS: dict[str, InSPyReNetConfig] = {

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from decoupe.backbones import build_backbone
 from decoupe.errors import CheckpointError, ConfigError, unknown
-from decoupe.models.inspyrenet import STEM_BACKBONES, InSPyReNetConfig
+from decoupe.models.inspyrenet import InSPyReNetConfig
 from decoupe.weights.birefnet_names import backbone_rules
 from decoupe.weights.naming import Rule, Shapes, State, knowledge, numbered, rename, shapes_of, some, width_of
+
+BACKBONE_NAMES = {"res2net50": "res2net50", **{f"swin_{size}": f"swin_{size}" for size in "tsbl"}}
+"""The reference's backbones (its option ``backbone``) under decoupe's names."""
 
 
 def inspyrenet_config(options: Mapping[str, Any], shapes: Shapes) -> InSPyReNetConfig:
@@ -33,8 +36,10 @@ def inspyrenet_config(options: Mapping[str, Any], shapes: Shapes) -> InSPyReNetC
         if name not in released:
             raise ConfigError(unknown("option of the reference", name, released))
     given = {**released, **options}
-    backbone = {"SwinB": "swin_b", "Res2Net50": "res2net50"}.get(given["backbone"], given["backbone"])
+    if given["backbone"] not in BACKBONE_NAMES:
+        raise ConfigError(unknown("backbone of the reference", str(given["backbone"]), BACKBONE_NAMES))
     height, width = given["base_size"]
+    backbone = BACKBONE_NAMES[given["backbone"]]
     return InSPyReNetConfig(backbone=backbone, depth=given["depth"], base_size=(height, width))
 
 
@@ -56,7 +61,7 @@ def infer_inspyrenet_config(state: State) -> InSPyReNetConfig:
             f"no backbone ('backbone.…') among {len(shapes)} tensors ({some(list(shapes))}): "
             "is it another model's file?"
         )
-    shared = {name: len(_backbone_shapes(name).items() & found.items()) for name in STEM_BACKBONES}
+    shared = {name: len(_backbone_shapes(name).items() & found.items()) for name in BACKBONE_NAMES.values()}
     nearest = max(shared, key=lambda name: shared[name])
     if _backbone_shapes(nearest) != found:
         raise CheckpointError(
