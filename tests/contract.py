@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -58,13 +60,14 @@ class ModelContract:
             metafunc.parametrize("name", self.names, scope="class")
 
     def test_a_batch_equals_one_by_one(self, model: nn.Module) -> None:
-        batch = picture(3, 64, 96)
+        # In float32 the order of sums follows the batch's size, and a random network amplifies its rounding.
+        model, batch = copy.deepcopy(model).double(), picture(3, 64, 96).double()
         with torch.inference_mode():
             together = tensors(model(batch))
             apart = zip(*(tensors(model(one[None])) for one in batch), strict=True)
         for whole, parts in zip(together, apart, strict=True):
             alone = torch.cat(parts)
-            torch.testing.assert_close(whole, alone, atol=1e-5 * float(alone.std()), rtol=1e-4)
+            torch.testing.assert_close(whole, alone, atol=1e-9 * float(alone.std()), rtol=1e-9)
 
     def test_compiled_gives_the_same_numbers(self) -> None:
         """One graph without a break; its backend is the one that needs no C++ compiler and few seconds."""
