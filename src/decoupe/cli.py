@@ -22,6 +22,7 @@ from decoupe.inference.media import encode
 from decoupe.inference.preprocess import MAX_PIXELS, Size
 from decoupe.plan import Plan, check_formats, make_plan
 from decoupe.runtimes import find_spec
+from decoupe.segment_files import check_form, check_targets, segment_files
 
 if TYPE_CHECKING:
     from decoupe.inference.predictor import Predictor, Segmenter
@@ -165,10 +166,9 @@ def cut(
             predictor = open_predictor(
                 model, device=device, dtype=precision, size=network_size, minmax=minmax, segments=segments
             )
+            # An unknown label is told once, not for each picture.
             for label in what or ():
-                predictor.segmenter.vocabulary.find(
-                    label
-                )  # an unknown one is told once, not for each picture
+                predictor.segmenter.vocabulary.find(label)
             return predictor
 
         def work(predictor: Predictor, source: Path | BinaryIO, target: Path | None) -> Files:
@@ -211,12 +211,14 @@ def segment(
     verbose: Verbose = False,
 ) -> None:
     """Say what is where in pictures: a picture with labels, and the segments as JSON beside it."""
-    from decoupe.segment_files import check_form, check_targets, segment_files
-
     with told():
         find_spec(model)
         network_size = _parse_size(size)
         form, kind = check_form(form, reading)
+        if score is not None and kind == "semantic":
+            raise InputError(
+                "--score chooses segments, the semantic reading names every pixel: leave one out"
+            )
         plan = make_plan(inputs, out, word="segments", overwrite=overwrite, text=True)
         check_targets(plan, form, overwrite)
 
