@@ -47,11 +47,11 @@ def test_training_maps_are_a_pyramid(size: tuple[int, int]) -> None:
     levels = [picture(2, *size)[:, :1]]
     while len(levels) < 4:
         levels.append(reduce(levels[-1]))
-    assert [x.shape for x in reversed(out.saliency)] == [x.shape for x in levels]
+    assert [x.shape for x in (out.logits, *reversed(out.side_logits))] == [x.shape for x in levels]
     assert [x.shape for x in reversed(out.laplacian)] == [x.shape for x in levels[:3]]
-    assert torch.equal(out.saliency[-1], out.logits)
     if size == (64, 96):
-        for coarse, fine, detail in zip(out.saliency[:-1], out.saliency[1:], out.laplacian, strict=True):
+        finer = (*out.side_logits[1:], out.logits)
+        for coarse, fine, detail in zip(out.side_logits, finer, out.laplacian, strict=True):
             torch.testing.assert_close(fine, reconstruct(coarse, detail))
 
 

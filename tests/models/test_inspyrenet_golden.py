@@ -33,7 +33,7 @@ def pyramid(case: GoldenCase, model: InSPyReNet, dtype: torch.dtype, device: str
 
 
 def check(case: GoldenCase, out: InSPyReNetOutput, tolerance: float) -> None:
-    for level, logits in zip((3, 2, 1, 0), out.saliency, strict=True):
+    for level, logits in zip((3, 2, 1, 0), (*out.side_logits, out.logits), strict=True):
         case.check(f"saliency{level}", logits.cpu(), tolerance)
     for level, logits in zip((2, 1, 0), out.laplacian, strict=True):
         case.check(f"laplacian{level}", logits.cpu(), tolerance)

@@ -22,7 +22,7 @@ def output(height: int, width: int, *, value: float | None = None) -> InSPyReNet
     sizes = [(-(-height // stride), -(-width // stride)) for stride in (8, 4, 2, 1)]
     maps = [picture(2, *size)[:, :1] for size in sizes]
     maps = maps if value is None else [torch.full_like(x, value) for x in maps]
-    return InSPyReNetOutput(maps[-1], tuple(maps))
+    return InSPyReNetOutput(maps[-1], tuple(maps[:-1]))
 
 
 def test_every_case_is_here() -> None:
@@ -34,7 +34,7 @@ def test_training(case: GoldenCase) -> None:
     with torch.inference_mode():
         out = case.training_model()(case.image())
         terms = InSPyReNetCriterion()(out, case.image(), case.mask())
-    for level, logits in zip((3, 2, 1, 0), out.saliency, strict=True):
+    for level, logits in zip((3, 2, 1, 0), (*out.side_logits, out.logits), strict=True):
         case.check(f"train_saliency{level}", logits)
     for level, logits in zip((2, 1, 0), out.laplacian, strict=True):
         case.check(f"train_laplacian{level}", logits)
@@ -77,16 +77,18 @@ def test_the_coarser_map_follows_the_finer() -> None:
 @pytest.mark.parametrize("size", [(32, 32), (65, 97), (40, 130)])
 def test_any_size_gives_finite_terms_and_gradients(size: tuple[int, int]) -> None:
     out = output(*size)
-    maps = tuple(logits.requires_grad_() for logits in out.saliency)
+    maps = tuple(logits.requires_grad_() for logits in (*out.side_logits, out.logits))
     truth = (picture(2, *size)[:, :1] > 0).float()
-    loss = sum(InSPyReNetCriterion()(InSPyReNetOutput(maps[-1], maps), picture(2, *size), truth).values())
+    loss = sum(
+        InSPyReNetCriterion()(InSPyReNetOutput(maps[-1], maps[:-1]), picture(2, *size), truth).values()
+    )
     loss.backward()
     assert all(logits.grad is not None and logits.grad.isfinite().all() for logits in maps)
 
 
 def test_half_precision_is_summed_in_float32() -> None:
     out = output(64, 64)
-    half = InSPyReNetOutput(out.logits.bfloat16(), tuple(logits.bfloat16() for logits in out.saliency))
+    half = InSPyReNetOutput(out.logits.bfloat16(), tuple(logits.bfloat16() for logits in out.side_logits))
     truth = (picture(2, 64, 64)[:, :1] > 0).float()
     for name, value in InSPyReNetCriterion()(half, picture(2, 64, 64), truth).items():
         assert value.dtype == torch.float32
@@ -95,8 +97,9 @@ def test_half_precision_is_summed_in_float32() -> None:
 
 def test_the_loss_is_least_for_the_truth() -> None:
     truth = F.interpolate((picture(1, 8, 8)[:, :1] > 0).float(), size=(64, 64))
-    right = InSPyReNetOutput(truth, tuple(F.avg_pool2d(20 * truth - 10, stride) for stride in (8, 4, 2, 1)))
-    wrong = InSPyReNetOutput(truth, tuple(-logits for logits in right.saliency))
+    maps = [F.avg_pool2d(20 * truth - 10, stride) for stride in (8, 4, 2, 1)]
+    right = InSPyReNetOutput(maps[-1], tuple(maps[:-1]))
+    wrong = InSPyReNetOutput(-maps[-1], tuple(-logits for logits in maps[:-1]))
     criterion = InSPyReNetCriterion()
     costs = [float(sum(criterion(out, truth, truth).values())) for out in (right, wrong)]
     assert costs[0] < 0.2 * costs[1]

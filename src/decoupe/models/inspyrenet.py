@@ -59,13 +59,13 @@ class InSPyReNetOutput(NamedTuple):
 
     Attributes:
         logits: ``(N, 1, H, W)``; their sigmoid is the matte.
-        saliency: the maps d3, d2, d1, d0 before the sigmoid, coarsest first: ``(N, 1, H/8, W/8)`` and on,
-            each twice as large, sides rounded up; the last are the logits.
+        side_logits: the coarser saliency maps d3, d2, d1, coarsest first: ``(N, 1, H/8, W/8)`` and on, each
+            twice as large, sides rounded up; the next is ``logits``.
         laplacian: the detail maps p2, p1, p0: ``(N, 1, H/4, W/4)`` and on.
     """
 
     logits: Tensor
-    saliency: tuple[Tensor, ...] = ()
+    side_logits: tuple[Tensor, ...] = ()
     laplacian: tuple[Tensor, ...] = ()
 
 
@@ -258,7 +258,7 @@ class InSPyReNet(nn.Module):
         maps = cast(StemBackbone, self.backbone).with_stem(whole)
         stem, finest, *deeper = [encode(x) for encode, x in zip(self.encoders, maps, strict=True)]
         x, d = self.decoder(deeper)  # (N, depth, H/8, W/8), (N, 1, H/8, W/8)
-        saliency, laplacian = [d], []
+        levels, laplacian = [d], []
         p: Tensor | None = None
         for stage, stride, skip in zip(self.stages, (4, 2, 1), (finest, stem, None), strict=True):
             size = height // stride, width // stride
@@ -267,10 +267,10 @@ class InSPyReNet(nn.Module):
                 x = torch.cat([resize(skip, size, align_corners=False), x], dim=1)
             x, p = stage(x, d.detach(), None if p is None else p.detach())
             d = reconstruct(d.detach(), p)  # twice as large
-            saliency.append(d)
+            levels.append(d)
             laplacian.append(p)
-        levels = cropped(saliency, image)
-        return InSPyReNetOutput(levels[-1], levels, cropped(laplacian, image))
+        *sides, logits = cropped(levels, image)
+        return InSPyReNetOutput(logits, tuple(sides), cropped(laplacian, image))
 
     def blended(self, image: Tensor, low: Tensor) -> InSPyReNetOutput:
         """Every map of pyramid blending (the paper's algorithm 1): see `forward`."""
@@ -279,15 +279,15 @@ class InSPyReNet(nn.Module):
         if len(low) != len(image):
             raise InputError(f"low has {len(low)} pictures, image {len(image)}: give the same ones twice")
         coarse, fine = self.maps(low), self.maps(image)
-        d = resize(coarse.logits, fine.saliency[0].shape[-2:], align_corners=False)
-        saliency, laplacian = [d], []
+        d = resize(coarse.logits, fine.side_logits[0].shape[-2:], align_corners=False)
+        levels, laplacian = [d], []
         for detail, size in zip(fine.laplacian, self.OUTLINES, strict=True):
             near = (morphological_gradient(d.sigmoid(), size) > 0.5).to(d.dtype)
             p = detail * resize(near, detail.shape[-2:], align_corners=False)
             d = reconstruct(d, p)
-            saliency.append(d)
+            levels.append(d)
             laplacian.append(p)
-        return InSPyReNetOutput(d, tuple(saliency), tuple(laplacian))
+        return InSPyReNetOutput(d, tuple(levels[:-1]), tuple(laplacian))
 
 
 def padded(image: Tensor) -> Tensor:

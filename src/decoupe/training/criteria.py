@@ -148,7 +148,8 @@ class InSPyReNetCriterion:
             truth: ``(N, 1, H, W)`` in [0, 1].
         """
         del image
-        maps = [precise(logits) for logits in reversed(out.saliency)]  # finest first from here on
+        # Finest first from here on.
+        maps = [precise(logits) for logits in (out.logits, *reversed(out.side_logits))]
         levels = [truth]
         while len(levels) < len(maps):
             levels.append(reduce(levels[-1]))
