@@ -32,6 +32,10 @@ def scene() -> tuple[torch.Tensor, torch.Tensor]:
     size = NETWORK[0] // 4, NETWORK[1] // 4
     smooth = torch.randn(1, QUERIES, 8, 10, generator=generator)
     masks = F.interpolate(smooth, size=size, mode="bicubic") * 8
+    # The twenty share the picture: each is sure of itself where it is above the best of the others.
+    fields = masks[0, :20].clone()
+    for query in range(20):
+        masks[0, query] = 2 * (fields[query] - fields[torch.arange(20) != query].amax(dim=0))
     classes = torch.randn(1, QUERIES, CLASSES + 1, generator=generator)
     classes[0, torch.arange(20), torch.randperm(CLASSES, generator=generator)[:20]] += 12
     classes[0, 20:, -1] += 16
