@@ -16,16 +16,16 @@ Ring = list[Point]
 
 def dilated(mask: Mask, margin: int) -> Mask:
     """Every pixel within ``margin`` rows and ``margin`` columns of a true pixel of ``mask`` ``(H, W)``."""
-    for axis in (0, 1):
-        # How many true pixels a window holds is a difference of two sums, at any width of the window.
-        counts = np.cumsum(mask, axis=axis, dtype=np.int32)
-        padded = np.pad(counts, [(1, 0) if a == axis else (0, 0) for a in (0, 1)])
-        length = mask.shape[axis]
-        places = np.arange(length)
-        after = np.minimum(places + margin + 1, length)
-        before = np.maximum(places - margin, 0)
-        mask = padded.take(after, axis=axis) > padded.take(before, axis=axis)
-    return mask
+    spread = np.pad(mask, margin)
+    for _ in range(2):  # along the columns, then along the rows
+        # Windows of 1, 2, 4, … pixels, each of two of the one before; the last step is shorter.
+        reach = 1
+        while reach < 2 * margin + 1:
+            step = min(reach, 2 * margin + 1 - reach)
+            spread = spread[:-step] | spread[step:]
+            reach += step
+        spread = spread.T
+    return spread
 
 
 def components(mask: Mask) -> tuple[npt.NDArray[np.int32], int]:

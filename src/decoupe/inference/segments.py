@@ -189,17 +189,20 @@ class Segments:
 
         A class has the same colour in every picture and under every model.
         """
-        below = (self.image if self.image.dtype == np.uint8 else self.image >> 8).astype(np.float32)
-        segments = sorted(self.read(reading), key=lambda segment: -segment.area)
+        segments = sorted(self.read(reading), key=lambda segment: -segment.area)  # small ones on top
+        owner = np.zeros(self.size, np.intp)
+        weight = np.zeros(self.size, np.uint8)
         width = max(1, round(max(self.size) / 600))
-        for segment in segments:
-            colour = np.asarray(colour_of(segment.label), np.float32)
+        for number, segment in enumerate(segments, start=1):
             x0, y0, x1, y1 = segment.box
-            part, mask = below[y0:y1, x0:x1], segment.mask[y0:y1, x0:x1]
-            part[mask] += (colour - part[mask]) * opacity
+            mask = segment.mask[y0:y1, x0:x1]
+            owner[y0:y1, x0:x1][mask] = number
             edge = dilated(~np.pad(mask, 1), width)[1:-1, 1:-1]
-            part[mask & edge] = colour
-        picture = Image.fromarray(np.rint(below).astype(np.uint8))
+            weight[y0:y1, x0:x1][mask] = np.where(edge[mask], 255, round(255 * opacity))
+        colours = np.array([(0, 0, 0), *(colour_of(segment.label) for segment in segments)], np.uint8)
+        below = self.image if self.image.dtype == np.uint8 else (self.image >> 8).astype(np.uint8)
+        tint, under, cover = (Image.fromarray(layer) for layer in (colours[owner], below, weight))
+        picture = Image.composite(tint, under, cover)
         for segment in segments:
             _write_label(picture, segment)
         if self.icc_profile is not None:
