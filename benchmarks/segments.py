@@ -1,6 +1,6 @@
 """MaskFormer beside transformers' own: the same weights, in one process, by turns.
 
-    python benchmarks/segments.py [--threads 2] [--repeats 5]
+    python benchmarks/segments.py [--threads 2] [--repeats 1]
 
 The network: images in, queries out, of facebook/maskformer-swin-tiny-coco's shape with weights drawn at
 random. The readings: logits that see twenty segments, read at the size of a photograph of 12 megapixels.
@@ -48,7 +48,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")  # of transformers, as it is imported
@@ -73,10 +73,6 @@ def main() -> None:
         "semantic reading": (
             lambda: readings.semantic(*one, PHOTOGRAPH),
             lambda: processor.post_process_semantic_segmentation(output, target_sizes=[PHOTOGRAPH]),
-        ),
-        "instances": (
-            lambda: readings.instances(*one, PHOTOGRAPH),
-            lambda: processor.post_process_instance_segmentation(output, target_sizes=[PHOTOGRAPH]),
         ),
         "panoptic reading": (
             lambda: readings.panoptic(*one, PHOTOGRAPH, score=0.5, fuse=stuff),
