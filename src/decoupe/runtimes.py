@@ -228,7 +228,9 @@ def _open_torch(model: str, device: str, dtype: str) -> TorchRuntime | TorchSegm
     # Huge pages where the system leaves them to the program: 10 times fewer page faults; pvt_v2_b0 at
     # 512² on one thread takes 1.25 s, not 1.36 s, with the same peak memory. Read when PyTorch starts.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    require_torch(f"decoupe cut -m {model}")
+    spec = find_spec(model)
+    command = "segment" if spec is not None and spec.family in registry.SEGMENT_FAMILIES else "cut"
+    require_torch(f"decoupe {command} -m {model}")
     chosen = _torch_device(device)
     loaded = load_model(model)
     if loaded.family in registry.SEGMENT_FAMILIES:
