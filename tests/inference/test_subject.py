@@ -167,8 +167,9 @@ def test_a_label_that_is_not_there_is_told_with_what_is() -> None:
 def test_an_unknown_label_suggests_the_nearest(predictor: Predictor) -> None:
     with pytest.raises(InputError, match="unknown label 'dgo'; did you mean 'dog'"):
         predictor(photograph(EVERYWHERE), what="dgo")
-    with pytest.raises(InputError, match="what names no label"):
-        predictor(photograph(EVERYWHERE), what=[])
+    for what in ([], [None], 3):
+        with pytest.raises(InputError, match="expected one label or several"):
+            predictor(photograph(EVERYWHERE), what=what)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("box", [(0, 0, 0, 5), (5, 5, 4, 9), (0, 0, 161, 10), (-1, 0, 5, 5), (0, 0, 5)])
@@ -177,7 +178,7 @@ def test_boxes_outside_the_picture_are_refused(box: tuple[int, int, int, int]) -
         Predictor(Known(), size="native")(photograph(EVERYWHERE), box=box)
 
 
-@pytest.mark.parametrize("point", [(160, 0), (0, 100), (-1, 5), (0.5, 3)])
+@pytest.mark.parametrize("point", [(160, 0), (0, 100), (-1, 5), (0.5, 3), (True, False), (), "5,3"])
 def test_points_outside_the_picture_are_refused(point: tuple[int, int]) -> None:
     with pytest.raises(InputError, match=r"expected x,y .* inside the picture of 160×100"):
         Predictor(Known(), size="native")(photograph(EVERYWHERE), point=point)

@@ -304,7 +304,7 @@ class Predictor(_Opened[Matte]):
         if point is not None:
             check_point(point, picture.size)
         if what is not None:
-            labels = [what] if isinstance(what, str) else list(what)
+            labels = [what] if isinstance(what, str) or not isinstance(what, Iterable) else list(what)
             return self._cut(picture, self._named_parts(picture, labels, box, point))
         if box is not None:
             matte = self._cut(picture, [part_of_box(box, picture.size)])
@@ -316,8 +316,8 @@ class Predictor(_Opened[Matte]):
         self, picture: Picture, labels: list[str], box: Box | None, point: tuple[int, int] | None
     ) -> list[Part]:
         """The parts of a picture that the segment model calls by one of ``labels``."""
-        if not labels:
-            raise InputError("what names no label, expected one or several: such as what='dog'")
+        if not labels or not all(isinstance(label, str) for label in labels):
+            raise InputError(f"what is {labels}, expected one label or several: such as what='dog'")
         vocabulary = self.segmenter.vocabulary
         indices = [index for label in labels for index in vocabulary.find(label)]
         segments = self.segmenter(picture).panoptic

@@ -139,7 +139,7 @@ def chosen_segments(
 def check_box(box: Box, size: tuple[int, ...]) -> None:
     """Raise InputError for a box that is empty or leaves a picture of ``size`` ``(height, width)``."""
     height, width = size
-    whole = len(box) == 4 and all(isinstance(value, (int, np.integer)) for value in box)
+    whole = len(box) == 4 and all(_is_whole(value) for value in box)
     if not whole or not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
         raise InputError(
             f"box is {_shown(box)}, expected x0,y0,x1,y1 in whole pixels with x0 < x1 and y0 < y1, "
@@ -150,7 +150,7 @@ def check_box(box: Box, size: tuple[int, ...]) -> None:
 def check_point(point: tuple[int, int], size: tuple[int, ...]) -> None:
     """Raise InputError for a point outside a picture of ``size`` ``(height, width)``."""
     height, width = size
-    whole = len(point) == 2 and all(isinstance(value, (int, np.integer)) for value in point)
+    whole = len(point) == 2 and all(_is_whole(value) for value in point)
     if not whole or not (0 <= point[0] < width and 0 <= point[1] < height):
         raise InputError(
             f"point is {_shown(point)}, expected x,y in whole pixels inside the picture of {width}×{height}"
@@ -173,5 +173,9 @@ def _longer(box: Box) -> int:
     return max(box[2] - box[0], box[3] - box[1])
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def _shown(values: Sequence[object]) -> str:
-    return ",".join(map(str, values))
+    return values if isinstance(values, str) else ",".join(map(str, values))
