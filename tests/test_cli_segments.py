@@ -133,14 +133,36 @@ def test_nothing_foreign_is_overwritten(run: Run) -> None:
     refused = run("segment", "street.jpg")
     assert refused.exit_code == 1
     assert refused.stderr == (
-        "decoupe: street.segments.json exists and is not decoupe's: add --overwrite, or name another -o\n"
+        "decoupe: street.segments.json exists and is of something else: add --overwrite, or name another -o\n"
     )
     assert Path("street.segments.json").read_text() == '{"mine": 1}'
     assert not Path("street.segments.png").exists()
     assert run("segment", "street.jpg", "--overwrite").exit_code == 0
     assert run("segment", "street.jpg").exit_code == 1  # the picture stands
     Path("street.segments.png").unlink()
-    assert run("segment", "street.jpg").exit_code == 0  # the JSON is decoupe's own
+    assert run("segment", "street.jpg").exit_code == 0  # the JSON is this picture's own
+
+
+def test_the_json_of_another_picture_or_format_is_kept(run: Run) -> None:
+    photograph("street.jpg")
+    photograph("other.jpg")
+    assert run("segment", "street.jpg", "--format", "coco", "-o", "r.json").exit_code == 0
+    before = Path("r.json").read_bytes()
+    for name, target in (("street.jpg", "r.png"), ("other.jpg", "r.webp")):
+        refused = run("segment", name, "-o", target)
+        assert refused.exit_code == 1
+        assert "r.json exists and is of something else" in refused.stderr
+    assert Path("r.json").read_bytes() == before
+    Path("pic.json").write_bytes(Path("street.jpg").read_bytes())
+    assert run("segment", "pic.json", "-o", "pic.png", "--overwrite").exit_code == 2
+    assert Path("pic.json").read_bytes() == Path("street.jpg").read_bytes()
+
+
+def test_readings_differ(run: Run) -> None:
+    photograph("street.jpg")
+    for reading in ("panoptic", "instances", "semantic"):
+        assert run("segment", "street.jpg", "--reading", reading, "-o", f"{reading}.json").exit_code == 0
+        assert json.loads(Path(f"{reading}.json").read_text())["reading"] == reading
 
 
 def test_the_score_decides_what_counts(run: Run) -> None:
@@ -156,7 +178,7 @@ def test_the_score_decides_what_counts(run: Run) -> None:
     [
         (["--format", "cocoo"], "unknown format 'cocoo'; did you mean 'coco'?"),
         (["--reading", "panoptik"], "unknown reading 'panoptik'; did you mean 'panoptic'?"),
-        (["--format", "coco", "--reading", "semantic"], "--format coco is of instances: leave --reading out"),
+        (["--format", "coco", "--reading", "panoptic"], "--format coco is of instances: leave --reading out"),
         (["--score", "0.5", "--reading", "semantic"], "--score chooses segments, the semantic reading"),
         (["--format", "labels", "-o", "x.jpg"], "writes exact numbers as .png"),
         (["--format", "labels", "-o", "x.json"], "writes exact numbers as .png"),

@@ -164,6 +164,14 @@ def test_what_is_not_one_pictures_queries_is_refused(
         readings.panoptic(np.zeros(classes, np.float32), np.zeros(masks, np.float32), size)
 
 
+def test_logits_that_are_not_finite_are_refused() -> None:
+    classes, masks = logits(0, (3, 3))
+    for broken in ((classes * np.nan, masks), (classes, masks * np.inf)):
+        for reading in (readings.semantic, readings.instances, readings.panoptic):
+            with pytest.raises(InputError, match="NaN or infinity"):
+                reading(*broken, (8, 8))
+
+
 def test_a_size_without_pixels_is_refused() -> None:
     with pytest.raises(InputError, match=r"size is \(0, 5\)"):
         readings.semantic(*logits(0, (3, 3)), (0, 5))

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 import decoupe
-from decoupe.console import Files, run, say, told
-from decoupe.errors import InputError
+from decoupe.console import Files, printable, run, say, told
+from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.media import encode
 from decoupe.inference.preprocess import MAX_PIXELS, Size
 from decoupe.plan import Plan, check_formats, make_plan
@@ -145,6 +145,8 @@ def cut(
     """Cut the subject out of pictures; a folder gives a folder, and a second run does what is left."""
     with told():
         if what is not None and what == ["list"]:
+            if out or model or over or matte or box or point or size or minmax:
+                raise InputError("--what list cuts nothing: leave the options of cutting out")
             raise typer.Exit(_list_labels(inputs, segments, device, precision, max_pixels))
         for name in (model, segments):  # an unknown name is told before anything else
             find_spec(name)
@@ -179,7 +181,8 @@ def cut(
 
 
 Reading = Annotated[
-    str, typer.Option(metavar="READING", help="panoptic, instances or semantic: how pixels become segments.")
+    str | None,
+    typer.Option(metavar="READING", help="panoptic, instances or semantic: how pixels become segments."),
 ]
 Form = Annotated[
     str,
@@ -199,7 +202,7 @@ def segment(
     inputs: Inputs,
     out: SegmentsOut = None,
     model: Model = None,
-    reading: Reading = "panoptic",
+    reading: Reading = None,
     form: Form = "overlay",
     score: Score = None,
     size: NetworkSize = None,
@@ -319,21 +322,26 @@ def _list_labels(inputs: list[str], model: str | None, device: str, dtype: str, 
     from decoupe.weights.labels import plain
 
     find_spec(model)
-    pictures: list[Path | BinaryIO] = []
+    if "" in inputs or "-" in inputs:
+        raise InputError("--what list takes files and folders: name them")
+    pictures: list[Path] = []
     for name in inputs:
-        pictures += find_images(Path(name)) if Path(name).is_dir() else [Path(name)]
+        found = find_images(Path(name)) if Path(name).is_dir() else [Path(name)]
+        if not found:
+            raise InputError(f"{name} holds no pictures: name another folder, or the files")
+        pictures += found
     segmenter = open_segmenter(model, device=device, dtype=dtype)
     status = 0
     for picture in pictures:
         try:
-            found = segmenter(picture, max_pixels=max_pixels).panoptic
-        except InputError as error:
+            segments = segmenter(picture, max_pixels=max_pixels).panoptic
+        except DecoupeError as error:
             say(str(error))
             status = 1
             continue
-        counts = Counter(plain(segment.label) for segment in found).most_common()
+        counts = Counter(plain(segment.label) for segment in segments).most_common()
         labels = ", ".join(label if count == 1 else f"{count} {label}" for label, count in counts)
-        typer.echo(f"{picture}: {labels or 'nothing'}")
+        typer.echo(printable(f"{picture}: {labels or 'nothing'}"))
     return status
 
 
@@ -341,7 +349,7 @@ def _numbers(option: str, text: str | None, count: int, form: str) -> tuple[int,
     if text is None:
         return None
     parts = text.split(",")
-    if len(parts) != count or not all(part.strip().isdecimal() for part in parts):
+    if len(parts) != count or not all(part.strip().isdecimal() and len(part) < 10 for part in parts):
         raise InputError(f"{option} is {text!r}, expected {form} in whole pixels")
     return tuple(int(part) for part in parts)
 
@@ -370,7 +378,7 @@ def _parse_size(text: str | None) -> Size | None:
     if text == "native":
         return "native"
     sides = text.lower().replace("×", "x").split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+    if len(sides) > 2 or not all(side.isdecimal() and len(side) < 10 for side in sides):
         raise InputError(f"--size is {text!r}, expected N, WxH or native: such as 1024 or 1440x960")
     width, height = int(sides[0]), int(sides[-1])
     return height, width

@@ -124,9 +124,12 @@ def _progress(total: int, drawn: bool) -> Iterator[Callable[[], None]]:
 
 def say(line: str) -> None:
     """One line on standard error."""
-    # File names may hold line breaks, and sequences that terminals obey.
-    printable = (mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in line)
-    typer.echo(f"decoupe: {''.join(printable)}", err=True)
+    typer.echo(f"decoupe: {printable(line)}", err=True)
+
+
+def printable(line: str) -> str:
+    """``line`` without what file names may hold: line breaks, and sequences that terminals obey."""
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in line)
 
 
 @contextlib.contextmanager

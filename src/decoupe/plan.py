@@ -202,25 +202,28 @@ def _beside(source: Path, word: str) -> Path:
     return source.with_name(f"{source.stem}.{word}.png")
 
 
-def refuse_foreign(plan: Plan, beside: Callable[[Path], Path], mark: bytes) -> None:
-    """Drop the jobs whose second output stands already and is not decoupe's own; each becomes a problem.
+def refuse_foreign(plan: Plan, beside: Callable[[Path], Path], mark: Callable[[Path], bytes]) -> None:
+    """Drop the jobs whose second output stands already and is not of the same picture; each is a problem.
 
     Args:
         plan: changed in place.
         beside: the second output of a target.
-        mark: how decoupe's own begin.
+        mark: how the second output of a source begins.
     """
     for job in list(plan.jobs):
         other = beside(job.target) if job.target is not None else None
-        if other is None or not other.exists():
+        if other is None or other == job.target or not other.exists():
             continue
         try:
+            own = mark(job.source) if job.source is not None else b"-"
             with other.open("rb") as file:
-                ours = file.read(len(mark)) == mark
+                ours = file.read(len(own)) == own
         except OSError:
             ours = False
         if not ours:
-            plan.problems.append(f"{other} exists and is not decoupe's: add --overwrite, or name another -o")
+            plan.problems.append(
+                f"{other} exists and is of something else: add --overwrite, or name another -o"
+            )
             plan.jobs.remove(job)
 
 

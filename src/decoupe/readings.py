@@ -65,6 +65,8 @@ def semantic(class_logits: Floats, mask_logits: Floats, size: tuple[int, int]) -
         InputError: logits that are not of one picture's queries.
     """
     _check(class_logits, mask_logits, size)
+    if len(mask_logits) == 0:
+        raise InputError("there are no queries, expected at least one: nothing says what a pixel is")
     classes = softmax(class_logits)[:, :-1]  # (Q, K)
     # Resizing commutes with the sum over queries, so K maps are resized, not Q for each of them.
     maps = np.tensordot(classes.T, sigmoid(mask_logits), axes=1)  # (K, h, w)
@@ -213,11 +215,13 @@ def sigmoid(logits: Floats) -> Floats:
 
 def _check(class_logits: Floats, mask_logits: Floats, size: tuple[int, int]) -> None:
     fits = class_logits.ndim == 2 and mask_logits.ndim == 3 and len(class_logits) == len(mask_logits)
-    if not fits or class_logits.shape[1] < 2 or 0 in mask_logits.shape:
+    if not fits or class_logits.shape[1] < 2 or 0 in mask_logits.shape[1:]:
         raise InputError(
             f"class logits are {class_logits.shape}, mask logits {mask_logits.shape}; "
             "expected (Q, K + 1) and (Q, h, w) of one picture"
         )
+    if not (np.isfinite(class_logits).all() and np.isfinite(mask_logits).all()):
+        raise InputError("the logits hold NaN or infinity: compute them in float32")
     if len(size) != 2 or min(size) < 1:
         raise InputError(f"size is {size}, expected (height, width) in pixels")
 

@@ -11,16 +11,24 @@ from PIL import Image
 import decoupe
 from decoupe.console import Files
 from decoupe.errors import InputError, OutputError, unknown
-from decoupe.inference.media import encode
+from decoupe.inference.media import encode, real_paths, refuse_overwriting
 from decoupe.inference.segments import READINGS, ReadingName, Segments
 from decoupe.plan import Plan, check_formats, refuse_foreign
 
 FORMS = ("overlay", "labels", "coco", "coco-panoptic")
 GENERATOR = "decoupe segment"
-MARK = f'{{"generator": "{GENERATOR}"'.encode()
 
 
-def check_form(form: str, reading: str) -> tuple[str, ReadingName]:
+def _json_of(target: Path) -> Path:
+    return target.with_suffix(".json")
+
+
+def _mark(form: str, source: Path) -> bytes:
+    """How the JSON of a picture begins: what a run that broke off has left is made anew, nothing else is."""
+    return json.dumps({"generator": GENERATOR, "format": form, "source": source.name})[:-1].encode()
+
+
+def check_form(form: str, reading: str | None) -> tuple[str, ReadingName]:
     """The format and the reading, where they go together.
 
     Raises:
@@ -28,25 +36,27 @@ def check_form(form: str, reading: str) -> tuple[str, ReadingName]:
     """
     if form not in FORMS:
         raise InputError(unknown("format", form, FORMS))
-    kind = next((name for name in READINGS if name == reading), None)
+    kind = next((name for name in READINGS if name == (reading or "panoptic")), None)
     if kind is None:
-        raise InputError(unknown("reading", reading, READINGS))
+        raise InputError(unknown("reading", str(reading), READINGS))
     wanted: dict[str, ReadingName] = {"coco": "instances", "coco-panoptic": "panoptic"}
-    if form in wanted and reading not in ("panoptic", wanted[form]):
+    if form in wanted and reading not in (None, wanted[form]):
         raise InputError(f"--format {form} is of {wanted[form]}: leave --reading out")
     return form, wanted.get(form, kind)
 
 
 def check_targets(plan: Plan, form: str, overwrite: bool) -> None:
-    """Refuse outputs that the format cannot be written to, and those beside which a foreign JSON stands."""
+    """Refuse outputs that the format cannot hold, and those whose JSON would take another's place."""
     for job in plan.jobs:
         suffix = job.target.suffix.lower() if job.target is not None else ".json"
         if form in ("labels", "coco-panoptic") and suffix != ".png":
             raise OutputError(f"--format {form} writes exact numbers as .png: name such an output with -o")
     pictures = [job for job in plan.jobs if job.target is None or job.target.suffix.lower() != ".json"]
     check_formats(Plan(jobs=pictures), flat=True)
+    sources = real_paths(job.source for job in plan.jobs if job.source is not None)
+    refuse_overwriting((_json_of(job.target) for job in plan.jobs if job.target is not None), sources)
     if not overwrite:
-        refuse_foreign(plan, lambda target: target.with_suffix(".json"), MARK)
+        refuse_foreign(plan, _json_of, lambda source: _mark(form, source))
 
 
 def segment_files(found: Segments, form: str, reading: ReadingName, target: Path | None, model: str) -> Files:
@@ -55,6 +65,8 @@ def segment_files(found: Segments, form: str, reading: ReadingName, target: Path
     height, width = found.size
     content: dict[str, Any] = {
         "generator": GENERATOR,
+        "format": form,
+        "source": name,
         "version": decoupe.__version__,
         "model": model,
         "reading": reading,
@@ -75,4 +87,4 @@ def segment_files(found: Segments, form: str, reading: ReadingName, target: Path
         return [(data, target)]
     if picture is None:
         picture = found.label_image(reading) if form == "labels" else found.overlay(reading)
-    return [(data, target.with_suffix(".json")), (encode(picture, target.suffix), target)]
+    return [(data, _json_of(target)), (encode(picture, target.suffix), target)]

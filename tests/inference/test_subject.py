@@ -149,6 +149,19 @@ def test_transparent_parts_stay_transparent(predictor: Predictor) -> None:
     assert matte.alpha[70, 40] > 0.7
 
 
+def test_the_pictures_own_opacity_counts_once(predictor: Predictor) -> None:
+    half = np.dstack([photograph(np.ones(SIZE)), np.full(SIZE, 110, np.uint8)])
+    for choice in ({"what": ["dog", "cat"]}, {"box": (30, 20, 80, 60)}, {"point": (40, 40)}):
+        assert 0.2 < predictor(half, **choice).alpha.max() <= 110 / 255 + 1e-6
+
+
+def test_boxes_may_be_arrays_of_any_integers(predictor: Predictor) -> None:
+    photo = photograph(EVERYWHERE)
+    expected = predictor(photo, box=(10, 20, 150, 90)).alpha
+    box = np.array([10, 20, 150, 90], np.uint8)
+    np.testing.assert_array_equal(predictor(photo, box=box).alpha, expected)  # type: ignore[arg-type]
+
+
 def test_a_label_that_is_not_there_is_told_with_what_is() -> None:
     predictor = Predictor(
         Known(), size="native", segmenter=Segmenter(Seer([DOG, GRASS], [1, 2]), size="native")
@@ -172,7 +185,7 @@ def test_an_unknown_label_suggests_the_nearest(predictor: Predictor) -> None:
             predictor(photograph(EVERYWHERE), what=what)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("box", [(0, 0, 0, 5), (5, 5, 4, 9), (0, 0, 161, 10), (-1, 0, 5, 5), (0, 0, 5)])
+@pytest.mark.parametrize("box", [(0, 0, 0, 5), (5, 5, 4, 9), (0, 0, 161, 10), (-1, 0, 5, 5), (0, 0, 5), 5])
 def test_boxes_outside_the_picture_are_refused(box: tuple[int, int, int, int]) -> None:
     with pytest.raises(InputError, match=r"expected x0,y0,x1,y1 .* inside the picture of 160×100"):
         Predictor(Known(), size="native")(photograph(EVERYWHERE), box=box)

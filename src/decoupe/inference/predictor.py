@@ -299,18 +299,24 @@ class Predictor(_Opened[Matte]):
             DecoupeError: the segment model cannot be opened, see `load`.
         """
         picture = read_image(image, max_pixels)
+        if what is None and box is None and point is None:
+            return self._predict([picture])[0]
         if box is not None:
-            check_box(box, picture.size)
+            box = check_box(box, picture.size)
         if point is not None:
-            check_point(point, picture.size)
+            point = check_point(point, picture.size)
+        # The picture's own opacity counts once, after the parts have been joined.
+        opaque = replace(picture, opacity=None)
         if what is not None:
             labels = [what] if isinstance(what, str) or not isinstance(what, Iterable) else list(what)
-            return self._cut(picture, self._named_parts(picture, labels, box, point))
-        if box is not None:
-            matte = self._cut(picture, [part_of_box(box, picture.size)])
+            matte = self._cut(opaque, self._named_parts(picture, labels, box, point))
+        elif box is not None:
+            matte = self._cut(opaque, [part_of_box(box, picture.size)])
         else:
-            matte = self._predict([picture])[0]
-        return matte if point is None else replace(matte, alpha=under_point(matte.alpha, point))
+            matte = self._predict([opaque])[0]
+        if what is None and point is not None:
+            matte = replace(matte, alpha=under_point(matte.alpha, point))
+        return matte if picture.opacity is None else replace(matte, alpha=matte.alpha * picture.opacity)
 
     def _named_parts(
         self, picture: Picture, labels: list[str], box: Box | None, point: tuple[int, int] | None

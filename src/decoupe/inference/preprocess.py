@@ -34,6 +34,9 @@ GREY = 128
 LONGEST_ASPECT = 16
 """Fit ``"keep"`` squeezes pictures that are longer than this many widths, so that memory is bounded."""
 
+LARGEST_SIDE = 32768
+"""Most pixels of a side that a caller may ask a model to see."""
+
 # Whatever Pillow's decoders let escape on damaged files.
 _DAMAGED = (
     OSError,
@@ -161,6 +164,8 @@ def network_size(
     height, width = preprocessing.size if size is None else _as_pair(size)
     if min(height, width) < 1:
         raise InputError(f"size is {width}×{height}, expected positive numbers of pixels")
+    if max(height, width) > LARGEST_SIDE:
+        raise InputError(f"size is {width}×{height}, expected at most {LARGEST_SIDE} pixels a side")
     if preprocessing.fit == "stretch":
         _check_multiple((height, width), preprocessing.multiple)
         return height, width

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from decoupe.readings import bounding_box
+
 Mask = npt.NDArray[np.bool_]
 Point = tuple[int, int]
 Ring = list[Point]
@@ -82,15 +84,18 @@ def outlines(mask: Mask) -> list[Polygon]:
     Pixel (x, y) is the square from (x, y) to (x + 1, y + 1). Outer lines run clockwise on the screen, where y
     points down, and lines around holes the other way.
     """
+    x0, y0, x1, y1 = bounding_box(mask)
+    mask = mask[y0:y1, x0:x1]
     labels, count = components(mask)
     outers: list[Ring] = [[] for _ in range(count)]
     holes: list[list[Ring]] = [[] for _ in range(count)]
     for ring, (x, y) in _rings(mask):
         part = labels[y, x] - 1
+        moved = [(x0 + x, y0 + y) for x, y in ring]
         if _signed_area(ring) > 0:
-            outers[part] = ring
+            outers[part] = moved
         else:
-            holes[part].append(ring)
+            holes[part].append(moved)
     return [Polygon(*lines) for lines in zip(outers, holes, strict=True)]
 
 

@@ -187,8 +187,17 @@ class Segments:
     def overlay(self, reading: ReadingName = "panoptic", *, opacity: float = 0.5) -> Image.Image:
         """The picture under coloured masks with an outline, each with its label, mode RGB.
 
-        A class has the same colour in every picture and under every model.
+        A class has the same colour in every picture and under every model that calls it so.
+
+        Args:
+            reading: which segments are drawn.
+            opacity: of the colours inside, in [0, 1].
+
+        Raises:
+            InputError: another reading or opacity.
         """
+        if not 0 <= opacity <= 1:
+            raise InputError(f"opacity is {opacity}, expected a number in [0, 1]")
         segments = sorted(self.read(reading), key=lambda segment: -segment.area)  # small ones on top
         owner = np.zeros(self.size, np.intp)
         weight = np.zeros(self.size, np.uint8)
@@ -224,7 +233,9 @@ class Segments:
         picture = Image.fromarray(labels)
         if not many:
             colours = [colour_of(name) for name in self.vocabulary.names]
-            picture.putpalette([value for colour in colours for value in colour])
+            values = [value for colour in colours for value in colour]
+            # All 256 entries: with fewer, Pillow writes fewer bits a pixel and cuts VOID off.
+            picture.putpalette(values + [0] * (768 - len(values)))
         return picture
 
     def coco_panoptic(
@@ -326,7 +337,7 @@ class Segments:
 
 def colour_of(label: str) -> tuple[int, int, int]:
     """The colour of a class, ``(r, g, b)`` of 0 to 255: it follows from the name alone."""
-    code = zlib.crc32(label.encode())
+    code = zlib.crc32(plain(label).encode())
     hue, saturation, value = code % 360 / 360, 0.55 + code // 360 % 4 * 0.13, 0.75 + code // 1440 % 3 * 0.12
     red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
     return red, green, blue

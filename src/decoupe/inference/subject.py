@@ -71,7 +71,7 @@ def part_of_box(box: Box, size: tuple[int, ...]) -> Part:
     Raises:
         InputError: a box that is empty, or not within a picture of ``size`` ``(height, width)``.
     """
-    check_box(box, size)
+    box = check_box(box, size)
     around = padded(box, round(PADDING * _longer(box)), size)
     inside = np.zeros(size, np.bool_)
     inside[box[1] : box[3], box[0] : box[2]] = True
@@ -105,8 +105,7 @@ def under_point(alpha: npt.NDArray[np.float32], point: tuple[int, int]) -> npt.N
     Raises:
         InputError: a point outside the picture, or where the matte has no subject.
     """
-    check_point(point, alpha.shape)
-    x, y = point
+    x, y = check_point(point, alpha.shape)
     if alpha[y, x] < CERTAIN:
         raise InputError(
             f"at the point {x},{y} there is no subject (alpha {alpha[y, x]:.2f}): choose a point on it"
@@ -136,25 +135,37 @@ def chosen_segments(
     return chosen
 
 
-def check_box(box: Box, size: tuple[int, ...]) -> None:
-    """Raise InputError for a box that is empty or leaves a picture of ``size`` ``(height, width)``."""
+def check_box(box: Box, size: tuple[int, ...]) -> Box:
+    """``box`` in plain integers.
+
+    Raises:
+        InputError: a box that is empty or leaves a picture of ``size`` ``(height, width)``.
+    """
     height, width = size
-    whole = len(box) == 4 and all(_is_whole(value) for value in box)
+    whole = _are_whole(box, 4)
     if not whole or not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
         raise InputError(
             f"box is {_shown(box)}, expected x0,y0,x1,y1 in whole pixels with x0 < x1 and y0 < y1, "
             f"inside the picture of {width}×{height}"
         )
+    x0, y0, x1, y1 = (int(value) for value in box)
+    return x0, y0, x1, y1
 
 
-def check_point(point: tuple[int, int], size: tuple[int, ...]) -> None:
-    """Raise InputError for a point outside a picture of ``size`` ``(height, width)``."""
+def check_point(point: tuple[int, int], size: tuple[int, ...]) -> tuple[int, int]:
+    """``point`` in plain integers.
+
+    Raises:
+        InputError: a point outside a picture of ``size`` ``(height, width)``.
+    """
     height, width = size
-    whole = len(point) == 2 and all(_is_whole(value) for value in point)
+    whole = _are_whole(point, 2)
     if not whole or not (0 <= point[0] < width and 0 <= point[1] < height):
         raise InputError(
             f"point is {_shown(point)}, expected x,y in whole pixels inside the picture of {width}×{height}"
         )
+    x, y = (int(value) for value in point)
+    return x, y
 
 
 def padded(box: Box, padding: int, size: tuple[int, ...]) -> Box:
@@ -173,9 +184,16 @@ def _longer(box: Box) -> int:
     return max(box[2] - box[0], box[3] - box[1])
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+def _are_whole(values: object, count: int) -> bool:
+    """Whether ``values`` are ``count`` whole numbers."""
+    return (
+        isinstance(values, (Sequence, np.ndarray))
+        and len(values) == count
+        and all(isinstance(value, (int, np.integer)) and not isinstance(value, bool) for value in values)
+    )
 
 
-def _shown(values: Sequence[object]) -> str:
-    return values if isinstance(values, str) else ",".join(map(str, values))
+def _shown(values: object) -> str:
+    if isinstance(values, str) or not isinstance(values, (Sequence, np.ndarray)):
+        return str(values)
+    return ",".join(map(str, values))
