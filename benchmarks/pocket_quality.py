@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import decoupe
-from decoupe.training.data import Pair, find_pairs, read_pair, split, spread
+from decoupe.evaluation.mattes import MatteScores
 from decoupe.training.recipes import RECIPES
-from decoupe.training.validation import score
+from decoupe.training.sets import Pair, find_pairs, read_pair, split, spread
 from machine import machine, print_table, versions
 
 
@@ -52,15 +52,19 @@ def main() -> None:
     options = parser.parse_args()
 
     recipe = RECIPES["pocket"]
+    held_out = {rule.name: rule.held_out for rule in recipe.sets}
     predictor = decoupe.load(options.model)
     rows = []
     for folder in options.sets:
         pairs = find_pairs(folder)
-        if folder.name in dict(recipe.held_out):
-            pairs = split(pairs, dict(recipe.held_out)[folder.name], seed=recipe.seed)[1]
+        if folder.name in held_out:
+            pairs = split(pairs, held_out[folder.name], seed=recipe.seed)[1]
         pairs = spread(pairs, options.most)
         seconds: list[float] = []
-        result = score(predicted(predictor, pairs, seconds, stretched=options.stretched))
+        scores = MatteScores()
+        for alpha, truth in predicted(predictor, pairs, seconds, stretched=options.stretched):
+            scores.update(alpha, truth)
+        result = scores.result()
         figures = [f"{result[name]:.3f}" for name in ("S", "MAE", "maxF", "wF")]
         rows.append([folder.name, str(len(pairs)), *figures, f"{1000 * statistics.median(seconds):.0f}"])
 

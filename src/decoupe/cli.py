@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 import decoupe
+from decoupe import training_commands
 from decoupe.console import Files, printable, run, say, told
 from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.media import encode
@@ -105,6 +106,11 @@ Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Name the model a
 def main() -> None:
     """The ``decoupe`` command."""
     app()
+
+
+app.command()(training_commands.train)
+app.command()(training_commands.export)
+app.add_typer(training_commands.data_app, name="data")
 
 
 def _version(asked: bool) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import dataclasses
-import shutil
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,178 +8,153 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from decoupe.errors import InputError
-from decoupe.training.augment import Augmentation, beside
+from decoupe.training import data
+from decoupe.training.augment import POCKET
 from decoupe.training.data import (
+    Batches,
     MatteDataset,
     Sample,
-    Schedule,
-    find_pairs,
-    fingerprint,
-    fingerprints,
-    near_duplicate_groups,
-    read_pair,
-    split,
-    spread,
+    SegmentBatch,
+    SegmentDataset,
+    dynamic_size,
+    normalised,
 )
+from decoupe.training.segment_augment import PLAIN
+from decoupe.training.segment_sets import MatteSegments
+from decoupe.training.sets import find_pairs
+from decoupe.weights.registry import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
-PLAIN = Augmentation(
-    empty=0, paste=0, brightness=0, contrast=0, saturation=0, grey=0, blur=0, noise=0, jpeg=0
-)
-NOTHING = (np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), np.uint8))
-
-
-def test_pairs_are_found_by_name(discs: Path) -> None:
-    pairs = find_pairs(discs)
-    assert len(pairs) == 24
-    assert all(pair.image.stem == pair.mask.stem for pair in pairs)
-
-
-def test_other_folder_names(discs: Path) -> None:
-    (discs / "im").rename(discs / "Imgs")
-    (discs / "gt").rename(discs / "masks")
-    assert len(find_pairs(discs)) == 24
-
-
-def test_a_missing_mask_is_named(discs: Path) -> None:
-    (discs / "gt" / "disc03.png").unlink()
-    with pytest.raises(InputError, match=r"1 photographs of .* have no mask, disc03.jpg first"):
-        find_pairs(discs)
-
-
-def test_a_folder_without_a_set(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no matte set: expected"):
-        find_pairs(tmp_path)
-
-
-def test_sizes_that_differ_are_told(discs: Path) -> None:
-    pair = find_pairs(discs)[0]
-    Image.new("L", (48, 64)).save(pair.mask)
-    with pytest.raises(InputError, match=r"48×64, its photograph 64×48: make them the same"):
-        read_pair(pair)
-
-
-def test_a_broken_picture_is_named(discs: Path) -> None:
-    pair = find_pairs(discs)[0]
-    pair.image.write_bytes(pair.image.read_bytes()[:200])
-    for read in (read_pair, fingerprint):
-        with pytest.raises(InputError, match=rf"{pair.image.name} cannot be read"):
-            read(pair)
-
-
-def test_hidden_files_are_no_pictures(discs: Path) -> None:
-    (discs / "im" / ".DS_Store").write_bytes(b"of another system")
-    assert len(find_pairs(discs)) == 24
-
-
-def test_near_duplicates_never_stand_on_both_sides(discs: Path) -> None:
-    for kind, suffix in (("im", "jpg"), ("gt", "png")):
-        shutil.copy(discs / kind / f"disc05.{suffix}", discs / kind / f"disc05b.{suffix}")
-    with Image.open(discs / "im" / "disc05b.jpg") as opened:
-        opened.save(discs / "im" / "disc05b.jpg", quality=60)
-    pairs = find_pairs(discs)
-    group = near_duplicate_groups(fingerprints(pairs), bits=4)
-    row = {pair.image.stem: i for i, pair in enumerate(pairs)}
-    assert group[row["disc05"]] == group[row["disc05b"]]
-    for seed in range(10):
-        train, held_out = split(pairs, 4, seed=seed)
-        assert len(held_out) == 4
-        assert not set(train) & set(held_out)
-        names = {pair.image.stem for pair in held_out}
-        if names & {"disc05", "disc05b"}:
-            assert not {pair.image.stem for pair in train} & {"disc05", "disc05b"}
-
-
-def test_a_part_of_a_set_is_taken_from_all_of_it(discs: Path) -> None:
-    pairs = find_pairs(discs)
-    assert spread(pairs, 5) == [pairs[index] for index in (0, 4, 9, 14, 19)]
-    assert spread(pairs, 24) == spread(pairs, 99) == pairs
-
-
-def test_split_is_a_function_of_its_seed(discs: Path) -> None:
-    pairs = find_pairs(discs)
-    assert split(pairs, 5, seed=1) == split(pairs, 5, seed=1)
-    assert split(pairs, 5, seed=1) != split(pairs, 5, seed=2)
+SMALL, LARGE = (32, 32), (64, 96)
 
 
 def test_samples_are_a_function_of_seed_and_position(discs: Path) -> None:
-    dataset = MatteDataset(find_pairs(discs), Augmentation(), seed=3, longest=64)
-    first = dataset[Sample(4, 11, 32)]
-    assert all(torch.equal(a, b) for a, b in zip(first, dataset[Sample(4, 11, 32)], strict=True))
-    assert not torch.equal(first[0], dataset[Sample(4, 12, 32)][0])
+    dataset = MatteDataset(find_pairs(discs), POCKET, seed=3, longest=64)
+    first = dataset[Sample(4, 11, SMALL)]
+    again = dataset[Sample(4, 11, SMALL)]
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert first[3] == "disc04"
+    assert not torch.equal(first[0], dataset[Sample(4, 12, SMALL)][0])
 
 
-def test_every_epoch_shows_every_pair_as_often_as_it_should() -> None:
-    schedule = list(Schedule((1, 2, 1, 3), [32] * 3 + [64] * 4, batch_size=3, seed=0))
-    samples = [sample for batch in schedule for sample in batch]
+def test_what_does_not_fit_in_memory_is_read_anew_with_the_same_result(
+    discs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = MatteDataset(find_pairs(discs), POCKET, seed=3, longest=48)
+    monkeypatch.setattr(data, "KEPT_SHARE", 0.0)
+    anew = pickle.loads(pickle.dumps(MatteDataset(find_pairs(discs), POCKET, seed=3, longest=48)))
+    assert isinstance(kept.read(0), tuple)
+    assert kept.read(0) is kept.read(0)
+    assert anew.read(0) is not anew.read(0)
+    for position in range(6):
+        one, other = (dataset[Sample(position, position, SMALL)] for dataset in (kept, anew))
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+
+
+def test_a_batch_of_mattes(discs: Path) -> None:
+    dataset = MatteDataset(find_pairs(discs), POCKET, seed=3, longest=64)
+    batch = dataset.collate([dataset[Sample(index, index, LARGE)] for index in range(3)])
+    assert (batch.images.shape, batch.images.dtype) == ((3, 3, 64, 96), torch.uint8)
+    assert (batch.masks.shape, batch.masks.dtype) == ((3, 1, 64, 96), torch.uint8)
+    assert (batch.classes.tolist(), batch.names) == ([-1] * 3, ("disc00", "disc01", "disc02"))
+
+
+def test_a_batch_of_segments_is_spread_into_masks(discs: Path) -> None:
+    scenes = MatteSegments({"disc": find_pairs(discs)})
+    dataset = SegmentDataset(scenes, range(8, 12), PLAIN, seed=3, longest=64)
+    batch = dataset.collate([dataset[Sample(index, index, LARGE)] for index in range(2)])
+    assert batch.names == ("disc08", "disc09")
+    assert (batch.images.shape, batch.segments.shape) == ((2, 3, 64, 96), (2, 64, 96))
+    for truth, segments, classes in zip(
+        batch.truth(torch.device("cpu")), batch.segments, batch.classes, strict=True
+    ):
+        assert truth.masks.shape == (len(classes), 64, 96)
+        assert torch.equal(truth.masks.sum(0), (segments >= 0).long())
+        for number in range(len(classes)):
+            assert torch.equal(truth.masks[number], segments == number)
+
+
+def test_a_picture_without_segments_has_no_masks() -> None:
+    batch = SegmentBatch(
+        torch.zeros(1, 3, 4, 4, dtype=torch.uint8),
+        torch.full((1, 4, 4), -1, dtype=torch.int32),
+        (torch.zeros(0, dtype=torch.int64),),
+        ("nothing",),
+    )
+    assert batch.truth(torch.device("cpu"))[0].masks.shape == (0, 4, 4)
+
+
+def test_every_epoch_shows_every_picture_as_often_as_it_should() -> None:
+    sizes = [SMALL] * 3 + [LARGE] * 4
+    batches = list(Batches((1, 2, 1, 3), sizes.__getitem__, 7, batch_size=3, seed=0))
+    samples = [sample for batch in batches for sample in batch]
     assert [sample.position for sample in samples] == list(range(21))
-    epochs = [[sample.pair for sample in samples[start : start + 7]] for start in (0, 7, 14)]
+    epochs = [[sample.index for sample in samples[start : start + 7]] for start in (0, 7, 14)]
     assert all(sorted(epoch) == [0, 1, 1, 2, 3, 3, 3] for epoch in epochs)
     assert epochs[0] != epochs[1]
-    assert {len({sample.size for sample in batch}) for batch in schedule} == {1}
-    assert [batch[0].size for batch in schedule] == [32] * 3 + [64] * 4
+    assert [batch[0].size for batch in batches] == sizes
 
 
-def test_an_interrupted_schedule_goes_on_where_it_stopped() -> None:
-    repeats, sizes = (1, 2, 1, 3), [32] * 9
-    whole = list(Schedule(repeats, sizes, batch_size=4, seed=5))
-    rest = Schedule(repeats, sizes, batch_size=4, seed=5, start=3)
+def test_interrupted_batches_go_on_where_they_stopped() -> None:
+    whole = list(Batches((1, 2, 1, 3), lambda step: SMALL, 9, batch_size=4, seed=5))
+    rest = Batches((1, 2, 1, 3), lambda step: SMALL, 9, batch_size=4, seed=5, start=3)
     assert list(rest) == whole[3:]
     assert len(rest) == 6
 
 
-@settings(max_examples=25, deadline=None)
-@given(width=st.integers(8, 90), height=st.integers(8, 90), seed=st.integers(0, 2**32 - 1))
-def test_photograph_and_mask_move_together(width: int, height: int, seed: int) -> None:
-    """A picture that is its own mask stays its own mask through crop, stretch and flip."""
-    rng = np.random.default_rng(seed)
-    mask = np.asarray(Image.fromarray(rng.integers(0, 256, (6, 6), np.uint8)).resize((width, height)))
-    picture = np.repeat(mask[..., None], 3, axis=2)
-    pixels, matte = PLAIN(picture, mask, NOTHING, 32, rng)
-    assert pixels.shape == (3, 32, 32)
-    assert matte.shape == (1, 32, 32)
-    assert int((pixels.int() - matte.int()).abs().max()) <= 1
+@settings(max_examples=30, deadline=None)
+@given(
+    pictures=st.integers(1, 30),
+    processes=st.integers(1, 4),
+    parts=st.integers(1, 3),
+    each=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_processes_and_parts_share_out_the_same_batches(
+    pictures: int, processes: int, parts: int, each: int, seed: int
+) -> None:
+    batch_size = processes * parts * each
+
+    def batches(parts: int, process: int, processes: int) -> list[list[Sample]]:
+        return list(
+            Batches(
+                [1] * pictures,
+                lambda step: SMALL,
+                5,
+                batch_size=batch_size,
+                seed=seed,
+                parts=parts,
+                process=process,
+                processes=processes,
+            )
+        )
+
+    whole = batches(1, 0, 1)
+    shared = [batches(parts, process, processes) for process in range(processes)]
+    for step in range(5):
+        together = [sample for part in range(parts) for one in shared for sample in one[step * parts + part]]
+        assert together == whole[step]
 
 
-def test_colours_change_and_the_mask_does_not() -> None:
-    augmentation = Augmentation(
-        area=(1, 1), stretch=1, flip=0, empty=0, paste=0, grey=1, noise=1, blur=1, jpeg=1
-    )
-    rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (32, 32, 3), np.uint8)
-    mask = rng.integers(0, 256, (32, 32), np.uint8)
-    pixels, matte = augmentation(picture, mask, NOTHING, 32, rng)
-    assert torch.equal(matte[0], torch.from_numpy(mask))
-    assert not torch.equal(pixels, torch.from_numpy(picture).permute(2, 0, 1))
+@given(st.integers(0, 10_000))
+def test_dynamic_sizes_are_multiples_within_their_limits(step: int) -> None:
+    height, width = dynamic_size((256, 2304), 7, step)
+    assert all(256 <= side <= 2304 and side % 32 == 0 for side in (height, width))
+    assert dynamic_size((256, 2304), 7, step) == (height, width)
 
 
-def disc(colour: int, ground: int) -> tuple[np.ndarray, np.ndarray]:
-    """A grey disc in the left half of a picture of another grey."""
-    rows, columns = np.mgrid[:60, :90]
-    mask = np.where((rows - 30) ** 2 + (columns - 22) ** 2 < 200, 255, 0).astype(np.uint8)
-    return np.where(mask[..., None] > 0, colour, ground).astype(np.uint8).repeat(3, axis=2), mask
+def test_dynamic_sizes_reach_both_ends() -> None:
+    sides = {side for step in range(200) for side in dynamic_size((32, 96), 7, step)}
+    assert sides == {32, 64, 96}
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_a_piece_beside_the_subject_has_an_empty_truth(seed: int) -> None:
-    always = dataclasses.replace(PLAIN, empty=1.0)
-    pixels, matte = always(*disc(250, 40), NOTHING, 32, np.random.default_rng(seed))
-    assert not matte.any()
-    assert (pixels == 40).all()
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_a_pasted_subject_stands_on_the_other_background(seed: int) -> None:
-    """Its own ground is gone, the other's subject does not come along, and the mask tells the truth."""
-    always = dataclasses.replace(PLAIN, paste=1.0)
-    pixels, matte = always(*disc(250, 40), disc(130, 90), 32, np.random.default_rng(seed))
-    assert (pixels[:, matte[0] == 255] == 250).all()
-    assert (pixels[:, matte[0] == 0] == 90).all()
-
-
-def test_no_room_beside_the_subject() -> None:
-    """A subject that fills the picture leaves no piece; an empty picture is one."""
-    assert beside(np.full((20, 30), 255, np.uint8)) is None
-    assert beside(np.zeros((20, 30), np.uint8)) == (slice(None), slice(None))
+def test_pictures_are_normalised_as_the_network_will_see_them() -> None:
+    images = torch.from_numpy(np.arange(48, dtype=np.uint8).reshape(1, 3, 4, 4))
+    network = normalised(images, Preprocessing((32, 32)), torch.device("cpu"))
+    for channel in range(3):
+        expected = (images[0, channel] / 255 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
+        assert torch.allclose(network[0, channel], expected)
+    half = Preprocessing((32, 32), mean=(0.5, 0.5, 0.5), std=(1, 1, 1))
+    assert torch.allclose(normalised(images, half, torch.device("cpu")), images / 255 - 0.5)

@@ -1,151 +1,380 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from decoupe.errors import ConfigError, InputError
+import decoupe
+from decoupe.errors import CheckpointError, ConfigError, DeviceError, InputError, OutputError
 from decoupe.models.birefnet import PRESETS
+from decoupe.training import loop, state
+from decoupe.training.augment import POCKET
 from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
-from decoupe.training.loop import Diverged, Trainer, gather
-from decoupe.training.recipes import RECIPES, Recipe, Stage
-from decoupe.training.validation import score
+from decoupe.training.ema import Average
+from decoupe.training.loop import Diverged, Ending, Trainer, set_training, train
+from decoupe.training.lora import LoRA
+from decoupe.training.recipes import Optimizer, Recipe, SetRule, Stage, read_recipe
 from decoupe.weights import load_model
 from decoupe.weights.registry import Preprocessing
 
 SMALL = Recipe(
-    model=dataclasses.replace(PRESETS["pocket"], block_width=8, context_width=8, inward_width=4),
+    family="birefnet",
+    model=dataclasses.replace(PRESETS["pocket"], block_width=16, context_width=16, inward_width=16),
     preprocessing=Preprocessing((64, 64), fit="keep"),
-    stages=(Stage(32, 0.5), Stage(64, 1.0)),
-    steps=6,
-    batch_size=4,
-    warm_up=2,
+    stages=(Stage((32, 32), 0.5), Stage((64, 64))),
+    epochs=4,
+    batch_size=8,
+    optimizer=Optimizer(learning_rate=2.5e-3, warm_up=2, cool_down=0.4, clip=5.0),
     ema=0.5,
     precision="float32",
     criterion=BiRefNetCriterion(PixelWeights(bce=0, iou=0, ssim=0, structure=1.0), classification=0),
-    held_out=(("discs", 4),),
+    augmentation=dataclasses.replace(POCKET, paste=0.3, noise=0.3, jpeg=0.3),
+    sets=(SetRule("discs", held_out=4),),
 )
 
 
-def run(folder: Path, out: Path, recipe: Recipe = SMALL) -> Trainer:
-    trainer = Trainer(recipe, gather([folder], recipe), out)
-    trainer.run(report_every=2, save_every=2, validate_every=6)
-    return trainer
+def prepared(discs: Path, out: Path, recipe: Recipe = SMALL, **more: Any) -> Trainer:
+    return train(recipe, [discs], [], out, device="cpu", workers=0, **more)
 
 
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(discs: Path, tmp_path: Path) -> None:
-    """Dropout, averaging, augmentation and a change of size included, to the bit."""
-    whole = run(discs, tmp_path / "whole")
-    interrupted = Trainer(SMALL, gather([discs], SMALL), tmp_path / "parts")
-    optimize = interrupted.optimize
-
-    def stop_in_the_middle(images: torch.Tensor, masks: torch.Tensor) -> None:
-        if interrupted.step == 4:
-            raise KeyboardInterrupt
-        optimize(images, masks)
-
-    interrupted.optimize = stop_in_the_middle  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.run(report_every=2, save_every=2, validate_every=6)
-    resumed = run(discs, tmp_path / "parts")
-    assert resumed.step == whole.step == 6
-    for name, tensor in whole.average.state_dict().items():
-        assert torch.equal(tensor, resumed.average.state_dict()[name]), name
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def test_the_log_tells_losses_sizes_and_validation(discs: Path, tmp_path: Path) -> None:
-    run(discs, tmp_path / "out")
-    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
-    assert [line["size"] for line in lines if "size" in line] == [32, 64, 64]
-    assert all(line["structure"] > 0 for line in lines if "size" in line)
-    assert set(lines[-1]["validation"]["discs"]) == {"S", "MAE", "maxF", "wF"}
-    assert json.loads((tmp_path / "out" / "recipe.json").read_text())["steps"] == 6
+def assert_same(one: Trainer, other: Trainer) -> None:
+    """Weights, average and optimiser agree to the bit."""
+    for a, b in zip(one.average.mean, other.average.mean, strict=True):
+        assert torch.equal(a, b)
+    for (name, a), b in zip(
+        one.network.state_dict().items(), other.network.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    states = one.optimizer.state_dict()["state"], other.optimizer.state_dict()["state"]
+    for key, own in states[0].items():
+        assert all(torch.equal(value, states[1][key][name]) for name, value in own.items())
 
 
-def test_a_set_that_the_recipe_does_not_hold_out_is_trained_on_alone(discs: Path, tmp_path: Path) -> None:
-    other = discs.rename(tmp_path / "mine")
-    sets = gather([other], SMALL)
-    assert len(sets.train) == 24
-    assert sets.held_out == {}
-    trainer = Trainer(SMALL, sets, tmp_path / "out")
-    assert trainer.validate() == {}
+@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16", "accumulate": 2, "checkpointing": True}])
+def test_two_epochs_and_two_more_are_four(discs: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """To the bit: dropout, averaging, augmentation and a change of size included."""
+    recipe = dataclasses.replace(SMALL, **changes)
+    assert PRESETS["pocket"].squeeze == "aspp"  # it has dropout
+    whole = prepared(discs, tmp_path / "whole", recipe)
+    assert whole.run(report_every=3) == Ending("finished", 10)
+    assert prepared(discs, tmp_path / "parts", recipe).run(until=5).why == "interrupted"
+    torch.rand(7)  # what is drawn in between does not matter
+    resumed = prepared(discs, tmp_path / "parts", recipe)
+    assert resumed.progress.step == 5
+    assert resumed.run() == Ending("finished", 10)
+    assert_same(whole, resumed)
 
 
-def test_nothing_left_to_train_on_is_told(discs: Path) -> None:
-    with pytest.raises(InputError, match="every pair is held out"):
-        gather([discs], dataclasses.replace(SMALL, held_out=(("discs", 24),)))
+def test_an_average_that_keeps_all_and_one_that_keeps_nothing() -> None:
+    model = torch.nn.BatchNorm1d(1)
+    follows, keeps = Average(model, 0.0), Average(model, 0.5)
+    for value in (1.0, 3.0):
+        torch.nn.init.constant_(model.weight, value)
+        model.running_mean = model.running_mean.fill_(value) if model.running_mean is not None else None
+        follows.update()
+        keeps.update()
+    with follows.swapped():
+        assert float(model.weight.detach()) == 3
+    with keeps.swapped():
+        assert float(model.weight.detach()) == 2
+        assert model.running_mean is not None
+        assert float(model.running_mean) == 2
+    assert float(model.weight.detach()) == 3
+
+
+def test_the_log_tells_losses_speed_and_scores(discs: Path, tmp_path: Path) -> None:
+    prepared(discs, tmp_path).run(report_every=2)
+    lines = lines_of(tmp_path)
+    told = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in told] == [2, 4, 6, 8, 10]
+    assert all(line["structure"] > 0 and line["pictures_per_second"] > 0 for line in told)
+    assert all(0 <= line["waiting"] <= 1 and line["gigabytes"] > 0 for line in told)
+    assert told[0]["epoch"] == pytest.approx(0.8)
+    validations = [line for line in lines if "validation" in line]
+    assert [line["step"] for line in validations] == [2, 4, 6, 8, 10]
+    assert {"S", "MAE", "maxF", "wF"} <= validations[-1]["validation"]["discs"].keys()
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+    with Image.open(tmp_path / "samples" / "step-0000010.png") as sheet:
+        assert sheet.width > 3 * 48
+
+
+def test_training_learns_and_the_best_weights_are_ready_to_load(discs: Path, tmp_path: Path) -> None:
+    """Bright discs on dark ground are found after a few dozen steps."""
+    recipe = dataclasses.replace(
+        SMALL, stages=(Stage((64, 64)),), epochs=None, steps=40, ema=0.8, validate_every=10
+    )
+    trainer = prepared(discs, tmp_path, recipe)
+    before = trainer.scores()["discs"]
+    trainer.run()
+    loaded = load_model(tmp_path / "best.safetensors")
+    assert (loaded.config, loaded.preprocessing) == (recipe.model, recipe.preprocessing)
+    history = [line["validation"]["discs"] for line in lines_of(tmp_path) if "validation" in line]
+    assert history[-1]["MAE"] < 0.5 * before["MAE"]
+    assert max(one["S"] for one in history) > before["S"]
+    matte = decoupe.load(tmp_path / "best.safetensors")(discs / "im" / "disc00.jpg")
+    with Image.open(discs / "gt" / "disc00.png") as truth:
+        assert np.abs(matte.alpha - np.asarray(truth) / 255).mean() < 0.2
+
+
+def test_a_run_stops_early_when_nothing_gets_better(discs: Path, tmp_path: Path) -> None:
+    stuck = dataclasses.replace(
+        SMALL, optimizer=Optimizer(learning_rate=0.0), freeze_norms=True, patience=2, ema=0.0
+    )
+    assert prepared(discs, tmp_path, stuck).run() == Ending("stopped early", 6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_after_the_step_and_nothing_is_lost(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    trainer = prepared(discs, tmp_path / "parts")
+    optimize = trainer.optimize
+
+    def interrupted(*arguments: Any) -> None:
+        optimize(*arguments)
+        if trainer.progress.step == 3:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(trainer, "optimize", interrupted)
+    former = signal.getsignal(number)
+    assert trainer.run() == Ending("interrupted", 3, number)
+    assert signal.getsignal(number) is former
+    resumed = prepared(discs, tmp_path / "parts")
+    assert resumed.progress.step == 3
+    resumed.run()
+    whole = prepared(discs, tmp_path / "whole")
+    whole.run()
+    assert_same(whole, resumed)
+
+
+def test_minutes_end_it(discs: Path, tmp_path: Path) -> None:
+    assert prepared(discs, tmp_path).run(minutes=0) == Ending("interrupted", 1)
+    assert state.saved_step(tmp_path) == 1
+
+
+def test_a_full_disk_keeps_the_last_good_state(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = prepared(discs, tmp_path)
+    trainer.run(until=2)
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(state.torch, "save", full)
+        with pytest.raises(
+            OutputError, match=r"cannot save step 4 .*No space left.*the state of step 2 is intact"
+        ):
+            trainer.run(until=4)
+    assert state.saved_step(tmp_path) == 2
+    assert not (tmp_path / "state.partial").exists()
+    assert prepared(discs, tmp_path).progress.step == 2
+
+
+def test_a_process_killed_between_two_renames_has_its_former_state(discs: Path, tmp_path: Path) -> None:
+    prepared(discs, tmp_path).run(until=2)
+    (tmp_path / "state").rename(tmp_path / "state.former")
+    assert prepared(discs, tmp_path).progress.step == 2
+
+
+def test_a_damaged_state_is_told(discs: Path, tmp_path: Path) -> None:
+    prepared(discs, tmp_path).run(until=1)
+    file = tmp_path / "state" / "state.pt"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"cannot go on from .*; remove it to begin anew"):
+        prepared(discs, tmp_path)
 
 
 def test_a_run_goes_on_longer_but_never_as_another(discs: Path, tmp_path: Path) -> None:
-    run(discs, tmp_path / "out")
-    longer = dataclasses.replace(SMALL, steps=8)
-    assert run(discs, tmp_path / "out", longer).step == 8
-    other = dataclasses.replace(SMALL, seed=1)
-    with pytest.raises(ConfigError, match="was begun with another seed: go on with that"):
-        Trainer(other, gather([discs], other), tmp_path / "out")
+    prepared(discs, tmp_path).run(until=2)
+    assert prepared(discs, tmp_path, dataclasses.replace(SMALL, epochs=5)).steps == 13
+    other = dataclasses.replace(SMALL, seed=1, batch_size=4)
+    with pytest.raises(
+        ConfigError, match="holds a run with another batch_size and seed, at step 2: go on with"
+    ):
+        prepared(discs, tmp_path, other)
 
 
-def test_the_weights_are_ready_to_load(discs: Path, tmp_path: Path) -> None:
-    trainer = run(discs, tmp_path / "out")
-    loaded = load_model(tmp_path / "out" / "weights.safetensors")
-    assert loaded.config == SMALL.model
-    assert loaded.preprocessing == SMALL.preprocessing
-    average = trainer.average.module.state_dict()
-    assert all(torch.equal(tensor, average[name]) for name, tensor in loaded.model.state_dict().items())
-
-
-def test_training_learns(discs: Path, tmp_path: Path) -> None:
-    """Bright discs on dark ground are found after a few dozen steps."""
-    recipe = dataclasses.replace(SMALL, stages=(Stage(64, 1.0),), steps=40, batch_size=8, warm_up=5, ema=0.8)
-    before = Trainer(recipe, gather([discs], recipe), tmp_path / "before").validate()["discs"]
-    after = run(discs, tmp_path / "after", recipe).validate()["discs"]
-    assert after["MAE"] < 0.5 * before["MAE"]
-    assert after["S"] > before["S"]
-
-
-def test_a_loss_that_is_no_number_is_told_and_nothing_is_spoilt(discs: Path, tmp_path: Path) -> None:
-    trainer = Trainer(SMALL, gather([discs], SMALL), tmp_path / "out")
+def test_a_loss_that_is_no_number_names_its_pictures_and_spoils_nothing(discs: Path, tmp_path: Path) -> None:
+    trainer = prepared(discs, tmp_path)
     with torch.no_grad():
-        trainer.model.decoder.head.bias.fill_(float("nan"))
-    before = {name: tensor.clone() for name, tensor in trainer.model.named_parameters()}
-    with pytest.raises(Diverged, match="not finite at step 0"):
+        next(iter(trainer.network.parameters())).fill_(float("nan"))
+    before = [tensor.clone() for tensor in trainer.average.mean]
+    with pytest.raises(Diverged, match=r"loss of disc\d\d, disc\d\d.* is not finite at step 0"):
         trainer.run()
-    for name, parameter in trainer.model.named_parameters():
-        assert torch.equal(parameter.nan_to_num(), before[name].nan_to_num())
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.average.mean, strict=True))
+    assert state.saved(tmp_path) is None
 
 
-def test_learning_rate_rises_stays_and_falls() -> None:
-    recipe = dataclasses.replace(RECIPES["pocket"], steps=1000, warm_up=100, cool_down=0.4)
-    rates = [recipe.learning_rate_at(step) / recipe.learning_rate for step in (0, 49, 99, 600, 800, 999)]
-    assert rates == pytest.approx([0.01, 0.5, 1, 1, 0.5, 0.0025])
+def test_out_of_memory_says_what_to_lower(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = prepared(discs, tmp_path)
+    for error in (torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+
+        def exhausted(*arguments: object, error: RuntimeError = error) -> None:
+            raise error
+
+        monkeypatch.setattr(trainer, "terms", exhausted)
+        with pytest.raises(DeviceError, match="out of memory at batch_size 8: --set accumulate=2"):
+            trainer.run()
+    monkeypatch.setattr(trainer, "terms", lambda *arguments: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        trainer.run()
+
+
+def test_parts_of_a_batch_have_its_gradient(discs: Path, tmp_path: Path) -> None:
+    """With norms that do not average over a part; sums over the batch are scaled."""
+    criterion = BiRefNetCriterion(PixelWeights(bce=1, iou=0.5, ssim=1), classification=0)
+    recipe = dataclasses.replace(SMALL, freeze_norms=True, criterion=criterion, ema=0.0, sets=())
+    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, squeeze="none"))  # type: ignore[type-var]
+    gradients = []
+    for parts in (1, 4):
+        trainer = prepared(discs, tmp_path / str(parts), dataclasses.replace(recipe, accumulate=parts))
+        kept: list[torch.Tensor] = []
+
+        def keep(trainer: Trainer = trainer, kept: list[torch.Tensor] = kept) -> None:
+            kept += [p.grad.clone() for p in trainer.network.parameters() if p.grad is not None]
+
+        trainer.optimizer.step = keep
+        trainer.run(until=1)
+        gradients.append(torch.cat([one.flatten() for one in kept]))
+    difference = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
+    assert difference < 1e-5
+
+
+def test_frozen_norms_and_backbones_stay(discs: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(
+        SMALL, freeze_norms=True, optimizer=dataclasses.replace(SMALL.optimizer, backbone=0.0)
+    )
+    trainer = prepared(discs, tmp_path, recipe)
+    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    trainer.run(until=2)
+    after = trainer.network.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert not [name for name in changed if "backbone" in name or "running" in name or "batches" in name]
+
+
+def test_the_backbone_has_a_learning_rate_of_its_own(discs: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(
+        SMALL, optimizer=Optimizer(learning_rate=0.01, backbone=0.1, weight_decay=0.5)
+    )
+    trainer = prepared(discs, tmp_path, recipe)
+    trainer.run(until=1)
+    names = {id(parameter): name for name, parameter in trainer.network.named_parameters()}
+    for group in trainer.optimizer.param_groups:
+        inside = {"backbone" in names[id(parameter)] for parameter in group["params"]}
+        assert inside == {group["lr"] == pytest.approx(0.001)}
+        assert all((parameter.ndim > 1) == (group["weight_decay"] > 0) for parameter in group["params"])
+
+
+def test_low_rank_updates_train_and_are_folded_into_what_is_saved(discs: Path, tmp_path: Path) -> None:
+    model = dataclasses.replace(SMALL.model, backbone="pvt_v2_b0")  # type: ignore[type-var]
+    recipe = dataclasses.replace(SMALL, model=model, lora=LoRA(rank=2), epochs=1, batch_size=4)
+    trainer = prepared(discs, tmp_path, recipe)
+    frozen = [n for n, p in trainer.network.named_parameters() if "backbone" in n and not p.requires_grad]
+    before = {name: trainer.network.get_parameter(name).clone() for name in frozen}
+    trainer.run()
+    assert frozen
+    assert all(torch.equal(before[name], trainer.network.get_parameter(name)) for name in frozen)
+    loaded = load_model(tmp_path / "last.safetensors")
+    assert loaded.config == model
+    batch = torch.rand(1, 3, 64, 64)
+    with trainer.average.swapped(), torch.no_grad():
+        expected = trainer.network.eval()(batch).logits
+    assert torch.allclose(loaded.model(batch).logits, expected, atol=1e-4)
+
+
+def test_a_run_begins_from_a_checkpoint(discs: Path, tmp_path: Path) -> None:
+    prepared(discs, tmp_path / "first").run()
+    checkpoint = tmp_path / "first" / "last.safetensors"
+    recipe = read_recipe("finetune", ["epochs=1", "precision=float32", "warm=1"][:2], start=str(checkpoint))
+    assert (recipe.family, recipe.start) == ("birefnet", str(checkpoint))
+    trainer = prepared(discs, tmp_path / "second", recipe)
+    assert (trainer.recipe.model, trainer.recipe.stages) == (SMALL.model, (Stage((64, 64)),))
+    expected = load_model(checkpoint).model.state_dict()
+    for name, tensor in trainer.network.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    trainer.run(until=1)
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(discs: Path, tmp_path: Path) -> None:
+    prepared(discs, tmp_path / "first").run(until=5)
+    prepared(discs, tmp_path / "first").run()
+    checkpoint = str(tmp_path / "first" / "last.safetensors")
+    with pytest.raises(ConfigError, match="family 'birefnet', the recipe trains 'inspyrenet'"):
+        prepared(discs, tmp_path / "x", read_recipe("inspyrenet-dis", start=checkpoint))
+    other = dataclasses.replace(SMALL, start=checkpoint, model=PRESETS["pocket"])
+    with pytest.raises(CheckpointError, match=r"does not fit the recipe's model: \d+ tensors differ"):
+        prepared(discs, tmp_path / "x", other)
 
 
 @pytest.mark.parametrize(
-    ("change", "line"),
+    ("changes", "line"),
     [
-        ({"stages": (Stage(64, 0.5),)}, "the last one 1"),
-        ({"stages": (Stage(60, 1.0),)}, "multiples of 32"),
-        ({"batch_size": 1}, "at least 2"),
-        ({"precision": "bf16"}, "unknown precision 'bf16'; did you mean 'bfloat16'"),
-        ({"model": dataclasses.replace(PRESETS["pocket"], classes=3)}, "matte sets tell no classes"),
+        ({"batch_size": 6, "accumulate": 4}, "batch_size 6 cannot be shared out in 4 parts"),
+        (
+            {"batch_size": 2, "accumulate": 2},
+            "nothing to average over in one picture: --set batch_size of at least 4",
+        ),
     ],
 )
-def test_impossible_recipes_are_refused(change: dict[str, object], line: str) -> None:
+def test_batches_that_cannot_be_are_told(
+    discs: Path, tmp_path: Path, changes: dict[str, Any], line: str
+) -> None:
     with pytest.raises(ConfigError, match=line):
-        dataclasses.replace(SMALL, **change)
+        prepared(discs, tmp_path / "out", dataclasses.replace(SMALL, **changes))
 
 
-def test_scores_of_known_mattes() -> None:
-    truth = np.zeros((40, 40), np.uint8)
-    truth[10:30, 10:30] = 255
-    perfect = score([((truth / 255).astype(np.float32), truth)])
-    assert perfect["S"] == pytest.approx(1, abs=1e-6)
-    assert perfect["MAE"] == 0
-    # A flat half is a flat half: nothing is stretched to fill [0, 1].
-    assert score([(np.full((40, 40), 0.5, np.float32), truth)])["MAE"] == 0.5
-    with pytest.raises(InputError, match="nothing to validate on"):
-        score([])
+def test_a_device_that_is_not_here(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="device 'cuda' is not here"):
+        train(SMALL, [discs], [], tmp_path / "out", device="cuda", workers=0)
+    with pytest.raises(DeviceError, match="float16 trains on CUDA only"):
+        prepared(discs, tmp_path / "out", dataclasses.replace(SMALL, precision="float16"))
+
+
+def test_nothing_to_train(discs: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="every pair is held out"):
+        prepared(discs, tmp_path / "out", dataclasses.replace(SMALL, sets=(SetRule("discs", held_out=24),)))
+
+
+def test_validation_data_of_their_own(discs: Path, tmp_path: Path) -> None:
+    trainer = train(SMALL, [discs], [discs], tmp_path / "out", device="cpu", workers=0)
+    assert (len(trainer.task.repeats), trainer.task.held_out) == (24, {"discs": 24})
+
+
+def test_the_mode_of_norms() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    set_training(model, frozen_norms=True)
+    assert (model[0].training, model[1].training) == (True, False)
+    set_training(model, frozen_norms=False)
+    assert model[1].training
+
+
+def test_a_compiled_network_trains_as_a_plain_one(discs: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(SMALL, stages=(Stage((32, 32)),), ema=0.0, epochs=1)
+    plain = prepared(discs, tmp_path / "plain", recipe)
+    plain.run()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(
+            loop.torch, "compile", lambda model: torch.compiler.disable(model)
+        )
+        compiled = prepared(discs, tmp_path / "compiled", dataclasses.replace(recipe, compile=True))
+        compiled.run()
+    assert_same(plain, compiled)

@@ -1,9 +1,12 @@
-"""Augmentation: a photograph and its mask in, a training square of both out, moved together."""
+"""Augmentation: a photograph and its mask in, a training sample out, both moved together."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
 from operator import itemgetter
 
 import numpy as np
@@ -13,80 +16,196 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from decoupe.errors import ConfigError
+from decoupe.inference.foreground import estimate_foreground
+
 Array = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
+Range = tuple[float, float]
+
+GREY = (128, 128, 128)
+"""What surrounds a photograph that does not fill its sample."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a sample; the defaults are the embedded model's.
+    """What may happen to a sample; the defaults change nothing but the size.
 
     Attributes:
         area: least and largest share of the photograph's area that is kept.
         stretch: largest change of the aspect ratio, as a factor either way, of a crop whose own lies
-            between the photograph's and the square's.
+            between the photograph's and the sample's; 1 keeps the photograph's.
+        trim: probability that all four borders lose up to a tenth.
+        scale: least and largest size of the picture inside the sample; what is smaller is surrounded by grey,
+            what is larger is cropped at a place of chance.
         flip: probability of a horizontal flip.
+        rotate: largest angle of a rotation, in degrees.
+        rotating: probability of one.
         empty: probability of a piece beside the subject instead, whose truth is empty.
         paste: probability that the subject is set on a piece of another photograph beside its subject.
-        brightness: largest change of the brightness, as a factor either way from 1.
+        replace: probability that the subject is set on a photograph of the folder of backgrounds, if given.
+        synthesis: probability that the subject is set on a grey, a colour close to its own, or any (2:2:1).
+        brightness: least and largest factor on the brightness.
         contrast: the same for the contrast.
         saturation: the same for the saturation.
+        sharpness: the same for the sharpness; below 1 softens.
         grey: probability of losing all colour.
         blur: probability of a Gaussian blur of up to 1.5 pixels.
         noise: probability of Gaussian noise of up to 12 grey levels.
+        pepper: share of the pixels that turn black or white.
         jpeg: probability of compression at a quality of 25 to 85.
     """
 
-    area: tuple[float, float] = (0.4, 1.0)
-    stretch: float = 1.3
-    flip: float = 0.5
-    empty: float = 0.04
-    paste: float = 0.1
-    brightness: float = 0.35
-    contrast: float = 0.35
-    saturation: float = 0.5
-    grey: float = 0.05
-    blur: float = 0.1
-    noise: float = 0.1
-    jpeg: float = 0.1
+    area: Range = (1.0, 1.0)
+    stretch: float = 1.0
+    trim: float = 0.0
+    scale: Range = (1.0, 1.0)
+    flip: float = 0.0
+    rotate: float = 0.0
+    rotating: float = 0.0
+    empty: float = 0.0
+    paste: float = 0.0
+    replace: float = 0.0
+    synthesis: float = 0.0
+    brightness: Range = (1.0, 1.0)
+    contrast: Range = (1.0, 1.0)
+    saturation: Range = (1.0, 1.0)
+    sharpness: Range = (1.0, 1.0)
+    grey: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    pepper: float = 0.0
+    jpeg: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for what is no probability, or no range."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                most = 1.0 if field.name == "area" else math.inf
+                least = 0.0 if field.name not in ("area", "scale") else 0.01
+                if len(value) != 2 or not least <= value[0] <= value[1] <= most:
+                    raise ConfigError(
+                        f"{field.name} is {list(value)}, expected least and largest, from {least} to {most}"
+                    )
+            elif field.name not in ("stretch", "rotate") and not 0 <= value <= 1:
+                raise ConfigError(f"{field.name} is {value}, expected a probability from 0 to 1")
+        if self.stretch < 1:
+            raise ConfigError(f"stretch is {self.stretch}, expected a factor of at least 1")
 
     def __call__(
-        self, image: Array, mask: Array, other: tuple[Array, Array], size: int, rng: np.random.Generator
+        self,
+        image: Array,
+        mask: Array,
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        *,
+        other: Callable[[], tuple[Array, Array]] | None = None,
+        background: Callable[[], Array] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One sample, a function of its arguments alone.
 
         Args:
-            image: ``(H, W, 3)``, uint8.
-            mask: ``(H, W)``, uint8.
-            other: another photograph and its mask, to paste on.
-            size: side of the square in pixels.
+            image: uint8 ``(H, W, 3)``.
+            mask: uint8 ``(H, W)``.
+            size: ``(height, width)`` of the sample in pixels.
             rng: where all chance comes from.
+            other: gives another photograph and its mask, to paste on.
+            background: gives a photograph to set the subject on.
 
         Returns:
-            Photograph ``(3, size, size)`` and mask ``(1, size, size)``, both uint8.
+            Photograph ``(3, height, width)`` and mask ``(1, height, width)``, both uint8.
         """
         if rng.random() < self.empty and (place := beside(mask)):
             image, mask = image[place], mask[place]
-        box = self.crop_box(image.shape[1], image.shape[0], rng)
-        photograph, matte = squared(image, box, size), squared(mask, box, size)
-        if rng.random() < self.flip:
-            photograph = photograph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            matte = matte.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if rng.random() < self.paste and (place := beside(other[1])):
-            ground = other[0][place]
-            background = squared(ground, self.crop_box(ground.shape[1], ground.shape[0], rng), size)
-            photograph = Image.composite(photograph, background, matte)
+        photograph, matte = self.move(image, mask, size, rng)
+        ground = self.ground(photograph, matte, rng, other, background)
+        if ground is not None:
+            # Its own colours: those of a soft edge still hold the old background.
+            alpha = np.asarray(matte, np.float32) / np.float32(255)
+            subject = estimate_foreground(np.asarray(photograph), alpha)
+            photograph = Image.composite(Image.fromarray(subject), ground, matte)
         photograph = self.degrade(photograph, rng)
         return self.recolour(F.pil_to_tensor(photograph), rng), F.pil_to_tensor(matte)
 
-    def crop_box(self, width: int, height: int, rng: np.random.Generator) -> Box:
+    def move(
+        self, image: Array, mask: Array, size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[Image.Image, Image.Image]:
+        """Photograph and mask, cropped, resized, flipped and rotated alike; grey and empty beyond them."""
+        box = self.crop_box(image.shape[1], image.shape[0], size, rng)
+        pair = cropped(image, box, size), cropped(mask, box, size)
+        flips = rng.random() < self.flip
+        scale = rng.uniform(*self.scale)
+        angle = rng.uniform(-self.rotate, self.rotate) if rng.random() < self.rotating else 0.0
+        shift = rng.uniform(-1, 1, 2) * abs(scale - 1) / 2 * (size[1], size[0])
+        if flips:
+            first, second = (one.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for one in pair)
+            pair = first, second
+        if scale == 1 and angle == 0:
+            return pair
+        inverse = affine(size, scale=scale, angle=angle, shift=(float(shift[0]), float(shift[1])))
+        warp = partial(
+            Image.Image.transform,
+            size=size[::-1],
+            method=Image.Transform.AFFINE,
+            data=inverse,
+            resample=Image.Resampling.BILINEAR,
+        )
+        return warp(pair[0], fillcolor=GREY), warp(pair[1], fillcolor=0)
+
+    def crop_box(self, width: int, height: int, size: tuple[int, int], rng: np.random.Generator) -> Box:
         """A box ``(left, top, right, bottom)`` in pixels inside a photograph."""
+        if rng.random() < self.trim:
+            x, y = (side * rng.uniform(0, 0.1) for side in (width, height))
+            return x, y, width - x, height - y
         share = rng.uniform(*self.area)
-        ratio = self.stretch ** rng.uniform(-1, 1) * (height / width) ** rng.uniform(0, 1)
+        towards = rng.uniform(0, 1) if self.stretch > 1 else 0.0
+        ratio = self.stretch ** rng.uniform(-1, 1) * (height / width * size[1] / size[0]) ** towards
         w = min(width, width * (share * ratio) ** 0.5)
         h = min(height, height * (share / ratio) ** 0.5)
         left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
         return left, top, left + w, top + h
+
+    def ground(
+        self,
+        photograph: Image.Image,
+        matte: Image.Image,
+        rng: np.random.Generator,
+        other: Callable[[], tuple[Array, Array]] | None,
+        background: Callable[[], Array] | None,
+    ) -> Image.Image | None:
+        """What the subject is set on; None where it stays where it is."""
+        size = photograph.height, photograph.width
+        pasted, replaced, synthesised = rng.random(3) < (self.paste, self.replace, self.synthesis)
+        if replaced and background is not None:
+            picture = background()
+        elif pasted and other is not None:
+            whole, subject = other()
+            place = beside(subject)
+            if place is None:
+                return None
+            picture = whole[place]
+        elif synthesised:
+            return Image.new("RGB", photograph.size, self.ground_colour(photograph, matte, rng))
+        else:
+            return None
+        return cropped(picture, self.crop_box(picture.shape[1], picture.shape[0], size, rng), size)
+
+    def ground_colour(
+        self, photograph: Image.Image, matte: Image.Image, rng: np.random.Generator
+    ) -> tuple[int, int, int]:
+        """A background's colour: what hides nothing of a subject, or nearly all of it."""
+        kind = rng.choice(3, p=(0.4, 0.4, 0.2))
+        if kind == 0:
+            colour = np.full(3, rng.integers(256))
+        elif kind == 1:
+            weights = np.asarray(matte, np.float64) + 1e-6
+            mean = np.average(np.asarray(photograph).reshape(-1, 3), axis=0, weights=weights.ravel())
+            colour = (mean + rng.normal(0, 12, 3)).clip(0, 255)
+        else:
+            colour = rng.integers(256, size=3)
+        red, green, blue = colour.astype(int).tolist()
+        return red, green, blue
 
     def degrade(self, photograph: Image.Image, rng: np.random.Generator) -> Image.Image:
         """The photograph as a worse camera or a smaller file would show it."""
@@ -102,18 +221,54 @@ class Augmentation:
         """``(3, H, W)`` uint8 with its colours changed, its geometry untouched."""
         if rng.random() < self.grey:
             pixels = F.rgb_to_grayscale(pixels, num_output_channels=3)
-        pixels = F.adjust_brightness(pixels, rng.uniform(1 - self.brightness, 1 + self.brightness))
-        pixels = F.adjust_contrast(pixels, rng.uniform(1 - self.contrast, 1 + self.contrast))
-        pixels = F.adjust_saturation(pixels, rng.uniform(1 - self.saturation, 1 + self.saturation))
+        changes = (
+            (F.adjust_brightness, self.brightness),
+            (F.adjust_contrast, self.contrast),
+            (F.adjust_saturation, self.saturation),
+            (F.adjust_sharpness, self.sharpness),
+        )
+        for change, limits in changes:
+            if limits != (1, 1):
+                pixels = change(pixels, rng.uniform(*limits))
         if rng.random() < self.noise:
             noise = rng.normal(0, rng.uniform(2, 12), pixels.shape).astype(np.float32)
             pixels = (pixels + torch.from_numpy(noise)).clamp(0, 255).to(torch.uint8)
+        if self.pepper:
+            height, width = pixels.shape[-2:]
+            count = round(self.pepper * height * width)
+            rows, columns = rng.integers(height, size=count), rng.integers(width, size=count)
+            pixels = pixels.clone()
+            pixels[:, rows, columns] = torch.from_numpy(255 * rng.integers(2, size=count, dtype=np.uint8))
         return pixels
 
 
-def squared(pixels: Array, box: Box, size: int) -> Image.Image:
-    """A box of a photograph or mask as a square of ``size`` pixels."""
-    return Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
+def cropped(pixels: Array, box: Box, size: tuple[int, int]) -> Image.Image:
+    """A box of a photograph or mask, resized to ``(height, width)``."""
+    return Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR, box, reducing_gap=2.0)
+
+
+def affine(
+    size: tuple[int, int], *, scale: float, angle: float, shift: tuple[float, float]
+) -> tuple[float, float, float, float, float, float]:
+    """The map from a sample's pixels to those it shows, as Pillow wants it.
+
+    Args:
+        size: ``(height, width)``.
+        scale: how large the picture is in the sample.
+        angle: counterclockwise about the middle, in degrees.
+        shift: of the picture, ``(x, y)`` in pixels.
+    """
+    cosine, sine = math.cos(math.radians(angle)) / scale, math.sin(math.radians(angle)) / scale
+    middle = size[1] / 2, size[0] / 2
+    x, y = middle[0] + shift[0], middle[1] + shift[1]
+    return (
+        cosine,
+        -sine,
+        middle[0] - cosine * x + sine * y,
+        sine,
+        cosine,
+        middle[1] - sine * x - cosine * y,
+    )
 
 
 def beside(mask: Array, *, least: float = 0.3) -> tuple[slice, slice] | None:
@@ -139,3 +294,56 @@ def beside(mask: Array, *, least: float = 0.3) -> tuple[slice, slice] | None:
     ]
     span, piece = max(pieces, key=itemgetter(0))
     return piece if span >= least else None
+
+
+NONE = Augmentation()
+"""The picture itself."""
+POCKET = Augmentation(
+    area=(0.4, 1.0),
+    stretch=1.3,
+    flip=0.5,
+    empty=0.03,
+    paste=0.05,
+    brightness=(0.65, 1.35),
+    contrast=(0.65, 1.35),
+    saturation=(0.5, 1.5),
+    grey=0.05,
+    blur=0.1,
+    noise=0.05,
+    jpeg=0.05,
+)
+"""Of the embedded default model."""
+BIREFNET = Augmentation(
+    flip=0.5,
+    rotate=15,
+    rotating=0.2,
+    brightness=(0.5, 1.5),
+    contrast=(0.5, 1.5),
+    saturation=(0, 2),
+    sharpness=(0, 3),
+    pepper=0.0015,
+)
+"""Of BiRefNet's released code, without what it leaves optional: ``trim`` and ``synthesis``."""
+MATTING = Augmentation(
+    flip=0.5,
+    rotate=15,
+    rotating=0.2,
+    replace=0.5,
+    synthesis=0.3,
+    brightness=(0.5, 1.5),
+    contrast=(0.5, 1.5),
+    saturation=(0, 2),
+    sharpness=(0, 3),
+    jpeg=0.1,
+)
+"""For mattes: backgrounds are replaced, and nothing draws dots on hair."""
+INSPYRENET = Augmentation(
+    scale=(0.75, 1.25),
+    flip=0.5,
+    rotate=10,
+    rotating=1,
+    brightness=(0.5, 1.5),
+    contrast=(0.5, 1.5),
+    sharpness=(0, 2),
+)
+"""Of InSPyReNet's released code: section 4.1 of its paper."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decoupe.layers.blocks import resize
 from decoupe.layers.pyramid import reduce
 from decoupe.models.birefnet import BiRefNetOutput
 from decoupe.models.inspyrenet import InSPyReNetOutput
@@ -63,6 +63,9 @@ class BiRefNetCriterion:
         classification: weight of the cross entropy of the auxiliary classification.
     """
 
+    SUMS: ClassVar = ("iou", "patch_iou")
+    """Terms that are sums over the batch, not means: a part of a batch gives a part of them."""
+
     pixel: PixelWeights = PixelWeights()
     gradient: float = 1.0
     gradient_mask: str = "prediction"
@@ -83,15 +86,16 @@ class BiRefNetCriterion:
         boundary = losses.boundary_weight(truth) if self.pixel.structure else None
         for logits in (*out.side_logits, out.logits):
             for name, value in self.pixel_terms(
-                resize(precise(logits), truth.shape[-2:]), truth, boundary
+                losses.enlarged(precise(logits), truth.shape[-2:]), truth, boundary
             ).items():
                 terms[name] = terms[name] + value if name in terms else value
         if self.gradient and out.gradient_logits:
             terms["gradient"] = self.gradient * self.gradient_term(out, losses.picture_gradient(image))
-        if out.class_logits is not None and classes is not None:
-            terms["classification"] = self.classification * F.cross_entropy(
-                precise(out.class_logits), classes
-            )
+        if self.classification and out.class_logits is not None and classes is not None:
+            told = precise(out.class_logits)
+            # The sum over pictures that have a class (not −1), so that a batch without any costs nothing.
+            wrong = F.cross_entropy(told, classes, ignore_index=-1, reduction="sum")
+            terms["classification"] = self.classification * wrong / (classes >= 0).sum().clamp_min(1)
         return terms
 
     def gradient_term(self, out: BiRefNetOutput, gradient: Tensor) -> Tensor:

@@ -1,221 +1,255 @@
-"""Matte sets on disk: finding pairs, splitting them without leaks, and reading them fast."""
+"""From sets on disk to batches: augmented samples, in an order that only the recipe decides."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from decoupe.errors import InputError
 from decoupe.training.augment import Augmentation
-from decoupe.weights.registry import IMAGENET_MEAN, IMAGENET_STD
+from decoupe.training.matching import Truth
+from decoupe.training.segment_augment import SegmentAugmentation
+from decoupe.training.segment_sets import Scene, SegmentSet
+from decoupe.training.sets import Pair, read_pair, read_picture
+from decoupe.training.shards import Source
+from decoupe.weights.registry import Preprocessing
 
 Array = NDArray[np.uint8]
+T = TypeVar("T")
+R = TypeVar("R")
 
-IMAGE_FOLDERS = ("im", "images", "Imgs")
-MASK_FOLDERS = ("gt", "masks", "GT")
-
-
-@dataclass(frozen=True, order=True)
-class Pair:
-    """One photograph and its mask."""
-
-    image: Path
-    mask: Path
-
-
-def find_pairs(folder: str | Path) -> list[Pair]:
-    """The pairs ``{im,images,Imgs}/NAME.*`` and ``{gt,masks,GT}/NAME.*`` of one set, by name.
-
-    Raises:
-        InputError: the folders are not there, or a photograph has no mask, or nothing pairs.
-    """
-    folder = Path(folder)
-    images = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
-    masks = next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), None)
-    if images is None or masks is None:
-        raise InputError(
-            f"{folder} holds no matte set: expected {folder}/im with photographs and {folder}/gt with masks"
-        )
-    by_name = {path.stem: path for path in pictures_in(masks)}
-    pairs, missing = [], []
-    for image in sorted(pictures_in(images)):
-        if image.stem in by_name:
-            pairs.append(Pair(image, by_name[image.stem]))
-        else:
-            missing.append(image.name)
-    if missing:
-        raise InputError(
-            f"{len(missing)} photographs of {folder} have no mask, {missing[0]} first: add or remove them"
-        )
-    if not pairs:
-        raise InputError(f"{images} holds no photographs")
-    return pairs
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The files of a folder, without hidden ones."""
-    return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
-
-
-def read_pair(pair: Pair, *, longest: int | None = None) -> tuple[Array, Array]:
-    """A pair as uint8 arrays: photograph ``(H, W, 3)`` and mask ``(H, W)``, long side at most ``longest``.
-
-    Raises:
-        InputError: a file cannot be read, or the two sizes differ.
-    """
-    with opened(pair.image) as file:
-        image = ImageOps.exif_transpose(file).convert("RGB")
-    with opened(pair.mask) as file:
-        mask = ImageOps.exif_transpose(file).convert("L")
-    if image.size != mask.size:
-        sizes = ["{}×{}".format(*picture.size) for picture in (mask, image)]
-        raise InputError(f"{pair.mask} is {sizes[0]}, its photograph {sizes[1]}: make them the same")
-    if longest is not None and max(image.size) > longest:
-        image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
-        mask = mask.resize(image.size, Image.Resampling.BILINEAR)
-    return np.asarray(image), np.asarray(mask)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """A picture of a set, open for reading; InputError names it if that fails."""
-    try:
-        with Image.open(path) as file:
-            yield file
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): get it again, or remove the pair") from error
-
-
-def fingerprint(pair: Pair) -> np.uint64:
-    """A 64-bit difference hash of the photograph: alike pictures differ in few bits."""
-    with opened(pair.image) as file:
-        file.draft("L", (32, 32))
-        small = np.asarray(file.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
-    bits: np.uint64 = np.packbits(small[:, 1:] > small[:, :-1]).view(np.uint64)[0]
-    return bits
-
-
-def fingerprints(pairs: Sequence[Pair]) -> NDArray[np.uint64]:
-    """The `fingerprint` of every photograph."""
-    with ThreadPoolExecutor() as pool:
-        return np.fromiter(pool.map(fingerprint, pairs), np.uint64, len(pairs))
-
-
-def near_duplicate_groups(hashes: NDArray[np.uint64], *, bits: int = 6) -> NDArray[np.intp]:
-    """A group number for each picture; pictures whose hashes differ in at most ``bits`` bits share one."""
-    group = np.arange(len(hashes))
-    octets = hashes.view(np.uint8).reshape(-1, 8)
-    ones = np.array([bin(value).count("1") for value in range(256)], np.uint8)
-    for row in range(len(hashes)):
-        distance = ones[octets[row + 1 :] ^ octets[row]].sum(1)
-        for other in np.flatnonzero(distance <= bits) + row + 1:
-            group[group == group[other]] = group[row]
-    return group
-
-
-def split(pairs: Sequence[Pair], held_out: int, *, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Training and held-out pairs: ``held_out`` of them, near duplicates of those in neither part.
-
-    Deterministic in ``seed`` and in the pairs' order.
-    """
-    if not held_out:
-        return list(pairs), []
-    group = near_duplicate_groups(fingerprints(pairs))
-    chosen = np.random.default_rng(seed).permutation(len(pairs))[:held_out]
-    leaked = np.isin(group, group[chosen])
-    return [pair for pair, out in zip(pairs, leaked, strict=True) if not out], [
-        pairs[i] for i in sorted(chosen)
-    ]
-
-
-def spread(pairs: Sequence[Pair], most: int) -> list[Pair]:
-    """At most ``most`` pairs, evenly from the whole set: the first ones by name are not like the rest."""
-    if len(pairs) <= most:
-        return list(pairs)
-    return [pairs[index * len(pairs) // most] for index in range(most)]
+KEPT_SHARE = 0.3
+"""Of the free memory, at most, for decoded pictures; beyond, each is read whenever it is shown."""
 
 
 class Sample(NamedTuple):
-    """All that a training sample depends on, beside the recipe's seed.
+    """All that a training sample depends on, beside the recipe.
 
     Attributes:
-        pair: which one.
+        item: which picture.
         position: of the sample in the whole run; its own random numbers are drawn from it.
-        size: side of the square in pixels.
+        size: ``(height, width)`` in pixels.
     """
 
-    pair: int
+    item: int
     position: int
-    size: int
+    size: tuple[int, int]
 
 
-class MatteDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented squares of matte pairs, decoded once and kept in memory.
+class MatteBatch(NamedTuple):
+    """Photographs and their mattes.
+
+    Attributes:
+        images: uint8 ``(N, 3, H, W)``.
+        masks: uint8 ``(N, 1, H, W)``.
+        classes: int64 ``(N,)``, −1 where a picture has none.
+        names: of the files, for messages.
+    """
+
+    images: Tensor
+    masks: Tensor
+    classes: Tensor
+    names: tuple[str, ...]
+
+
+class SegmentBatch(NamedTuple):
+    """Photographs and their segments.
+
+    Attributes:
+        images: uint8 ``(N, 3, H, W)``.
+        segments: int32 ``(N, H, W)``: of each pixel the index in its picture's classes, −1 for none.
+        classes: of each picture, int64 ``(M,)``.
+        names: of the files, for messages.
+    """
+
+    images: Tensor
+    segments: Tensor
+    classes: tuple[Tensor, ...]
+    names: tuple[str, ...]
+
+    def truth(self, device: torch.device) -> list[Truth]:
+        """The segments as masks ``(M, H, W)``; they are spread out on the device, where that is cheap."""
+        segments = self.segments.to(device, non_blocking=True)
+        classes = [one.to(device, non_blocking=True) for one in self.classes]
+        return [
+            Truth(plane == torch.arange(len(one), device=device).view(-1, 1, 1), one)
+            for plane, one in zip(segments, classes, strict=True)
+        ]
+
+
+class MatteDataset(Dataset[tuple[Tensor, Tensor, int, str]]):
+    """Augmented matte pairs.
 
     Args:
         pairs: what to read.
         augmentation: what happens to each sample.
         seed: of everything random.
-        longest: long side in pixels at which decoded pictures are kept.
-    """
-
-    def __init__(self, pairs: Sequence[Pair], augmentation: Augmentation, *, seed: int, longest: int) -> None:
-        self.augmentation, self.seed = augmentation, seed
-        with ThreadPoolExecutor() as pool:
-            self.decoded = list(pool.map(partial(read_pair, longest=longest), pairs))
-
-    def __len__(self) -> int:
-        return len(self.decoded)
-
-    def __getitem__(self, sample: Sample) -> tuple[Tensor, Tensor]:
-        """Photograph ``(3, size, size)`` and mask ``(1, size, size)``, both uint8."""
-        rng = np.random.default_rng((self.seed, sample.position))
-        other = self.decoded[rng.integers(len(self))]
-        return self.augmentation(*self.decoded[sample.pair], other, sample.size, rng)
-
-
-class Schedule(Sampler[list[Sample]]):
-    """The batches of a run: every epoch shows each index ``repeats[index]`` times, in an order of its own.
-
-    Nothing but the step decides a batch, so an interrupted run goes on exactly.
-
-    Args:
-        repeats: of each index per epoch.
-        sizes: side of the squares at each step of the run.
-        batch_size: samples a step.
-        seed: of the orders.
-        start: step of the first batch.
+        longest: long side in pixels at which pictures are decoded.
+        labels: index of each class label.
+        backgrounds: photographs to set subjects on.
     """
 
     def __init__(
-        self, repeats: Sequence[int], sizes: Sequence[int], *, batch_size: int, seed: int, start: int = 0
+        self,
+        pairs: Sequence[Pair],
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        longest: int,
+        labels: Mapping[str, int] | None = None,
+        backgrounds: Sequence[Source] = (),
     ) -> None:
-        self.indices = np.repeat(np.arange(len(repeats)), repeats)
-        self.sizes, self.batch_size, self.seed, self.start = sizes, batch_size, seed, start
+        self.pairs, self.augmentation, self.seed = pairs, augmentation, seed
+        self.labels = labels or {}
+        self.read = reader(partial(read_pair, longest=longest), pairs, longest)
+        self.read_background = reader(partial(read_picture, longest=longest), backgrounds, longest)
+        self.backgrounds = len(backgrounds)
 
     def __len__(self) -> int:
-        return len(self.sizes) - self.start
+        return len(self.pairs)
+
+    def __getitem__(self, sample: Sample) -> tuple[Tensor, Tensor, int, str]:
+        """Photograph ``(3, H, W)`` and mask ``(1, H, W)``, both uint8; class; name."""
+        rng = np.random.default_rng((self.seed, sample.position))
+        pair = self.pairs[sample.item]
+        other, ground = int(rng.integers(len(self))), int(rng.integers(max(self.backgrounds, 1)))
+        image, mask = self.read(sample.item)
+        photograph, matte = self.augmentation(
+            image,
+            mask,
+            sample.size,
+            rng,
+            other=partial(self.read, other),
+            background=partial(self.read_background, ground) if self.backgrounds else None,
+        )
+        return photograph, matte, self.labels.get(pair.label or "", -1), pair.name
+
+    @staticmethod
+    def collate(samples: Sequence[tuple[Tensor, Tensor, int, str]]) -> MatteBatch:
+        """Samples of one size as a batch."""
+        images, masks, classes, names = zip(*samples, strict=True)
+        return MatteBatch(torch.stack(images), torch.stack(masks), torch.tensor(classes), names)
+
+
+class SegmentDataset(Dataset[tuple[Tensor, Tensor, Tensor, str]]):
+    """Augmented pictures with their segments.
+
+    Args:
+        scenes: what to read.
+        indices: which of them.
+        augmentation: what happens to each sample.
+        seed: of everything random.
+        longest: long side in pixels at which pictures are decoded.
+    """
+
+    def __init__(
+        self,
+        scenes: SegmentSet,
+        indices: Sequence[int],
+        augmentation: SegmentAugmentation,
+        *,
+        seed: int,
+        longest: int,
+    ) -> None:
+        self.scenes, self.indices, self.augmentation, self.seed = scenes, indices, augmentation, seed
+        self.read: Callable[[int], Scene] = reader(partial(scenes.read, longest=longest), indices, longest)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor, str]:
+        """Photograph uint8 ``(3, H, W)``; segments int32 ``(H, W)``; their classes ``(M,)``; name."""
+        rng = np.random.default_rng((self.seed, sample.position))
+        augmented = self.augmentation(self.read(sample.item), sample.size, rng)
+        return *augmented, self.scenes.name_of(self.indices[sample.item])
+
+    @staticmethod
+    def collate(samples: Sequence[tuple[Tensor, Tensor, Tensor, str]]) -> SegmentBatch:
+        """Samples of one size as a batch."""
+        images, segments, classes, names = zip(*samples, strict=True)
+        return SegmentBatch(torch.stack(images), torch.stack(segments), classes, names)
+
+
+def reader(read: Callable[[T], R], items: Sequence[T], longest: int) -> Callable[[int], R]:
+    """What gives item ``i``: decoded once and kept where all fit in memory, read anew otherwise.
+
+    Both give the same numbers; kept pictures are shared with the processes that prepare samples.
+    """
+    estimate = len(items) * longest**2 * 4 * 3 // 4  # three colours and a mask, at 4:3
+    if estimate > KEPT_SHARE * psutil.virtual_memory().available:
+        return partial(_read_anew, read, items)
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(read, items)).__getitem__
+
+
+def _read_anew(read: Callable[[T], R], items: Sequence[T], index: int) -> R:
+    return read(items[index])
+
+
+class Batches(Sampler[list[Sample]]):
+    """The batches of a run: every epoch shows each index ``repeats[index]`` times, in an order of its own.
+
+    Nothing but the step decides a batch, so an interrupted run goes on exactly, and several processes share
+    out the same batches: each takes its slice of every part.
+
+    Args:
+        repeats: of each index per epoch.
+        size_of: ``(height, width)`` at a step.
+        steps: of the whole run.
+        batch_size: samples a step, of all processes.
+        seed: of the orders.
+        start: step of the first batch.
+        parts: a process's samples of a step come in so many batches, one after the other.
+        process: number of this process, from 0.
+        processes: how many there are; with ``parts`` they divide ``batch_size``.
+    """
+
+    def __init__(
+        self,
+        repeats: Sequence[int],
+        size_of: Callable[[int], tuple[int, int]],
+        steps: int,
+        *,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+        parts: int = 1,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.indices = np.repeat(np.arange(len(repeats)), repeats)
+        self.size_of, self.steps, self.batch_size, self.seed, self.start = (
+            size_of,
+            steps,
+            batch_size,
+            seed,
+            start,
+        )
+        self.parts, self.process, self.processes = parts, process, processes
+
+    def __len__(self) -> int:
+        return (self.steps - self.start) * self.parts
 
     def __iter__(self) -> Iterator[list[Sample]]:
         order_of = lru_cache(maxsize=2)(self.order)
-        for step in range(self.start, len(self.sizes)):
-            batch = []
-            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
-                epoch, place = divmod(position, len(self.indices))
-                batch.append(Sample(order_of(epoch)[place], position, self.sizes[step]))
-            yield batch
+        each = self.batch_size // (self.parts * self.processes)
+        for step in range(self.start, self.steps):
+            size = self.size_of(step)
+            for part in range(self.parts):
+                first = step * self.batch_size + (part * self.processes + self.process) * each
+                batch = []
+                for position in range(first, first + each):
+                    epoch, place = divmod(position, len(self.indices))
+                    batch.append(Sample(order_of(epoch)[place], position, size))
+                yield batch
 
     def order(self, epoch: int) -> list[int]:
         """The indices of one epoch, as they are shown."""
@@ -223,10 +257,16 @@ class Schedule(Sampler[list[Sample]]):
         return order
 
 
-def to_batch(images: Tensor, masks: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A uint8 batch -> normalised photographs and masks in [0, 1], float32, channels last."""
-    mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1)
-    images, masks = images.to(device, non_blocking=True), masks.to(device, non_blocking=True)
-    photographs = (images.float() / 255 - mean) / std
-    return photographs.contiguous(memory_format=torch.channels_last), masks.float() / 255
+def dynamic_size(limits: tuple[int, int], seed: int, step: int) -> tuple[int, int]:
+    """``(height, width)`` of a step's batch, each drawn from ``limits`` in steps of 32 pixels."""
+    rng = np.random.default_rng((seed, step, 32))
+    height, width = (32 * int(rng.integers(limits[0] // 32, limits[1] // 32 + 1)) for _ in range(2))
+    return height, width
+
+
+def normalised(images: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    """uint8 ``(N, 3, H, W)`` -> what the network sees, float32 on the device, channels last."""
+    mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
+    photographs = (images.to(device, non_blocking=True).float() / 255 - mean) / std
+    return photographs.contiguous(memory_format=torch.channels_last)

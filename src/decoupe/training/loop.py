@@ -1,257 +1,508 @@
-"""The training loop: one process, resumable, on a CPU deterministic in its recipe.
+"""The training loop: one for all families, on Accelerate, resumable to the bit.
 
 What it writes into its folder, each file but the log under a temporary name first:
 
-    last.pt               everything needed to go on: model, average, optimiser, random state, step
-    weights.safetensors   the averaged weights, ready for ``decoupe.load``
-    recipe.json           what was run
-    log.jsonl             one line per report: step, size, learning rate, losses, speed, validation; appended
+    recipe.yaml           what is run, complete
+    state/                everything needed to go on: weights, average, optimiser, random states, step
+    last.safetensors      the averaged weights of the last validation, ready for ``decoupe.load``
+    best.safetensors      those of the best one
+    log.jsonl             losses, speed and scores, appended; the same in tensorboard/
+    samples/              what the model makes of some held-out pictures, after each validation
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import logging
+import contextlib
+import math
 import os
+import signal
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from decoupe.errors import ConfigError, DecoupeError, InputError
-from decoupe.inference.preprocess import from_network, network_size, read_image, to_network
-from decoupe.models.birefnet import BiRefNet
-from decoupe.training.data import MatteDataset, Pair, Schedule, find_pairs, read_pair, split, spread, to_batch
-from decoupe.training.recipes import Recipe
-from decoupe.training.validation import FloatArray, score
+from decoupe.errors import ConfigError, DecoupeError, DeviceError, InputError
+from decoupe.training.checkpointing import checkpoint_activations
+from decoupe.training.criteria import BiRefNetCriterion
+from decoupe.training.data import Batches, dynamic_size, normalised
+from decoupe.training.ema import Average
+from decoupe.training.fields import from_yaml
+from decoupe.training.lora import add_lora, merged_state
+from decoupe.training.pictures import contact_sheet
+from decoupe.training.recipes import FAMILIES, Recipe
+from decoupe.training.report import Report
+from decoupe.training.start import backbone_of, parameter_groups
+from decoupe.training.state import Progress, State, saved_step
+from decoupe.training.tasks import MatteTask, SegmentTask, Task, evaluating
 from decoupe.weights.checkpoint import save_model
 
-log = logging.getLogger("decoupe.training")
+SAMPLES = 6
+"""Held-out pictures that are shown after each validation."""
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Diverged(DecoupeError):  # noqa: N818 - it is what happened, as in the log
-    """The loss is not a number any more; the message names the step."""
+    """The loss is not a number any more; the message names the step and the pictures."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Sets:
-    """Training pairs with their repeats per epoch, and held-out pairs by set."""
+class Ending(NamedTuple):
+    """How `Trainer.run` ended.
 
-    train: tuple[Pair, ...]
-    repeats: tuple[int, ...]
-    held_out: Mapping[str, tuple[Pair, ...]]
+    Attributes:
+        why: all steps done; no better for so long that it stopped; or told to stop, to go on later.
+        step: optimiser steps done.
+        signal: number of the signal that told it to stop; 0 for none.
+    """
+
+    why: Literal["finished", "stopped early", "interrupted"]
+    step: int
+    signal: int = 0
 
 
-def gather(folders: Sequence[Path], recipe: Recipe) -> Sets:
-    """The pairs of several set folders, split as the recipe says.
+def accelerator_for(recipe: Recipe, device: str) -> Accelerator:
+    """The processes and devices of a run, as ``accelerate launch`` or ``torchrun`` made them, or this one.
 
     Raises:
-        InputError: a folder that holds no set, or nothing is left to train on.
+        DeviceError: no such device here, or a precision that it lacks.
     """
-    train: list[Pair] = []
-    repeats: list[int] = []
-    held_out: dict[str, tuple[Pair, ...]] = {}
-    for folder in folders:
-        kept, out = split(find_pairs(folder), dict(recipe.held_out).get(folder.name, 0), seed=recipe.seed)
-        train += kept
-        repeats += [dict(recipe.repeats).get(folder.name, 1)] * len(kept)
-        if out:
-            held_out[folder.name] = (*held_out.get(folder.name, ()), *out)
-    if not train:
-        raise InputError("every pair is held out: add pairs, or hold out fewer")
-    return Sets(tuple(train), tuple(repeats), held_out)
+    if device != "cpu" and not torch.cuda.is_available():
+        raise DeviceError(
+            f"device {device!r} is not here: train with --device cpu, or install CUDA's PyTorch"
+        )
+    if recipe.precision == "float16" and device == "cpu":
+        raise DeviceError("float16 trains on CUDA only: --set precision=bfloat16, or float32")
+    criterion = recipe.criterion
+    partly = isinstance(criterion, BiRefNetCriterion) and (
+        not criterion.gradient or bool(getattr(recipe.model, "classes", 0))
+    )
+    unused = DistributedDataParallelKwargs(find_unused_parameters=partly)
+    # Mixed precision is the loop's own: autocast surrounds training's forward passes, not validation's.
+    return Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[unused])
 
 
 class Trainer:
     """One run of a recipe.
 
     Args:
-        recipe: what to run.
-        sets: what to run it on.
-        out: folder of the run; a ``last.pt`` in it is continued.
-        device: ``"cpu"``, ``"cuda"``.
-        workers: processes that prepare samples.
+        recipe: what to run, complete as `decoupe.training.start.begin` gives it.
+        model: the network at the beginning of the run.
+        task: its data and what they cost.
+        out: folder of the run; a state in it is continued.
+        accelerator: of the processes.
+        workers: processes that prepare samples, beside each that computes.
+        bar: draw a progress bar.
+
+    Raises:
+        ConfigError: the folder holds another run, or a batch that cannot be shared out.
+        InputError: there is nothing to train.
     """
 
-    FIXED = ("model", "batch_size", "repeats", "held_out", "seed")
+    FIXED = ("family", "model", "batch_size", "sets", "held_out", "seed", "lora", "stages", "dynamic")
     """What of a recipe must stay as it is when a run goes on."""
 
     def __init__(
-        self, recipe: Recipe, sets: Sets, out: Path, *, device: str = "cpu", workers: int = 1
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        task: Task,
+        out: Path,
+        *,
+        accelerator: Accelerator,
+        workers: int = 2,
+        bar: bool = False,
     ) -> None:
-        self.recipe, self.sets, self.out = recipe, sets, out
-        self.device = torch.device(device)
-        self.workers = workers
-        torch.manual_seed(recipe.seed)
-        self.model = BiRefNet(recipe.model).to(memory_format=torch.channels_last).to(self.device)
-        ema = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
-        self.average = AveragedModel(self.model, multi_avg_fn=ema, use_buffers=True)
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        vectors = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": recipe.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
-        self.step = 0
-        self.totals: dict[str, Tensor] = {}  # of each loss term since the last report
-        self.reported = 0
-        out.mkdir(parents=True, exist_ok=True)
-        if (out / "last.pt").exists():
-            self.restore()
+        self.recipe, self.task, self.out, self.accelerator = recipe, task, out, accelerator
+        self.workers, self.bar = workers, bar
+        self.device = accelerator.device
+        self.pieces = accelerator.num_processes * recipe.accumulate
+        check_batch(recipe, self.pieces, model)
+        self.epoch_size = sum(task.repeats)
+        self.steps = recipe.steps or math.ceil((recipe.epochs or 0) * self.epoch_size / recipe.batch_size)
+        self._claim()
+        torch.manual_seed(recipe.seed + accelerator.process_index)  # each process has dropout of its own
+        self.network = self._prepared(model)
+        groups = parameter_groups(self.network, recipe)
+        if not groups:
+            raise InputError("every parameter is frozen: there is nothing to train")
+        kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+        optimizer = kinds[recipe.optimizer.name](groups, fused=True)
+        self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
+        self.forward = torch.compile(self.model) if recipe.compile else self.model
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
+        average = Average(self.model, recipe.ema)
+        self.progress = Progress()
+        self.state = State(out, accelerator, self.model, self.optimizer, self.scaler, average, self.progress)
+        self.state.restore()
+        self.stopping = 0
 
-    def run(self, *, report_every: int = 50, save_every: int = 250, validate_every: int = 1000) -> None:
-        """Train to the recipe's last step."""
-        write_atomically(
-            self.out / "recipe.json", json.dumps(dataclasses.asdict(self.recipe), indent=1).encode()
-        )
-        started = time.monotonic()
-        for images, masks in self.batches():
-            self.optimize(images, masks)
-            if self.step % report_every == 0:
-                seconds = time.monotonic() - started
-                self.report(
-                    {"images_per_second": report_every * len(images) / seconds, "size": images.shape[-1]}
-                )
-            finished = self.step == self.recipe.steps
-            if self.step % validate_every == 0 or finished:
-                self.report({"validation": self.validate()})
-            if self.step % save_every == 0 or finished:
-                self.save()
-            if self.step % report_every == 0:
-                started = time.monotonic()  # validating and saving are not training
+    @property
+    def average(self) -> Average:
+        """The running average of the weights."""
+        return self.state.average
 
-    def batches(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Batches from where the run stands to its end."""
+    def run(
+        self,
+        *,
+        until: int | None = None,
+        report_every: int = 50,
+        save_minutes: float = 5,
+        minutes: float = math.inf,
+    ) -> Ending:
+        """Train to the recipe's last step, or until told to stop; the state is saved whichever way it ends.
+
+        SIGINT and SIGTERM end it after the step at hand.
+
+        Args:
+            until: stop after this step.
+            report_every: steps between reports.
+            save_minutes: between saved states.
+            minutes: stop after so long.
+
+        Raises:
+            Diverged: the loss is not finite; the last saved state is intact.
+            DeviceError: out of memory; the message says what to lower.
+            OutputError: the state cannot be written; the former one is intact.
+        """
+        recipe, progress = self.recipe, self.progress
+        last = min(self.steps, until or self.steps)
+        validate_every = recipe.validate_every or max(1, round(self.epoch_size / recipe.batch_size))
+        began = saved = time.monotonic()
+        why: Literal["finished", "stopped early", "interrupted"] = "finished"
+        batches = iter(self.batches())
+        with self._report() as report, self._signals(), warnings.catch_warnings():
+            # Of weights with one input channel, channels last, in several processes: leave it.
+            warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
+            while progress.step < last:
+                self.optimize(batches, report)
+                step, now = progress.step, time.monotonic()
+                if step % report_every == 0 or step == self.steps:
+                    report.write(step, self.whereabouts())
+                if step % validate_every == 0 or step == self.steps:
+                    self.validate(report)
+                    report.resume(step)
+                if recipe.patience and progress.worse >= recipe.patience:
+                    why = "stopped early"
+                elif self._agree(self.stopping or now - began > 60 * minutes):
+                    why = "interrupted"
+                if why != "finished" or step == last or self._agree(now - saved > 60 * save_minutes):
+                    self.state.save()
+                    saved = time.monotonic()
+                if why != "finished":
+                    break
+        if progress.step < self.steps and why == "finished":
+            why = "interrupted"
+        return Ending(why, progress.step, self.stopping)
+
+    def optimize(self, batches: Iterator[Any], report: Report) -> None:
+        """One optimiser step: the parts of its batch one after the other."""
+        recipe, progress = self.recipe, self.progress
+        epoch = progress.step * recipe.batch_size // self.epoch_size
+        criterion = recipe.criterion_at(epoch, math.ceil(self.steps * recipe.batch_size / self.epoch_size))
+        rate = recipe.optimizer.learning_rate_at(progress.step, self.steps, recipe.batch_size)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["share"]
+        set_training(self.model, frozen_norms=recipe.freeze_norms)
+        step_terms: dict[str, Tensor] = {}
+        waited, pictures = 0.0, 0
+        for part in range(recipe.accumulate):
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - asked
+            pictures += len(batch.images) * self.accelerator.num_processes
+            held_back = part + 1 < recipe.accumulate
+            apart = self.accelerator.no_sync(self.model) if held_back else contextlib.nullcontext()
+            with apart, naming_memory(recipe, self.device):
+                terms = self.terms(batch, criterion)
+                loss = torch.stack(list(terms.values())).sum()
+                self._check_finite(loss, terms, batch.names)
+                self.accelerator.backward(self.scaler.scale(loss / recipe.accumulate))
+            for name, value in terms.items():
+                part_of_step = value.detach() / recipe.accumulate
+                step_terms[name] = step_terms[name] + part_of_step if name in step_terms else part_of_step
+        self.scaler.unscale_(self.optimizer)
+        if recipe.optimizer.clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update()
+        progress.step += 1
+        report.add(step_terms, pictures=pictures, waited=waited)
+
+    def terms(self, batch: Any, criterion: Any) -> dict[str, Tensor]:
+        """The weighted loss terms of a part of a batch, so that their mean over all parts is the batch's."""
+        image = normalised(batch.images, self.recipe.preprocessing, self.device)  # type: ignore[arg-type]
+        dtype = _DTYPES[self.recipe.precision]
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            out = self.forward(image)
+        terms = self.task.loss(out, batch, image, criterion)
+        sums = getattr(criterion, "SUMS", ())  # terms that grow with the batch
+        return {name: value * self.pieces if name in sums else value for name, value in terms.items()}
+
+    def batches(self) -> DataLoader[Any]:
+        """This process's batches from where the run stands to its end."""
         recipe = self.recipe
-        schedule = Schedule(
-            self.sets.repeats,
-            [recipe.size_at(step) for step in range(recipe.steps)],
+
+        def size_of(step: int) -> tuple[int, int]:
+            if recipe.dynamic:
+                return dynamic_size(recipe.dynamic, recipe.seed, step)
+            return recipe.size_at(step, self.steps)
+
+        sides = [side for stage in recipe.stages for side in stage.size]
+        # Twice the input, so that crops and zooms stay sharp.
+        dataset = self.task.dataset(longest=2 * max(*sides, *(recipe.dynamic or ())))
+        sampler = Batches(
+            self.task.repeats,
+            size_of,
+            self.steps,
             batch_size=recipe.batch_size,
             seed=recipe.seed,
-            start=self.step,
+            start=self.progress.step,
+            parts=recipe.accumulate,
+            process=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
         )
-        longest = max(stage.size for stage in recipe.stages) * 11 // 10  # crops are enlarged a little
         return DataLoader(
-            MatteDataset(self.sets.train, recipe.augmentation, seed=recipe.seed, longest=longest),
-            batch_sampler=schedule,
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=dataset.collate,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own: a resumed run must not draw one number more
         )
 
-    def optimize(self, images: Tensor, masks: Tensor) -> None:
-        """One optimiser step on one uint8 batch."""
-        image, truth = to_batch(images, masks, self.device)
-        self.model.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            out = self.model(image)
-        terms = self.recipe.criterion(out, image, truth)
-        loss = torch.stack(list(terms.values())).sum()
-        if not torch.isfinite(loss):
-            values = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in terms.items())
-            raise Diverged(
-                f"the loss is not finite at step {self.step} ({values}): lower the learning rate and go on"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate_at(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        self.optimizer.step()
-        self.average.update_parameters(self.model)
-        self.step += 1
-        for name, value in terms.items():
-            self.totals[name] = self.totals.get(name, 0.0) + value.detach()
+    def validate(self, report: Report) -> dict[str, dict[str, float]]:
+        """The scores of the averaged weights on every held-out set; the weights are saved, the best apart."""
+        with self.average.swapped():
+            scores = self.scores()
+            self._show(report)
+            self._save_weights("last.safetensors", scores)
+            if scores:
+                judged = [one[self.task.judged_by] for one in scores.values()]
+                score = sum(judged) / len(judged)
+                if self.progress.best is None or score > self.progress.best:
+                    self.progress.best, self.progress.worse = score, 0
+                    self._save_weights("best.safetensors", scores)
+                else:
+                    self.progress.worse += 1
+        report.scores(self.progress.step, scores)
+        return scores
 
-    def validate(self, *, pairs_per_set: int = 100) -> dict[str, dict[str, float]]:
-        """The metrics of the averaged weights on held-out pairs of each set."""
+    def scores(self) -> dict[str, dict[str, float]]:
+        """The scores of the weights as they are, by held-out set; processes share the pictures."""
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
         results = {}
-        for name, pairs in self.sets.held_out.items():
-            decoded = (read_pair(pair) for pair in spread(pairs, pairs_per_set))
-            results[name] = score((self.predict(image), truth) for image, truth in decoded)
+        with evaluating(self._predicting) as model:
+            for name, count in self.task.held_out.items():
+                metric = self.task.metric()
+                for turn in range(math.ceil(count / processes)):
+                    index = turn * processes + process
+                    # A sharded model computes on all processes or none: who has none left takes the last.
+                    enter = self.task.judge(model, name, min(index, count - 1))
+                    if index < count:
+                        enter(metric)
+                first, *others = gather_object([metric])
+                for other in others:
+                    first.merge(other)
+                results[name] = first.result()
         return results
 
-    @torch.inference_mode()
-    def predict(self, image: NDArray[np.uint8]) -> FloatArray:
-        """A photograph ``(H, W, 3)`` -> its alpha ``(H, W)``, as users of the averaged weights get it."""
-        picture = read_image(image)
-        size = network_size(picture.size, self.recipe.preprocessing)
-        pixels = to_network(picture, size, self.recipe.preprocessing)
-        batch = torch.from_numpy(pixels)[None].to(self.device)
-        logits: Tensor = self.average.module.eval()(batch).logits
-        return from_network(logits.sigmoid()[0, 0].cpu().numpy(), picture)
-
-    def report(self, extra: Mapping[str, Any]) -> None:
-        """Append one line to the log: where the run stands, mean losses since the last, ``extra``."""
-        line: dict[str, Any] = {
-            "step": self.step,
-            "epoch": round(self.step * self.recipe.batch_size / sum(self.sets.repeats), 2),
-            "lr": self.recipe.learning_rate_at(self.step),
+    def whereabouts(self) -> dict[str, Any]:
+        """Epoch and learning rate, for reports."""
+        step, recipe = self.progress.step, self.recipe
+        return {
+            "epoch": round(step * recipe.batch_size / self.epoch_size, 3),
+            "learning_rate": recipe.optimizer.learning_rate_at(step - 1, self.steps, recipe.batch_size),
         }
-        steps = self.step - self.reported
-        line |= {name: round(float(total) / steps, 5) for name, total in self.totals.items()}
-        line |= extra
-        self.totals, self.reported = {}, self.step
-        with (self.out / "log.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        log.info("%s", line)
 
-    def save(self) -> None:
-        """Write ``last.pt`` and the averaged weights, each whole or not at all."""
-        state = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state_all(),
-            "step": self.step,
-        }
-        temporary = self.out / f"last.pt.{os.getpid()}"
-        torch.save(state, temporary)
-        temporary.replace(self.out / "last.pt")
-        save_model(
-            self.average.module,
-            self.out / "weights.safetensors",
-            family="birefnet",
-            preprocessing=self.recipe.preprocessing,
-            extra={"step": self.step, "recipe": dataclasses.asdict(self.recipe)},
+    @property
+    def _predicting(self) -> nn.Module:
+        """The network for validation; what wraps it for gradients is needed where it is sharded only."""
+        return self.model if self.state.sharded else self.network
+
+    def _prepared(self, model: nn.Module) -> nn.Module:
+        """The network as the recipe trains it."""
+        recipe = self.recipe
+        model = model.to(memory_format=torch.channels_last)
+        if recipe.lora is not None:
+            add_lora(backbone_of(model).requires_grad_(False), recipe.lora)
+        if recipe.checkpointing:
+            checkpoint_activations(model)
+        if self.accelerator.num_processes > 1 and self.device.type == "cuda" and not recipe.freeze_norms:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return model.to(self.device)
+
+    def _claim(self) -> None:
+        """Make the folder this run's; raise ConfigError if it is another's."""
+        file = self.out / "recipe.yaml"
+        step = saved_step(self.out)
+        if step is not None and file.exists():
+            begun, now = from_yaml(file.read_text(encoding="utf-8"), str(file)), self.recipe.plain()
+            changed = [name for name in self.FIXED if begun.get(name) != now[name]]
+            if changed:
+                raise ConfigError(
+                    f"{self.out} holds a run with another {' and '.join(changed)}, at step {step}: "
+                    "go on with that recipe, or name another folder with --out"
+                )
+        if self.accelerator.is_main_process:
+            self.out.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_name(f"{file.name}.{os.getpid()}")
+            temporary.write_text(self.recipe.yaml(), encoding="utf-8")
+            temporary.replace(file)
+
+    def _report(self) -> Report:
+        return Report(
+            self.out,
+            steps=self.steps,
+            start=self.progress.step,
+            device=self.device,
+            mean=lambda value: self.accelerator.reduce(value, "mean"),
+            active=self.accelerator.is_main_process,
+            bar=self.bar,
         )
 
-    def restore(self) -> None:
-        """Go on from ``last.pt``; the run may have become longer or slower, not another one.
+    def _show(self, report: Report) -> None:
+        """Draw the first held-out pictures of every set."""
+        if not (self.accelerator.is_main_process or self.state.sharded):
+            return
+        sets = [(name, min(count, SAMPLES)) for name, count in self.task.held_out.items()]
+        with evaluating(self._predicting) as model:
+            rows = [self.task.row(model, name, index) for name, count in sets for index in range(count)]
+        if rows:
+            report.picture(self.progress.step, contact_sheet(rows))
 
-        Raises:
-            ConfigError: the run was begun with another model, split, order or seed.
-        """
-        begun = json.loads((self.out / "recipe.json").read_text())
-        now = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
-        changed = [name for name in self.FIXED if begun[name] != now[name]]
-        if changed:
-            raise ConfigError(
-                f"{self.out} was begun with another {' and '.join(changed)}: "
-                "go on with that, or name another folder"
+    def _save_weights(self, name: str, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Write the weights as they are, ready for ``decoupe.load``."""
+        sharded = self.state.sharded
+        state = self.accelerator.get_state_dict(self.model) if sharded else merged_state(self.network)
+        if not self.accelerator.is_main_process:
+            return
+        save_model(
+            self.network,
+            self.out / name,
+            family=self.recipe.family,
+            preprocessing=self.recipe.preprocessing,  # type: ignore[arg-type]  # complete
+            vocabulary=self.task.vocabulary,
+            extra={
+                "step": self.progress.step,
+                "recipe": self.recipe.plain(),
+                "scores": {key: dict(value) for key, value in scores.items()},
+                "labels": list(self.task.labels),
+            },
+            state=state,
+        )
+
+    def _check_finite(self, loss: Tensor, terms: Mapping[str, Tensor], names: tuple[str, ...]) -> None:
+        """Raise Diverged on every process if the loss of any is no number."""
+        wrong = not bool(torch.isfinite(loss))
+        if self._agree(wrong):
+            values = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in terms.items())
+            where = f"of {', '.join(names)} ({values})" if wrong else "on another process"
+            raise Diverged(
+                f"the loss {where} is not finite at step {self.progress.step}: "
+                "look at these pictures, or lower optimizer.learning_rate and go on"
             )
-        state = torch.load(self.out / "last.pt", weights_only=True, map_location=self.device)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"].cpu())
-        torch.cuda.set_rng_state_all([random.cpu() for random in state["cuda_random"]])
-        self.step = state["step"]
-        self.reported = self.step
+
+    def _agree(self, here: object) -> bool:
+        """Whether any process says so; all of them learn the same."""
+        if self.accelerator.num_processes == 1:
+            return bool(here)
+        flag = torch.tensor(float(bool(here)), device=self.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM are remembered, until the step at hand is done."""
+
+        def remember(number: int, frame: object) -> None:
+            del frame
+            self.stopping = number
+
+        former: dict[signal.Signals, Any] = {}
+        with contextlib.suppress(ValueError):  # not the main thread: nobody can send it signals
+            for one in (signal.SIGINT, signal.SIGTERM):
+                former[one] = signal.signal(one, remember)
+        try:
+            yield
+        finally:
+            for one, handler in former.items():
+                signal.signal(one, handler)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+def check_batch(recipe: Recipe, pieces: int, model: nn.Module) -> None:
+    """Raise ConfigError for a batch that cannot be shared out in ``pieces``."""
+    if recipe.batch_size % pieces:
+        raise ConfigError(
+            f"batch_size {recipe.batch_size} cannot be shared out in {pieces} parts of equal size "
+            "(processes × accumulate): choose a multiple"
+        )
+    has_norms = any(isinstance(module, _BatchNorm) for module in model.modules())
+    if recipe.batch_size == pieces and has_norms and not recipe.freeze_norms:
+        raise ConfigError(
+            "batch norm has nothing to average over in one picture: --set batch_size of at least "
+            f"{2 * pieces}, or --set freeze_norms=true"
+        )
+
+
+def set_training(model: nn.Module, *, frozen_norms: bool) -> None:
+    """Training mode; with ``frozen_norms`` batch norms stay in evaluation mode."""
+    model.train()
+    if frozen_norms:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+
+@contextlib.contextmanager
+def naming_memory(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """Turn torch's out-of-memory errors into a line that says what to lower."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError among them
+        text = str(error)
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in text:
+            raise
+        raise DeviceError(
+            f"{device} is out of memory at batch_size {recipe.batch_size}: "
+            f"--set accumulate={2 * recipe.accumulate} computes it in smaller parts with the same result, "
+            "--set checkpointing=true needs less for each; or lower the size of the stages"
+        ) from error
+
+
+def train(
+    recipe: Recipe,
+    folders: list[Path],
+    validation: list[Path],
+    out: Path,
+    *,
+    device: str,
+    workers: int,
+    backgrounds: Path | None = None,
+    bar: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Trainer:
+    """A trainer from a recipe and folders, ready to run.
+
+    Raises:
+        DecoupeError: whatever is wrong with them, before the first step.
+    """
+    from decoupe.training.start import begin
+
+    recipe, model, notes = begin(recipe)
+    accelerator = accelerator_for(recipe, device)
+    for note in notes if accelerator.is_main_process else ():
+        tell(note)
+    task: Task
+    if FAMILIES[recipe.family].augmentation is FAMILIES["maskformer"].augmentation:
+        task = SegmentTask(recipe, folders, validation, device=accelerator.device)
+    else:
+        task = MatteTask(recipe, folders, validation, backgrounds=backgrounds, device=accelerator.device)
+    return Trainer(recipe, model, task, out, accelerator=accelerator, workers=workers, bar=bar)

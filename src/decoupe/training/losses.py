@@ -7,6 +7,8 @@ of BiRefNet's training are those of Zheng et al. 2024, section III-E, and of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,36 @@ from torch import Tensor
 from decoupe.errors import ConfigError, unknown
 from decoupe.layers.blocks import resize
 from decoupe.layers.pyramid import reduce
+
+
+def enlarged(x: Tensor, size: Sequence[int], *, align_corners: bool = True) -> Tensor:
+    """`decoupe.layers.blocks.resize`, for maps of one channel that become much larger.
+
+    Enlarging is separable: a matrix product a side takes half as long on a CPU, forwards and backwards.
+
+    Args:
+        x: ``(..., h, w)``.
+        size: ``(H, W)``.
+        align_corners: whether the outermost pixels' centres stay the outermost, or their outlines do.
+    """
+    if 2 * x.shape[-2] > size[0] or 2 * x.shape[-1] > size[1]:
+        return resize(x, size, align_corners=align_corners)
+    rows, columns = (
+        interpolation(old, new, x, align_corners=align_corners)
+        for old, new in zip(x.shape[-2:], size, strict=True)
+    )
+    return rows @ x @ columns.T
+
+
+def interpolation(old: int, new: int, like: Tensor, *, align_corners: bool) -> Tensor:
+    """The matrix ``(new, old)`` that interpolates a line of ``old`` pixels linearly at ``new`` places."""
+    place = torch.arange(new, dtype=like.dtype, device=like.device)
+    if align_corners:
+        place = place * ((old - 1) / max(new - 1, 1))
+    else:
+        place = ((place + 0.5) * (old / new) - 0.5).clamp(0, old - 1)
+    pixels = torch.arange(old, dtype=like.dtype, device=like.device)
+    return (1 - (place[:, None] - pixels).abs()).clamp_min(0)
 
 
 def bce(prediction: Tensor, target: Tensor) -> Tensor:
@@ -159,7 +191,7 @@ def gradient_label(gradient: Tensor, side_logits: Tensor, *, mask: str = "predic
     """
     if mask not in ("prediction", "dilated"):
         raise ConfigError(unknown("gradient mask", mask, ("prediction", "dilated")))
-    where = resize(side_logits, gradient.shape[-2:])
+    where = enlarged(side_logits, gradient.shape[-2:])
     if mask == "dilated":
         size = 2 * (max(gradient.shape[-2:]) // 64) + 1
         where = F.max_pool2d(where.sigmoid(), size, stride=1, padding=size // 2)
@@ -171,7 +203,7 @@ def gradient_bce(logits: Tensor, label: Tensor) -> Tensor:
 
     The label ``(N, 1, H, W)`` is a target: no gradient flows into it. The logits are resized to it.
     """
-    return F.binary_cross_entropy_with_logits(resize(logits, label.shape[-2:]), label.detach().sigmoid())
+    return F.binary_cross_entropy_with_logits(enlarged(logits, label.shape[-2:]), label.detach().sigmoid())
 
 
 def boundary_bce(logits: Tensor, target: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from decoupe.errors import ConfigError, InputError, MissingExtraError
 from decoupe.layers.blocks import resize
 from decoupe.models.maskformer import MaskFormerOutput, PerPixelOutput
 from decoupe.training.criteria import precise
+from decoupe.training.losses import enlarged
 
 
 class Truth(NamedTuple):
@@ -100,10 +101,11 @@ class MaskFormerCriterion:
         pairs = list(zip(mask_logits, matches, truth, strict=True))
         masks = torch.cat([logits[match.queries] for logits, match, _ in pairs])  # (pairs, h, w)
         targets = torch.cat([one.masks[match.segments] for _, match, one in pairs])  # (pairs, H, W)
-        logits = resize(masks[:, None], targets.shape[-2:], align_corners=False)[:, 0]
+        logits = enlarged(masks, targets.shape[-2:], align_corners=False)
+        weights = self.weights(class_logits)
+        wrong = F.cross_entropy(class_logits.transpose(1, 2), wanted, weights, reduction="sum")
         return {
-            "classification": self.classification
-            * F.cross_entropy(class_logits.transpose(1, 2), wanted, self.weights(class_logits)),
+            "classification": self.classification * wrong / mean_over_processes(weights[wanted].sum()),
             "mask": self.mask * sigmoid_focal_loss(logits, targets).mean(dim=(1, 2)).sum() / count,
             "dice": self.dice * dice(logits, targets).sum() / count,
         }
@@ -183,23 +185,31 @@ def dice_costs(logits: Tensor, target: Tensor) -> Tensor:
 def focal_costs(logits: Tensor, target: Tensor) -> Tensor:
     """Mean focal loss of every query's mask ``(Q, h, w)`` against every segment's ``(M, h, w)``: ``(Q, M)``.
 
-    The loss is linear in the target, so two maps a query are enough: of all ones, and of all zeros.
+    The loss is linear in the target, so two maps a query are enough: of all ones, and of all zeros. Both
+    share their sigmoid and logarithm (Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017,
+    equation 5, with α = 0.25 and γ = 2, as torchvision's `sigmoid_focal_loss`).
     """
-    inside, outside = (
-        sigmoid_focal_loss(logits, torch.full_like(logits, value)).flatten(1) for value in (1.0, 0.0)
-    )
-    target = target.flatten(1)
-    costs: Tensor = (inside @ target.T + outside @ (1 - target).T) / logits[0].numel()
+    logits, target = logits.flatten(1), target.flatten(1)
+    probability, outside = logits.sigmoid(), F.softplus(logits)  # −log(1 − p)
+    inside = (0.25 * (1 - probability) ** 2).mul_(outside - logits)  # −log p
+    outside = outside.mul_(0.75 * probability**2)
+    costs: Tensor = ((inside - outside) @ target.T + outside.sum(dim=1, keepdim=True)) / logits.shape[1]
     return costs
 
 
 def mask_count(truth: Sequence[Truth]) -> Tensor:
     """By how much the mask losses of a batch are divided: its segments, in the mean over all processes."""
     count = torch.tensor(float(sum(len(one.classes) for one in truth)), device=truth[0].masks.device)
+    return mean_over_processes(count).clamp_min(1)
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """A batch's normaliser: shared, so that several processes give the loss of their batches joined."""
     if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(count)
-        count /= dist.get_world_size()
-    return count.clamp_min(1)
+        value = value.clone()
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return value
 
 
 def _check(out: MaskFormerOutput, truth: Sequence[Truth]) -> None:

@@ -82,6 +82,7 @@ def save_model(
     preprocessing: Preprocessing,
     vocabulary: Vocabulary = NO_NAMES,
     extra: Mapping[str, Any] | None = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write ``model`` as one of decoupe's own files; a reader sees the old file or the whole new one.
 
@@ -92,6 +93,7 @@ def save_model(
         preprocessing: how a picture becomes its input.
         vocabulary: the names of the classes of a model that gives segments.
         extra: anything that JSON can hold, kept in the metadata (training data, scores, …).
+        state: the tensors by name, of a model whose own are spread over several processes.
 
     Raises:
         OutputError: the file cannot be written.
@@ -108,7 +110,8 @@ def save_model(
         "version": decoupe.__version__,
         "extra": dict(extra or {}),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = model.state_dict() if state is None else state
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             part = Path(folder) / path.name
@@ -139,7 +142,7 @@ def read_model(
     """
     path = Path(path)
     path = weights_in(path) or path
-    state, metadata = _read_tensors(path)
+    state, metadata = read_tensors(path)
     if metadata is None:
         return _from_reference(path, state, family or None, preprocessing)
     return _from_own(path, state, metadata, family or None)
@@ -227,7 +230,7 @@ def _check_fit(path: Path, model: nn.Module, state: Mapping[str, Tensor], family
         raise CheckpointError(f"{path} does not fit its own configuration of {family}: {', '.join(told)}")
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Every tensor, or array, by name; and decoupe's metadata where decoupe wrote the file."""
     try:
         with path.open("rb") as file:

@@ -1,0 +1,231 @@
+"""What is wrong with training data, and where: found before a GPU is paid for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import ImageOps
+
+from decoupe.errors import InputError
+from decoupe.training.segment_sets import SegmentSet, find_segment_set
+from decoupe.training.sets import Pair, fingerprint, names_of, near_duplicate_groups, pairing
+from decoupe.training.shards import Source, opened
+
+SHOWN = 5
+"""Files that a finding names, at most."""
+
+
+class Look(NamedTuple):
+    """What one picture's file tells.
+
+    Attributes:
+        name: of the photograph's file.
+        size: ``(width, height)``; None where it cannot be read.
+        mode: of the mask, as Pillow calls it.
+        findings: what is wrong with it, or strange.
+        hash: its fingerprint; None where it cannot be read.
+    """
+
+    name: str
+    size: tuple[int, int] | None
+    mode: str
+    findings: tuple[str, ...]
+    hash: np.uint64 | None
+
+
+@dataclass
+class SetReport:
+    """What was found in one set.
+
+    Attributes:
+        name: of its folder.
+        looks: one for each picture.
+        findings: names of files by what is wrong with them.
+        notes: names of files by what is strange, and may be right.
+    """
+
+    name: str
+    looks: list[Look]
+    findings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    notes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def lines(self) -> list[str]:
+        """The set in some lines for people."""
+        sizes = [look.size for look in self.looks if look.size]
+        line = f"{self.name}: {len(self.looks)} pictures"
+        if sizes:
+            sides = sorted(max(size) for size in sizes)
+            line += f", long sides {sides[0]} to {sides[-1]} (median {sides[len(sides) // 2]}) pixels"
+        modes = sorted({look.mode for look in self.looks if look.mode})
+        if modes:
+            line += f", truth in mode {', '.join(modes)}"
+        return [
+            line,
+            *(_line("wrong", what, names) for what, names in self.findings.items()),
+            *(_line("note", what, names) for what, names in self.notes.items()),
+        ]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found.
+
+    Attributes:
+        sets: training sets, then validation sets.
+        leaks: photographs of training that are near duplicates of validation's.
+        copies: photographs that are near duplicates inside training.
+    """
+
+    sets: list[SetReport]
+    leaks: list[str]
+    copies: list[str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether a run would not stumble over the data, nor be judged on what it has learned by heart."""
+        return not self.leaks and not any(one.findings for one in self.sets)
+
+    def lines(self) -> list[str]:
+        """All of it for people."""
+        lines = [line for one in self.sets for line in one.lines()]
+        if self.copies:
+            lines.append(_line("note", "near duplicates inside training", self.copies))
+        if self.leaks:
+            lines.append(_line("wrong", "near duplicates across training and validation", self.leaks))
+        return [*lines, "ready to train" if self.ok else "not ready: mend or remove what is wrong"]
+
+
+def check(folders: Sequence[Path], held_out: Sequence[Path] = (), *, workers: int = 2) -> Report:
+    """Read every file of some sets, and say what is wrong.
+
+    Args:
+        folders: sets to train on: mattes in any layout of `decoupe.training.sets`, or segments in any of
+            `decoupe.training.segment_sets`.
+        held_out: sets to validate on; near duplicates across the two are leaks.
+        workers: processes that read.
+
+    Raises:
+        InputError: a folder that holds no set at all.
+    """
+    names = names_of([*folders, *held_out])
+    looks: list[list[Look]] = []
+    sets: list[SetReport] = []
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for name, folder in zip(names, (*folders, *held_out), strict=True):
+            part = "train" if folder in folders else "val"
+            report, tasks, look = _opened_set(name, folder, part)
+            report.looks.extend(pool.map(look, tasks, chunksize=16))
+            for one in report.looks:
+                for finding in one.findings:
+                    kept = report.notes if finding in NOTES else report.findings
+                    kept[finding].append(one.name)
+            sets.append(report)
+            looks.append(report.looks)
+    train = [look for one in looks[: len(folders)] for look in one if look.hash is not None]
+    out = [look for one in looks[len(folders) :] for look in one if look.hash is not None]
+    group = near_duplicate_groups(np.array([look.hash for look in (*train, *out)], np.uint64))
+    leaks, copies = [], []
+    of_group: dict[int, list[int]] = defaultdict(list)
+    for index, number in enumerate(group.tolist()):
+        of_group[number].append(index)
+    for members in of_group.values():
+        inside = [train[i].name for i in members if i < len(train)]
+        outside = [out[i - len(train)].name for i in members if i >= len(train)]
+        if inside and outside:
+            leaks.append(f"{inside[0]} = {outside[0]}")
+        if len(inside) > 1:
+            copies.append(" = ".join(inside[:2]))
+    return Report(sets, leaks, copies)
+
+
+UNREADABLE = "cannot be read"
+OTHER_SIZE = "truth of another size than the photograph"
+EMPTY = "mask is empty: nothing is subject"
+FULL = "mask is full: everything is subject"
+DARK = "mask's largest value is below 128: expected 255 for the subject"
+IN_ALPHA = "mask has its matte in the alpha channel: save that as grey"
+NO_MASK = "photograph without a mask"
+NO_PHOTOGRAPH = "mask without a photograph"
+NO_SEGMENTS = "no segments"
+NOTES = frozenset({EMPTY, FULL, NO_PHOTOGRAPH, NO_SEGMENTS})
+"""What may be meant."""
+
+
+def _opened_set(
+    name: str, folder: Path, part: str
+) -> tuple[SetReport, Sequence[Pair] | Sequence[int], Callable[[Pair], Look] | Callable[[int], Look]]:
+    """An empty report of a set, what there is to look at, and what looks."""
+    report = SetReport(name, [])
+    if (folder / "annotations").is_dir():
+        scenes = find_segment_set(folder, "train" if part == "train" else "val")
+        return report, range(len(scenes)), partial(look_at_scene, scenes)
+    pairs, bare, spare = pairing(folder)
+    if not pairs and not bare:
+        raise InputError(f"{folder} holds no photographs")
+    report.findings.update({NO_MASK: [_file(one) for one in bare]} if bare else {})
+    report.notes.update({NO_PHOTOGRAPH: [_file(one) for one in spare]} if spare else {})
+    return report, pairs, look_at_pair
+
+
+def look_at_pair(pair: Pair) -> Look:
+    """What is wrong with a photograph and its mask."""
+    name = _file(pair.image)
+    try:
+        with opened(pair.image) as file:
+            size = ImageOps.exif_transpose(file).size
+        print_of = fingerprint(pair.image)
+    except InputError:
+        return Look(name, None, "", (UNREADABLE,), None)
+    try:
+        with opened(pair.mask) as file:
+            mode, mask = file.mode, ImageOps.exif_transpose(file)
+            levels = np.asarray(mask)
+    except InputError:
+        return Look(_file(pair.mask), size, "", (UNREADABLE,), print_of)
+    findings = []
+    if mask.size != size:
+        findings.append(OTHER_SIZE)
+    if mode in ("LA", "RGBA") and np.ptp(levels[..., :-1]) == 0:
+        findings.append(IN_ALPHA)
+    elif mode == "P" or mode == "1":
+        levels = np.asarray(mask.convert("L"))
+    deep = mode.startswith("I")
+    least, most = int(levels.min()), int(levels.max())
+    white = 65535 if deep else 255
+    if most == 0:
+        findings.append(EMPTY)
+    elif most <= white // 2:
+        findings.append(DARK)
+    elif least > white // 2:
+        findings.append(FULL)
+    return Look(name, size, mode, tuple(findings), print_of)
+
+
+def look_at_scene(scenes: SegmentSet, index: int) -> Look:
+    """What is wrong with a photograph and its segments."""
+    source = scenes.image_source(index)
+    try:
+        scene = scenes.read(index)
+        print_of = fingerprint(source)
+    except InputError as error:
+        return Look(_file(source), None, "", (str(error),), None)
+    findings = () if len(scene.classes) else (NO_SEGMENTS,)
+    height, width = scene.segments.shape
+    return Look(_file(source), (width, height), "", findings, print_of)
+
+
+def _file(source: Source) -> str:
+    return source.name
+
+
+def _line(kind: str, what: str, names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN]) + (f", and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return f"  {kind}: {what} ({len(names)}): {shown}"

@@ -1,0 +1,160 @@
+"""What a run tells while it goes: a progress bar, a log file, TensorBoard, pictures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+log = logging.getLogger("decoupe.training")
+
+
+class Report:
+    """The record of a run, kept by its main process.
+
+    It appends to ``log.jsonl``, one line a report: step, epoch, learning rate, mean loss terms, pictures a
+    second, share of the time spent waiting for data, memory, scores; the same goes to ``tensorboard/``.
+    Pictures go to ``samples/``.
+
+    Args:
+        out: folder of the run.
+        steps: of the whole run.
+        start: step at which it begins or goes on.
+        device: of the network.
+        mean: of a number over all processes.
+        active: False on the processes that only compute.
+        bar: draw a progress bar on standard error; otherwise reports are logged as text.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        *,
+        steps: int,
+        start: int,
+        device: torch.device,
+        mean: Callable[[Tensor], Tensor],
+        active: bool,
+        bar: bool,
+    ) -> None:
+        self.out, self.device, self.mean, self.active = out, device, mean, active
+        self.totals: dict[str, Tensor] = {}
+        self.since, self.began = start, time.perf_counter()
+        self.waited, self.pictures = 0.0, 0
+        self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=start) if active else None
+        self.bar = Progress(
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            disable=not (active and bar),
+            console=_stderr(),
+        )
+        self.task = self.bar.add_task("", total=steps, completed=start, told="")
+
+    def __enter__(self) -> Report:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+        if self.writer:
+            self.writer.close()
+
+    def add(self, terms: Mapping[str, Tensor], *, pictures: int, waited: float) -> None:
+        """Enter a step: its weighted loss terms without gradients, its pictures, the seconds it waited."""
+        for name, value in terms.items():
+            self.totals[name] = self.totals[name] + value if name in self.totals else value
+        self.pictures += pictures
+        self.waited += waited
+        self.bar.advance(self.task)
+
+    def write(self, step: int, about: Mapping[str, Any]) -> None:
+        """Report the means since the last time, with ``about``."""
+        seconds, steps = time.perf_counter() - self.began, step - self.since
+        means = {name: float(self.mean(total)) / steps for name, total in self.totals.items()}
+        line: dict[str, Any] = {"step": step, **about}
+        if means:
+            line |= {"loss": sum(means.values()), **means}
+            line |= {"pictures_per_second": self.pictures / seconds, "waiting": self.waited / seconds}
+            line |= {"gigabytes": peak_gigabytes(self.device)}
+            told = f"loss {line['loss']:.4g}, {line['pictures_per_second']:.1f}/s, {line['gigabytes']:.1f} GB"
+            self.bar.update(self.task, told=told)
+        self.resume(step)
+        self._record(step, {key: _rounded(value) for key, value in line.items()})
+
+    def scores(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Report a validation: scores by set."""
+        rounded = {name: {key: _rounded(value) for key, value in one.items()} for name, one in scores.items()}
+        self._record(step, {"step": step, "validation": rounded})
+
+    def picture(self, step: int, picture: Image.Image) -> None:
+        """Keep what the model makes of some held-out pictures."""
+        if self.active and self.writer:
+            folder = self.out / "samples"
+            folder.mkdir(exist_ok=True)
+            picture.save(folder / f"step-{step:07}.png")
+            self.writer.add_image("samples", np.asarray(picture), step, dataformats="HWC")
+
+    def resume(self, step: int) -> None:
+        """Measure from now: what happened since the last report is not training."""
+        self.totals, self.pictures, self.waited = {}, 0, 0.0
+        self.since, self.began = step, time.perf_counter()
+
+    def _record(self, step: int, line: Mapping[str, Any]) -> None:
+        if not self.active or not self.writer:
+            return
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        for name, value in _flat(line):
+            self.writer.add_scalar(name, value, step)
+        log.log(logging.DEBUG if not self.bar.disable else logging.INFO, "%s", _told(line))
+
+
+def peak_gigabytes(device: torch.device) -> float:
+    """The most memory, 10^9 bytes, that this process has held: on the GPU, or altogether."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _flat(line: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """The numbers of a report with their names, ``validation/SET/S`` for nested ones."""
+    found = []
+    for key, value in line.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and key != "step":
+            found.append((prefix + key, float(value)))
+    return found
+
+
+def _told(line: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in line.items())

@@ -1,0 +1,332 @@
+"""Matte sets on disk, in the layouts they are published in: finding pairs, splitting them, reading them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from decoupe.errors import InputError
+from decoupe.training.shards import Member, Source, members, opened
+
+Array = NDArray[np.uint8]
+T = TypeVar("T")
+
+LAYOUTS: tuple[tuple[str, str], ...] = (
+    ("im", "gt"),  # DIS5K, and BiRefNet's own
+    ("images", "masks"),
+    ("imgs", "gt"),  # NC4K; COD10K and CAMO as SINet packed them
+    ("image", "mask"),  # UHRSD
+    ("image", "gt_object"),  # COD10K
+    ("images/train", "gt"),  # CAMO
+    ("images/test", "gt"),
+    ("duts-tr-image", "duts-tr-mask"),
+    ("duts-te-image", "duts-te-mask"),
+    ("hrsod_train", "hrsod_train_mask"),
+    ("hrsod_test", "hrsod_test_mask"),
+    ("blurred_image", "mask"),  # P3M-10k
+    ("original_image", "mask"),  # P3M-500-NP
+    ("original", "mask"),  # AM-2k
+)
+"""Folders of photographs and of masks, as sets are published; upper and lower case are the same."""
+DEEPEST = 3
+"""Folders below the one that was given in which sets are looked for."""
+SHARD_MASKS = ("mask.png", "gt.png", "png")
+"""Suffixes of masks in shards, the surest first; another picture of the same key is the photograph."""
+SHARD_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+
+
+@dataclass(frozen=True, order=True)
+class Pair:
+    """One photograph and its mask.
+
+    Attributes:
+        image: where the photograph is.
+        mask: where the mask is.
+        label: class of the subject, where the file name tells it, as DIS5K's do.
+    """
+
+    image: Source
+    mask: Source
+    label: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the photograph, without its suffix."""
+        return self.image.stem
+
+
+class Pairing(NamedTuple):
+    """What a set's folder holds.
+
+    Attributes:
+        pairs: photographs with masks.
+        bare: photographs without.
+        spare: masks without photographs.
+    """
+
+    pairs: list[Pair]
+    bare: list[Source]
+    spare: list[Source]
+
+
+def find_pairs(folder: str | Path) -> list[Pair]:
+    """The pairs of one matte set, by the photographs' names.
+
+    Args:
+        folder: in any of `LAYOUTS`, or with one such folder inside; a ``.tar`` shard, or a folder of them, in
+            WebDataset's layout: ``KEY.jpg`` beside ``KEY.png``.
+
+    Raises:
+        InputError: no set, several of them, a photograph without a mask, or no photographs.
+    """
+    folder = Path(folder)
+    pairs, bare, _ = pairing(folder)
+    if bare:
+        raise InputError(
+            f"{len(bare)} photographs of {folder} have no mask, {bare[0].stem}{bare[0].suffix} first: "
+            "add or remove them"
+        )
+    if not pairs:
+        raise InputError(f"{folder} holds no pairs: expected photographs and masks of the same names")
+    return pairs
+
+
+def pairing(folder: Path) -> Pairing:
+    """What pairs in a set's folder, and what does not.
+
+    Raises:
+        InputError: the folder holds no set, or several.
+    """
+    if folder.suffix == ".tar":
+        return _in_shards([folder])
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: expected one with {folder}/im and {folder}/gt, or a .tar")
+    if shards := sorted(folder.glob("*.tar")):
+        return _in_shards(shards)
+    found = _sets_in(folder)
+    if not found:
+        raise InputError(
+            f"{folder} holds no matte set: expected {folder}/im with photographs and {folder}/gt with masks"
+        )
+    if len(found) > 1:
+        raise InputError(f"{folder} holds several sets: give {' or '.join(map(str, found))}")
+    (folders,) = found.values()
+    return _in_folders(*folders)
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The files of a folder by name, without hidden ones.
+
+    Raises:
+        InputError: it is no folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: give one with photographs")
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """A name for each set: its folder's, with as many of the folders above as tell them apart.
+
+    Raises:
+        InputError: a folder is given twice.
+    """
+    parts = [folder.resolve().with_suffix("").parts for folder in folders]
+    if len(set(parts)) < len(parts):
+        raise InputError(f"{folders[parts.index(max(parts, key=parts.count))]} is given twice: give it once")
+    for length in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return []
+
+
+def read_pair(pair: Pair, *, longest: int | None = None) -> tuple[Array, Array]:
+    """A pair as uint8 arrays: photograph ``(H, W, 3)`` and mask ``(H, W)``, long side at most ``longest``.
+
+    Raises:
+        InputError: a file cannot be read, or the two sizes differ.
+    """
+    with opened(pair.mask) as file:
+        mask = _eight_bit(ImageOps.exif_transpose(file))
+    image, size = _photograph(pair.image, longest)
+    if size != mask.size:
+        sizes = ["{}×{}".format(*one) for one in (mask.size, size)]
+        raise InputError(f"{pair.mask} is {sizes[0]}, its photograph {sizes[1]}: make them the same")
+    if mask.size != image.size:
+        mask = mask.resize(image.size, Image.Resampling.BILINEAR)
+    return np.asarray(image), np.asarray(mask)
+
+
+def read_picture(source: Source, *, longest: int | None = None) -> Array:
+    """A photograph as uint8 ``(H, W, 3)``, long side at most ``longest``.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return np.asarray(_photograph(source, longest)[0])
+
+
+def fingerprint(source: Source) -> np.uint64:
+    """A 64-bit difference hash of a photograph: alike pictures differ in few bits."""
+    with opened(source) as file:
+        file.draft("L", (32, 32))
+        small = np.asarray(file.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
+    bits: np.uint64 = np.packbits(small[:, 1:] > small[:, :-1]).view(np.uint64)[0]
+    return bits
+
+
+def fingerprints(sources: Sequence[Source]) -> NDArray[np.uint64]:
+    """The `fingerprint` of every photograph."""
+    with ThreadPoolExecutor() as pool:
+        return np.fromiter(pool.map(fingerprint, sources), np.uint64, len(sources))
+
+
+def near_duplicate_groups(hashes: NDArray[np.uint64], *, bits: int = 6) -> NDArray[np.intp]:
+    """A group number for each picture.
+
+    Pictures whose hashes differ in at most ``bits`` bits share a group, as do those connected by others.
+    """
+    count = len(hashes)
+    signs = 2 * np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1).astype(np.float32) - 1
+    rows, columns = [], []
+    for start in range(0, count, 1024):
+        alike = signs[start : start + 1024] @ signs.T >= 64 - 2 * bits
+        row, column = np.nonzero(alike)
+        rows.append(row + start)
+        columns.append(column)
+    if not count:
+        return np.zeros(0, np.intp)
+    edges = np.concatenate(rows), np.concatenate(columns)
+    graph = coo_array((np.ones(len(edges[0]), bool), edges), (count, count))
+    groups: NDArray[np.intp] = connected_components(graph, directed=False)[1].astype(np.intp)
+    return groups
+
+
+def split(pairs: Sequence[Pair], held_out: int, *, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Training and held-out pairs: ``held_out`` of them, near duplicates of those in neither part.
+
+    Deterministic in ``seed`` and in the pairs' order.
+    """
+    if not held_out:
+        return list(pairs), []
+    group = near_duplicate_groups(fingerprints([pair.image for pair in pairs]))
+    chosen = np.random.default_rng(seed).permutation(len(pairs))[:held_out]
+    leaked = np.isin(group, group[chosen])
+    return [pair for pair, out in zip(pairs, leaked, strict=True) if not out], [
+        pairs[i] for i in sorted(chosen)
+    ]
+
+
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """At most ``most`` items, evenly from the whole sequence: the first by name are not like the rest."""
+    if len(items) <= most:
+        return list(items)
+    return [items[index * len(items) // most] for index in range(most)]
+
+
+def _sets_in(folder: Path, depth: int = 0) -> dict[Path, tuple[Path, Path]]:
+    """Folders of photographs and of their masks in and below a folder, by what a user gives to mean each."""
+    if found := _layouts(folder):
+        return {folder: found[0]} if len(found) == 1 else {images: (images, masks) for images, masks in found}
+    if depth == 0:
+        around = [*_layouts(folder.parent), *_layouts(folder.parent.parent)]
+        if named := [one for one in around if one[0].samefile(folder)]:
+            return {folder: named[0]}
+    if depth == DEEPEST:
+        return {}
+    return {
+        given: found
+        for inside in _folders(folder).values()
+        for given, found in _sets_in(inside, depth + 1).items()
+    }
+
+
+def _layouts(folder: Path) -> list[tuple[Path, Path]]:
+    """Folders of photographs and of their masks that stand in one folder."""
+    both = ((_descend(folder, images), _descend(folder, masks)) for images, masks in LAYOUTS)
+    return [(images, masks) for images, masks in both if images and masks]
+
+
+def _descend(folder: Path, path: str) -> Path | None:
+    for name in path.split("/"):
+        inside = _folders(folder).get(name)
+        if inside is None:
+            return None
+        folder = inside
+    return folder
+
+
+def _folders(folder: Path) -> dict[str, Path]:
+    """The folders inside one by their name in lower case."""
+    found = (path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith("."))
+    return {path.name.lower(): path for path in found}
+
+
+def _in_folders(images: Path, masks: Path) -> Pairing:
+    by_name = {path.stem: path for path in pictures_in(masks)}
+    return _paired([(path.stem, path) for path in pictures_in(images)], by_name)
+
+
+def _in_shards(shards: Sequence[Path]) -> Pairing:
+    """Pairs of WebDataset's layout: a key is all before the first dot of a name, with its folders."""
+    by_key: dict[tuple[Path, str], dict[str, Member]] = defaultdict(dict)
+    for member in (member for shard in shards for member in members(shard)):
+        path = PurePosixPath(member.name)
+        stem, _, suffix = path.name.partition(".")
+        by_key[member.shard, str(path.with_name(stem))][suffix.lower()] = member
+    images: list[tuple[str, Source]] = []
+    masks: dict[str, Source] = {}
+    for (shard, key), files in by_key.items():
+        pictures = {suffix: file for suffix, file in files.items() if file.suffix.lower() in SHARD_PICTURES}
+        # A PNG alone is a photograph that lacks its mask.
+        masks_of = [one for one in SHARD_MASKS if one in pictures and (one != "png" or len(pictures) > 1)]
+        photographs = [one for one in pictures if one not in masks_of[:1]]
+        if masks_of:
+            masks[f"{shard}/{key}"] = pictures[masks_of[0]]
+        if photographs:
+            images.append((f"{shard}/{key}", pictures[photographs[0]]))
+    return _paired(images, masks)
+
+
+def _paired(images: Sequence[tuple[str, Source]], masks: Mapping[str, Source]) -> Pairing:
+    pairs = [Pair(image, masks[name], _label(image.stem)) for name, image in images if name in masks]
+    named = {name for name, _ in images}
+    bare = [image for name, image in images if name not in masks]
+    return Pairing(pairs, bare, [mask for name, mask in masks.items() if name not in named])
+
+
+def _label(stem: str) -> str | None:
+    """DIS5K names its files ``group#GROUP#class#CLASS#photograph``."""
+    fields = stem.split("#")
+    return fields[3] if len(fields) >= 5 else None
+
+
+def _photograph(source: Source, longest: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """A photograph upright in RGB, its long side at most ``longest``, and its size as it is on disk."""
+    with opened(source) as file:
+        upright = file.getexif().get(ExifTags.Base.Orientation, 1) < 5
+        size = file.size if upright else file.size[::-1]
+        if longest is not None and max(size) > longest:
+            file.draft("RGB", (longest, longest))  # JPEGs decode at a fraction of their size
+        image = ImageOps.exif_transpose(file).convert("RGB")
+    if longest is not None and max(image.size) > longest:
+        image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
+    return image, size
+
+
+def _eight_bit(mask: Image.Image) -> Image.Image:
+    """A mask in 8-bit grey; Pillow clips deeper ones instead of scaling them."""
+    if mask.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(mask) // 257).astype(np.uint8))
+    return mask.convert("L")

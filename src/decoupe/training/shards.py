@@ -1,0 +1,89 @@
+"""Pictures as files, or inside uncompressed tar shards, from which they are read in place."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from decoupe.errors import InputError
+
+
+@dataclass(frozen=True, order=True)
+class Member:
+    """A file inside an uncompressed tar; any process can read it without unpacking the rest.
+
+    Attributes:
+        shard: the tar.
+        name: of the member, with its folders.
+        offset: of its first byte in the shard.
+        size: in bytes.
+    """
+
+    shard: Path
+    name: str
+    offset: int
+    size: int
+
+    @property
+    def stem(self) -> str:
+        """The name without folders and suffix."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        """What the name ends on, with its dot."""
+        return PurePosixPath(self.name).suffix
+
+    def __str__(self) -> str:
+        """As messages name it: shard and member."""
+        return f"{self.shard}/{self.name}"
+
+
+Source = Path | Member
+"""Where a picture is."""
+
+
+def members(shard: Path) -> list[Member]:
+    """The files of a tar, in its order; hidden ones are left out.
+
+    Raises:
+        InputError: it cannot be read, or it is compressed.
+    """
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            return [
+                Member(shard, info.name, info.offset_data, info.size)
+                for info in archive
+                if info.isfile() and not PurePosixPath(info.name).name.startswith(".")
+            ]
+    except (OSError, tarfile.TarError) as error:
+        raise InputError(
+            f"{shard} cannot be read as a shard ({error}): expected an uncompressed .tar"
+        ) from error
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[Image.Image]:
+    """A picture, open for reading.
+
+    Raises:
+        InputError: it cannot be read; the message names it.
+    """
+    try:
+        if isinstance(source, Path):
+            with Image.open(source) as file:
+                yield file
+        else:
+            with source.shard.open("rb") as shard:
+                shard.seek(source.offset)
+                content = io.BytesIO(shard.read(source.size))
+            with Image.open(content) as file:
+                yield file
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{source} cannot be read ({error}): get it again, or remove the pair") from error

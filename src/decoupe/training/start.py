@@ -1,0 +1,107 @@
+"""Where a run begins: the recipe completed by its checkpoint, and the network filled with what there is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from decoupe.errors import CheckpointError, ConfigError
+from decoupe.models import MODELS
+from decoupe.training.recipes import Recipe, Stage
+from decoupe.weights import load_model
+from decoupe.weights.checkpoint import LoadedModel
+from decoupe.weights.pretrained import load_backbone
+
+
+def begin(recipe: Recipe) -> tuple[Recipe, nn.Module, list[str]]:
+    """The recipe with nothing left open, its network at the beginning of the run, and what there is to tell.
+
+    Raises:
+        CheckpointError: the checkpoint is broken, or its weights do not fit the recipe's model.
+        ConfigError: the checkpoint is of another family, or the backbone's weights are another's.
+        UnknownModelError: no checkpoint of that name; the message suggests the nearest.
+    """
+    loaded = load_model(recipe.start) if recipe.start is not None else None
+    if loaded is not None and loaded.family != recipe.family:
+        raise ConfigError(
+            f"{recipe.start} holds a model of the family {loaded.family!r}, "
+            f"the recipe trains {recipe.family!r}: "
+            "choose a checkpoint or a recipe of the other's family"
+        )
+    recipe = completed(recipe, loaded)
+    torch.manual_seed(recipe.seed)
+    model: nn.Module = MODELS[recipe.family][1](recipe.model)
+    notes = []
+    if loaded is not None:
+        notes += loaded.notes + fill(model, loaded, str(recipe.start))
+    if recipe.backbone is not None and recipe.start is None:
+        name = recipe.model.backbone  # type: ignore[union-attr]  # completed
+        notes += load_backbone(backbone_of(model), name, recipe.backbone)
+    return recipe, model, notes
+
+
+def completed(recipe: Recipe, loaded: LoadedModel | None) -> Recipe:
+    """The recipe with what it leaves to its checkpoint."""
+    model = recipe.model or (loaded.config if loaded else None)
+    preprocessing = recipe.preprocessing or (loaded.preprocessing if loaded else None)
+    assert model is not None, "a recipe without a checkpoint has both"
+    assert preprocessing is not None
+    stages = recipe.stages or (Stage(preprocessing.size),)
+    return dataclasses.replace(recipe, model=model, preprocessing=preprocessing, stages=stages)
+
+
+def fill(model: nn.Module, loaded: LoadedModel, name: str) -> list[str]:
+    """Copy a checkpoint's tensors; a head for other classes stays as it is, anything else must fit."""
+    own, given = model.state_dict(), loaded.model.state_dict()
+    other = [key for key in own if key not in given or given[key].shape != own[key].shape]
+    head = [key for key in other if "class_head" in key or "classif" in key]
+    if other != head or given.keys() - own.keys() - set(head):
+        wrong = [key for key in (*other, *given) if key not in head and (key in other or key not in own)]
+        raise CheckpointError(
+            f"{name} does not fit the recipe's model: {len(wrong)} tensors differ, {wrong[0]} first; "
+            "set model to null to take the checkpoint's configuration"
+        )
+    model.load_state_dict({**own, **{key: value for key, value in given.items() if key not in head}})
+    return [f"the class head ({', '.join(head)}) begins at random: it has other classes"] if head else []
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The image encoder inside a model of any family."""
+    found = [module for name, module in model.named_modules() if name.split(".")[-1] == "backbone"]
+    backbone: nn.Module = found[0]
+    return backbone
+
+
+def in_backbone(name: str) -> bool:
+    """Whether a parameter's name says that it belongs to the backbone."""
+    return "backbone" in name.split(".")
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Trained parameters for the optimiser, by what its learning rate is multiplied with and by weight decay.
+
+    Vectors (biases, norms) and embeddings do not decay. Parameters of a share of 0 are frozen.
+    """
+    embeddings = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters()
+    }
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        share = recipe.optimizer.backbone if in_backbone(name) and recipe.lora is None else 1.0
+        if share == 0:
+            parameter.requires_grad_(False)
+        if not parameter.requires_grad:
+            continue
+        decays = parameter.ndim > 1 and id(parameter) not in embeddings
+        decay = recipe.optimizer.weight_decay if decays else 0.0
+        groups.setdefault((share, decay), []).append(parameter)
+    return [
+        {"params": parameters, "share": share, "weight_decay": decay, "lr": recipe.optimizer.learning_rate}
+        for (share, decay), parameters in groups.items()
+    ]

@@ -1,0 +1,188 @@
+"""The state of a run on disk: all that is needed to go on to the bit, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.amp import GradScaler
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
+from torch.optim import Optimizer
+
+from decoupe.errors import CheckpointError, OutputError
+from decoupe.training.ema import Average
+
+_FOLDER, _FORMER, _PARTIAL = "state", "state.former", "state.partial"
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: optimiser steps done.
+        best: the best validation's score; None before the first.
+        worse: validations since then.
+    """
+
+    step: int = 0
+    best: float | None = None
+    worse: int = 0
+
+
+@dataclass
+class State:
+    """What changes in a run, and where it is kept.
+
+    Attributes:
+        out: folder of the run.
+        accelerator: of the processes.
+        model: as the accelerator gave it.
+        optimizer: likewise.
+        scaler: of the loss in float16.
+        average: of the weights.
+        progress: where the run stands.
+    """
+
+    out: Path
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: Optimizer
+    scaler: GradScaler
+    average: Average
+    progress: Progress
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the model only (FSDP)."""
+        return str(self.accelerator.distributed_type).endswith("FSDP")
+
+    def save(self) -> None:
+        """Write the state; a process that is killed meanwhile leaves the former one.
+
+        Raises:
+            OutputError: it cannot be written; the former state is kept.
+        """
+        partial, folder, former = (self.out / name for name in (_PARTIAL, _FOLDER, _FORMER))
+        try:
+            if self.accelerator.is_main_process:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            self.accelerator.wait_for_everyone()
+            self._write(partial)
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                if folder.exists():
+                    shutil.rmtree(former, ignore_errors=True)
+                    folder.rename(former)
+                partial.rename(folder)
+                shutil.rmtree(former, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+        except (OSError, RuntimeError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            kept = saved_step(self.out)
+            last = f"the state of step {kept} is intact" if kept is not None else "no state was saved before"
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise OutputError(
+                f"cannot save step {self.progress.step} in {self.out}: {reason}; {last}: "
+                "make room and run the same command again"
+            ) from error
+
+    def _write(self, folder: Path) -> None:
+        process = self.accelerator.process_index
+        torch.save(random_states(), folder / f"random-{process}.pt")
+        if self.sharded:
+            model, optimizer = get_state_dict(self.model, self.optimizer)
+            mean = {str(i): tensor for i, tensor in enumerate(self.average.mean)}
+            state = {"model": model, "optimizer": optimizer, "mean": mean}
+            save_shards(state, checkpoint_id=folder / "shards")
+        elif self.accelerator.is_main_process:
+            torch.save(
+                {
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "average": self.average.state_dict(),
+                    "scaler": self.scaler.state_dict(),
+                },
+                folder / "state.pt",
+            )
+        if self.accelerator.is_main_process:
+            about = {
+                **vars(self.progress),
+                "updates": self.average.updates,
+                "processes": self.accelerator.num_processes,
+            }
+            (folder / "progress.json").write_text(json.dumps(about))
+
+    def restore(self) -> bool:
+        """Go on from the saved state; whether there is one.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        folder = saved(self.out)
+        if folder is None:
+            return False
+        try:
+            about = json.loads((folder / "progress.json").read_text())
+            if self.sharded:
+                model, optimizer = get_state_dict(self.model, self.optimizer)
+                mean = {str(i): tensor for i, tensor in enumerate(self.average.mean)}
+                state: dict[str, Any] = {"model": model, "optimizer": optimizer, "mean": mean}
+                load_shards(state, checkpoint_id=folder / "shards")
+                set_state_dict(
+                    self.model,
+                    self.optimizer,
+                    model_state_dict=state["model"],
+                    optim_state_dict=state["optimizer"],
+                )
+                self.average.updates = about["updates"]
+            else:
+                state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+                self.model.load_state_dict(state["model"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.average.load_state_dict(state["average"])
+                if self.scaler.is_enabled():
+                    self.scaler.load_state_dict(state["scaler"])
+            stored = folder / f"random-{self.accelerator.process_index}.pt"
+            if stored.exists():  # on more processes than before, the new ones draw their own numbers
+                set_random_states(torch.load(stored, weights_only=True))
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
+            raise CheckpointError(
+                f"cannot go on from {folder}: {str(error).splitlines()[0]}; remove it to begin anew"
+            ) from error
+        self.progress.step, self.progress.best = about["step"], about["best"]
+        self.progress.worse = about["worse"]
+        return True
+
+
+def saved(out: Path) -> Path | None:
+    """The folder of the newest whole state of a run; None where there is none."""
+    return next((out / name for name in (_FOLDER, _FORMER) if (out / name / "progress.json").exists()), None)
+
+
+def saved_step(out: Path) -> int | None:
+    """The step of the newest whole state of a run; None where there is none."""
+    folder = saved(out)
+    return None if folder is None else int(json.loads((folder / "progress.json").read_text())["step"])
+
+
+def random_states() -> dict[str, Any]:
+    """The state of torch's generators; samples bring their own, so training draws from no others."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Go on drawing where `random_states` was taken."""
+    torch.set_rng_state(states["cpu"])
+    if len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])

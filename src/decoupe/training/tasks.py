@@ -1,0 +1,403 @@
+"""The two kinds of truth a model is trained on, mattes and segments: their data, losses, scores and pictures.
+
+The loop knows neither; it is given one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from decoupe import readings
+from decoupe.errors import ConfigError, InputError
+from decoupe.evaluation import Metric
+from decoupe.evaluation.mattes import MatteScores
+from decoupe.evaluation.segments import MeanIoU, PanopticQuality
+from decoupe.inference.preprocess import from_network, network_size, read_image, to_network
+from decoupe.training.augment import Augmentation
+from decoupe.training.criteria import BiRefNetCriterion, InSPyReNetCriterion
+from decoupe.training.data import MatteBatch, MatteDataset, SegmentBatch, SegmentDataset
+from decoupe.training.matching import MaskFormerCriterion
+from decoupe.training.pictures import labelled
+from decoupe.training.recipes import Criterion, Recipe
+from decoupe.training.segment_augment import SegmentAugmentation
+from decoupe.training.segment_sets import MatteSegments, Scene, SegmentSet, find_segment_set
+from decoupe.training.sets import Pair, find_pairs, names_of, pictures_in, read_pair, split, spread
+from decoupe.training.shards import Source
+from decoupe.weights.labels import NO_NAMES, Vocabulary
+from decoupe.weights.registry import Preprocessing
+
+Array = NDArray[np.uint8]
+
+VALIDATION_SIDE = 1024
+"""Long side in pixels at which held-out pictures are scored while training."""
+MOST_HELD_OUT = 200
+"""Pictures of each set that a share holds out, at most."""
+
+
+class Task(Protocol):
+    """What the loop is given.
+
+    Attributes:
+        repeats: of each training picture per epoch.
+        held_out: names of the sets that are validated on, with the number of pictures of each.
+        judged_by: the score that decides which weights are the best; larger is better.
+        vocabulary: the names of a segment model's classes.
+        labels: index of each class label of an auxiliary classification.
+    """
+
+    @property
+    def repeats(self) -> Sequence[int]:
+        """See above."""
+        ...
+
+    @property
+    def held_out(self) -> Mapping[str, int]:
+        """See above."""
+        ...
+
+    @property
+    def judged_by(self) -> str:
+        """See above."""
+        ...
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """See above."""
+        ...
+
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """See above."""
+        ...
+
+    def dataset(self, longest: int) -> Any:
+        """The training data, decoded at ``longest`` pixels; its ``collate`` makes batches."""
+        ...
+
+    def loss(self, out: Any, batch: Any, image: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+        """The weighted terms of a batch by name."""
+        ...
+
+    def metric(self) -> Metric:
+        """An empty accumulator of the validation's scores."""
+        ...
+
+    def judge(self, model: Callable[[Tensor], Any], name: str, index: int) -> Callable[[Metric], None]:
+        """Predict one held-out picture; what is returned enters it into a metric."""
+        ...
+
+    def row(self, model: Callable[[Tensor], Any], name: str, index: int) -> list[Array]:
+        """A held-out photograph, its truth and the prediction, as pictures of one size."""
+        ...
+
+
+class MatteTask:
+    """Pairs of photographs and mattes.
+
+    Args:
+        recipe: what to run.
+        folders: sets to train on.
+        validation: sets to validate on; without any, part of each training set is held out.
+        backgrounds: folder of photographs to set subjects on.
+        device: of the network.
+
+    Raises:
+        InputError: a folder that holds no set, or nothing is left to train on.
+        ConfigError: the data tell more classes than the model has.
+    """
+
+    judged_by = "S"
+    vocabulary = NO_NAMES
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folders: Sequence[Path],
+        validation: Sequence[Path] = (),
+        *,
+        backgrounds: Path | None = None,
+        device: torch.device,
+    ) -> None:
+        assert recipe.preprocessing is not None, "recipes are completed before they are run"
+        self.recipe, self.device, self.preprocessing = recipe, device, recipe.preprocessing
+        train, self.out = divide(recipe, folders, validation)
+        self.train = [pair for pairs in train.values() for pair in pairs]
+        self.repeats = repeats_of(recipe, train)
+        self.held_out = {name: len(pairs) for name, pairs in self.out.items()}
+        self.labels = {label: i for i, label in enumerate(sorted({p.label for p in self.train if p.label}))}
+        classes = getattr(recipe.model, "classes", 0)
+        if classes and len(self.labels) > classes:
+            raise ConfigError(
+                f"the data tell {len(self.labels)} classes, the model has {classes}: "
+                f"--set model.classes={len(self.labels)}"
+            )
+        self.backgrounds: list[Source] = list(pictures_in(backgrounds)) if backgrounds else []
+        if backgrounds and not self.backgrounds:
+            raise InputError(
+                f"{backgrounds} holds no pictures: give a folder of photographs to set subjects on"
+            )
+
+    def dataset(self, longest: int) -> MatteDataset:
+        """The training data, decoded at ``longest`` pixels."""
+        assert isinstance(self.recipe.augmentation, Augmentation)
+        return MatteDataset(
+            self.train,
+            self.recipe.augmentation,
+            seed=self.recipe.seed,
+            longest=longest,
+            labels=self.labels,
+            backgrounds=self.backgrounds,
+        )
+
+    def loss(self, out: Any, batch: MatteBatch, image: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+        """The weighted terms of a batch by name."""
+        truth = batch.masks.to(self.device, non_blocking=True).float() / 255
+        if isinstance(criterion, BiRefNetCriterion):
+            classes = batch.classes.to(self.device, non_blocking=True) if self.labels else None
+            return criterion(out, image, truth, classes)
+        assert isinstance(criterion, InSPyReNetCriterion)
+        return criterion(out, image, truth)
+
+    def metric(self) -> MatteScores:
+        """S-measure, mean absolute error, F-measures."""
+        return MatteScores()
+
+    def judge(self, model: Callable[[Tensor], Any], name: str, index: int) -> Callable[[Metric], None]:
+        """Predict one held-out picture; what is returned enters it into a metric."""
+        image, truth = read_pair(self.out[name][index], longest=VALIDATION_SIDE)
+        alpha = predict_matte(model, image, self.preprocessing, self.device)
+        return lambda metric: metric.update(alpha, truth)
+
+    def row(self, model: Callable[[Tensor], Any], name: str, index: int) -> list[Array]:
+        """Photograph, truth, prediction."""
+        image, truth = read_pair(self.out[name][index], longest=VALIDATION_SIDE)
+        alpha = predict_matte(model, image, self.preprocessing, self.device)
+        return [image, truth, (alpha * 255).round().astype(np.uint8)]
+
+
+class SegmentTask:
+    """Pictures and their segments: one COCO or ADE20K folder, or matte sets, each a class of its name.
+
+    Args:
+        recipe: what to run.
+        folders: what to train on.
+        validation: what to validate on; without any, the set's own validation part, or part of matte sets.
+        device: of the network.
+
+    Raises:
+        InputError: a folder that holds no set.
+        ConfigError: the data have another number of classes than the model.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folders: Sequence[Path],
+        validation: Sequence[Path] = (),
+        *,
+        device: torch.device,
+    ) -> None:
+        assert recipe.preprocessing is not None, "recipes are completed before they are run"
+        self.recipe, self.device, self.preprocessing = recipe, device, recipe.preprocessing
+        self.labels: Mapping[str, int] = {}
+        self.out: dict[str, tuple[SegmentSet, Sequence[int]]] = {}
+        if not all((folder / "annotations").is_dir() for folder in folders):
+            train, out = divide(recipe, folders, validation)
+            if unknown_sets := out.keys() - train.keys():
+                raise InputError(
+                    f"{min(unknown_sets)} is validated on, and no set of that name is trained on: "
+                    "each set is a class of its name"
+                )
+            self.scenes: SegmentSet = MatteSegments(train)
+            self.repeats: Sequence[int] = repeats_of(recipe, train)
+            # The same names in the same order give the same classes.
+            self.out = {
+                name: (
+                    MatteSegments({one: out[name] if one == name else () for one in train}),
+                    range(len(pairs)),
+                )
+                for name, pairs in out.items()
+            }
+        else:
+            if len(folders) != 1 or len(validation) > 1:
+                raise InputError("segment sets are not joined: give one --data and at most one --val folder")
+            self.scenes = find_segment_set(folders[0])
+            self.repeats = [1] * len(self.scenes)
+            held_out = find_segment_set(validation[0] if validation else folders[0], "val")
+            if held_out.vocabulary != self.scenes.vocabulary:
+                raise InputError(
+                    f"{validation[0]} has other classes than {folders[0]}: validate on the same ones"
+                )
+            self.out = {held_out.name: (held_out, spread(range(len(held_out)), 10 * MOST_HELD_OUT))}
+        self.held_out = {name: len(indices) for name, (_, indices) in self.out.items()}
+        self.vocabulary = self.scenes.vocabulary
+        self.judged_by = "PQ" if len(self.vocabulary.stuff) < len(self.vocabulary.names) else "mIoU"
+        classes = getattr(recipe.model, "classes", 0)
+        if classes != len(self.vocabulary.names):
+            raise ConfigError(
+                f"the data have {len(self.vocabulary.names)} classes, the model {classes}: "
+                f"--set model.classes={len(self.vocabulary.names)}"
+            )
+
+    def dataset(self, longest: int) -> SegmentDataset:
+        """The training data, decoded at ``longest`` pixels."""
+        assert isinstance(self.recipe.augmentation, SegmentAugmentation)
+        return SegmentDataset(
+            self.scenes,
+            range(len(self.scenes)),
+            self.recipe.augmentation,
+            seed=self.recipe.seed,
+            longest=longest,
+        )
+
+    def loss(self, out: Any, batch: SegmentBatch, image: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+        """The weighted terms of a batch by name."""
+        del image
+        assert isinstance(criterion, MaskFormerCriterion)
+        return criterion(out, batch.truth(self.device))
+
+    def metric(self) -> SegmentScores:
+        """Mean IoU of the semantic reading, panoptic quality of the panoptic one."""
+        return SegmentScores(self.vocabulary)
+
+    def judge(self, model: Callable[[Tensor], Any], name: str, index: int) -> Callable[[Metric], None]:
+        """Predict one held-out picture; what is returned enters it into a metric."""
+        scene = self._scene(name, index)
+        prediction = self._predict(model, scene.image)
+        return lambda metric: metric.update(prediction, scene)
+
+    def row(self, model: Callable[[Tensor], Any], name: str, index: int) -> list[Array]:
+        """Photograph, truth, prediction."""
+        scene = self._scene(name, index)
+        found = self._predict(model, scene.image)
+        return [
+            scene.image,
+            labelled(scene.image, scene.segments, self._names(scene.classes)),
+            labelled(scene.image, found.segments, self._names(found.classes)),
+        ]
+
+    def _names(self, classes: NDArray[np.int64]) -> list[str]:
+        return [self.vocabulary.names[label] for label in classes]
+
+    def _scene(self, name: str, index: int) -> Scene:
+        scenes, indices = self.out[name]
+        return scenes.read(indices[index], longest=VALIDATION_SIDE)
+
+    def _predict(self, model: Callable[[Tensor], Any], image: Array) -> SegmentPrediction:
+        pixels = network_input(image, self.preprocessing, self.device)
+        out = model(pixels)
+        classes, masks = (x[0].float().cpu().numpy() for x in (out.class_logits, out.mask_logits))
+        size = image.shape[:2]
+        found = readings.panoptic(classes, masks, size, fuse=self.vocabulary.stuff, void=0.5)
+        segments = np.full(size, -1, np.int32)
+        for number, segment in enumerate(found):
+            segments[segment.mask] = number
+        labels = np.array([segment.label for segment in found], np.int64)
+        return SegmentPrediction(segments, labels, readings.semantic(classes, masks, size))
+
+
+class SegmentPrediction:
+    """What a model says of one picture, in two readings.
+
+    Attributes:
+        segments: panoptic, int32 ``(H, W)``: index in ``classes``, −1 for none.
+        classes: int64 ``(M,)``.
+        semantic: class of every pixel, ``(H, W)``.
+    """
+
+    def __init__(
+        self, segments: NDArray[np.int32], classes: NDArray[np.int64], semantic: NDArray[np.int64]
+    ) -> None:
+        self.segments, self.classes, self.semantic = segments, classes, semantic
+
+
+class SegmentScores:
+    """Mean IoU and panoptic quality at once; a `Metric` of `SegmentPrediction` against `Scene`."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.semantic, self.panoptic = MeanIoU(vocabulary), PanopticQuality(vocabulary)
+
+    def update(self, prediction: SegmentPrediction, truth: Scene) -> None:
+        """Enter one picture."""
+        classes = np.append(truth.classes, -1)[truth.segments]  # −1 is the last
+        self.semantic.update(prediction.semantic, classes)
+        self.panoptic.update((prediction.segments, prediction.classes), (truth.segments, truth.classes))
+
+    def merge(self, other: SegmentScores) -> None:
+        """Enter what another process has seen."""
+        self.semantic.merge(other.semantic)
+        self.panoptic.merge(other.panoptic)
+
+    def result(self) -> dict[str, float]:
+        """The scores of both."""
+        return {**self.semantic.result(), **self.panoptic.result()}
+
+
+def divide(
+    recipe: Recipe, folders: Sequence[Path], validation: Sequence[Path]
+) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]]]:
+    """Matte sets -> training pairs and held-out pairs, both by the name of their set.
+
+    Without validation folders, what the recipe's rules or its share hold out of each set is left out of
+    training, with its near duplicates.
+
+    Raises:
+        InputError: a folder that holds no set, one that is given twice, or nothing is left to train on.
+    """
+    names = names_of(folders)
+    rules = {rule.name: rule for rule in recipe.sets}
+    train, out = {}, {}
+    for folder, name in zip(folders, names, strict=True):
+        pairs, rule = find_pairs(folder), rules.get(name)
+        share = min(round(recipe.held_out * len(pairs)), MOST_HELD_OUT)
+        count = 0 if validation else rule.held_out if rule else share
+        train[name], held_out = split(pairs, count, seed=recipe.seed)
+        if held_out:
+            out[name] = held_out
+    if not any(train.values()):
+        raise InputError("every pair is held out: add pairs, or hold out fewer")
+    for folder, name in zip(validation, names_of(validation), strict=True):
+        out[name] = find_pairs(folder)
+    return train, out
+
+
+def repeats_of(recipe: Recipe, train: Mapping[str, Sequence[Pair]]) -> list[int]:
+    """How often an epoch shows each training pair, set after set."""
+    rules = {rule.name: rule.repeats for rule in recipe.sets}
+    return [rules.get(name, 1) for name, pairs in train.items() for _ in pairs]
+
+
+def predict_matte(
+    model: Callable[[Tensor], Any], image: Array, preprocessing: Preprocessing, device: torch.device
+) -> NDArray[np.float32]:
+    """A photograph ``(H, W, 3)`` -> its alpha ``(H, W)``, as users of the weights get it in one pass."""
+    logits: Tensor = model(network_input(image, preprocessing, device)).logits
+    return from_network(logits.float().sigmoid()[0, 0].cpu().numpy(), read_image(image))
+
+
+def network_input(image: Array, preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    """A photograph ``(H, W, 3)`` -> normalised ``(1, 3, h, w)`` on the device."""
+    picture = read_image(image)
+    pixels = to_network(picture, network_size(picture.size, preprocessing), preprocessing)
+    return torch.from_numpy(pixels)[None].to(device)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in evaluation mode without gradients; as it was afterwards."""
+    modes = [module.training for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield model
+    finally:
+        for module, training in zip(model.modules(), modes, strict=True):
+            module.training = training

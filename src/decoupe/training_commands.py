@@ -1,0 +1,239 @@
+"""``decoupe train``, ``data`` and ``export``: a short function each. PyTorch is imported when one runs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from decoupe.console import say, told
+from decoupe.errors import InputError, MissingExtraError, OutputError
+
+Data = Annotated[
+    list[Path], typer.Option("--data", metavar="DIR", help="A set's folder; several are joined.")
+]
+Val = Annotated[
+    list[Path] | None,
+    typer.Option("--val", metavar="DIR", help="A set to validate on; else part of the data is held out."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, as batch_size=8; dots reach inside."),
+]
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="MODEL", help="Checkpoint to begin from: a name, a file or a hub id."),
+]
+Sets = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sets.")]
+
+data_app = typer.Typer(
+    help="Look at training data before a GPU is paid for.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="Name of a recipe, see --list, or a .yaml file.")
+    ] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", metavar="DIR", help="A set's folder; several are joined.")
+    ] = None,
+    val: Val = None,
+    settings: Set = None,
+    start: From = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run; else runs/RECIPE.")
+    ] = None,
+    backgrounds: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Photographs to set subjects on.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that prepare samples.")] = 2,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, metavar="M", help="Stop after so long; the same command goes on.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--print", help="Print the recipe as YAML and do nothing.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the recipes and do nothing.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+) -> None:
+    """Train a model, or go on where training was interrupted: the same command does both."""
+    with told():
+        recipes = _training("recipes")
+        if listed:
+            for name, one in recipes.RECIPES.items():
+                typer.echo(f"{name:<28} {one.about}")
+            return
+        if recipe is None:
+            raise InputError("which recipe? decoupe train --list names them")
+        chosen = recipes.read_recipe(recipe, settings or (), start=start)
+        if show:
+            typer.echo(chosen.yaml(), nl=False)
+            return
+        if not data:
+            raise InputError("training needs data: --data DIR, a folder with im/ and gt/")
+        _run(
+            chosen,
+            data,
+            val or [],
+            out or Path("runs") / Path(recipe).stem,
+            backgrounds,
+            device,
+            workers,
+            minutes,
+            quiet,
+        )
+
+
+def _run(
+    recipe: Any,
+    data: list[Path],
+    val: list[Path],
+    out: Path,
+    backgrounds: Path | None,
+    device: str,
+    workers: int,
+    minutes: float | None,
+    quiet: bool,
+) -> None:
+    """Train, and tell how it ended."""
+    import sys
+
+    import torch
+
+    loop = _training("loop")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    bar = sys.stderr.isatty() and not quiet
+    if not quiet:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        logging.getLogger().setLevel(logging.WARNING)
+        logging.getLogger("decoupe").setLevel(logging.INFO)
+    trainer = loop.train(
+        recipe,
+        data,
+        val,
+        out,
+        device=device,
+        workers=workers,
+        backgrounds=backgrounds,
+        bar=bar,
+        tell=(lambda line: None) if quiet else say,
+    )
+    main = trainer.accelerator.is_main_process
+    if main and not quiet:
+        count, held_out = sum(trainer.task.repeats), sum(trainer.task.held_out.values())
+        say(
+            f"{out}: step {trainer.progress.step} of {trainer.steps}, {count} pictures an epoch, "
+            f"{held_out} held out, {trainer.accelerator.num_processes} × {trainer.device}"
+        )
+    try:
+        ending = trainer.run(minutes=float("inf") if minutes is None else minutes)
+    except (loop.Diverged, OutputError) as error:
+        say(str(error))
+        raise typer.Exit(1) from None
+    if not main:
+        return
+    if ending.why == "interrupted":
+        say(
+            f"stopped at step {ending.step} of {trainer.steps}; saved in {out}: "
+            "the same command goes on from there"
+        )
+        if ending.signal:
+            raise typer.Exit(128 + ending.signal)
+        return
+    best = out / ("best.safetensors" if trainer.progress.best is not None else "last.safetensors")
+    early = f", no better for {recipe.patience} validations" if ending.why == "stopped early" else ""
+    if not quiet:
+        say(f"done at step {ending.step}{early}: decoupe cut -m {best} photo.jpg")
+    typer.echo(best)
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name of the catalogue, a file, a hub id.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .onnx file to write.")],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name to store; else that of the file.")
+    ] = None,
+    licence: Annotated[str, typer.Option(metavar="NAME", help="Licence to store.")] = "",
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
+) -> None:
+    """Write a model as one ONNX file that runs without PyTorch, checked against PyTorch first."""
+    with told():
+        from decoupe import __version__
+        from decoupe.export import export_onnx
+        from decoupe.weights import load_model
+
+        loaded = load_model(model)
+        stored = {
+            "name": name or out.stem,
+            "family": loaded.family,
+            "licence": licence,
+            "version": __version__,
+        }
+        report = export_onnx(
+            loaded.model, out, preprocessing=loaded.preprocessing, metadata=stored, half_weights=half
+        )
+        for row in report:
+            say(f"{row.shape}: differs from PyTorch by {row.largest:.1e} at most, {row.mean:.1e} on average")
+        typer.echo(out)
+
+
+@data_app.command()
+def check(
+    folders: Sets,
+    val: Val = None,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that read.")] = 2,
+) -> None:
+    """Say what is wrong with training data, and where: pairs, sizes, masks, files, duplicates."""
+    with told():
+        report = _training("check").check(folders, val or (), workers=workers)
+        for line in report.lines():
+            typer.echo(line)
+        if not report.ok:
+            raise typer.Exit(1)
+
+
+@data_app.command()
+def preview(
+    folders: Sets,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The picture to write.")] = Path(
+        "preview.png"
+    ),
+    recipe: Annotated[
+        str, typer.Option(metavar="RECIPE", help="Whose augmentation is shown.")
+    ] = "birefnet-general",
+    settings: Set = None,
+    count: Annotated[int, typer.Option(min=1, max=200, metavar="N", help="Samples to show.")] = 24,
+    backgrounds: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Photographs to set subjects on.")
+    ] = None,
+) -> None:
+    """Write a contact sheet of augmented samples, as the recipe's training would see them."""
+    with told():
+        chosen = _training("recipes").read_recipe(recipe, settings or ())
+        sheet = _training("preview").preview(chosen, folders, count=count, backgrounds=backgrounds)
+        _write(sheet, out)
+        typer.echo(out)
+
+
+def _write(picture: Any, out: Path) -> None:
+    """Save a picture, whole or not at all."""
+    from decoupe.inference.media import encode, replacing
+
+    content = encode(picture, out.suffix)
+    with replacing(out) as temporary:
+        temporary.write_bytes(content)
+
+
+def _training(part: str) -> Any:
+    """A module of `decoupe.training`; MissingExtraError where what it needs is not installed."""
+    import importlib
+
+    try:
+        return importlib.import_module(f"decoupe.training.{part}")
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("decoupe"):
+            raise
+        raise MissingExtraError("decoupe train", "train") from error

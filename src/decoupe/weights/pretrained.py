@@ -1,0 +1,153 @@
+"""Backbones that were trained elsewhere: as their authors, torchvision, Detectron2 or timm save them.
+
+timm's releases on ImageNet are fetched from the hub by `load_backbone`'s source ``"imagenet"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from decoupe.errors import CheckpointError, ConfigError
+from decoupe.weights.birefnet_names import backbone_rules
+from decoupe.weights.checkpoint import read_tensors
+from decoupe.weights.convert import clean_state, fill
+from decoupe.weights.download import fetch
+from decoupe.weights.inspyrenet_names import RES2NET_RULES
+from decoupe.weights.maskformer_names import RESNET_RULES
+from decoupe.weights.naming import Rule, knowledge, numbered, rename, some
+from decoupe.weights.registry import ModelSpec, Preprocessing
+
+IMAGENET = {
+    "swin_t": "swin_tiny_patch4_window7_224.ms_in1k",
+    "swin_s": "swin_small_patch4_window7_224.ms_in1k",
+    "swin_b": "swin_base_patch4_window12_384.ms_in22k_ft_in1k",
+    "swin_l": "swin_large_patch4_window12_384.ms_in22k_ft_in1k",
+    **{f"pvt_v2_b{size}": f"pvt_v2_b{size}.in1k" for size in (0, 1, 2, 5)},
+    "vgg16": "vgg16.tv_in1k",
+    "vgg16_bn": "vgg16_bn.tv_in1k",
+    "resnet50": "resnet50.tv_in1k",
+    "resnet101": "resnet101.tv_in1k",
+    "res2net50": "res2net50d.in1k",
+    "dinov3_vits16": "vit_small_patch16_dinov3.lvd1689m",
+    "dinov3_vits16plus": "vit_small_plus_patch16_dinov3.lvd1689m",
+    "dinov3_vitb16": "vit_base_patch16_dinov3.lvd1689m",
+    "dinov3_vitl16": "vit_large_patch16_dinov3.lvd1689m",
+    "dinov3_vith16plus": "vit_huge_plus_patch16_dinov3.lvd1689m",
+    "dinov3_vit7b16": "vit_7b_patch16_dinov3.lvd1689m",
+}
+"""timm's release for each backbone that has one of the same architecture."""
+
+TORCHVISION_RULES: tuple[Rule, ...] = (
+    (r"^stages\.0\.0\.", "conv1."),
+    (r"^stages\.0\.1\.", "bn1."),
+    (r"^stages\.0\.4\.", "layer1."),
+    (r"^stages\.(\d)\.", numbered("layer{}.", 1, +1)),
+)
+VGG_RULES: tuple[Rule, ...] = ((r"^stages\.\d\.", "features."),)
+TIMM_SWIN_RULES: tuple[Rule, ...] = (
+    (r"^merges\.(\d)", numbered("layers.{}.downsample", 1, +1)),
+    (r"^norms\.3\.", "norm."),
+    *backbone_rules("swin"),
+)
+SWIN_RULES: tuple[Rule, ...] = ((r"^norms\.3\.", "norm."), *backbone_rules("swin"))
+TIMM_PVT_RULES: tuple[Rule, ...] = (
+    (r"^stages\.", "stages.blocks."),
+    (r"^stages\.blocks\.(\d)", r"stages.\1.blocks"),
+    (r"^embeds\.0\.", "patch_embed."),
+    (r"^embeds\.(\d)", r"stages.\1.downsample"),
+    (r"^norms\.(\d)", r"stages.\1.norm"),
+    (r"\.attention\.reduce\.", ".attn.sr."),
+    (r"\.attention\.", ".attn."),
+    (r"\.mlp\.conv\.", ".mlp.dwconv."),
+)
+DINO_RULES: tuple[Rule, ...] = ((r"^model\.", ""),)
+OWN_RULES: tuple[Rule, ...] = ()
+
+_NAMINGS: dict[str, tuple[tuple[Rule, ...], ...]] = {
+    "swin": (SWIN_RULES, TIMM_SWIN_RULES, backbone_rules("swin")),
+    "pvt": (backbone_rules("pvt"), TIMM_PVT_RULES),
+    "vgg": (VGG_RULES, backbone_rules("vgg")),
+    "resnet": (TORCHVISION_RULES, RESNET_RULES, backbone_rules("resnet")),
+    "res2net": (RES2NET_RULES,),
+    "dino": (DINO_RULES,),
+    "nano": (),
+}
+_PARTS = ("backbone.", "bb.", "encoder.", "model.")
+"""What may stand before the backbone's names in the weights of a whole model."""
+
+
+def load_backbone(backbone: nn.Module, name: str, source: str) -> list[str]:
+    """Fill a backbone with weights that were trained elsewhere.
+
+    Args:
+        backbone: to be filled in place.
+        name: of it in `decoupe.backbones.BACKBONES`.
+        source: ``"imagenet"`` for timm's release, downloaded once and verified; or a file of the backbone
+            alone (its authors', torchvision's, Detectron2's, timm's), or of a whole model around it.
+
+    Returns:
+        What there is to tell: tensors that the source does not have and that stay as they are.
+
+    Raises:
+        ConfigError: ``"imagenet"`` for a backbone that timm does not have.
+        CheckpointError: the file is broken, or another backbone's.
+        DownloadError: see `decoupe.weights.download.fetch`.
+    """
+    path = fetch(_release(name)) if source == "imagenet" else Path(source)
+    state = clean_state(read_tensors(path)[0])
+    own = {key: tuple(value.shape) for key, value in knowledge(backbone.state_dict()).items()}
+    best: dict[str, str] = {}  # name in the file -> own name
+    for names in _candidates(name, own, state):
+        found = {theirs: key for theirs, key in names.items() if _shape(state, theirs) == own[key]}
+        best = max(best, found, key=len)
+    missing = sorted(own.keys() - set(best.values()))
+    # The norms after Swin's first three stages came with dense prediction: classifiers lack them.
+    if grave := [key for key in missing if not key.startswith("norms.")]:
+        raise CheckpointError(
+            f"{path} holds no weights of {name}: {len(grave)} of {len(own)} tensors are missing or of "
+            f"another shape ({some(grave)})"
+        )
+    kept = {key: value for key, value in backbone.state_dict().items() if key in missing}
+    fill(
+        backbone,
+        {**{theirs: state[theirs] for theirs in best}, **kept},
+        {**best, **{key: key for key in kept}},
+    )
+    return [f"{path.name} has no {some(missing)}: they begin as they are"] if missing else []
+
+
+def _candidates(name: str, own: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """What the own names may be called in the file: under each naming, behind each prefix that it has."""
+    (kind,) = (kind for kind in _NAMINGS if name.startswith(kind))
+    prefixes = {""} | {key[: key.index(part) + len(part)] for key in state for part in _PARTS if part in key}
+    for rules in (*_NAMINGS[kind], OWN_RULES):
+        names = {key: rename(key, rules) for key in own}
+        for prefix in sorted(prefixes):
+            yield {prefix + theirs: key for key, theirs in names.items()}
+
+
+def _shape(state: Mapping[str, Any], name: str) -> tuple[int, ...] | None:
+    return tuple(state[name].shape) if name in state else None
+
+
+def _release(name: str) -> ModelSpec:
+    """What timm has released of a backbone, as a row that can be fetched."""
+    if name not in IMAGENET:
+        raise ConfigError(
+            f"there are no weights of {name} on ImageNet to fetch: --set backbone=null, or backbone=FILE"
+        )
+    return ModelSpec(
+        name=name,
+        family="",
+        task="image classification",
+        licence="see the hub",
+        commercial=False,
+        preprocessing=Preprocessing((224, 224)),
+        megabytes=0,
+        repo=f"timm/{IMAGENET[name]}",
+        file="model.safetensors",
+    )

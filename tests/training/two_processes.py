@@ -1,0 +1,88 @@
+"""Run by torchrun: one step of a recipe on however many processes; the first writes the gradients.
+
+python -m torch.distributed.run --nproc_per_node 2 two_processes.py FAMILY DATA OUT
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torchvision.ops import StochasticDepth
+
+from decoupe.models.birefnet import PRESETS
+from decoupe.models.maskformer import MaskFormerConfig
+from decoupe.training.augment import POCKET
+from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
+from decoupe.training.loop import train
+from decoupe.training.matching import MaskFormerCriterion
+from decoupe.training.recipes import Optimizer, Recipe, SetRule, Stage
+from decoupe.training.segment_augment import PLAIN
+from decoupe.weights.registry import Preprocessing
+
+COMMON = {
+    "preprocessing": Preprocessing((64, 64), fit="keep"),
+    "stages": (Stage((64, 64)),),
+    "steps": 2,
+    "batch_size": 4,
+    "optimizer": Optimizer(learning_rate=1e-3, clip=5.0),
+    "precision": "float32",
+    "sets": (SetRule("discs", held_out=5),),
+    "freeze_norms": True,  # their statistics are those of each process
+}
+RECIPES = {
+    "birefnet": Recipe(
+        family="birefnet",
+        model=dataclasses.replace(PRESETS["pocket"], block_width=16, context_width=16, squeeze="none"),
+        criterion=BiRefNetCriterion(PixelWeights(bce=1, iou=0.5, ssim=1), classification=0),
+        augmentation=POCKET,
+        **COMMON,
+    ),
+    "maskformer": Recipe(
+        family="maskformer",
+        model=MaskFormerConfig(
+            backbone="swin_t", classes=2, queries=6, layers=2, width=64, feed_forward=64, dropout=0.0
+        ),
+        criterion=MaskFormerCriterion(),
+        augmentation=PLAIN,
+        **COMMON,
+    ),
+}
+
+
+def main(family: str, data: str, out: str) -> None:
+    """Run it."""
+    trainer = train(RECIPES[family], [Path(data)], [], Path(out), device="cpu", workers=0)
+    for module in trainer.network.modules():
+        if isinstance(module, StochasticDepth):
+            module.p = 0.0  # each process drops other paths, as it should in training
+    gradients: dict[str, torch.Tensor] = {}
+    step = trainer.optimizer.step
+
+    def keep(*arguments: object, **named: object) -> object:
+        if not gradients:
+            gradients.update(
+                {
+                    name: p.grad.contiguous().clone()
+                    for name, p in trainer.network.named_parameters()
+                    if p.grad is not None
+                }
+            )
+        return step(*arguments, **named)
+
+    trainer.optimizer.step = keep
+    ending = trainer.run(report_every=1)
+    scores = trainer.scores()
+    if trainer.accelerator.is_main_process:
+        save_file(gradients, Path(out) / "gradients.safetensors")
+        about = {"processes": trainer.accelerator.num_processes, "step": ending.step, "scores": scores}
+        (Path(out) / "about.json").write_text(json.dumps(about))
+    trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
