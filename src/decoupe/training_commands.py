@@ -146,7 +146,8 @@ def _run(
     best = out / ("best.safetensors" if trainer.progress.best is not None else "last.safetensors")
     early = f", no better for {recipe.patience} validations" if ending.why == "stopped early" else ""
     if not quiet:
-        say(f"done at step {ending.step}{early}: decoupe cut -m {best} photo.jpg")
+        command = "segment" if recipe.family == "maskformer" else "cut"
+        say(f"done at step {ending.step}{early}: decoupe {command} -m {best} photo.jpg")
     typer.echo(best)
 
 

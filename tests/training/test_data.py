@@ -91,7 +91,7 @@ def test_every_epoch_shows_every_picture_as_often_as_it_should() -> None:
     batches = list(Batches((1, 2, 1, 3), sizes.__getitem__, 7, batch_size=3, seed=0))
     samples = [sample for batch in batches for sample in batch]
     assert [sample.position for sample in samples] == list(range(21))
-    epochs = [[sample.index for sample in samples[start : start + 7]] for start in (0, 7, 14)]
+    epochs = [[sample.item for sample in samples[start : start + 7]] for start in (0, 7, 14)]
     assert all(sorted(epoch) == [0, 1, 1, 2, 3, 3, 3] for epoch in epochs)
     assert epochs[0] != epochs[1]
     assert [batch[0].size for batch in batches] == sizes

@@ -214,7 +214,8 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, offset, modulation, weight = ctx.saved_tensors
+        inputs = ctx.saved_tensors  # read once: activation checkpointing gives them no second time
+        x, offset, modulation, weight = inputs
         x, weight, grad = (tensor.to(offset.dtype) for tensor in (x, weight, grad.flatten(2)))
         kernel = _kernel_matrix(weight)
         corner, tap = ctx.geometry.grid(_pair(offset.shape[2:]), offset)
@@ -246,7 +247,7 @@ class _Rows(torch.autograd.Function):
             grad_modulation.view(modulation.shape),
             grad_weight,
         )
-        return *(g.to(t.dtype) for g, t in zip(gradients, ctx.saved_tensors, strict=True)), None, None
+        return *(g.to(t.dtype) for g, t in zip(gradients, inputs, strict=True)), None, None
 
 
 def _layout(x: Tensor) -> torch.memory_format:

@@ -109,7 +109,10 @@ class Report:
         if self.active and self.writer:
             folder = self.out / "samples"
             folder.mkdir(exist_ok=True)
-            picture.save(folder / f"step-{step:07}.png")
+            file = folder / f"step-{step:07}.png"
+            temporary = file.with_suffix(".part")
+            picture.save(temporary, "png")
+            temporary.replace(file)
             self.writer.add_image("samples", np.asarray(picture), step, dataformats="HWC")
 
     def resume(self, step: int) -> None:
@@ -124,7 +127,10 @@ class Report:
             file.write(json.dumps(line) + "\n")
         for name, value in _flat(line):
             self.writer.add_scalar(name, value, step)
-        log.log(logging.DEBUG if not self.bar.disable else logging.INFO, "%s", _told(line))
+        if self.bar.disable:
+            log.info("%s", _told(line))
+        elif "validation" in line:  # the bar shows the rest
+            self.bar.console.print(_told(line), highlight=False, markup=False)
 
 
 def peak_gigabytes(device: torch.device) -> float:
@@ -157,4 +163,11 @@ def _flat(line: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
 
 
 def _told(line: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in line.items())
+    """A report as one line for people."""
+    if "validation" not in line:
+        return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in line.items())
+    sets = (
+        f"{name} " + " ".join(f"{key} {value:.4f}" for key, value in scores.items())
+        for name, scores in line["validation"].items()
+    )
+    return f"step {line['step']}, validation: {'; '.join(sets) or 'nothing is held out'}"

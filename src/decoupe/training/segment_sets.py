@@ -332,9 +332,9 @@ def _instance_mask(segmentation: Any, size: tuple[int, ...]) -> NDArray[np.bool_
         else:
             lengths = segmentation
         mask: NDArray[np.bool_] = coco_masks.decode(lengths).astype(bool)
-    except (TypeError, ValueError, KeyError, IndexError, Exception) as error:
+    except Exception as error:  # pycocotools raises nothing more exact
         raise InputError(
-            f"an instance's segmentation cannot be read ({error}): expected polygons or RLE"
+            f"an instance's segmentation cannot be read ({error}): expected polygons or run lengths"
         ) from error
     return mask
 

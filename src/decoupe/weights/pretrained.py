@@ -5,9 +5,8 @@ timm's releases on ImageNet are fetched from the hub by `load_backbone`'s source
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -18,7 +17,7 @@ from decoupe.weights.convert import clean_state, fill
 from decoupe.weights.download import fetch
 from decoupe.weights.inspyrenet_names import RES2NET_RULES
 from decoupe.weights.maskformer_names import RESNET_RULES
-from decoupe.weights.naming import Rule, knowledge, numbered, rename, some
+from decoupe.weights.naming import Rule, Shapes, knowledge, numbered, rename, shapes_of, some
 from decoupe.weights.registry import ModelSpec, Preprocessing
 
 IMAGENET = {
@@ -99,11 +98,8 @@ def load_backbone(backbone: nn.Module, name: str, source: str) -> list[str]:
     """
     path = fetch(_release(name)) if source == "imagenet" else Path(source)
     state = clean_state(read_tensors(path)[0])
-    own = {key: tuple(value.shape) for key, value in knowledge(backbone.state_dict()).items()}
-    best: dict[str, str] = {}  # name in the file -> own name
-    for names in _candidates(name, own, state):
-        found = {theirs: key for theirs, key in names.items() if _shape(state, theirs) == own[key]}
-        best = max(best, found, key=len)
+    own = shapes_of(knowledge(backbone.state_dict()))
+    best = names_in(name, own, shapes_of(state))
     missing = sorted(own.keys() - set(best.values()))
     # The norms after Swin's first three stages came with dense prediction: classifiers lack them.
     if grave := [key for key in missing if not key.startswith("norms.")]:
@@ -120,18 +116,29 @@ def load_backbone(backbone: nn.Module, name: str, source: str) -> list[str]:
     return [f"{path.name} has no {some(missing)}: they begin as they are"] if missing else []
 
 
-def _candidates(name: str, own: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def names_in(name: str, own: Shapes, given: Shapes) -> dict[str, str]:
+    """The name in a file -> the backbone's own, under the naming that explains most of its tensors.
+
+    Args:
+        name: of the backbone in `decoupe.backbones.BACKBONES`.
+        own: shapes of its tensors.
+        given: shapes of the file's.
+    """
+    fitting = (
+        {theirs: key for theirs, key in names.items() if given.get(theirs) == own[key]}
+        for names in _candidates(name, own, given)
+    )
+    return max(fitting, key=len)
+
+
+def _candidates(name: str, own: Shapes, given: Shapes) -> Iterator[dict[str, str]]:
     """What the own names may be called in the file: under each naming, behind each prefix that it has."""
     (kind,) = (kind for kind in _NAMINGS if name.startswith(kind))
-    prefixes = {""} | {key[: key.index(part) + len(part)] for key in state for part in _PARTS if part in key}
+    prefixes = {""} | {key[: key.index(part) + len(part)] for key in given for part in _PARTS if part in key}
     for rules in (*_NAMINGS[kind], OWN_RULES):
         names = {key: rename(key, rules) for key in own}
         for prefix in sorted(prefixes):
             yield {prefix + theirs: key for key, theirs in names.items()}
-
-
-def _shape(state: Mapping[str, Any], name: str) -> tuple[int, ...] | None:
-    return tuple(state[name].shape) if name in state else None
 
 
 def _release(name: str) -> ModelSpec:

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from decoupe.errors import InputError
+from decoupe.evaluation.segments import MeanIoU, PanopticQuality
+from decoupe.weights.labels import Vocabulary
+
+THREE = Vocabulary(("cat", "dog", "sky"), stuff=(2,))
+
+
+def test_mean_iou_by_hand() -> None:
+    """Cat: 2 right, union 4. Sky: 3 right, union 4 (the pixel where nothing is told does not count)."""
+    truth = np.array([[0, 0, 0, 2], [2, 2, -1, 2]])
+    prediction = np.array([[0, 0, 2, 2], [2, 2, 1, 0]])
+    scores = MeanIoU(THREE)
+    scores.update(prediction, truth)
+    assert scores.result() == {"mIoU": pytest.approx((2 / 4 + 3 / 5) / 2), "accuracy": pytest.approx(5 / 7)}
+
+
+def test_panoptic_quality_by_hand() -> None:
+    """One cat is found by 4 of 6 pixels, one is missed, one dog is invented; the sky is found whole."""
+    truth = np.array([[0, 0, 0, 1, 1], [2, 2, 2, 2, -1]], np.int32)
+    found = np.array([[0, 0, 0, 1, 1], [2, 2, 2, 2, -1]], np.int32)
+    scores = PanopticQuality(THREE)
+    scores.update((found, np.array([0, 1, 2])), (truth, np.array([0, 0, 2])))
+    # cat: 1 match at 1.0, 1 missed -> 1 / 1.5; dog: 1 invented -> 0; sky 1.
+    expected = {"PQ": (1 / 1.5 + 0 + 1) / 3, "SQ": 2 / 3, "RQ": (1 / 1.5 + 0 + 1) / 3}
+    result = scores.result()
+    assert {name: result[name] for name in expected} == pytest.approx(expected)
+    assert result["PQ_things"] == pytest.approx(1 / 3)
+    assert result["PQ_stuff"] == 1
+
+
+def test_half_is_no_match_and_void_does_not_count() -> None:
+    truth = np.array([[0, 0, -1, -1, -1, -1]], np.int32)
+    scores = PanopticQuality(THREE)
+    # Covers the cat and void: without void the two are the same. The second lies in void and is no invention.
+    scores.update((np.array([[0, 0, 0, 1, 1, 1]], np.int32), np.array([0, 0])), (truth, np.array([0])))
+    assert scores.result()["PQ"] == 1
+    half = PanopticQuality(THREE)
+    half.update((np.array([[0, -1]], np.int32), np.array([0])), (np.array([[0, 0]], np.int32), np.array([0])))
+    assert half.result() == {"PQ": 0, "SQ": 0, "RQ": 0, "PQ_things": 0}
+
+
+segments = st.lists(st.integers(-1, 3), min_size=12, max_size=12).map(
+    lambda values: np.array(values, np.int32).reshape(3, 4)
+)
+classes = st.lists(st.integers(0, 2), min_size=4, max_size=4).map(lambda values: np.array(values, np.int64))
+
+
+def direct(
+    found: np.ndarray, found_classes: np.ndarray, told: np.ndarray, told_classes: np.ndarray
+) -> list[float]:
+    """Kirillov et al. 2019, section 4, segment by segment: matched overlap, matches, inventions, misses."""
+    overlap, matched, matches = 0.0, set(), set()
+    for i in set(told.ravel()) - {-1}:
+        for j in set(found.ravel()) - {-1}:
+            inside = ((told == i) & (found == j)).sum()
+            union = ((told == i) | ((found == j) & (told >= 0))).sum()
+            if told_classes[i] == found_classes[j] and inside / union > 0.5:
+                overlap += inside / union
+                matches.add(j)
+                matched.add(i)
+    missed = len(set(told.ravel()) - {-1} - matched)
+    invented = sum(
+        2 * ((found == j) & (told < 0)).sum() <= (found == j).sum()
+        for j in set(found.ravel()) - {-1} - matches
+    )
+    return [overlap, len(matches), invented, missed]
+
+
+@settings(deadline=None)
+@given(segments, classes, segments, classes)
+def test_panoptic_quality_is_the_direct_computation(
+    found: np.ndarray, found_classes: np.ndarray, told: np.ndarray, told_classes: np.ndarray
+) -> None:
+    """Of segments that have pixels, as files and models give them."""
+    parts = []
+    for numbers, labels in ((found, found_classes), (told, told_classes)):
+        seen = np.unique(numbers[numbers >= 0])
+        numbering = np.full(5, -1, np.int32)
+        numbering[seen] = np.arange(len(seen))
+        parts.append((numbering[numbers], labels[seen]))
+    scores = PanopticQuality(THREE)
+    scores.update(*parts)
+    own = [scores.overlap.sum(), scores.matched.sum(), scores.spurious.sum(), scores.missed.sum()]
+    assert own == pytest.approx(direct(found, found_classes, told, told_classes))
+
+
+def test_merging_is_seeing_all() -> None:
+    rng = np.random.default_rng(0)
+    for kind in (MeanIoU, PanopticQuality):
+        whole, parts = kind(THREE), [kind(THREE), kind(THREE)]
+        for number in range(4):
+            told, found = (rng.integers(0, 3, (6, 6)).astype(np.int32) for _ in range(2))
+            pair = (found, told) if kind is MeanIoU else ((found, np.arange(3)), (told, np.arange(3)))
+            whole.update(*pair)
+            parts[number % 2].update(*pair)
+        parts[0].merge(parts[1])
+        assert parts[0].result() == pytest.approx(whole.result())
+
+
+def test_nothing_and_other_sizes_are_refused() -> None:
+    none = np.zeros((2, 3), np.int32) - 1
+    for kind in (MeanIoU, PanopticQuality):
+        with pytest.raises(InputError, match="nothing to score"):
+            kind(THREE).result()
+    with pytest.raises(InputError, match="resize one of them"):
+        MeanIoU(THREE).update(none.T, none)
+    with pytest.raises(InputError, match="resize one of them"):
+        PanopticQuality(THREE).update((none.T, np.zeros(0, int)), (none, np.zeros(0, int)))

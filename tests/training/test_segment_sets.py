@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from decoupe.errors import InputError
+from decoupe.training.segment_sets import MatteSegments, SegmentSet, find_segment_set
+from decoupe.training.sets import find_pairs
+from decoupe.weights.labels import ADE20K, Vocabulary
+
+CATEGORIES = [
+    {"id": 7, "name": "cat", "isthing": 1},
+    {"id": 3, "name": "person", "isthing": 1},
+    {"id": 90, "name": "sky", "isthing": 0},
+]
+SEGMENTS = np.array([[1, 1, 70000, 70000], [1, 1, 70000, 300], [0, 300, 300, 300]], np.int32)
+
+
+def colours(ids: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8))
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    folder = tmp_path / "coco"
+    for part in ("train2017", "val2017"):
+        (folder / part).mkdir(parents=True)
+        (folder / "annotations" / f"panoptic_{part}").mkdir(parents=True)
+        for name in ("10.jpg", "9.jpg"):
+            Image.new("RGB", (4, 3), (9, 9, 9)).save(folder / part / name)
+        colours(SEGMENTS).save(folder / "annotations" / f"panoptic_{part}" / "9.png")
+        colours(SEGMENTS * 0).save(folder / "annotations" / f"panoptic_{part}" / "10.png")
+        segments = [
+            {"id": 70000, "category_id": 7},
+            {"id": 1, "category_id": 90},
+            {"id": 300, "category_id": 3, "iscrowd": 1},
+        ]
+        images = [
+            {"id": 10, "file_name": "10.jpg", "height": 3, "width": 4},
+            {"id": 9, "file_name": "9.jpg", "height": 3, "width": 4},
+        ]
+        panoptic = [
+            {"image_id": 9, "file_name": "9.png", "segments_info": segments},
+            {"image_id": 10, "file_name": "10.png", "segments_info": []},
+        ]
+        write(folder, f"panoptic_{part}", images, panoptic)
+        square = [[0, 0, 3, 0, 3, 3, 0, 3]]
+        instances = [
+            {"image_id": 9, "category_id": 7, "segmentation": {"size": [3, 4], "counts": [4, 1, 7]}},
+            {"image_id": 9, "category_id": 3, "segmentation": square},
+            {
+                "image_id": 9,
+                "category_id": 3,
+                "iscrowd": 1,
+                "segmentation": {"size": [3, 4], "counts": [0, 12]},
+            },
+        ]
+        write(folder, f"instances_{part}", images, instances)
+    return folder
+
+
+def write(folder: Path, name: str, images: list[Any], annotations: list[Any]) -> None:
+    content = {"images": images, "categories": CATEGORIES, "annotations": annotations}
+    (folder / "annotations" / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_coco_panoptic(coco: Path) -> None:
+    scenes = find_segment_set(coco)
+    assert (len(scenes), scenes.name) == (2, "train2017")
+    assert scenes.vocabulary == Vocabulary(("person", "cat", "sky"), stuff=(2,), ids=(3, 7, 90))
+    assert scenes.name_of(0) == "9"
+    assert scenes.image_source(0) == coco / "train2017" / "9.jpg"
+    scene = pickle.loads(pickle.dumps(scenes)).read(0)
+    assert scene.classes.tolist() == [1, 2]  # the crowd is left out
+    assert scene.segments.tolist() == [[1, 1, 0, 0], [1, 1, 0, -1], [-1, -1, -1, -1]]
+    assert scene.image.shape == (3, 4, 3)
+    empty = scenes.read(1)
+    assert (empty.classes.tolist(), set(empty.segments.ravel())) == ([], {-1})
+    assert find_segment_set(coco, "val").image_source(0) == coco / "val2017" / "9.jpg"
+
+
+def test_coco_instances(coco: Path) -> None:
+    """The smaller one is in front; crowds are told nothing about."""
+    scenes = find_segment_set(coco, kind="instances")
+    scene = scenes.read(0)
+    assert scene.classes.tolist() == [1, 0]
+    assert scene.segments.tolist() == [[1, 1, 1, -1], [1, 0, 1, -1], [1, 1, 1, -1]]
+    assert scenes.read(1).classes.tolist() == []
+
+
+@pytest.fixture
+def ade(tmp_path: Path) -> Path:
+    folder = tmp_path / "ade"
+    for part in ("training", "validation"):
+        for kind in ("images", "annotations"):
+            (folder / kind / part).mkdir(parents=True)
+        Image.new("RGB", (4, 2)).save(folder / "images" / part / "a.jpg")
+        numbers = np.array([[0, 5, 5, 150], [5, 5, 1, 1]], np.uint8)
+        Image.fromarray(numbers).save(folder / "annotations" / part / "a.png")
+    return folder
+
+
+def test_ade20k(ade: Path) -> None:
+    scenes = find_segment_set(ade)
+    assert scenes.vocabulary.names == ADE20K.names
+    assert scenes.vocabulary.stuff == ADE20K.stuff
+    scene = scenes.read(0)
+    assert scene.classes.tolist() == [0, 4, 149]
+    assert scene.segments.tolist() == [[-1, 1, 1, 2], [1, 1, 0, 0]]
+    assert find_segment_set(ade, "val").name == "validation"
+
+
+def test_other_semantic_classes_are_named_in_a_file(ade: Path) -> None:
+    (ade / "classes.txt").write_text("leaf\nstem\n\n")
+    scenes = find_segment_set(ade)
+    assert scenes.vocabulary.names == ("leaf", "stem")
+    with pytest.raises(InputError, match=r"a\.png is no map of 2 classes: .*classes\.txt"):
+        scenes.read(0)
+    Image.fromarray(np.array([[1, 1, 2, 2]] * 2, np.uint8)).save(ade / "annotations" / "training" / "a.png")
+    assert scenes.read(0).segments.tolist() == [[0, 0, 1, 1]] * 2
+
+
+def test_scenes_are_read_smaller(ade: Path) -> None:
+    Image.new("RGB", (64, 32)).save(ade / "images" / "training" / "a.jpg")
+    blocks = np.kron([[1, 2], [2, 1]], np.ones((16, 32))).astype(np.uint8)
+    Image.fromarray(blocks).save(ade / "annotations" / "training" / "a.png")
+    scene = find_segment_set(ade).read(0, longest=8)
+    assert scene.image.shape == (4, 8, 3)
+    assert scene.segments.tolist() == [[0] * 4 + [1] * 4] * 2 + [[1] * 4 + [0] * 4] * 2
+
+
+def test_matte_sets_are_classes_of_their_name(discs: Path) -> None:
+    pairs = find_pairs(discs)
+    Image.new("L", (64, 48)).save(pairs[1].mask)  # type: ignore[arg-type]
+    scenes: SegmentSet = MatteSegments({"cat": [], "disc": pairs[:2]})
+    assert scenes.vocabulary == Vocabulary(("cat", "disc", "background"), stuff=(2,))
+    assert (len(scenes), scenes.name_of(1)) == (2, pairs[1].name)
+    scene = scenes.read(0)
+    assert scene.classes.tolist() == [1, 2]
+    assert np.array_equal(scene.segments == 0, np.asarray(Image.open(pairs[0].mask)) > 127)  # type: ignore[arg-type]
+    assert scenes.read(1).classes.tolist() == [2]
+    assert set(scenes.read(1).segments.ravel()) == {0}
+
+
+def test_what_is_no_segment_set(tmp_path: Path, coco: Path, ade: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no segment set for training: expected .*panoptic_train"):
+        find_segment_set(tmp_path)
+    with pytest.raises(InputError, match="holds no panoptic set for validation"):
+        find_segment_set(ade, "val", kind="panoptic")
+    (ade / "images" / "training" / "a.jpg").unlink()
+    with pytest.raises(InputError, match=r"1 maps have no photograph in .*training, .*a\.png first"):
+        find_segment_set(ade)
+    file = coco / "annotations" / "panoptic_train2017.json"
+    (coco / "train2017").rename(coco / "elsewhere")
+    with pytest.raises(InputError, match=r"pictures of .* are not in .*train2017: 9\.jpg is missing"):
+        find_segment_set(coco)
+    file.write_text("{}")
+    with pytest.raises(InputError, match=r"is no annotation file of COCO .*: expected images, categories"):
+        find_segment_set(coco)
+
+
+def test_annotations_that_do_not_fit_are_named(coco: Path) -> None:
+    file = coco / "annotations" / "panoptic_train2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["segments_info"][0]["category_id"] = 12
+    content["annotations"].pop()
+    file.write_text(json.dumps(content))
+    scenes = find_segment_set(coco)
+    with pytest.raises(InputError, match="has an annotation of category 12, which it does not list"):
+        scenes.read(0)
+    with pytest.raises(InputError, match=r"has 0 annotations of 10\.jpg, expected one"):
+        scenes.read(1)
+    Image.new("RGB", (40, 3)).save(coco / "train2017" / "9.jpg")
+    with pytest.raises(InputError, match="is 40×3, its segments 4×3: make them the same"):
+        find_segment_set(coco, kind="instances").read(0)
+    instances = coco / "annotations" / "instances_train2017.json"
+    content = json.loads(instances.read_text())
+    content["annotations"][0]["segmentation"] = {"size": [3, 4]}
+    instances.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="an instance's segmentation cannot be read"):
+        find_segment_set(coco, kind="instances").read(0)

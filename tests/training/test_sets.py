@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from decoupe.errors import InputError
+from decoupe.training.sets import (
+    Pair,
+    find_pairs,
+    fingerprint,
+    fingerprints,
+    names_of,
+    near_duplicate_groups,
+    pairing,
+    read_pair,
+    read_picture,
+    split,
+    spread,
+)
+from decoupe.training.shards import Member, members, opened
+
+
+def save(path: Path, *, mode: str = "RGB", size: tuple[int, int] = (8, 6), level: int = 255) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, (level,) * 3 if mode == "RGB" else level).save(path)
+    return path
+
+
+def write_set(folder: Path, images: str, masks: str, *, stem: str = "a") -> None:
+    save(folder / images / f"{stem}.jpg")
+    save(folder / masks / f"{stem}.png", mode="L")
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "masks"),
+    [
+        ("any", "im", "gt"),
+        ("any", "images", "masks"),
+        ("NC4K", "Imgs", "GT"),
+        ("DIS5K/DIS-TR", "im", "gt"),
+        ("DUTS-TR", "DUTS-TR-Image", "DUTS-TR-Mask"),
+        ("DUTS-TE", "DUTS-TE-Image", "DUTS-TE-Mask"),
+        ("UHRSD_TR_2K", "image", "mask"),
+        ("COD10K-v3/Train", "Image", "GT_Object"),
+        ("P3M-10k/train", "blurred_image", "mask"),
+        ("P3M-500-NP", "original_image", "mask"),
+        ("AM-2k/train", "original", "mask"),
+        ("HRSOD", "HRSOD_train", "HRSOD_train_mask"),
+        ("CAMO", "Images/Train", "GT"),
+    ],
+)
+def test_published_layouts(tmp_path: Path, name: str, images: str, masks: str) -> None:
+    folder = tmp_path / name
+    write_set(folder, images, masks)
+    (folder / images / ".DS_Store").write_text("hidden")
+    expected = [Pair(folder / images / "a.jpg", folder / masks / "a.png")]
+    assert find_pairs(folder) == expected
+    assert find_pairs(tmp_path) == expected  # the only set inside
+
+
+def test_several_sets_in_a_folder_are_told_and_each_can_be_given(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write_set(tmp_path / "HRSOD", f"HRSOD_{part}", f"HRSOD_{part}_mask")
+        write_set(tmp_path / "CAMO", f"Images/{part.title()}", "GT", stem=part)
+        write_set(tmp_path / "DIS5K" / f"DIS-{part}", "im", "gt")
+    for name, given_names in (
+        ("HRSOD", ["HRSOD_train", "HRSOD_test"]),
+        ("CAMO", ["Images/Train", "Images/Test"]),
+        ("DIS5K", ["DIS-test", "DIS-train"]),
+    ):
+        folder = tmp_path / name
+        with pytest.raises(InputError, match="holds several sets: give ") as caught:
+            find_pairs(folder)
+        for given_name in given_names:
+            assert str(folder / given_name) in str(caught.value)
+            assert len(find_pairs(folder / given_name)) == 1
+    assert find_pairs(tmp_path / "CAMO" / "Images" / "Test")[0].name == "test"
+
+
+def test_classes_are_read_from_the_names_of_dis5k(tmp_path: Path) -> None:
+    write_set(tmp_path, "im", "gt", stem="2#Aircraft#13#Kite#1381120202_9dff6987b2_o")
+    write_set(tmp_path, "im", "gt", stem="plain#name")
+    assert [pair.label for pair in find_pairs(tmp_path)] == ["Kite", None]
+
+
+def test_what_is_no_set(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is no folder: expected one with .*/im and .*/gt"):
+        find_pairs(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"holds no matte set: expected .*im with photographs"):
+        find_pairs(tmp_path)
+    for name in ("im", "gt"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="holds no pairs"):
+        find_pairs(tmp_path)
+    save(tmp_path / "im" / "b.jpg")
+    save(tmp_path / "gt" / "c.png", mode="L")
+    with pytest.raises(InputError, match=r"1 photographs of .* have no mask, b\.jpg first: add or remove"):
+        find_pairs(tmp_path)
+    pairs, bare, spare = pairing(tmp_path)
+    assert (pairs, [one.name for one in bare], [one.name for one in spare]) == ([], ["b.jpg"], ["c.png"])
+
+
+def test_sets_are_named_by_as_many_folders_as_tell_them_apart(tmp_path: Path) -> None:
+    folders = [tmp_path / "P3M" / "train", tmp_path / "AM" / "train"]
+    assert names_of(folders) == ["P3M/train", "AM/train"]
+    assert names_of([folders[0]]) == ["train"]
+    assert names_of([]) == []
+    with pytest.raises(InputError, match="is given twice: give it once"):
+        names_of([*folders, folders[0]])
+
+
+def test_pairs_are_read_upright_in_eight_bits_and_at_most_so_long(tmp_path: Path) -> None:
+    (tmp_path / "im").mkdir()
+    (tmp_path / "gt").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    ramp = np.linspace(0, 255, 80 * 40).reshape(40, 80).astype(np.uint8)
+    Image.fromarray(np.stack([ramp] * 3, -1)).save(tmp_path / "im" / "a.jpg", exif=exif, quality=95)
+    Image.fromarray(np.full((80, 40), 32896, np.uint16)).save(tmp_path / "gt" / "a.png")
+    pair = Pair(tmp_path / "im" / "a.jpg", tmp_path / "gt" / "a.png")
+    image, mask = read_pair(pair)
+    assert (image.shape, mask.shape) == ((80, 40, 3), (80, 40))
+    assert set(mask.ravel()) == {128}
+    assert image[0, -1, 0] < 20 < image[-1, 0, 0]  # the ramp's first row is the right edge
+    image, mask = read_pair(pair, longest=16)
+    assert (image.shape, mask.shape) == ((16, 8, 3), (16, 8))
+    assert read_picture(pair.image, longest=16).shape == (16, 8, 3)
+
+
+def test_bad_pairs_are_named(tmp_path: Path) -> None:
+    image = save(tmp_path / "a.jpg", size=(8, 6))
+    with pytest.raises(InputError, match=r"b\.png is 8×7, its photograph 8×6: make them the same"):
+        read_pair(Pair(image, save(tmp_path / "b.png", mode="L", size=(8, 7))))
+    broken = tmp_path / "c.png"
+    broken.write_bytes(b"\x89PNG")
+    with pytest.raises(InputError, match=r"c\.png cannot be read .*: get it again, or remove the pair"):
+        read_pair(Pair(image, broken))
+
+
+def write_shard(path: Path, files: dict[str, Image.Image | bytes], *, mode: str = "w") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            file = io.BytesIO()
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content.save(file, name.rpartition(".")[2].replace("jpg", "jpeg"))
+            info = tarfile.TarInfo(name)
+            info.size = file.tell()
+            file.seek(0)
+            archive.addfile(info, file)
+    return path
+
+
+def test_pairs_in_shards_are_those_in_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(256, size=(6, 8, 3), dtype=np.uint8)) for _ in range(3)]
+    mask = Image.new("L", (8, 6), 7)
+    first = write_shard(
+        tmp_path / "shards" / "0.tar",
+        {
+            "000.png": pictures[0],
+            "000.mask.png": mask,
+            "000.json": b"{}",
+            "x/001.jpg": pictures[1],
+            "x/001.png": mask,
+        },
+    )
+    write_shard(tmp_path / "shards" / "1.tar", {"000.webp": pictures[2], "000.gt.png": mask})
+    pairs = find_pairs(tmp_path / "shards")
+    assert [pair.name for pair in pairs] == ["000", "001", "000"]
+    assert str(pairs[1].image) == f"{first}/x/001.jpg"
+    image, read_mask = read_pair(pickle.loads(pickle.dumps(pairs[0])))
+    assert np.array_equal(image, np.asarray(pictures[0]))
+    assert set(read_mask.ravel()) == {7}
+    assert find_pairs(first) == pairs[:2]
+    assert len(set(fingerprints([pair.image for pair in pairs]).tolist())) == 3
+    assert isinstance(pairs[0].image, Member)
+
+
+def test_shards_that_cannot_be_used(tmp_path: Path) -> None:
+    packed = write_shard(tmp_path / "z.tar", {"a.jpg": Image.new("RGB", (8, 6))}, mode="w:gz")
+    with pytest.raises(
+        InputError, match=r"z\.tar cannot be read as a shard .*: expected an uncompressed \.tar"
+    ):
+        members(packed)
+    alone = write_shard(tmp_path / "y.tar", {"a.png": Image.new("RGB", (8, 6))})
+    with pytest.raises(InputError, match=r"1 photographs of .*y\.tar have no mask, a\.png first"):
+        find_pairs(alone)
+    (member,) = members(write_shard(tmp_path / "x.tar", {"a.jpg": b"nothing"}))
+    with pytest.raises(InputError, match=r"x\.tar/a\.jpg cannot be read"), opened(member):
+        pass
+
+
+def test_fingerprints_see_through_size_and_compression(discs: Path) -> None:
+    sources = [pair.image for pair in find_pairs(discs)]
+    small = discs / "again.jpg"
+    with opened(sources[3]) as file:
+        file.resize((48, 36)).save(small, quality=60)
+    hashes = fingerprints([*sources, small])
+    assert hashes[-1] == fingerprint(small)
+    group = near_duplicate_groups(hashes)
+    assert group[-1] == group[3]
+    assert len(set(group.tolist())) == len(sources)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    base=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=6),
+    flips=st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 63), max_size=8)), max_size=12),
+)
+def test_near_duplicates_are_those_connected_by_few_bits(
+    base: list[int], flips: list[tuple[int, list[int]]]
+) -> None:
+    values = base + [base[which % len(base)] ^ sum({1 << bit for bit in bits}) for which, bits in flips]
+    group = near_duplicate_groups(np.array(values, np.uint64))
+    expected = list(range(len(values)))
+    for _ in values:
+        for i, one in enumerate(values):
+            for j, other in enumerate(values):
+                if (one ^ other).bit_count() <= 6:
+                    expected[i] = expected[j] = min(expected[i], expected[j])
+    assert all(
+        (group[i] == group[j]) == (expected[i] == expected[j]) for i in range(len(values)) for j in range(i)
+    )
+
+
+def test_a_split_keeps_near_duplicates_out_of_both_parts(discs: Path) -> None:
+    pairs = find_pairs(discs)
+    train, held_out = split(pairs, 5, seed=3)
+    assert (len(train), len(held_out)) == (19, 5)
+    assert split(pairs, 5, seed=3) == (train, held_out)
+    assert split(pairs, 0, seed=3) == (pairs, [])
+    twin = held_out[0].name
+    for kind, suffix in (("im", "jpg"), ("gt", "png")):
+        copy = discs / kind / f"zz.{suffix}"
+        copy.write_bytes((discs / kind / f"{twin}.{suffix}").read_bytes())
+    pairs = find_pairs(discs)
+    for seed in range(40):
+        train, held_out = split(pairs, 5, seed=seed)
+        names = [{pair.name for pair in part} for part in (train, held_out)]
+        assert not (names[0] & {twin, "zz"} and names[1] & {twin, "zz"})
+
+
+def test_a_few_of_many_are_spread_evenly() -> None:
+    assert spread(range(10), 4) == [0, 2, 5, 7]
+    assert spread("abc", 3) == list("abc")
+    assert json.dumps(spread([], 3)) == "[]"

@@ -1,0 +1,128 @@
+"""Backbones from elsewhere: the feature maps are those of the library that wrote the file."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from decoupe.backbones import BACKBONES, build_backbone
+from decoupe.errors import CheckpointError, ConfigError
+from decoupe.models import MODELS
+from decoupe.models.birefnet import PRESETS
+from decoupe.training.start import backbone_of
+from decoupe.weights.checkpoint import save_model
+from decoupe.weights.naming import knowledge, shapes_of
+from decoupe.weights.pretrained import IMAGENET, load_backbone, names_in
+from decoupe.weights.registry import Preprocessing
+
+
+def randomised(net: nn.Module) -> nn.Module:
+    """Weights of trained size, statistics that are not the initial ones."""
+    torch.manual_seed(0)
+    for name, tensor in net.state_dict().items():
+        if tensor.ndim > 1:
+            nn.init.normal_(tensor, std=0.05)
+        elif name.endswith("running_var"):
+            nn.init.uniform_(tensor, 0.5, 2)
+        elif tensor.is_floating_point():
+            tensor.add_(torch.randn_like(tensor) * 0.1)
+    return net.eval()
+
+
+def torchvision_maps(net: Any, image: Tensor) -> list[Tensor]:
+    x = net.maxpool(net.relu(net.bn1(net.conv1(image))))
+    maps = []
+    for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
+        x = layer(x)
+        maps.append(x)
+    return maps
+
+
+def timm_maps(net: Any, image: Tensor) -> list[Tensor]:
+    maps: list[Tensor] = net.forward_intermediates(image, intermediates_only=True)
+    return maps[-4:]
+
+
+def swin_maps(net: Any, image: Tensor) -> list[Tensor]:
+    return [net.forward_features(image).permute(0, 3, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "maps", "side"),
+    [
+        ("swin_t", lambda: timm.create_model("swin_tiny_patch4_window7_224", img_size=448), swin_maps, 448),
+        ("pvt_v2_b0", lambda: timm.create_model("pvt_v2_b0"), timm_maps, 64),
+        ("resnet50", torchvision.models.resnet50, torchvision_maps, 64),
+        ("vgg16_bn", torchvision.models.vgg16_bn, lambda net, x: [net.features(x)], 64),
+        ("dinov3_vits16", lambda: timm.create_model("vit_small_patch16_dinov3"), None, 64),
+    ],
+)
+def test_feature_maps_are_those_of_the_library(
+    name: str,
+    make: Callable[[], nn.Module],
+    maps: Callable[[Any, Tensor], list[Tensor]] | None,
+    side: int,
+    tmp_path: Path,
+) -> None:
+    net = randomised(make())
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    backbone: Any = build_backbone(name)
+    notes = load_backbone(backbone, name, str(tmp_path / "net.pth"))
+    assert bool(notes) == name.startswith("swin")  # norms of dense prediction, which no classifier has
+    image = torch.randn(1, 3, side, side)
+    with torch.no_grad():
+        ours = backbone.eval()(image)
+        theirs = (
+            maps(net, image)
+            if maps
+            else net.forward_intermediates(image, indices=backbone.blocks, intermediates_only=True)
+        )
+    for one, other in zip(ours[-len(theirs) :], theirs, strict=True):
+        assert torch.allclose(one, other, atol=1e-4 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_every_release_fits_its_backbone(name: str) -> None:
+    """By names and shapes, as timm builds the release's architecture."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = timm.create_model(IMAGENET[name].partition(".")[0]).state_dict()
+        backbone: Any = build_backbone(name)
+    own = shapes_of(knowledge(backbone.state_dict()))
+    found = set(names_in(name, own, shapes_of(theirs)).values())
+    assert {key for key in own if key not in found and not key.startswith("norms.")} == set()
+
+
+def test_a_whole_models_file_gives_its_backbone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = MODELS["birefnet"][1](PRESETS["pocket"])
+    save_model(model, tmp_path / "own.safetensors", family="birefnet", preprocessing=Preprocessing((64, 64)))
+    backbone: Any = build_backbone("nano")
+    assert load_backbone(backbone, "nano", str(tmp_path / "own.safetensors")) == []
+    for key, value in backbone_of(model).state_dict().items():
+        assert torch.equal(backbone.state_dict()[key], value), key
+
+
+def test_other_backbones_are_refused(tmp_path: Path) -> None:
+    save_file(dict(build_backbone("pvt_v2_b0").state_dict()), tmp_path / "pvt.safetensors")  # type: ignore[attr-defined]
+    swin: Any = build_backbone("swin_t")
+    before = {key: value.clone() for key, value in swin.state_dict().items()}
+    with pytest.raises(
+        CheckpointError, match=r"pvt\.safetensors holds no weights of swin_t: \d+ of 177 tensors"
+    ):
+        load_backbone(swin, "swin_t", str(tmp_path / "pvt.safetensors"))
+    assert all(torch.equal(before[key], value) for key, value in swin.state_dict().items())
+    with pytest.raises(ConfigError, match="no weights of nano on ImageNet to fetch: --set backbone=null"):
+        load_backbone(build_backbone("nano"), "nano", "imagenet")  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="cannot read the weights file"):
+        load_backbone(swin, "swin_t", str(tmp_path / "nothing.pth"))
+    assert set(IMAGENET) | {"nano", "resnet101c"} == set(BACKBONES)
