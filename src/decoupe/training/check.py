@@ -190,16 +190,13 @@ def look_at_pair(pair: Pair) -> Look:
             levels = np.asarray(mask)
     except InputError:
         return Look(_file(pair.mask), size, "", (UNREADABLE,), print_of)
-    findings = []
-    if mask.size != size:
-        findings.append(OTHER_SIZE)
+    findings = [OTHER_SIZE] if mask.size != size else []
     if mode in ("LA", "RGBA") and np.ptp(levels[..., :-1]) == 0:
-        findings.append(IN_ALPHA)
-    elif mode == "P" or mode == "1":
+        return Look(name, size, mode, (*findings, IN_ALPHA), print_of)
+    if mode in ("P", "1"):
         levels = np.asarray(mask.convert("L"))
-    deep = mode.startswith("I")
     least, most = int(levels.min()), int(levels.max())
-    white = 65535 if deep else 255
+    white = 65535 if mode.startswith("I") else 255
     if most == 0:
         findings.append(EMPTY)
     elif most <= white // 2:

@@ -277,6 +277,7 @@ class Trainer:
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own: a resumed run must not draw one number more
+            worker_init_fn=outlive_signals,
         )
 
     def validate(self, report: Report) -> dict[str, dict[str, float]]:
@@ -435,6 +436,13 @@ class Trainer:
         finally:
             for one, handler in former.items():
                 signal.signal(one, handler)
+
+
+def outlive_signals(worker: int) -> None:
+    """Ctrl-C and schedulers signal the whole group: who prepares samples stays until the step is done."""
+    del worker
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
 
 
 def check_batch(recipe: Recipe, pieces: int, model: nn.Module) -> None:

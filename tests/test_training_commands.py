@@ -1,0 +1,263 @@
+"""``decoupe train``, ``decoupe data`` and ``decoupe export`` as people call them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import decoupe
+from decoupe.cli import app
+from decoupe.training.recipes import RECIPES, read_recipe
+from training.conftest import draw_pair
+
+Run = Callable[..., Result]
+
+TINY = [
+    *("--set", "batch_size=4", "--set", "stages=[{size: [32, 32]}]", "--set", "sets=[]"),
+    *("--set", "model.block_width=16", "--set", "model.context_width=16"),
+    *("--device", "cpu", "--workers", "0"),
+]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a set of 12 pairs, to work in."""
+    for row in range(12):
+        draw_pair(tmp_path / "discs", f"disc{row:02}", seed=row)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(here: Path) -> Run:
+    def decoupe(*arguments: str) -> Result:
+        return CliRunner().invoke(app, list(arguments))
+
+    return decoupe
+
+
+def test_recipes_are_listed_and_printed_as_files_to_change(run: Run) -> None:
+    listed = run("train", "--list").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == list(RECIPES)
+    printed = run("train", "birefnet-dis", "--set", "batch_size=16", "--print")
+    Path("mine.yaml").write_text(printed.stdout)
+    assert read_recipe("mine.yaml") == read_recipe("birefnet-dis", ["batch_size=16"])
+    assert run("train", "mine.yaml", "--print").stdout == printed.stdout
+
+
+def test_from_pairs_to_a_model_that_cuts_and_is_exported(run: Run) -> None:
+    trained = run("train", "pocket", "--data", "discs", "--set", "steps=3", *TINY)
+    assert trained.exit_code == 0, trained.output
+    best = Path("runs/pocket/best.safetensors")
+    assert trained.stdout.split() == [str(best)]
+    assert "runs/pocket: step 0 of 3, 11 pictures an epoch, 1 held out, 1 × cpu" in trained.stderr
+    assert "done at step 3: decoupe cut -m runs/pocket/best.safetensors photo.jpg" in trained.stderr
+    assert {"recipe.yaml", "state", "last.safetensors", "log.jsonl", "samples", "tensorboard"} <= {
+        path.name for path in best.parent.iterdir()
+    }
+    assert decoupe.load(best)("discs/im/disc00.jpg").alpha.shape == (48, 64)
+    assert run("cut", "-m", str(best), "discs/im/disc00.jpg", "-o", "cut.png").exit_code == 0
+    exported = run("export", str(best), "disc.onnx", "--half")
+    assert exported.exit_code == 0, exported.output
+    assert exported.stdout.split() == ["disc.onnx"]
+    assert "differs from PyTorch by" in exported.stderr
+    with_torch = decoupe.load(best, device="cpu")("discs/im/disc01.jpg").alpha
+    assert np.abs(decoupe.load("disc.onnx")("discs/im/disc01.jpg").alpha - with_torch).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "which recipe? decoupe train --list names them"),
+        (["pokcet", "--data", "discs"], "unknown recipe 'pokcet'; did you mean 'pocket'?"),
+        (["none.yaml", "--data", "discs"], "cannot read the recipe none.yaml: No such file or directory"),
+        (["pocket"], "training needs data: --data DIR, a folder with im/ and gt/"),
+        (
+            ["pocket", "--data", "nothing"],
+            "nothing is no folder: expected one with nothing/im",
+        ),
+        (["pocket", "--data", "."], "holds no matte set"),
+        (["pocket", "--data", "discs", "--data", "discs"], "discs is given twice: give it once"),
+        (
+            ["pocket", "--data", "discs", "--set", "bach_size=2"],
+            "'bach_size'; did you mean 'batch_size'?",
+        ),
+        (
+            ["pocket", "--data", "discs", "--set", "batch_size=two"],
+            "is 'two', expected a whole number",
+        ),
+        (["pocket", "--data", "discs", "--set", "ema"], "expected KEY=VALUE"),
+        (["pocket", "--data", "discs", "--backgrounds", "discs"], "holds no pictures"),
+        (
+            ["pocket", "--data", "discs", "--from", "nothing.safetensors"],
+            "nothing.safetensors does not exist",
+        ),
+        (["maskformer-swin-tiny-ade", "--data", "discs", "--set", "backbone=null"], "--set model.classes=2"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_written(run: Run, arguments: list[str], line: str) -> None:
+    Path("discs/empty").mkdir()
+    if arguments == ["pocket", "--data", "."]:
+        Path("discs").rename(".discs")
+    ended = run("train", *arguments, "--device", "cpu")
+    assert ended.exit_code == 2
+    assert line in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+def test_a_checkpoint_of_another_family_is_refused(run: Run) -> None:
+    assert run("train", "pocket", "--data", "discs", "--set", "steps=1", *TINY, "-q").exit_code == 0
+    other = run(
+        "train", "inspyrenet-dis", "--data", "discs", "--from", "runs/pocket/last.safetensors", *TINY[-4:]
+    )
+    assert other.exit_code == 2
+    assert "holds a model of the family 'birefnet', the recipe trains 'inspyrenet'" in other.stderr
+
+
+def test_finetuning_takes_everything_from_its_checkpoint(run: Run) -> None:
+    assert run("train", "pocket", "--data", "discs", "--set", "steps=2", *TINY, "-q").exit_code == 0
+    tuned = run(
+        *(
+            "train",
+            "finetune",
+            "--from",
+            "runs/pocket/best.safetensors",
+            "--data",
+            "discs",
+            "--set",
+            "steps=2",
+        ),
+        *("--set", "stages=[{size: [32, 32]}]", "--device", "cpu", "--workers", "0", "-o", "tuned", "-q"),
+    )
+    assert tuned.exit_code == 0, tuned.output
+    assert tuned.stderr == ""
+    first, second = (
+        decoupe.load(path) for path in ("runs/pocket/best.safetensors", "tuned/best.safetensors")
+    )
+    assert first.preprocessing == second.preprocessing
+
+
+def test_a_full_disk_is_one_line_and_exit_status_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def full(*arguments: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    ended = run("train", "pocket", "--data", "discs", "--set", "steps=1", *TINY, "-q")
+    assert ended.exit_code == 1
+    assert "cannot save step 1 in runs/pocket: No space left on device" in ended.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups")
+def test_an_interrupt_of_the_whole_group_loses_nothing(here: Path) -> None:
+    """Ctrl-C reaches the processes that prepare samples as well; the second command ends the run."""
+    command = [sys.executable, "-m", "decoupe", "train", "pocket", "--data", "discs", "--out", "run", *TINY]
+    command[-1] = "1"  # worker
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    process = subprocess.Popen(
+        [*command, "--set", "steps=100000", "--set", "validate_every=4"], start_new_session=True, **options
+    )
+    samples = Path("run/samples")
+    for _ in range(600):
+        if samples.exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert "saved in run: the same command goes on from there" in stderr
+    step = int(stderr.rpartition("stopped at step ")[2].split()[0])
+    assert json.loads(Path("run/state/progress.json").read_text())["step"] == step > 0
+    again = subprocess.run([*command, "--set", f"steps={step + 2}"], **options, check=False)
+    assert again.returncode == 0, again.stderr
+    assert f"step {step} of {step + 2}" in again.stderr
+
+
+def test_a_preview_is_a_sheet_of_samples(run: Run) -> None:
+    shown = run("data", "preview", "discs", "--recipe", "pocket", "--count", "6", "-o", "sheet.png")
+    assert (shown.exit_code, shown.stdout.split()) == (0, ["sheet.png"])
+    with Image.open("sheet.png") as sheet:
+        assert sheet.size == (4 + 8 * 196, 4 + 2 * 196)
+        assert len(sheet.getcolors(sheet.width * sheet.height) or []) > 1000
+    segments = run("data", "preview", "discs", "--recipe", "maskformer-swin-tiny-ade", "--count", "2")
+    assert segments.exit_code == 0
+    assert Path("preview.png").exists()
+    assert run("data", "preview", "discs", "--backgrounds", "discs/im", "--count", "1").exit_code == 0
+    wrong = run("data", "preview", "nothing")
+    assert (wrong.exit_code, len(wrong.stderr.splitlines())) == (2, 1)
+
+
+def test_a_check_says_what_is_wrong_where(run: Run) -> None:
+    fine = run("data", "check", "discs", "--workers", "1")
+    assert (fine.exit_code, fine.stdout.splitlines()[-1]) == (0, "ready to train")
+    assert "discs: 12 pictures, long sides 64 to 64 (median 64) pixels, truth in mode L" in fine.stdout
+    masks = Path("discs/gt")
+    Image.new("L", (64, 48)).save(masks / "disc00.png")
+    Image.new("L", (64, 48), 255).save(masks / "disc01.png")
+    Image.new("L", (64, 40), 255).save(masks / "disc02.png")
+    Image.new("L", (64, 48), 1).save(masks / "disc03.png")
+    (masks / "disc04.png").write_bytes(b"nothing")
+    Image.new("RGBA", (64, 48), (0, 0, 0, 9)).save(masks / "disc05.png")
+    (masks / "disc06.png").unlink()
+    Image.new("L", (64, 48), 255).save(masks / "alone.png")
+    wrong = run("data", "check", "discs", "--workers", "2")
+    assert wrong.exit_code == 1
+    for line in (
+        "wrong: photograph without a mask (1): disc06.jpg",
+        "wrong: truth of another size than the photograph (1): disc02.jpg",
+        "wrong: mask's largest value is below 128: expected 255 for the subject (1): disc03.jpg",
+        "wrong: cannot be read (1): disc04.png",
+        "wrong: mask has its matte in the alpha channel: save that as grey (1): disc05.jpg",
+        "note: mask without a photograph (1): alone.png",
+        "note: mask is empty: nothing is subject (1): disc00.jpg",
+        "note: mask is full: everything is subject (2): disc01.jpg, disc02.jpg",
+        "not ready: mend or remove what is wrong",
+    ):
+        assert line in wrong.stdout
+
+
+def test_near_duplicates_across_training_and_validation_are_leaks(run: Run) -> None:
+    for row in (20, 21, 22):
+        draw_pair(Path("val"), f"new{row}", seed=row)
+    assert run("data", "check", "discs", "--val", "val", "--workers", "1").exit_code == 0
+    with Image.open("discs/im/disc03.jpg") as picture:
+        picture.resize((60, 44)).save("val/im/twin.jpg")
+        Image.new("L", (60, 44), 255).save("val/gt/twin.png")
+        picture.save("discs/im/zcopy.jpg", quality=50)
+        Image.new("L", picture.size, 255).save("discs/gt/zcopy.png")
+    leak = run("data", "check", "discs", "--val", "val", "--workers", "1")
+    assert leak.exit_code == 1
+    assert "note: near duplicates inside training (1): disc03.jpg = zcopy.jpg" in leak.stdout
+    assert "wrong: near duplicates across training and validation (1): disc03.jpg = twin.jpg" in leak.stdout
+
+
+def test_segment_sets_are_checked_as_well(run: Run, here: Path) -> None:
+    for part, kind in (("training", "images"), ("training", "annotations")):
+        (here / "ade" / kind / part).mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (9, 8)).save(f"ade/images/training/{name}.jpg")
+        Image.new("L", (9, 8), 3).save(f"ade/annotations/training/{name}.png")
+    assert run("data", "check", "ade", "--workers", "1").stdout.startswith(
+        "ade: 3 pictures, long sides 9 to 9"
+    )
+    Image.new("L", (9, 8), 200).save("ade/annotations/training/b.png")
+    Image.new("L", (9, 8), 0).save("ade/annotations/training/c.png")
+    wrong = run("data", "check", "ade", "--workers", "1")
+    assert wrong.exit_code == 1
+    assert "b.png is no map of 150 classes" in wrong.stdout
+    assert "note: no segments (1): c.jpg" in wrong.stdout
