@@ -12,6 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from decoupe.training.loop import train
+from decoupe.training.start import begin
+from training.two_processes import RECIPES
+
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
@@ -41,6 +45,21 @@ def test_two_processes_are_one_with_the_double_batch(family: str, discs: Path, t
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     for name, score in about[0]["scores"]["discs"].items():
         assert about[1]["scores"]["discs"][name] == pytest.approx(score, abs=0.01), name
+
+
+def test_a_sharded_model_trains_and_goes_on_as_a_whole_one(discs: Path, tmp_path: Path) -> None:
+    """Two steps of FSDP, interrupted after the first, against two of one process: weights and scores."""
+    for until in (1, 2):
+        launch(2, str(SCRIPT), "birefnet", str(discs), str(tmp_path / "shards"), "shard", str(until))
+    assert (tmp_path / "shards" / "state" / "shards" / ".metadata").exists()
+    whole = train(RECIPES["birefnet"], [discs], [], tmp_path / "whole", device="cpu", workers=0)
+    whole.run()
+    first, second = (load_file(tmp_path / name / "last.safetensors") for name in ("shards", "whole"))
+    assert first.keys() == second.keys()
+    begun = begin(RECIPES["birefnet"])[1].state_dict()
+    names = [name for name, value in begun.items() if value.is_floating_point()]
+    flat = [torch.cat([one[name].flatten() for name in names]) for one in (first, second, begun)]
+    assert (flat[0] - flat[1]).norm() < 0.02 * (flat[1] - flat[2]).norm()
 
 
 def test_the_command_runs_in_two_processes_and_goes_on(discs: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Run by torchrun: one step of a recipe on however many processes; the first writes the gradients.
 
-python -m torch.distributed.run --nproc_per_node 2 two_processes.py FAMILY DATA OUT
+python -m torch.distributed.run --nproc_per_node 2 two_processes.py FAMILY DATA OUT [shard UNTIL]
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 from torchvision.ops import StochasticDepth
 
 from decoupe.models.birefnet import PRESETS
 from decoupe.models.maskformer import MaskFormerConfig
+from decoupe.training import loop
 from decoupe.training.augment import POCKET
 from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
-from decoupe.training.loop import train
+from decoupe.training.loop import accelerator_for, train
 from decoupe.training.matching import MaskFormerCriterion
 from decoupe.training.recipes import Optimizer, Recipe, SetRule, Stage
 from decoupe.training.segment_augment import PLAIN
@@ -54,6 +57,28 @@ RECIPES = {
 }
 
 
+def sharding(recipe: Recipe, device: str) -> Accelerator:
+    """As ``accelerate launch`` with FSDP makes it; Accelerate itself does so on GPUs only."""
+    accelerator = accelerator_for(recipe, device)
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["ConvNormAct"],
+        cpu_ram_efficient_loading=False,
+    )
+    accelerator.state.distributed_type = DistributedType.FSDP
+    return accelerator
+
+
+def shard(family: str, data: str, out: str, until: int) -> None:
+    """Run it with its model spread over the processes."""
+    loop.accelerator_for = sharding
+    trainer = train(RECIPES[family], [Path(data)], [], Path(out), device="cpu", workers=0)
+    assert trainer.state.sharded
+    assert trainer.run(until=until).step == until
+    trainer.accelerator.end_training()
+
+
 def main(family: str, data: str, out: str) -> None:
     """Run it."""
     trainer = train(RECIPES[family], [Path(data)], [], Path(out), device="cpu", workers=0)
@@ -85,4 +110,7 @@ def main(family: str, data: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) > 4:
+        shard(*sys.argv[1:4], int(sys.argv[5]))
+    else:
+        main(*sys.argv[1:])

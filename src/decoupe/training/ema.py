@@ -24,7 +24,9 @@ class Average:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-        self.live: list[Tensor] = [p for p in model.parameters() if p.requires_grad] + buffers
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.parameters = len(trained)
+        self.live: list[Tensor] = trained + buffers
         self.mean = [tensor.detach().clone() for tensor in self.live]
         self.updates = 0
 
@@ -32,7 +34,10 @@ class Average:
     def update(self) -> None:
         """Follow one optimiser step; the first one is taken over as it is."""
         share = 1 - self.decay if self.updates else 1.0
-        torch._foreach_lerp_(self.mean, [tensor.detach() for tensor in self.live], share)
+        # Parameters may be sharded where buffers are not, and one call takes only one kind.
+        for part in (slice(self.parameters), slice(self.parameters, None)):
+            if mean := self.mean[part]:
+                torch._foreach_lerp_(mean, [tensor.detach() for tensor in self.live[part]], share)
         self.updates += 1
 
     @contextmanager

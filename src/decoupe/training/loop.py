@@ -40,7 +40,7 @@ from decoupe.training.pictures import contact_sheet
 from decoupe.training.recipes import FAMILIES, Recipe
 from decoupe.training.report import Report
 from decoupe.training.start import backbone_of, parameter_groups
-from decoupe.training.state import Progress, State, saved_step
+from decoupe.training.state import Progress, State, saved_step, whole_state
 from decoupe.training.tasks import MatteTask, SegmentTask, Task, evaluating
 from decoupe.weights.checkpoint import save_model
 
@@ -332,7 +332,11 @@ class Trainer:
     def _prepared(self, model: nn.Module) -> nn.Module:
         """The network as the recipe trains it."""
         recipe = self.recipe
-        model = model.to(memory_format=torch.channels_last)
+        sharded = getattr(self.accelerator.state, "fsdp_plugin", None) is not None
+        if not sharded:  # FSDP takes contiguous weights only
+            model = model.to(memory_format=torch.channels_last)
+        if recipe.lora is not None and sharded:
+            raise ConfigError("lora needs no sharding: launch without FSDP, or --set lora=null")
         if recipe.lora is not None:
             add_lora(backbone_of(model).requires_grad_(False), recipe.lora)
         if recipe.checkpointing:
@@ -382,8 +386,7 @@ class Trainer:
 
     def _save_weights(self, name: str, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Write the weights as they are, ready for ``decoupe.load``."""
-        sharded = self.state.sharded
-        state = self.accelerator.get_state_dict(self.model) if sharded else merged_state(self.network)
+        state = merged_state(self.network) if not self.state.sharded else whole_state(self.model)
         if not self.accelerator.is_main_process:
             return
         save_model(

@@ -11,11 +11,17 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from decoupe.errors import CheckpointError, OutputError
@@ -64,7 +70,7 @@ class State:
     @property
     def sharded(self) -> bool:
         """Whether each process holds a part of the model only (FSDP)."""
-        return str(self.accelerator.distributed_type).endswith("FSDP")
+        return any(isinstance(parameter, DTensor) for parameter in self.model.parameters())
 
     def save(self) -> None:
         """Write the state; a process that is killed meanwhile leaves the former one.
@@ -111,7 +117,6 @@ class State:
                     "model": self.model.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "average": self.average.state_dict(),
-                    "scaler": self.scaler.state_dict(),
                 },
                 folder / "state.pt",
             )
@@ -119,6 +124,7 @@ class State:
             about = {
                 **vars(self.progress),
                 "updates": self.average.updates,
+                "scaler": self.scaler.state_dict(),
                 "processes": self.accelerator.num_processes,
             }
             (folder / "progress.json").write_text(json.dumps(about))
@@ -151,8 +157,8 @@ class State:
                 self.model.load_state_dict(state["model"])
                 self.optimizer.load_state_dict(state["optimizer"])
                 self.average.load_state_dict(state["average"])
-                if self.scaler.is_enabled():
-                    self.scaler.load_state_dict(state["scaler"])
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(about["scaler"])
             stored = folder / f"random-{self.accelerator.process_index}.pt"
             if stored.exists():  # on more processes than before, the new ones draw their own numbers
                 set_random_states(torch.load(stored, weights_only=True))
@@ -163,6 +169,13 @@ class State:
         self.progress.step, self.progress.best = about["step"], about["best"]
         self.progress.worse = about["worse"]
         return True
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a sharded model, gathered on the main process; every process must ask for it."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: Any = get_model_state_dict(model, options=options)
+    return dict(state)
 
 
 def saved(out: Path) -> Path | None:
