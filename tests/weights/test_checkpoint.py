@@ -8,13 +8,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from decoupe.errors import CheckpointError, ModelError, OutputError, UnknownModelError
+import decoupe
+from decoupe.errors import CheckpointError, OutputError, UnknownModelError
 from decoupe.models import BiRefNet, BiRefNetConfig
+from decoupe.models.birefnet import PRESETS
 from decoupe.weights import load_model
 from decoupe.weights.checkpoint import read_model, save_model
 from decoupe.weights.registry import Preprocessing
@@ -298,6 +301,21 @@ def test_load_model_of_a_file_that_is_not_there() -> None:
         load_model("weights/absent.pth")
 
 
-def test_load_model_of_the_exported_default() -> None:
-    with pytest.raises(ModelError, match=r"pocket comes as an exported .onnx.*use decoupe\.load"):
+def test_the_embedded_model_in_pytorch_is_the_exported_one(tmp_path: Path) -> None:
+    """So that it can be fine-tuned; what only training uses is not in the file."""
+    loaded = load_model("pocket")
+    assert loaded.notes == ["gradient and side_heads, which only training uses, begin at random"]
+    image = np.random.default_rng(0).integers(256, size=(90, 120, 3), dtype=np.uint8)
+    save_model(
+        loaded.model, tmp_path / "p.safetensors", family=loaded.family, preprocessing=loaded.preprocessing
+    )
+    exported, again = decoupe.load("pocket")(image), decoupe.load(tmp_path / "p.safetensors")(image)
+    assert np.abs(exported.alpha - again.alpha).max() < 1e-4
+
+
+def test_an_embedded_file_of_another_model_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "pocket", dataclasses.replace(PRESETS["pocket"], block_width=32))
+    with pytest.raises(CheckpointError, match=r"pocket\.onnx does not hold the model 'pocket' .*reinstall"):
         load_model("pocket")

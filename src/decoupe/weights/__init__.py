@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from decoupe.errors import MissingExtraError, ModelError, UnknownModelError
+from decoupe.errors import MissingExtraError, UnknownModelError
 from decoupe.weights.registry import CATALOGUE, WEIGHTS_SUFFIXES, spec, weights_in
 
 if TYPE_CHECKING:
@@ -43,9 +43,11 @@ def load_model(name_or_path: str | os.PathLike[str]) -> LoadedModel:
     if Path(name_or_path).suffix in WEIGHTS_SUFFIXES:
         raise UnknownModelError(f"the weights file {name_or_path} does not exist: check the path")
     model = spec(os.fspath(name_or_path))
-    if model.file.endswith(".onnx"):
-        raise ModelError(f"{model.name} comes as an exported .onnx, not as PyTorch weights: use decoupe.load")
     require_torch(f"the model {model.name!r}")
+    if model.file.endswith(".onnx"):
+        from decoupe.weights.embedded import read_embedded
+
+        return read_embedded(model, download.fetch(model))
     known = model.preprocessing if model.name in CATALOGUE else None
     return checkpoint.read_model(download.fetch(model), model.family, known)
 
