@@ -529,6 +529,7 @@ FINETUNES = {
         ema=0.98,
         criterion=criterion,
         augmentation=augmentation,
+        held_out=0.1,
         freeze_norms=True,
         patience=8,
     )
