@@ -1,10 +1,10 @@
-"""What fine-tuning on few pictures brings: the embedded model on cats, scored on cats that nothing was trained on.
+"""What fine-tuning on few pictures brings: the embedded model on cats, scored on others.
 
-    python benchmarks/finetuning.py SET --out runs/finetuning [--pairs 60] [--model pocket] [--set KEY=VALUE …]
+    python benchmarks/finetuning.py SET --out runs/finetuning [--pairs 60] [--model pocket] [--set KEY=VALUE]
 
-SET is the recipe ``pocket``'s set of cats. Its held-out pairs are those scored; the pairs to train on are drawn from
-the rest. The training is the command that a user would type, run as a process; it holds out a few of its own pairs
-to choose its best weights by, which are those scored.
+SET is the recipe ``pocket``'s set of cats. Its held-out pairs are scored, which nothing was trained on; the
+pairs to train on are drawn from the rest. The training is the command that a user would type, run as a
+process; it holds out a few of its own pairs to choose its best weights by, which are those scored.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/learning.py SET [SET ...] --out runs/learning [--only FAMILY] [--minutes 30]
 
-SET is a matte set, of which 25 pairs are held out; MaskFormer sees each set as a class, with everything else as
-another. The networks and pictures are small, so that two cores suffice. A run in the folder goes on
-where it stopped.
+SET is a matte set, of which 25 pairs are held out; MaskFormer sees each set as a class, with everything else
+as another. The networks and pictures are small, so that two cores suffice. A run in the folder goes on where
+it stopped.
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ def cases(batch: int, side: int) -> dict[str, tuple[nn.Module, Step, Step]]:
 
     birefnet, general = BiRefNetCriterion(), BiRefNetCriterion(GENERAL)
     inspyrenet, maskformer = InSPyReNetCriterion(), MaskFormerCriterion()
+    pocket = read_recipe("pocket").criterion
     pvt = BiRefNetConfig(backbone="pvt_v2_b0")
     return {
         "BiRefNet, pvt_v2_b0, DIS": (BiRefNet(pvt), lambda out, x: total(birefnet(out, x, truth)), one_bce),
@@ -65,7 +66,7 @@ def cases(batch: int, side: int) -> dict[str, tuple[nn.Module, Step, Step]]:
         ),
         "BiRefNet, pocket": (
             BiRefNet(PRESETS["pocket"]),
-            lambda out, x: total(read_recipe("pocket").criterion(out, x, truth)),
+            lambda out, x: total(pocket(out, x, truth)),
             one_bce,
         ),
         "InSPyReNet, res2net50": (

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -133,3 +136,62 @@ def test_dilated_gradient_label_keeps_what_lies_just_outside() -> None:
     assert (
         float(losses.gradient_label(losses.picture_gradient(image), far, mask="dilated").abs().max()) < 1e-6
     )
+
+
+def test_errors_and_their_slopes_are_those_of_torch() -> None:
+    logits = torch.linspace(-12, 12, 200, dtype=torch.float64).view(2, 1, 10, 10).requires_grad_()
+    target = torch.rand(2, 1, 10, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    found = losses.logit_errors(logits, target)
+    torch.testing.assert_close(found, expected)
+    slopes = [torch.autograd.grad((one**2).sum(), logits)[0] for one in (found, expected)]
+    torch.testing.assert_close(*slopes)
+    slopes = [
+        torch.autograd.grad(one(logits.sigmoid(), target), logits)[0]
+        for one in (losses.bce, F.binary_cross_entropy)
+    ]
+    torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("certain", [0.0, 1.0])
+def test_a_certain_mistake_costs_as_much_as_in_torch(certain: float) -> None:
+    prediction = torch.full((1, 1, 4, 4), certain, requires_grad=True)
+    target = torch.tensor([0.0, 1.0, 0.5, certain]).expand(1, 1, 4, 4)
+    found, expected = losses.bce(prediction, target), F.binary_cross_entropy(prediction, target)
+    torch.testing.assert_close(found, expected)
+    slopes = [torch.autograd.grad(one, prediction)[0] for one in (found, expected)]
+    torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("logit", [-200.0, -90.0, -20.0, 20.0, 90.0, 200.0])
+def test_far_logits_cost_what_they_should_in_float32(logit: float) -> None:
+    logits, target = torch.full((1, 1, 2, 2), logit, requires_grad=True), torch.ones(1, 1, 2, 2)
+    errors = losses.logit_errors(logits, target)
+    torch.testing.assert_close(errors, F.softplus(-logits), atol=1e-6, rtol=0)
+    (slope,) = torch.autograd.grad(errors.sum(), logits)
+    torch.testing.assert_close(slope, logits.detach().sigmoid() - 1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 52), (12, 7), (3, 1)])
+def test_blur_is_a_convolution_and_so_is_its_slope(height: int, width: int) -> None:
+    x = torch.rand(2, 1, height, width, dtype=torch.float64, requires_grad=True)
+    line = losses.gaussian(11, 1.5)
+    whole = torch.tensor([*line[:0:-1], *line], dtype=torch.float64)
+    assert float(whole.sum()) == pytest.approx(1)
+    expected = F.conv2d(x, torch.outer(whole, whole)[None, None], padding=5)
+    found = losses.blurred(x, line)
+    torch.testing.assert_close(found, expected)
+    slopes = [torch.autograd.grad((one**2).sum(), x)[0] for one in (found, expected)]
+    torch.testing.assert_close(*slopes)
+
+
+def test_levels_enter_as_if_one_by_one() -> None:
+    maps = torch.rand(3, 2, 1, 40, 72, dtype=torch.float64).logit()
+    truth = (torch.rand(2, 1, 40, 72) > 0.5).double()
+    weights = PixelWeights(**{field.name: 1.5 for field in dataclasses.fields(PixelWeights)})
+    criterion = BiRefNetCriterion(pixel=weights)
+    together = criterion.pixel_terms(maps, truth)
+    apart = [criterion.pixel_terms(one[None], truth) for one in maps]
+    assert set(together) == {field.name for field in dataclasses.fields(PixelWeights)}
+    for name, value in together.items():
+        torch.testing.assert_close(value, torch.stack([terms[name] for terms in apart]).sum())

@@ -52,6 +52,11 @@ def precise(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
+def stacked(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Maps ``(N, 1, h, w)`` of several levels, resized to ``size`` ``(H, W)``: ``(L, N, 1, H, W)``."""
+    return torch.stack([losses.enlarged(precise(logits), size) for logits in maps])
+
+
 @dataclass(frozen=True)
 class BiRefNetCriterion:
     """What a BiRefNet's training output costs.
@@ -82,15 +87,14 @@ class BiRefNetCriterion:
             truth: ``(N, 1, H, W)`` in [0, 1].
             classes: object classes ``(N,)``, where there are any.
         """
-        terms: dict[str, Tensor] = {}
-        boundary = losses.boundary_weight(truth) if self.pixel.structure else None
-        for logits in (*out.side_logits, out.logits):
-            for name, value in self.pixel_terms(
-                losses.enlarged(precise(logits), truth.shape[-2:]), truth, boundary
-            ).items():
-                terms[name] = terms[name] + value if name in terms else value
+        # All levels in one tensor: a handful of large operations instead of many small ones.
+        maps = stacked((*out.side_logits, out.logits), truth.shape[-2:])  # (L, N, 1, H, W)
+        terms = self.pixel_terms(maps, truth)
         if self.gradient and out.gradient_logits:
-            terms["gradient"] = self.gradient * self.gradient_term(out, losses.picture_gradient(image))
+            sides = maps[: len(out.gradient_logits)].detach()  # a refiner has one more
+            label = losses.gradient_label(losses.picture_gradient(image), sides, mask=self.gradient_mask)
+            logits = stacked(out.gradient_logits, truth.shape[-2:])
+            terms["gradient"] = self.gradient * len(logits) * losses.gradient_bce(logits, label)
         if self.classification and out.class_logits is not None and classes is not None:
             told = precise(out.class_logits)
             # The sum over pictures that have a class (not −1), so that a batch without any costs nothing.
@@ -98,31 +102,18 @@ class BiRefNetCriterion:
             terms["classification"] = self.classification * wrong / (classes >= 0).sum().clamp_min(1)
         return terms
 
-    def gradient_term(self, out: BiRefNetOutput, gradient: Tensor) -> Tensor:
-        """The outward reference's loss over all levels; ``gradient`` is the picture's ``(N, 1, H, W)``."""
-        sides = out.side_logits[: len(out.gradient_logits)]  # a refiner has one more
-        levels = zip(out.gradient_logits, sides, strict=True)
-        return torch.stack(
-            [
-                losses.gradient_bce(
-                    precise(logits), losses.gradient_label(gradient, precise(side), mask=self.gradient_mask)
-                )
-                for logits, side in levels
-            ]
-        ).sum()
-
-    def pixel_terms(self, logits: Tensor, truth: Tensor, boundary: Tensor | None = None) -> dict[str, Tensor]:
-        """The weighted pixel losses of one map ``(N, 1, H, W)``, of the truth's size as ``boundary`` is."""
+    def pixel_terms(self, logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        """The weighted pixel losses, summed over the levels: ``(L, N, 1, H, W)`` against ``(N, 1, H, W)``."""
         prediction = logits.sigmoid()
         terms = {}
         for field in fields(self.pixel):
-            weight = getattr(self.pixel, field.name)
-            if not weight:
-                continue
-            if field.name == "structure":
-                terms["structure"] = weight * losses.structure(logits, truth, boundary)
-            else:
-                terms[field.name] = weight * PIXEL_LOSSES[field.name](prediction, truth)
+            name, weight = field.name, getattr(self.pixel, field.name)
+            if name not in self.SUMS:
+                weight *= len(logits)  # a mean over the levels -> their sum
+            if weight and name == "structure":
+                terms[name] = weight * losses.structure(logits, truth)
+            elif weight:
+                terms[name] = weight * PIXEL_LOSSES[name](prediction, truth)
         return terms
 
 
