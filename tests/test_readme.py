@@ -1,4 +1,4 @@
-"""What README promises runs: its Python, and every command and option that it names."""
+"""What README and the pages of docs promise runs: Python, every command, option, recipe and setting."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ import pytest
 from typer.testing import CliRunner
 
 from decoupe.cli import app
+from decoupe.training.recipes import read_recipe
 from inference.queries import see
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = re.findall(r"(?:^|\| )decoupe (\w+)([^\n#]*)", README, re.MULTILINE)
+COMMANDS = [
+    found
+    for page in PAGES
+    for found in re.findall(r"(?:^|\| |-m )decoupe ((?:data )?\w+)([^\n#]*)", page.read_text(), re.MULTILINE)
+]
 
 
 def test_there_is_something_to_run() -> None:
@@ -37,17 +43,31 @@ def test_python_runs(snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(("command", "rest"), COMMANDS)
 def test_commands_and_options_exist(command: str, rest: str) -> None:
-    shown = CliRunner().invoke(app, [command, "--help"])
+    shown = CliRunner().invoke(app, [*command.split(), "--help"])
     assert shown.exit_code == 0
     for option in re.findall(r"(?<!\S)--?[a-z][\w-]*", rest):
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown.output), option
 
 
-@pytest.mark.parametrize("path", ["README.md", "src/decoupe/weights/pocket.md"])
-def test_nothing_is_left_to_be_filled_in(path: str) -> None:
-    assert re.findall(r"\b[A-Z]{5,}$", (ROOT / path).read_text(), re.MULTILINE) == []
+@pytest.mark.parametrize("rest", [rest for command, rest in COMMANDS if command == "train"])
+def test_recipes_and_settings_exist(rest: str) -> None:
+    recipe = re.match(r" ([a-z][\w-]+)( |$)", rest)
+    assert recipe is None or read_recipe(recipe[1], re.findall(r"--set (\S+)", rest))
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
-        assert (ROOT / target).exists(), target
+def test_settings_in_the_training_page_exist() -> None:
+    table = re.findall(r"^\|[^|]*\| `(\S+=[^`]+)`", (ROOT / "docs" / "training.md").read_text(), re.MULTILINE)
+    assert len(table) > 5
+    for setting in table:
+        read_recipe("birefnet-general", [setting])
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "src/decoupe/weights/pocket.md"], ids=lambda page: page.name)
+def test_nothing_is_left_to_be_filled_in(page: Path) -> None:
+    assert re.findall(r"\b[A-Z]{5,}$", page.read_text(), re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
