@@ -1,80 +1,115 @@
-"""Measures of mattes and saliency maps: those of pysodmetrics, entered picture by picture."""
+"""Scores of mattes and saliency maps, entered picture by picture."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-import py_sod_metrics
 from numpy.typing import NDArray
 
-from decoupe.errors import InputError
+from decoupe.errors import InputError, unknown
+from decoupe.evaluation.measures import COLUMNS, Array, Pair
 
-SUBJECT = 128
-"""Value of the truth from which a pixel is the subject's."""
+
+class Scores(NamedTuple):
+    """What one picture scores.
+
+    Attributes:
+        values: its numbers by column; of a curve's column, the summary of its own curve.
+        curves: by name, 256 numbers each.
+    """
+
+    values: dict[str, float]
+    curves: dict[str, Array]
+
+
+def score(
+    prediction: NDArray[Any],
+    truth: NDArray[Any],
+    columns: Sequence[str] = tuple(COLUMNS),
+    *,
+    stretch: bool = False,
+) -> Scores:
+    """The scores of one picture.
+
+    Args:
+        prediction: alpha ``(H, W)``: floats in [0, 1], uint8, uint16 or bool.
+        truth: the same.
+        columns: names in `COLUMNS`.
+        stretch: stretch the prediction to fill [0, 1] first; the errors of mattes take it as it is.
+
+    Raises:
+        InputError: sizes that differ, values outside [0, 1], or an unknown column.
+    """
+    pair = Pair(prediction, truth, stretch=stretch)
+    wanted = [_column(name) for name in columns]
+    numbers: dict[str, Any] = {}
+    for measure in dict.fromkeys(column.measure for column in wanted):
+        numbers |= measure(pair)
+    curves = {name: value for name, value in numbers.items() if isinstance(value, np.ndarray)}
+    values = {
+        name: column.of(curves[column.curve]) if column.curve else float(numbers[name])
+        for name, column in zip(columns, wanted, strict=True)
+    }
+    return Scores(values, curves)
 
 
 class MatteScores:
-    """S-measure, mean absolute error, maximal F-measure (β² = 0.3) and weighted F-measure.
+    """Means over pictures; the maximal and mean F and E are those of the mean curve, as published.
 
-    Fan et al. 2017 (S), Achanta et al. 2009 (F), Margolin et al. 2014 (weighted F, β² = 1); means over
-    pictures, and the maximum of the mean curve. The prediction is used as it is,
-    not stretched to fill [0, 1].
+    Args:
+        columns: names in `COLUMNS`.
+        stretch: see `score`.
 
     Attributes:
-        values: of each picture, in the order they were entered, by the measure's name.
+        values: of each picture in the order they were entered, by column.
+        curves: sums over pictures, by name.
     """
 
-    def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {"S": [], "MAE": [], "wF": []}
-        self._curve = np.zeros(256)
+    def __init__(self, columns: Sequence[str] = ("S", "MAE", "maxF", "wF"), *, stretch: bool = False) -> None:
+        self.columns, self.stretch = tuple(columns), stretch
+        self.values: dict[str, list[float]] = {name: [] for name in columns if _column(name)}
+        self.curves: dict[str, Array] = {}
 
-    def update(self, prediction: NDArray[np.floating], truth: NDArray[np.uint8]) -> None:
-        """Enter one picture.
+    def update(self, prediction: NDArray[Any], truth: NDArray[Any]) -> None:
+        """Enter one picture; see `score`."""
+        self.add(score(prediction, truth, self.columns, stretch=self.stretch))
 
-        Args:
-            prediction: alpha ``(H, W)`` in [0, 1].
-            truth: uint8 ``(H, W)``.
-
-        Raises:
-            InputError: the two differ in size.
-        """
-        if prediction.shape != truth.shape:
-            raise InputError(
-                f"the prediction is {prediction.shape}, its truth {truth.shape}: resize one of them"
-            )
-        metrics = {
-            "S": py_sod_metrics.Smeasure(),
-            "MAE": py_sod_metrics.MAE(),
-            "F": py_sod_metrics.FmeasureV2({"fm": py_sod_metrics.FmeasureHandler(True, False, beta=0.3)}),
-            "wF": py_sod_metrics.WeightedFmeasure(),
-        }
-        for metric in metrics.values():
-            metric.step(pred=prediction.astype(np.float64), gt=truth >= SUBJECT, normalize=False)
-        results = {name: metric.get_results() for name, metric in metrics.items()}
-        self._curve += np.asarray(results["F"]["fm"]["dynamic"], np.float64)
-        for name, key in (("S", "sm"), ("MAE", "mae"), ("wF", "wfm")):
-            self.values[name].append(float(results[name][key]))
+    def add(self, scores: Scores) -> None:
+        """Enter what one picture scores."""
+        for name, values in self.values.items():
+            values.append(scores.values[name])
+        for name, curve in scores.curves.items():
+            self.curves[name] = self.curves[name] + curve if name in self.curves else curve
 
     def merge(self, other: MatteScores) -> None:
         """Enter what another process has seen."""
-        self._curve += other._curve
         for name, values in other.values.items():
             self.values[name] += values
+        for name, curve in other.curves.items():
+            self.curves[name] = self.curves[name] + curve if name in self.curves else curve
 
     def result(self) -> dict[str, float]:
-        """Means over the pictures so far.
+        """The columns over the pictures so far; where a picture has no such number, over the others.
 
         Raises:
             InputError: there were none.
         """
-        count = len(self.values["S"])
+        count = len(next(iter(self.values.values()), ()))
         if not count:
             raise InputError("nothing to score: give at least one picture")
-        means = {name: math.fsum(values) / count for name, values in self.values.items()}
-        return {
-            "S": means["S"],
-            "MAE": means["MAE"],
-            "maxF": float(self._curve.max() / count),
-            "wF": means["wF"],
-        }
+        results = {}
+        for name, values in self.values.items():
+            column = COLUMNS[name]
+            numbers = [value for value in values if not math.isnan(value)]
+            mean = math.fsum(numbers) / len(numbers) if numbers else math.nan
+            results[name] = column.of(self.curves[column.curve] / count) if column.curve else mean
+        return results
+
+
+def _column(name: str) -> Any:
+    if name not in COLUMNS:
+        raise InputError(unknown("measure", name, COLUMNS))
+    return COLUMNS[name]
