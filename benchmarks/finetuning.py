@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 import decoupe
+from decoupe.datasets.sets import Pair, find_pairs, read_pair, split
 from decoupe.evaluation.mattes import MatteScores
 from decoupe.training.recipes import RECIPES
-from decoupe.training.sets import Pair, find_pairs, read_pair, split
 from machine import machine, print_table, versions
 
 

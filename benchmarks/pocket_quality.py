@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import decoupe
+from decoupe.datasets.sets import Pair, find_pairs, read_pair, split, spread
 from decoupe.evaluation.mattes import MatteScores
 from decoupe.training.recipes import RECIPES
-from decoupe.training.sets import Pair, find_pairs, read_pair, split, spread
 from machine import machine, print_table, versions
 
 

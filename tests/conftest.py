@@ -1,9 +1,21 @@
 import os
+from pathlib import Path
 
 import pytest
+
+from drawn import draw_pair
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # Each worker of `pytest -n` has one core: more threads than that only wait for each other.
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture
+def discs(tmp_path: Path) -> Path:
+    """A set of 24 pairs."""
+    folder = tmp_path / "discs"
+    for row in range(24):
+        draw_pair(folder, f"disc{row:02}", seed=row)
+    return folder

@@ -34,7 +34,7 @@ ORDER = (
     "training_commands",
     "cli",
 )
-BESIDE = ("training", "evaluation", "export")
+BESIDE = ("datasets", "training", "evaluation", "export")
 # Plain data about the weights, which torch-free parts share.
 FREE = ("decoupe.weights.registry",)
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 import decoupe
 from decoupe.cli import app
 from decoupe.training.recipes import RECIPES, read_recipe
-from training.conftest import draw_pair
+from drawn import draw_pair
 
 Run = Callable[..., Result]
 

@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from decoupe.datasets.segment_sets import MatteSegments
+from decoupe.datasets.sets import find_pairs
 from decoupe.training import data
 from decoupe.training.augment import POCKET
 from decoupe.training.data import (
@@ -21,8 +23,6 @@ from decoupe.training.data import (
     normalised,
 )
 from decoupe.training.segment_augment import PLAIN
-from decoupe.training.segment_sets import MatteSegments
-from decoupe.training.sets import find_pairs
 from decoupe.weights.registry import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 SMALL, LARGE = (32, 32), (64, 96)

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from decoupe.datasets.segment_sets import Scene
 from decoupe.errors import ConfigError
 from decoupe.training.augment import GREY
 from decoupe.training.segment_augment import ADE20K, COCO, PLAIN, SegmentAugmentation
-from decoupe.training.segment_sets import Scene
 
 
 def scene(height: int = 40, width: int = 60, *, segments: int = 5, seed: int = 0) -> Scene:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ImageOps
 
+from decoupe.datasets.segment_sets import SegmentSet, find_segment_set
+from decoupe.datasets.sets import Pair, fingerprint, names_of, near_duplicate_groups, pairing
+from decoupe.datasets.shards import Source, opened
 from decoupe.errors import InputError
-from decoupe.training.segment_sets import SegmentSet, find_segment_set
-from decoupe.training.sets import Pair, fingerprint, names_of, near_duplicate_groups, pairing
-from decoupe.training.shards import Source, opened
 
 SHOWN = 5
 """Files that a finding names, at most."""
@@ -107,8 +107,8 @@ def check(folders: Sequence[Path], held_out: Sequence[Path] = (), *, workers: in
     """Read every file of some sets, and say what is wrong.
 
     Args:
-        folders: sets to train on: mattes in any layout of `decoupe.training.sets`, or segments in any of
-            `decoupe.training.segment_sets`.
+        folders: sets to train on: mattes in any layout of `decoupe.datasets.sets`, or segments in any of
+            `decoupe.datasets.segment_sets`.
         held_out: sets to validate on; near duplicates across the two are leaks.
         workers: processes that read.
 

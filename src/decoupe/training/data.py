@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from decoupe.datasets.segment_sets import Scene, SegmentSet
+from decoupe.datasets.sets import Pair, read_pair, read_picture
+from decoupe.datasets.shards import Source
 from decoupe.training.augment import Augmentation
 from decoupe.training.matching import Truth
 from decoupe.training.segment_augment import SegmentAugmentation
-from decoupe.training.segment_sets import Scene, SegmentSet
-from decoupe.training.sets import Pair, read_pair, read_picture
-from decoupe.training.shards import Source
 from decoupe.weights.registry import Preprocessing
 
 Array = NDArray[np.uint8]

@@ -30,13 +30,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from decoupe.errors import ConfigError, DecoupeError, DeviceError, InputError
+from decoupe.evaluation.pictures import contact_sheet
 from decoupe.training.checkpointing import checkpoint_activations
 from decoupe.training.criteria import BiRefNetCriterion
 from decoupe.training.data import Batches, dynamic_size, normalised
 from decoupe.training.ema import Average
 from decoupe.training.fields import from_yaml
 from decoupe.training.lora import add_lora, merged_state
-from decoupe.training.pictures import contact_sheet
 from decoupe.training.recipes import FAMILIES, Recipe
 from decoupe.training.report import Report
 from decoupe.training.start import backbone_of, parameter_groups

@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from decoupe.datasets.segment_sets import MatteSegments, SegmentSet, find_segment_set
+from decoupe.datasets.sets import find_pairs, names_of, pictures_in, spread
+from decoupe.evaluation.pictures import Array, contact_sheet, labelled, tinted
 from decoupe.training.augment import Augmentation
 from decoupe.training.data import MatteDataset, Sample, SegmentDataset
-from decoupe.training.pictures import Array, contact_sheet, labelled, tinted
 from decoupe.training.recipes import Recipe
-from decoupe.training.segment_sets import MatteSegments, SegmentSet, find_segment_set
-from decoupe.training.sets import find_pairs, names_of, pictures_in, spread
 
 ACROSS = 4
 """Samples in a row of the sheet."""

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from decoupe.datasets.segment_sets import Scene
 from decoupe.errors import ConfigError
 from decoupe.training.augment import GREY, Range
-from decoupe.training.segment_sets import Scene
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from decoupe import readings
+from decoupe.datasets.segment_sets import MatteSegments, Scene, SegmentSet, find_segment_set
+from decoupe.datasets.sets import Pair, find_pairs, names_of, pictures_in, read_pair, split, spread
+from decoupe.datasets.shards import Source
 from decoupe.errors import ConfigError, InputError
 from decoupe.evaluation import Metric
 from decoupe.evaluation.mattes import MatteScores
+from decoupe.evaluation.pictures import labelled
 from decoupe.evaluation.segments import MeanIoU, PanopticQuality
 from decoupe.inference.preprocess import from_network, network_size, read_image, to_network
 from decoupe.training.augment import Augmentation
 from decoupe.training.criteria import BiRefNetCriterion, InSPyReNetCriterion
 from decoupe.training.data import MatteBatch, MatteDataset, SegmentBatch, SegmentDataset
 from decoupe.training.matching import MaskFormerCriterion
-from decoupe.training.pictures import labelled
 from decoupe.training.recipes import Criterion, Recipe
 from decoupe.training.segment_augment import SegmentAugmentation
-from decoupe.training.segment_sets import MatteSegments, Scene, SegmentSet, find_segment_set
-from decoupe.training.sets import Pair, find_pairs, names_of, pictures_in, read_pair, split, spread
-from decoupe.training.shards import Source
 from decoupe.weights.labels import NO_NAMES, Vocabulary
 from decoupe.weights.registry import Preprocessing
 

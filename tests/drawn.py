@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 
@@ -26,12 +25,3 @@ def draw_pair(folder: Path, name: str, *, seed: int, size: tuple[int, int] = (64
         (folder / kind).mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "im" / f"{name}.jpg", quality=92)
     Image.fromarray((disc * 255).astype(np.uint8)).save(folder / "gt" / f"{name}.png")
-
-
-@pytest.fixture
-def discs(tmp_path: Path) -> Path:
-    """A set of 24 pairs."""
-    folder = tmp_path / "discs"
-    for row in range(24):
-        draw_pair(folder, f"disc{row:02}", seed=row)
-    return folder

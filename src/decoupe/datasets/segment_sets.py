@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from decoupe.datasets.sets import Pair, pictures_in, read_pair, read_picture
+from decoupe.datasets.shards import Source, opened
 from decoupe.errors import InputError
-from decoupe.training.sets import Pair, pictures_in, read_pair, read_picture
-from decoupe.training.shards import Source, opened
 from decoupe.weights.labels import ADE20K, Vocabulary
 
 Array = NDArray[np.uint8]

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from decoupe.errors import InputError
-from decoupe.training.sets import (
+from decoupe.datasets.sets import (
     Pair,
     find_pairs,
     fingerprint,
@@ -26,7 +25,8 @@ from decoupe.training.sets import (
     split,
     spread,
 )
-from decoupe.training.shards import Member, members, opened
+from decoupe.datasets.shards import Member, members, opened
+from decoupe.errors import InputError
 
 
 def save(path: Path, *, mode: str = "RGB", size: tuple[int, int] = (8, 6), level: int = 255) -> Path:

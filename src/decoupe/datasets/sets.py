@@ -15,8 +15,8 @@ from PIL import ExifTags, Image, ImageOps
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from decoupe.datasets.shards import Member, Source, members, opened
 from decoupe.errors import InputError
-from decoupe.training.shards import Member, Source, members, opened
 
 Array = NDArray[np.uint8]
 T = TypeVar("T")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from decoupe.datasets.segment_sets import MatteSegments, SegmentSet, find_segment_set
+from decoupe.datasets.sets import find_pairs
 from decoupe.errors import InputError
-from decoupe.training.segment_sets import MatteSegments, SegmentSet, find_segment_set
-from decoupe.training.sets import find_pairs
 from decoupe.weights.labels import ADE20K, Vocabulary
 
 CATEGORIES = [
