@@ -32,6 +32,7 @@ ORDER = (
     "segment_files",
     "doctor",
     "training_commands",
+    "evaluation_commands",
     "cli",
 )
 BESIDE = ("datasets", "training", "evaluation", "export")
@@ -65,7 +66,7 @@ def violations(path: Path) -> list[str]:
         if other == own:
             continue
         if own in ORDER and (
-            (other in BESIDE and own not in ("cli", "training_commands"))
+            (other in BESIDE and own not in ("cli", "training_commands", "evaluation_commands"))
             or (other in ORDER and ORDER.index(other) > ORDER.index(own))
         ):
             wrong.append(f"{path.relative_to(SOURCE)}: {module}")

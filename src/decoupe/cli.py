@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 import decoupe
-from decoupe import training_commands
+from decoupe import evaluation_commands, training_commands
 from decoupe.console import Files, printable, run, say, told
 from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.media import encode
@@ -111,6 +111,7 @@ def main() -> None:
 app.command()(training_commands.train)
 app.command()(training_commands.export)
 app.add_typer(training_commands.data_app, name="data")
+app.add_typer(evaluation_commands.eval_app, name="eval")
 
 
 def _version(asked: bool) -> None:

@@ -49,7 +49,7 @@ def run(
     """
     failed = 0
     drawn = len(plan.jobs) > 1 and not quiet and sys.stderr is not None and sys.stderr.isatty()
-    with _progress(len(plan.jobs), drawn) as advance, warnings.catch_warnings():
+    with progress_bar(len(plan.jobs), drawn=drawn) as advance, warnings.catch_warnings():
         warnings.simplefilter("always", SizeWarning)
         warnings.showwarning = lambda message, *_: None if quiet else say(str(message))
         for job in plan.jobs:
@@ -101,7 +101,7 @@ def _opened(stream: TextIO | None, name: str) -> TextIO:
 
 
 @contextlib.contextmanager
-def _progress(total: int, drawn: bool) -> Iterator[Callable[[], None]]:
+def progress_bar(total: int, *, drawn: bool) -> Iterator[Callable[[], None]]:
     """A bar on standard error with the rate and the time left; yields what to call after each picture."""
     if not drawn:
         yield lambda: None

@@ -124,6 +124,18 @@ def pairing(folder: Path) -> Pairing:
     return _in_folders(*folders)
 
 
+def masks_of(folder: Path) -> Path | None:
+    """The folder of masks of a set's folder; None where it is no set, or holds several."""
+    found = _layouts(folder)
+    return found[0][1] if len(found) == 1 else None
+
+
+def photographs_of(masks: Path) -> Path | None:
+    """The folder of photographs beside a set's folder of masks; None where there is none."""
+    around = [*_layouts(masks.parent), *_layouts(masks.parent.parent)]
+    return next((images for images, of_them in around if of_them.samefile(masks)), None)
+
+
 def pictures_in(folder: Path) -> list[Path]:
     """The files of a folder by name, without hidden ones.
 

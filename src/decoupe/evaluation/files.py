@@ -1,0 +1,138 @@
+"""Predictions and truths on disk: which belong together, and what their pixels say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from decoupe.datasets.sets import masks_of, photographs_of
+from decoupe.datasets.shards import Source, opened
+from decoupe.errors import InputError
+from decoupe.evaluation.measures import unit
+from decoupe.inference.media import find_images
+
+COLOURFUL = 24
+"""Difference between channels of 8 bits beyond which a picture is a photograph, not a matte."""
+SAME_SHAPE = 0.02
+"""Share by which the aspect ratios of a prediction and its truth may differ."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A prediction and its truth, by the name that they share."""
+
+    name: str
+    prediction: Path
+    truth: Path
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What two folders hold.
+
+    Attributes:
+        pairs: by name.
+        missing: names of truths without a prediction.
+        spare: names of predictions without a truth.
+        photographs: by name, where the truths are a set's.
+    """
+
+    pairs: list[Match]
+    missing: list[str]
+    spare: list[str]
+    photographs: dict[str, Path]
+
+
+def match(predictions: str | Path, truths: str | Path) -> Matching:
+    """Predictions and truths of the same names; endings do not matter, folders inside do.
+
+    Args:
+        predictions: folder.
+        truths: folder of masks, or a whole set, whose masks are taken.
+
+    Raises:
+        InputError: a folder is none, is empty, is given twice, or holds a name twice; or nothing matches.
+    """
+    predictions, truths = Path(predictions), Path(truths)
+    for folder in (predictions, truths):
+        if not folder.is_dir():
+            raise InputError(f"{folder} is no folder: give one with pictures")
+    truths = masks_of(truths) or truths
+    if predictions.samefile(truths):
+        raise InputError(f"{predictions} is given as prediction and as truth: give two folders")
+    found, told = _by_name(predictions), _by_name(truths)
+    shared = [name for name in told if name in found]
+    if not shared:
+        raise InputError(
+            f"no picture of {predictions} has the name of one in {truths}: "
+            f"{next(iter(found))} is none of theirs, expected names as {next(iter(told))}"
+        )
+    return Matching(
+        [Match(name, found[name], told[name]) for name in shared],
+        [name for name in told if name not in found],
+        [name for name in found if name not in told],
+        _by_name(photographs) if (photographs := photographs_of(truths)) else {},
+    )
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder, by their path inside it without ending."""
+    by_name: dict[str, Path] = {}
+    for path in find_images(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in by_name:
+            raise InputError(f"{by_name[name]} and {path.name} share a name: keep one of them")
+        by_name[name] = path
+    if not by_name:
+        raise InputError(f"{folder} holds no pictures")
+    return by_name
+
+
+def read_matte(path: Source) -> NDArray[Any]:
+    """The matte in a file, uint8 or uint16 ``(H, W)``.
+
+    Of a cut-out, whose alpha says more than that all is opaque, the alpha; else the grey values.
+
+    Raises:
+        InputError: the file cannot be read, or is a photograph.
+    """
+    with opened(path) as file:
+        picture = ImageOps.exif_transpose(file)
+    if picture.has_transparency_data:
+        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+        if alpha.min() < 255:
+            return alpha
+    if picture.mode.startswith("I"):
+        deep = np.asarray(picture)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise InputError(f"{path} holds values from {deep.min()} to {deep.max()}: expected 8 or 16 bits")
+        return deep.astype(np.uint16)
+    if picture.mode not in ("1", "L"):
+        colours = np.asarray(picture.convert("RGB"))
+        if int(np.ptp(colours, axis=2).max()) > COLOURFUL:
+            raise InputError(f"{path} is a photograph: expected a grey matte, or a cut-out with alpha")
+    return np.asarray(picture.convert("L"))
+
+
+def fitted(prediction: NDArray[Any], truth: NDArray[Any], name: str) -> NDArray[Any]:
+    """A prediction at its truth's size, bilinearly; as it is where it has that.
+
+    Raises:
+        InputError: the two have different shapes, as where one is turned.
+    """
+    if prediction.shape == truth.shape:
+        return prediction
+    (height, width), (told_height, told_width) = prediction.shape, truth.shape
+    if abs(width * told_height / (height * told_width) - 1) > SAME_SHAPE:
+        raise InputError(
+            f"{name} is {height}×{width}, its truth {told_height}×{told_width}: "
+            "expected the same shape, turn or crop one of them"
+        )
+    picture = Image.fromarray(unit(prediction, "prediction").astype(np.float32))
+    larger = picture.resize((told_width, told_height), Image.Resampling.BILINEAR)
+    return np.asarray(larger).clip(0, 1)

@@ -1,0 +1,171 @@
+"""The report of an evaluation: a folder with the numbers as CSV and JSON, and one page to look at.
+
+scores.csv      one line for each picture
+scores.json     the results, how they came about, the mean curves
+worst.png       the pictures with the lowest scores: photograph, truth, prediction, difference
+best.png        those with the highest
+index.html      all of it on one page that needs nothing else, neither files nor network
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from decoupe import __version__
+from decoupe.errors import InputError, OutputError
+from decoupe.evaluation.measures import COLUMNS
+from decoupe.evaluation.page import About, histogram, page, precision_recall_plot, ranked_by, threshold_plot
+from decoupe.evaluation.pictures import contact_sheet
+from decoupe.evaluation.run import Evaluation
+from decoupe.inference.media import encode, replacing
+
+Array = NDArray[np.uint8]
+
+SHOWN = 8
+"""Pictures on each of the two sheets."""
+TOO_MUCH, TOO_LITTLE = (214, 40, 57), (40, 98, 214)
+FILES = ("scores.csv", "scores.json", "worst.png", "best.png", "index.html")
+
+
+class Look(NamedTuple):
+    """What a sheet shows of a picture, uint8: the photograph ``(H, W, 3)`` where there is one, two mattes."""
+
+    photograph: Array | None
+    truth: Array
+    prediction: Array
+
+
+def check_folder(out: Path) -> None:
+    """Raise OutputError where a report would take the place of other files."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file: name a folder for the report")
+    if out.is_dir() and (others := sorted(path.name for path in out.iterdir() if path.name not in FILES)):
+        raise OutputError(f"{out} holds {others[0]}, which is no report's: name a folder of its own")
+
+
+def write_report(out: Path, evaluation: Evaluation, about: About, look: Callable[[str], Look]) -> None:
+    """Write all files, each whole or not at all.
+
+    Args:
+        out: folder, made where it does not exist.
+        evaluation: the scores.
+        about: what was scored, and how.
+        look: from a picture's name to what the sheets show of it.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {out} ({error.strerror}): name another") from error
+    results = evaluation.scores.result()
+    worst, best = ends(evaluation, ranked_by(about.protocol))
+    sheets = {
+        name: sheet(evaluation, names, ranked_by(about.protocol), look)
+        for name, names in (("worst", worst), ("best", best))
+    }
+    plots = [("Precision and recall", precision_recall_plot), ("F and E over thresholds", threshold_plot)]
+    drawn = [(title, plot(evaluation)) for title, plot in plots]
+    drawn.append(
+        (f"{COLUMNS[ranked_by(about.protocol)].title} of the pictures", histogram(evaluation, about))
+    )
+    contents = {
+        "scores.csv": _csv(evaluation).encode(),
+        "scores.json": json.dumps(_summary(evaluation, about, results), indent=1).encode(),
+        "worst.png": encode(sheets["worst"]),
+        "best.png": encode(sheets["best"]),
+        "index.html": page(evaluation, about, results, sheets, drawn).encode(),
+    }
+    for name, content in contents.items():
+        with replacing(out / name) as temporary:
+            temporary.write_bytes(content)
+
+
+def ends(evaluation: Evaluation, column: str, count: int = SHOWN) -> tuple[list[str], list[str]]:
+    """Names of the worst pictures, worst first, and of the best, best first; none is in both."""
+    values = evaluation.scores.values[column]
+    sign = 1 if COLUMNS[column].better == "higher" else -1
+    known = [index for index, value in enumerate(values) if not np.isnan(value)]
+    order = sorted(known, key=lambda index: sign * values[index])
+    half = min(count, (len(order) + 1) // 2)
+    names = [evaluation.names[index] for index in order]
+    return names[:half], names[::-1][: min(count, len(order) - half)]
+
+
+def sheet(
+    evaluation: Evaluation, names: Sequence[str], column: str, look: Callable[[str], Look]
+) -> Image.Image:
+    """A row for each picture: photograph, truth, prediction, and where they differ."""
+    rows, captions = [], []
+    for name in names:
+        shown = look(name)
+        pictures = [shown.truth, shown.prediction, difference(shown.prediction, shown.truth)]
+        rows.append(([shown.photograph] if shown.photograph is not None else []) + pictures)
+        value = evaluation.scores.values[column][evaluation.names.index(name)]
+        captions.append(f"{name}: {COLUMNS[column].title} {value:.3f}")
+    return contact_sheet(rows, captions=captions)
+
+
+def difference(prediction: Array, truth: Array) -> Array:
+    """Red where a prediction ``(H, W)`` has too much, blue where too little, on white."""
+    error = (prediction.astype(np.float32) - truth)[..., None] / 255
+    colours = np.where(error > 0, np.array(TOO_MUCH), np.array(TOO_LITTLE))
+    mixed: Array = (255 - np.abs(error) * (255 - colours)).astype(np.uint8)
+    return mixed
+
+
+def _csv(evaluation: Evaluation) -> str:
+    """One line for each picture; the maximum of a curve is that of the picture's own."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = evaluation.scores.values
+    writer.writerow(["name", *columns])
+    for index, name in enumerate(evaluation.names):
+        writer.writerow([name, *(f"{values[index]:.6g}" for values in columns.values())])
+    return text.getvalue()
+
+
+def _summary(evaluation: Evaluation, about: About, results: dict[str, float]) -> dict[str, Any]:
+    """What ``scores.json`` holds."""
+    count = len(evaluation.names)
+    return {
+        "decoupe": __version__,
+        "title": about.title,
+        "settings": about.settings,
+        "stretch": evaluation.scores.stretch,
+        "pictures": count,
+        "results": {name: None if np.isnan(value) else value for name, value in results.items()},
+        "problems": evaluation.problems,
+        "notes": evaluation.notes,
+        "curves": {
+            name: [round(float(value), 6) for value in total / count]
+            for name, total in evaluation.scores.curves.items()
+        },
+    }
+
+
+def read_report(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+    """What `write_report` wrote: the summary, and each picture's scores by name.
+
+    Raises:
+        InputError: the folder holds no report.
+    """
+    try:
+        summary = json.loads((folder / "scores.json").read_text())
+        with (folder / "scores.csv").open(newline="") as file:
+            rows = {row.pop("name"): {k: float(v) for k, v in row.items()} for row in csv.DictReader(file)}
+        return {**summary, "results": dict(summary["results"])}, rows
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} holds no report: expected what decoupe eval … -o {folder} writes ({error})"
+        ) from error

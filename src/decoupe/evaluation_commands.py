@@ -1,0 +1,293 @@
+"""``decoupe eval``: score files or a model, and compare two reports."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from decoupe.console import progress_bar, say, told
+from decoupe.errors import InputError, MissingExtraError, unknown
+
+if TYPE_CHECKING:
+    from decoupe.evaluation.page import About
+    from decoupe.evaluation.report import Look
+    from decoupe.evaluation.run import Evaluation, Job
+
+TABLES = ("text", "markdown", "latex", "json")
+
+eval_app = typer.Typer(
+    help="Measure predictions against truth.",
+    invoke_without_command=True,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@eval_app.callback(invoke_without_command=True)
+def evaluate(
+    context: typer.Context,
+    pred: Annotated[
+        Path | None, typer.Option("--pred", metavar="DIR", help="Predictions: mattes or cut-outs.")
+    ] = None,
+    gt: Annotated[
+        Path | None, typer.Option("--gt", metavar="DIR", help="Truths of the same names, or a whole set.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", metavar="MODEL", help="A model to score instead of files.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="The set to score the model on.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(metavar="NAME", help="Columns and rules of a field, see --list.")
+    ] = "all",
+    measures: Annotated[
+        str | None, typer.Option(metavar="S,MAE,…", help="Columns of your own instead of a protocol's.")
+    ] = None,
+    stretch: Annotated[
+        bool | None,
+        typer.Option(
+            "--stretch/--no-stretch", help="Stretch each prediction to [0, 1] first; else as the protocol."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Write a report into this folder.")
+    ] = None,
+    table: Annotated[
+        str, typer.Option(metavar="FORMAT", help="Of the table: text, markdown, latex or json.")
+    ] = "text",
+    beside: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Print what was published of this model beside.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes that score; else one for each core.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="Of the model: auto, cpu or cuda.")] = "auto",
+    listed: Annotated[
+        bool, typer.Option("--list", help="List protocols and measures, and do nothing.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print the table and errors alone.")] = False,
+) -> None:
+    """Score predictions against truth, or a model on a set; compare puts two reports side by side."""
+    if context.invoked_subcommand is not None:
+        return
+    with told():
+        protocols = _evaluation("protocols")
+        if listed:
+            _list(protocols)
+            return
+        if table not in TABLES:
+            raise InputError(unknown("format", table, TABLES))
+        chosen = protocols.protocol(protocol)
+        if measures is not None:
+            names = [name.strip() for name in measures.split(",") if name.strip()]
+            chosen = protocols.of_columns(names, stretch=chosen.stretch)
+        stretches = chosen.stretch if stretch is None else stretch
+        published = [row for name in beside or () for row in _evaluation("published").published(name)]
+        if out is not None:
+            _evaluation("report").check_folder(out)
+        jobs, count, title, settings, look = _work(pred, gt, model, data, device, quiet)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        with progress_bar(count, drawn=_drawn(quiet)) as advance:
+            evaluation: Evaluation = _evaluation("run").evaluate(
+                jobs,
+                chosen.names,
+                stretch=stretches,
+                workers=min(workers or cores, max(1, count // 8)),  # a process takes a second to start
+                advance=advance,
+            )
+        for problem in evaluation.problems:
+            say(problem)
+        for note in () if quiet else evaluation.notes:
+            say(note)
+        if not evaluation.names:
+            raise InputError("no picture could be scored")
+        about: About = _evaluation("page").About(
+            title, chosen, settings, [(row.label, dict(row.scores), row.source) for row in published]
+        )
+        typer.echo(_table(evaluation, about, table), nl=True)
+        if out is not None:
+            _evaluation("report").write_report(out, evaluation, about, look)
+            if not quiet:
+                say(f"wrote {out / 'index.html'}")
+        if evaluation.problems:
+            raise typer.Exit(1)
+
+
+@eval_app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A report's folder.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another's, of the same pictures.")],
+) -> None:
+    """Put two reports side by side: differences with their 95 % interval, picture by picture."""
+    with told():
+        comparison = _evaluation("compare").compare(first, second)
+        columns = _evaluation("measures").COLUMNS
+        titles = ["", "A", "B", "B − A", "95 % interval", "B better in", ""]
+        rows = [
+            [
+                f"{columns[one.column].title} {_evaluation('protocols').arrow(one.column)}",
+                f"{one.first:.4f}",
+                f"{one.second:.4f}",
+                f"{one.second - one.first:+.4f}",
+                f"{one.interval[0]:+.4f} … {one.interval[1]:+.4f}",
+                f"{one.wins:.0%}",
+                one.verdict,
+            ]
+            for one in comparison.differences
+        ]
+        say(f"A: {comparison.titles[0]}; B: {comparison.titles[1]}; {comparison.count} pictures of both")
+        for letter, alone in zip("AB", comparison.alone, strict=True):
+            if alone:
+                say(f"{alone} pictures of {letter} alone do not count")
+        typer.echo(_aligned([titles, *rows]))
+
+
+Worked = tuple["Iterator[Job]", int, str, dict[str, str], "Callable[[str], Look]"]
+
+
+def _work(
+    pred: Path | None, gt: Path | None, model: str | None, data: Path | None, device: str, quiet: bool
+) -> Worked:
+    """What is to be scored: jobs, how many, a title, settings, and how a picture is shown."""
+    if pred is not None and gt is not None and model is None and data is None:
+        return _files(pred, gt, quiet)
+    if model is not None and data is not None and pred is None and gt is None:
+        return _model(model, data, device)
+    raise InputError("give --pred and --gt, two folders; or -m and --data, a model and a set")
+
+
+def _files(pred: Path, gt: Path, quiet: bool) -> Worked:
+    """Files against files."""
+    from decoupe.datasets.sets import read_picture
+
+    files, run = _evaluation("files"), _evaluation("run")
+    matching = files.match(pred, gt)
+    by_name = {pair.name: pair for pair in matching.pairs}
+
+    def jobs() -> Iterator[Job]:
+        yield from run.jobs_of(matching.pairs)
+        for name in matching.missing:
+            yield run.Job(name, InputError(f"{name} has no prediction in {pred}: make it"), gt)
+
+    if matching.spare and not quiet:
+        say(f"{len(matching.spare)} predictions have no truth and do not count, {matching.spare[0]} first")
+
+    def look(name: str) -> Look:
+        pair = by_name[name]
+        photograph = matching.photographs.get(name)
+        return _shown(photograph and read_picture(photograph), pair.truth, files.read_matte(pair.prediction))
+
+    settings = {"predictions": str(pred), "truth": str(gt)}
+    return jobs(), len(matching.pairs) + len(matching.missing), str(pred), settings, look
+
+
+def _model(name: str, data: Path, device: str) -> Worked:
+    """A model on a set. Its mattes are rounded to 8 bits, as the files that it would write."""
+    import numpy as np
+
+    import decoupe
+    from decoupe.datasets.sets import find_pairs, read_picture
+    from decoupe.inference.predictor import Predictor
+
+    run = _evaluation("run")
+    pairs = {pair.name: pair for pair in find_pairs(data)}
+    predictor = decoupe.load(name, device=device)
+    if not isinstance(predictor, Predictor):
+        raise InputError(f"{name} gives segments: score a model that gives mattes")
+
+    def predicted(name: str) -> Any:
+        alpha = predictor(read_picture(pairs[name].image)).alpha
+        return (alpha * 255).round().astype(np.uint8)
+
+    def job(name: str) -> Job:
+        try:
+            made = predicted(name)
+        except InputError as error:
+            made = error
+        entered: Job = run.Job(name, made, pairs[name].mask)
+        return entered
+
+    def look(name: str) -> Look:
+        pair = pairs[name]
+        return _shown(read_picture(pair.image), pair.mask, predicted(name))
+
+    settings = {"model": predictor.describe(), "data": str(data)}
+    return map(job, pairs), len(pairs), f"{name} on {data.name}", settings, look
+
+
+def _shown(photograph: Any, truth: Any, prediction: Any) -> Look:
+    """A picture for a sheet, all in 8 bits and of the truth's size."""
+    files, measures, report = _evaluation("files"), _evaluation("measures"), _evaluation("report")
+    told = files.read_matte(truth)
+    same = files.fitted(prediction, told, str(truth))
+    bytes_of = [(measures.unit(one, "matte") * 255).round().astype("uint8") for one in (told, same)]
+    look: Look = report.Look(photograph, *bytes_of)
+    return look
+
+
+def _table(evaluation: Evaluation, about: About, form: str) -> str:
+    """The table that a user asked for."""
+    import json
+
+    protocols = _evaluation("protocols")
+    results = evaluation.scores.result()
+    if form == "json":
+        numbers = {name: None if value != value else value for name, value in results.items()}
+        return json.dumps({"title": about.title, "pictures": len(evaluation.names), "results": numbers})
+    rows = {about.title: results, **{label: scores for label, scores, _ in about.beside}}
+    columns = about.protocol.columns
+    sources = [f"published: {source}" for source in dict.fromkeys(source for _, _, source in about.beside)]
+    if form == "text":
+        titles = ["", *(f"{name} {protocols.arrow(name)}" for name, _ in columns)]
+        cells = [
+            [label, *(protocols.rounded(row[name], n) if name in row else "–" for name, n in columns)]
+            for label, row in rows.items()
+        ]
+        return "\n".join([_aligned([titles, *cells]), *sources])
+    return "\n".join([{"markdown": protocols.markdown, "latex": protocols.latex}[form](columns, rows)])
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    """Columns in line: the first to the left, the others to the right."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _list(protocols: Any) -> None:
+    """Print what there is to choose from."""
+    for name, one in protocols.PROTOCOLS.items():
+        stretched = "; predictions stretched to [0, 1]" if one.stretch else ""
+        typer.echo(f"{name:<9} {one.about}{stretched}\n{'':<9} {', '.join(one.names)}")
+    typer.echo("measures")
+    for name, column in _evaluation("measures").COLUMNS.items():
+        source = (column.measure.__doc__ or "").partition("\n")[0].rstrip(".")
+        typer.echo(f"{name:<9} {column.title}, {column.better} is better: {source}")
+
+
+def _drawn(quiet: bool) -> bool:
+    import sys
+
+    return not quiet and sys.stderr is not None and sys.stderr.isatty()
+
+
+def _evaluation(part: str) -> Any:
+    """A module of `decoupe.evaluation`; MissingExtraError where what it needs is not installed."""
+    import importlib
+
+    try:
+        return importlib.import_module(f"decoupe.evaluation.{part}")
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("decoupe"):
+            raise
+        raise MissingExtraError("decoupe eval", "eval") from error

@@ -1,0 +1,155 @@
+"""``decoupe eval`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from decoupe.cli import app
+from evaluation.test_mattes import by_pysodmetrics, pictures
+from inference.tiny import write_onnx
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with predictions, truths and the set that they are of."""
+    monkeypatch.chdir(tmp_path)
+    for number, (alpha, truth) in enumerate(pictures(4)):
+        for name, picture in (("pred", alpha), ("set/gt", truth), ("set/im", 255 - truth)):
+            folder = tmp_path / name
+            folder.mkdir(parents=True, exist_ok=True)
+            mode = Image.fromarray(picture).convert("RGB" if name == "set/im" else "L")
+            mode.save(folder / f"p{number}.png")
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return RUNNER.invoke(app, ["eval", *arguments])
+
+
+def test_folders_are_scored(here: Path) -> None:
+    shown = run("--pred", "pred", "--gt", "set", "--protocol", "dis", "--table", "json", "-q")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    found = json.loads(shown.stdout)
+    expected = by_pysodmetrics(pictures(4), stretch=True)
+    assert found["pictures"] == 4
+    assert found["results"] == pytest.approx({name: expected[name] for name in found["results"]}, abs=1e-9)
+    assert list(found["results"]) == ["maxF", "wF", "MAE", "S", "meanE", "HCE"]
+
+
+def test_stretching_is_the_protocols_or_the_users(here: Path) -> None:
+    as_is = by_pysodmetrics(pictures(4), stretch=False)
+    for options in (("--protocol", "sod", "--no-stretch"), ("--measures", "S, MAE")):
+        shown = run("--pred", "pred", "--gt", "set/gt", "--table", "json", *options)
+        assert json.loads(shown.stdout)["results"]["S"] == pytest.approx(as_is["S"], abs=1e-9)
+
+
+def test_the_table_is_for_people_or_for_papers(here: Path) -> None:
+    text = run("--pred", "pred", "--gt", "set", "--measures", "S,HCE", "--beside", "birefnet-lite")
+    lines = text.stdout.splitlines()
+    assert re.fullmatch(r" +S ↑ +HCE ↓", lines[0])
+    assert re.fullmatch(r"pred +0\.\d{4} +\d+", lines[1])
+    assert re.fullmatch(r"BiRefNet-lite, DIS-VD +0\.8820 +1175", lines[2])
+    assert lines[3].startswith("published: README of github.com/ZhengPeng7/BiRefNet")
+    markdown = run("--pred", "pred", "--gt", "set", "--protocol", "matting", "--table", "markdown")
+    assert markdown.stdout.startswith("|  | SAD ↓ | MSE ↓ | Grad ↓ | Conn ↓ |")
+    latex = run("--pred", "pred", "--gt", "set", "--protocol", "cod", "--table", "latex")
+    assert latex.stdout.startswith(r"\begin{tabular}{lcccccc}")
+
+
+def test_a_report_is_written_and_compared(here: Path) -> None:
+    first = run("--pred", "pred", "--gt", "set", "--measures", "S,MAE", "-o", "one")
+    assert first.stderr.endswith("decoupe: wrote one/index.html\n")
+    for path in (here / "pred").iterdir():
+        Image.open(path).point(lambda value: value // 2).save(path)
+    run("--pred", "pred", "--gt", "set", "--measures", "S,MAE", "-o", "two")
+    shown = run("compare", "one", "two")
+    assert shown.exit_code == 0
+    assert shown.stderr == "decoupe: A: pred; B: pred; 4 pictures of both\n"
+    assert re.search(
+        r"^MAE ↓ +0\.\d{4} +0\.\d{4} +\+0\.\d{4} +\+0.* … \+0.* +0% +first better$", shown.stdout, re.M
+    )
+    assert run("compare", "one", "three").exit_code == 2
+
+
+def test_a_model_is_scored_as_the_files_that_it_writes(here: Path) -> None:
+    write_onnx(here / "tiny.onnx")
+    of_model = run(
+        "-m", "tiny.onnx", "--data", "set", "--measures", "S,MAE", "--table", "json", "-o", "report"
+    )
+    assert of_model.exit_code == 0, of_model.stderr
+    cut = RUNNER.invoke(app, ["cut", "set/im", "-o", "mattes", "--matte", "-m", "tiny.onnx", "-q"])
+    assert cut.exit_code == 0
+    of_files = run("--pred", "mattes", "--gt", "set", "--measures", "S,MAE", "--table", "json")
+    found, expected = (json.loads(one.stdout) for one in (of_model, of_files))
+    assert found["title"] == "tiny.onnx on set"
+    assert found["results"] == expected["results"]
+    with Image.open(here / "report" / "worst.png") as sheet:
+        assert sheet.width == 4 + 4 * 228  # photograph, truth, prediction, difference
+
+
+def test_what_failed_is_named_and_the_rest_scored(here: Path) -> None:
+    (here / "pred" / "p0.png").unlink()
+    (here / "pred" / "p1.png").write_bytes(b"")
+    Image.new("L", (9, 9)).save(here / "pred" / "extra.png")
+    shown = run("--pred", "pred", "--gt", "set", "--measures", "S", "--table", "json")
+    assert shown.exit_code == 1
+    assert json.loads(shown.stdout)["pictures"] == 2
+    assert "decoupe: p0 has no prediction in pred: make it" in shown.stderr
+    assert "p1.png cannot be read" in shown.stderr
+    assert "1 predictions have no truth and do not count, extra first" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--pred", "pred"), "give --pred and --gt, two folders; or -m and --data, a model and a set"),
+        (("--pred", "pred", "--gt", "set", "-m", "x"), "give --pred and --gt, two folders"),
+        (("--pred", "pred", "--gt", "pred"), "pred is given as prediction and as truth: give two folders"),
+        (
+            ("--pred", "pred", "--gt", "set", "--protocol", "dsi"),
+            "unknown protocol 'dsi'; did you mean 'dis'?",
+        ),
+        (("--pred", "pred", "--gt", "set", "--measures", "F"), "unknown measure 'F'"),
+        (("--pred", "pred", "--gt", "set", "--table", "html"), "unknown format 'html'"),
+        (("--pred", "pred", "--gt", "set", "--beside", "u2net"), "unknown published result 'u2net'"),
+        (("--pred", "pred", "--gt", "set", "-o", "pred"), "pred holds p0.png, which is no report's"),
+        (("-m", "pockett", "--data", "set"), "did you mean 'pocket'"),
+        (("-m", "pocket", "--data", "pred"), "pred holds no matte set"),
+    ],
+)
+def test_wrong_usage_is_one_line(here: Path, arguments: tuple[str, ...], message: str) -> None:
+    shown = run(*arguments)
+    assert shown.exit_code == 2
+    assert message in shown.stderr
+    assert shown.stderr.count("\n") == 1
+
+
+def test_nothing_that_can_be_scored(here: Path) -> None:
+    for path in (here / "pred").iterdir():
+        path.write_bytes(b"x")
+    shown = run("--pred", "pred", "--gt", "set")
+    assert shown.exit_code == 2
+    assert shown.stderr.endswith("decoupe: no picture could be scored\n")
+
+
+def test_what_there_is_is_listed() -> None:
+    shown = run("--list")
+    assert "dis       dichotomous segmentation, as on DIS5K; predictions stretched to [0, 1]" in shown.stdout
+    assert "mBA       mBA, higher is better: Mean boundary accuracy (Cheng et al." in shown.stdout
+
+
+def test_everything_is_scored_by_default(here: Path) -> None:
+    columns = run("--pred", "pred", "--gt", "set").stdout.splitlines()[0].split()
+    assert len([name for name in columns if name not in "↑↓"]) == 17
+    assert np.isfinite(
+        json.loads(run("--pred", "pred", "--gt", "set", "--table", "json").stdout)["results"]["S"]
+    )
