@@ -46,6 +46,14 @@ class Scene(NamedTuple):
     classes: NDArray[np.int64]
 
 
+class SceneObject(NamedTuple):
+    """An object of a picture: its mask, bool ``(H, W)``, its class, and whether it is a crowd."""
+
+    mask: NDArray[np.bool_]
+    label: int
+    crowd: bool
+
+
 class SegmentSet(Protocol):
     """Pictures with segments."""
 
@@ -194,16 +202,9 @@ class CocoPanoptic(_Coco):
                 "remove the picture or the others"
             )
         (annotation,) = annotations
-        with opened(self.path.with_suffix("") / annotation["file_name"]) as file:
-            colours = np.asarray(file.convert("RGB"), np.int32)
-        ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
         told = [one for one in annotation["segments_info"] if not one.get("iscrowd", 0)]
-        known = np.array([int(one["id"]) for one in told], np.int32)
-        segments = np.full(ids.shape, -1, np.int32)
-        if len(known):
-            order = np.argsort(known)
-            place = np.searchsorted(known[order], ids).clip(max=len(known) - 1)
-            segments = np.where(known[order][place] == ids, order[place], -1).astype(np.int32)
+        file = self.path.with_suffix("") / annotation["file_name"]
+        segments = panoptic_segments(file, [int(one["id"]) for one in told])
         classes = np.array([self.class_of(one["category_id"]) for one in told], np.int64)
         return _scene(self.image_source(index), segments, classes, longest)
 
@@ -214,13 +215,25 @@ class CocoInstances(_Coco):
     def read(self, index: int, *, longest: int | None = None) -> Scene:
         """A picture, its long side at most ``longest`` pixels; crowds are told nothing about."""
         image = self.images[index]
-        told = [one for one in self.of_image[int(image["id"])] if not one.get("iscrowd", 0)]
         segments = np.full((int(image["height"]), int(image["width"])), -1, np.int32)
-        masks = [_instance_mask(one["segmentation"], segments.shape) for one in told]
-        for number in sorted(range(len(told)), key=lambda number: -int(masks[number].sum())):
-            segments[masks[number]] = number
-        classes = np.array([self.class_of(one["category_id"]) for one in told], np.int64)
+        told = [one for one in self.objects(index) if not one.crowd]
+        for number in sorted(range(len(told)), key=lambda number: -int(told[number].mask.sum())):
+            segments[told[number].mask] = number
+        classes = np.array([one.label for one in told], np.int64)
         return _scene(self.image_source(index), segments, classes, longest)
+
+    def objects(self, index: int) -> list[SceneObject]:
+        """The objects of a picture, whole where they overlap, crowds among them."""
+        image = self.images[index]
+        size = int(image["height"]), int(image["width"])
+        return [
+            SceneObject(
+                instance_mask(one["segmentation"], size),
+                self.class_of(one["category_id"]),
+                bool(one.get("iscrowd", 0)),
+            )
+            for one in self.of_image[int(image["id"])]
+        ]
 
 
 class SemanticMaps:
@@ -319,7 +332,21 @@ class MatteSegments:
         return Scene(image, segments, np.array([label for _, label in present], np.int64))
 
 
-def _instance_mask(segmentation: Any, size: tuple[int, ...]) -> NDArray[np.bool_]:
+def panoptic_segments(file: Path, ids: Sequence[int]) -> NDArray[np.int32]:
+    """COCO's picture of segment ids -> of each pixel the place of its id in ``ids``, −1 for any other."""
+    with opened(file) as picture:
+        colours = np.asarray(picture.convert("RGB"), np.int32)
+    pixels = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
+    if not ids:
+        return np.full(pixels.shape, -1, np.int32)
+    known = np.array(ids, np.int32)
+    order = np.argsort(known)
+    place = np.searchsorted(known[order], pixels).clip(max=len(known) - 1)
+    segments: NDArray[np.int32] = np.where(known[order][place] == pixels, order[place], -1).astype(np.int32)
+    return segments
+
+
+def instance_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Polygons or run lengths as a mask ``(H, W)``."""
     from pycocotools import mask as coco_masks
 

@@ -1,6 +1,11 @@
-"""Measures of semantic and panoptic segmentation."""
+"""Measures of semantic, panoptic and instance segmentation."""
 
 from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,19 +28,21 @@ class MeanIoU:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         count = len(vocabulary.names)
-        self.confusion = np.zeros((count, count), np.int64)  # truth, prediction
+        self.vocabulary = vocabulary
+        self.confusion = np.zeros((count, count + 1), np.int64)  # truth, prediction; none is the last
 
     def update(self, prediction: NDArray[np.integer], truth: NDArray[np.integer]) -> None:
-        """Enter one picture: classes ``(H, W)``; the truth is −1 where nothing is told.
+        """Enter one picture: classes ``(H, W)``; −1 is none, where the truth tells nothing that is right.
 
         Raises:
             InputError: the two differ in size.
         """
         _check_sizes(prediction, truth)
-        count = len(self.confusion)
+        count, width = self.confusion.shape
         told = truth >= 0
-        pairs = truth[told].astype(np.int64) * count + prediction[told]
-        self.confusion += np.bincount(pairs, minlength=count**2).reshape(count, count)
+        found = np.where(prediction[told] < 0, count, prediction[told])
+        pairs = truth[told].astype(np.int64) * width + found
+        self.confusion += np.bincount(pairs, minlength=count * width).reshape(count, width)
 
     def merge(self, other: MeanIoU) -> None:
         """Enter what another process has seen."""
@@ -48,13 +55,21 @@ class MeanIoU:
             InputError: no pixel of any class so far.
         """
         right, truth = self.confusion.diagonal(), self.confusion.sum(1)
-        present = truth > 0
-        if not present.any():
+        shares = [row["IoU"] for row in self.by_class().values()]
+        if not shares:
             raise InputError("nothing to score: no truth tells any pixel's class")
-        union = truth + self.confusion.sum(0) - right
+        return {"mIoU": float(np.mean(shares)), "accuracy": float(right.sum() / truth.sum())}
+
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """``IoU`` and ``accuracy`` of each class that the truth holds, by its name."""
+        right, truth = self.confusion.diagonal(), self.confusion.sum(1)
+        union = truth + self.confusion.sum(0)[:-1] - right
         return {
-            "mIoU": float((right[present] / union[present]).mean()),
-            "accuracy": float(right.sum() / truth.sum()),
+            self.vocabulary.names[label]: {
+                "IoU": float(right[label] / union[label]),
+                "accuracy": float(right[label] / truth[label]),
+            }
+            for label in np.flatnonzero(truth)
         }
 
 
@@ -70,6 +85,7 @@ class PanopticQuality:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         count = len(vocabulary.names)
+        self.vocabulary = vocabulary
         self.stuff = np.isin(np.arange(count), vocabulary.stuff)
         self.overlap = np.zeros(count)
         self.matched, self.spurious, self.missed = (np.zeros(count, np.int64) for _ in range(3))
@@ -113,13 +129,9 @@ class PanopticQuality:
         Raises:
             InputError: no segment so far.
         """
-        total = self.matched + (self.spurious + self.missed) / 2
-        seen = total > 0
+        seen, pq, sq, rq = self._qualities()
         if not seen.any():
             raise InputError("nothing to score: neither truth nor prediction holds a segment")
-        safe = np.where(seen, total, 1)
-        pq, rq = self.overlap / safe, self.matched / safe
-        sq = self.overlap / np.maximum(self.matched, 1)
         parts = {"PQ_things": seen & ~self.stuff, "PQ_stuff": seen & self.stuff}
         return {
             "PQ": float(pq[seen].mean()),
@@ -127,6 +139,129 @@ class PanopticQuality:
             "RQ": float(rq[seen].mean()),
             **{name: float(pq[part].mean()) for name, part in parts.items() if part.any()},
         }
+
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """``PQ``, ``SQ`` and ``RQ`` of each class that was seen, by its name, and what they were made of."""
+        seen, *qualities = self._qualities()
+        counts = {"matched": self.matched, "spurious": self.spurious, "missed": self.missed}
+        return {
+            self.vocabulary.names[label]: {
+                **{name: float(one[label]) for name, one in zip(("PQ", "SQ", "RQ"), qualities, strict=True)},
+                **{name: int(one[label]) for name, one in counts.items()},
+            }
+            for label in np.flatnonzero(seen)
+        }
+
+    def _qualities(self) -> tuple[NDArray[Any], ...]:
+        """Which classes were seen, and of each class its three qualities."""
+        total = self.matched + (self.spurious + self.missed) / 2
+        safe = np.where(total > 0, total, 1)
+        recognised = self.matched / safe
+        return total > 0, self.overlap / safe, self.overlap / np.maximum(self.matched, 1), recognised
+
+
+class Instance(NamedTuple):
+    """An object of a picture.
+
+    Attributes:
+        mask: bool ``(H, W)``.
+        label: index of its class.
+        score: how sure a prediction is; of truths not looked at.
+        crowd: whether a truth is a crowd, in which predictions are neither right nor wrong.
+    """
+
+    mask: NDArray[np.bool_]
+    label: int
+    score: float = 1.0
+    crowd: bool = False
+
+
+class AveragePrecision:
+    """COCO's average precision of masks (Lin et al. 2014), computed by pycocotools.
+
+    Masks are kept as run lengths: precision is ranked over all pictures at once.
+
+    Args:
+        vocabulary: the classes.
+    """
+
+    NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.pictures: list[tuple[list[dict[str, Any]], list[dict[str, Any]]]] = []
+
+    def update(self, prediction: Sequence[Instance], truth: Sequence[Instance]) -> None:
+        """Enter one picture."""
+        self.pictures.append(([_annotation(one) for one in prediction], [_annotation(one) for one in truth]))
+
+    def merge(self, other: AveragePrecision) -> None:
+        """Enter what another process has seen."""
+        self.pictures += other.pictures
+
+    def result(self) -> dict[str, float]:
+        """`NAMES` in [0, 1]; those of sizes that no truth has are left out.
+
+        Raises:
+            InputError: no truth so far.
+        """
+        evaluated = self._evaluated()
+        return {
+            name: float(value)
+            for name, value in zip(self.NAMES, evaluated.stats[:6], strict=True)
+            if value >= 0
+        }
+
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """``AP`` and ``AP50`` of each class that the truth holds, by its name."""
+        precision = self._evaluated().eval["precision"]  # (thresholds, recalls, classes, sizes, most)
+        rows = {}
+        for label, name in enumerate(self.vocabulary.names):
+            found = precision[:, :, label, 0, -1]
+            if (found > -1).any():
+                rows[name] = {"AP": float(found.mean()), "AP50": float(found[0].mean())}
+        return rows
+
+    def _evaluated(self) -> Any:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        if not any(truth for _, truth in self.pictures):
+            raise InputError("nothing to score: no truth holds an object")
+        told, found = (self._annotations(which) for which in (1, 0))
+        images = [{"id": number} for number in range(1, len(self.pictures) + 1)]
+        categories = [{"id": label + 1, "name": name} for label, name in enumerate(self.vocabulary.names)]
+        with contextlib.redirect_stdout(io.StringIO()):
+            sets = []
+            for annotations in (told, found):
+                coco = COCO()
+                coco.dataset = {"images": images, "annotations": annotations, "categories": categories}
+                coco.createIndex()
+                sets.append(coco)
+            evaluation = COCOeval(*sets, "segm")
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        return evaluation
+
+    def _annotations(self, which: int) -> list[dict[str, Any]]:
+        numbered = ((image, one) for image, both in enumerate(self.pictures, 1) for one in both[which])
+        return [{**one, "id": number, "image_id": image} for number, (image, one) in enumerate(numbered, 1)]
+
+
+def _annotation(instance: Instance) -> dict[str, Any]:
+    """An object as COCO keeps it."""
+    from pycocotools import mask as coco_masks
+
+    lengths = coco_masks.encode(np.asfortranarray(instance.mask, np.uint8))
+    return {
+        "category_id": instance.label + 1,
+        "segmentation": lengths,
+        "area": float(coco_masks.area(lengths)),
+        "bbox": [float(value) for value in coco_masks.toBbox(lengths)],
+        "iscrowd": int(instance.crowd),
+        "score": float(instance.score),
+    }
 
 
 def _check_sizes(prediction: NDArray[np.integer], truth: NDArray[np.integer]) -> None:

@@ -1,0 +1,285 @@
+"""Scoring segments: a model or files against a segment set, in one of three readings.
+
+Predictions as files are what ``decoupe segment`` writes, or what the benchmarks' own tools take:
+
+    semantic    a folder of PNGs of class indices from 0, 255 for none (``--format labels``)
+    panoptic    COCO's JSON with its folder of PNGs, or a folder of both for each picture (``coco-panoptic``)
+    instances   COCO's list of results, or a folder of JSON files, one for each picture (``--format coco``)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decoupe.datasets.segment_sets import (
+    CocoInstances,
+    SegmentSet,
+    instance_mask,
+    panoptic_segments,
+)
+from decoupe.datasets.sets import read_picture
+from decoupe.datasets.shards import opened
+from decoupe.errors import InputError
+from decoupe.evaluation import Metric
+from decoupe.evaluation.segments import AveragePrecision, Instance, MeanIoU, PanopticQuality, Segments
+from decoupe.inference.predictor import Segmenter
+from decoupe.weights.labels import Vocabulary, plain
+
+Reading = Literal["semantic", "panoptic", "instances"]
+Predict = Callable[[int], Any]
+"""From a picture's index in its set to what its `Metric` takes as a prediction."""
+
+COLUMNS: dict[Reading, tuple[str, ...]] = {
+    "semantic": ("mIoU", "accuracy"),
+    "panoptic": ("PQ", "PQ_things", "PQ_stuff", "SQ", "RQ"),
+    "instances": AveragePrecision.NAMES,
+}
+"""What the tables of the readings show, in percent with one digit (Cheng et al. 2021, tables 1 and 2)."""
+METRICS: dict[Reading, Callable[[Vocabulary], Any]] = {
+    "semantic": MeanIoU,
+    "panoptic": PanopticQuality,
+    "instances": AveragePrecision,
+}
+NONE = 255
+"""Pixel of a label picture that has no class."""
+
+
+@dataclass
+class SceneScores:
+    """The scores of a set.
+
+    Attributes:
+        metric: over all pictures.
+        names: of the pictures that were scored.
+        values: of each picture, by column; none of average precision, which ranks all pictures at once.
+        problems: one line for each that could not be.
+        notes: what a user should know of the rest.
+    """
+
+    metric: Any
+    names: list[str] = field(default_factory=list)
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def evaluate_scenes(
+    scenes: SegmentSet,
+    predict: Predict,
+    reading: Reading,
+    *,
+    advance: Callable[[], object] = lambda: None,
+) -> SceneScores:
+    """Score every picture of a set.
+
+    Args:
+        scenes: the truth; for ``instances`` a set of COCO instances.
+        predict: `model_predictions`, or `file_predictions`.
+        reading: which measure.
+        advance: called after each picture.
+
+    Raises:
+        InputError: a set that has no such truth.
+    """
+    if (reading == "instances") != isinstance(scenes, CocoInstances):
+        raise InputError(
+            f"{scenes.name} is no set of {reading}: expected "
+            + ("annotations/instances_*.json" if reading == "instances" else "panoptic or semantic truth")
+        )
+    scores = SceneScores(METRICS[reading](scenes.vocabulary))
+    for index in range(len(scenes)):
+        name = scenes.name_of(index)
+        try:
+            metric = _one(scenes, index, predict, reading)
+        except InputError as error:
+            line = str(error)
+            scores.problems.append(line if name in line else f"{name}: {line}")
+        else:
+            scores.metric.merge(metric)
+            scores.names.append(name)
+            if reading != "instances":
+                scores.values[name] = _own(metric)
+        advance()
+    return scores
+
+
+def _one(scenes: SegmentSet, index: int, predict: Predict, reading: Reading) -> Metric:
+    """The metric of one picture alone."""
+    metric: Metric = METRICS[reading](scenes.vocabulary)
+    if isinstance(scenes, CocoInstances):
+        told = [Instance(one.mask, one.label, crowd=one.crowd) for one in scenes.objects(index)]
+        metric.update(predict(index), told)
+        return metric
+    scene = scenes.read(index)
+    truth = (scene.segments, scene.classes)
+    metric.update(predict(index), truth if reading == "panoptic" else classes_of(truth))
+    return metric
+
+
+def _own(metric: Metric) -> dict[str, float]:
+    try:
+        return metric.result()
+    except InputError:  # a picture of which nothing is told
+        return {}
+
+
+def classes_of(segments: Segments) -> NDArray[np.int64]:
+    """The class of every pixel ``(H, W)``, −1 for none."""
+    places, classes = segments
+    found: NDArray[np.int64] = np.append(classes, -1)[places]  # −1 is the last
+    return found
+
+
+def model_predictions(
+    segmenter: Segmenter, scenes: SegmentSet, reading: Reading
+) -> tuple[Predict, list[str]]:
+    """What a model says of a set's pictures, in the set's classes; and notes on classes that do not match.
+
+    Raises:
+        InputError: model and set have no class in common.
+    """
+    index_of = {plain(name): index for index, name in enumerate(scenes.vocabulary.names)}
+    mapping = np.array([index_of.get(plain(name), -1) for name in segmenter.vocabulary.names], np.int64)
+    missing = [name for name in scenes.vocabulary.names if index_of[plain(name)] not in mapping]
+    if len(missing) == len(scenes.vocabulary.names):
+        raise InputError(
+            f"the model knows no class of {scenes.name}: it knows {segmenter.vocabulary.names[0]} and "
+            f"{len(mapping) - 1} more, the set {scenes.vocabulary.names[0]}"
+        )
+    notes = [f"the model does not know {len(missing)} classes, {missing[0]} first"] if missing else []
+
+    def predict(index: int) -> Any:
+        found = segmenter(read_picture(scenes.image_source(index)))
+        if reading == "semantic":
+            return mapping[found.semantic]
+        if reading == "instances":
+            known = [one for one in found.instances if mapping[one.index] >= 0]
+            return [Instance(one.mask, int(mapping[one.index]), one.score) for one in known]
+        places = np.full(found.size, -1, np.int32)
+        known = [one for one in found.panoptic if mapping[one.index] >= 0]
+        for place, one in enumerate(known):
+            places[one.mask] = place
+        return places, np.array([mapping[one.index] for one in known], np.int64)
+
+    return predict, notes
+
+
+def file_predictions(path: Path, scenes: SegmentSet, reading: Reading) -> Predict:
+    """Predictions as files, in the set's classes.
+
+    Args:
+        path: a folder, or COCO's JSON.
+        scenes: the truth.
+        reading: which of the layouts above.
+
+    Raises:
+        InputError: nothing of that layout there.
+    """
+    if reading == "semantic":
+        if not path.is_dir():
+            raise InputError(f"{path} is no folder: give one with a PNG of class indices for each picture")
+        return lambda index: _label_map(path / f"{scenes.name_of(index)}.png", len(scenes.vocabulary.names))
+    label_of = {scenes.vocabulary.id_of(label): label for label in range(len(scenes.vocabulary.names))}
+
+    def label(category: object) -> int:
+        if category not in label_of:
+            raise InputError(f"category {category} is none of {scenes.name}: write the set's own ids")
+        return label_of[int(str(category))]
+
+    if reading == "panoptic":
+        panoptic = _panoptic_files(path, scenes)
+
+        def segments(index: int) -> Segments:
+            file, infos = _of(panoptic, scenes.name_of(index), path)
+            places = panoptic_segments(file, [int(one["id"]) for one in infos])
+            return places, np.array([label(one["category_id"]) for one in infos], np.int64)
+
+        return segments
+    results = _result_files(path, scenes)
+
+    def objects(index: int) -> list[Instance]:
+        assert isinstance(scenes, CocoInstances)
+        image = scenes.images[index]
+        size = int(image["height"]), int(image["width"])
+        return [
+            Instance(instance_mask(one["segmentation"], size), label(one["category_id"]), float(one["score"]))
+            for one in results.get(scenes.name_of(index), [])
+        ]
+
+    return objects
+
+
+def _label_map(file: Path, count: int) -> NDArray[np.int64]:
+    """A PNG of class indices, −1 for none."""
+    with opened(file) as picture:
+        labels = np.asarray(picture).astype(np.int64)
+    if labels.ndim != 2 or labels[labels != NONE].max(initial=0) >= count:
+        raise InputError(
+            f"{file} is no map of {count} classes: expected a grey or indexed PNG of indices from 0, "
+            f"{NONE} for none"
+        )
+    return np.where(labels == NONE, -1, labels)
+
+
+def _panoptic_files(path: Path, scenes: SegmentSet) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
+    """Picture of ids and what they are, by the picture's name."""
+    found = {}
+    for file, content in _json_files(path):
+        folder = file.with_suffix("") if file.with_suffix("").is_dir() else file.parent
+        for one in content.get("annotations", []) if isinstance(content, dict) else []:
+            found[Path(one["file_name"]).stem] = folder / one["file_name"], one["segments_info"]
+    if not found:
+        raise InputError(f"{path} holds no panoptic results: expected COCO's JSON with segments_info")
+    del scenes
+    return found
+
+
+def _result_files(path: Path, scenes: SegmentSet) -> dict[str, list[dict[str, Any]]]:
+    """Results by the picture's name."""
+    assert isinstance(scenes, CocoInstances)
+    name_of = {int(image["id"]): scenes.name_of(index) for index, image in enumerate(scenes.images)}
+    found: dict[str, list[dict[str, Any]]] = {}
+    files = _json_files(path)
+    for _, content in files:
+        if isinstance(content, dict):  # of one picture, which it names; the number is not the set's
+            name = Path(content["images"][0]["file_name"]).stem
+            found.setdefault(name, []).extend(content["annotations"])
+            continue
+        for one in content:
+            if int(one["image_id"]) not in name_of:
+                raise InputError(f"{path} has a result of picture {one['image_id']}, which the set has not")
+            found.setdefault(name_of[int(one["image_id"])], []).append(one)
+    return found
+
+
+def _json_files(path: Path) -> list[tuple[Path, Any]]:
+    """The content of a JSON file, or of all in a folder."""
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path} holds no JSON: expected COCO's results, or what decoupe segment writes")
+    try:
+        return [(file, json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}): expected COCO's results") from error
+
+
+def _of(
+    files: dict[str, tuple[Path, list[dict[str, Any]]]], name: str, path: Path
+) -> tuple[Path, list[dict[str, Any]]]:
+    if name not in files:
+        raise InputError(f"{name} has no prediction in {path}: make it")
+    return files[name]
+
+
+def class_rows(scores: SceneScores, columns: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Each class's own numbers, the lowest of the first column first."""
+    rows: dict[str, dict[str, float]] = scores.metric.by_class()
+    shown = next(name for name in columns if name in next(iter(rows.values()), dict.fromkeys(columns, 0.0)))
+    return dict(sorted(rows.items(), key=lambda row: row[1][shown]))
