@@ -24,8 +24,8 @@ def with_statistics(model: nn.Module) -> nn.Module:
             tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 - 0.25)
         elif name.endswith("running_var"):
             tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + 0.5)
-        elif name.endswith("bn3.weight"):
-            tensor.mul_(0.3)  # the last of a ResNet's block: at 1 its random maps would grow a thousandfold
+        elif name.endswith(("bn3.weight", "expand.1.weight")):
+            tensor.mul_(0.3)  # the last of a block of ResNet or Res2Net: at 1 random maps grow a thousandfold
         elif ".offset." in name or ".modulation." in name:
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
     return model.eval()

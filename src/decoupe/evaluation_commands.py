@@ -13,8 +13,7 @@ from decoupe.console import progress_bar, say, told
 from decoupe.errors import InputError, MissingExtraError, unknown
 
 if TYPE_CHECKING:
-    from decoupe.evaluation.page import About
-    from decoupe.evaluation.report import Look
+    from decoupe.evaluation.report import About, Look
     from decoupe.evaluation.run import Evaluation, Job
 
 TABLES = ("text", "markdown", "latex", "json")
@@ -82,14 +81,17 @@ def evaluate(
             return
         if table not in TABLES:
             raise InputError(unknown("format", table, TABLES))
+        if out is not None:
+            _evaluation("report").check_folder(out)
+        if protocol in protocols.READINGS:
+            _segments(pred, gt, model, data, protocol, out, table, device, quiet)
+            return
         chosen = protocols.protocol(protocol)
         if measures is not None:
             names = [name.strip() for name in measures.split(",") if name.strip()]
             chosen = protocols.of_columns(names, stretch=chosen.stretch)
         stretches = chosen.stretch if stretch is None else stretch
         published = [row for name in beside or () for row in _evaluation("published").published(name)]
-        if out is not None:
-            _evaluation("report").check_folder(out)
         jobs, count, title, settings, look = _work(pred, gt, model, data, device, quiet)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         with progress_bar(count, drawn=_drawn(quiet)) as advance:
@@ -106,7 +108,7 @@ def evaluate(
             say(note)
         if not evaluation.names:
             raise InputError("no picture could be scored")
-        about: About = _evaluation("page").About(
+        about: About = _evaluation("report").About(
             title, chosen, settings, [(row.label, dict(row.scores), row.source) for row in published]
         )
         typer.echo(_table(evaluation, about, table), nl=True)
@@ -230,6 +232,72 @@ def _shown(photograph: Any, truth: Any, prediction: Any) -> Look:
     return look
 
 
+def _segments(
+    pred: Path | None,
+    gt: Path | None,
+    model: str | None,
+    data: Path | None,
+    reading: Any,
+    out: Path | None,
+    table: str,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Score segments: a model or files against a segment set."""
+    import decoupe
+    from decoupe.datasets.segment_sets import find_segment_set
+
+    scenes_of = _evaluation("scenes")
+    folder = gt if gt is not None else data
+    if folder is None or (pred is None) == (model is None) or (gt is None) != (model is not None):
+        raise InputError("give --pred and --gt, predictions and a set; or -m and --data, a model and a set")
+    # Any truth but that of instances tells the class of every pixel.
+    scenes = find_segment_set(folder, "val", None if reading == "semantic" else reading)
+    if model is not None:
+        segmenter = decoupe.load(model, device=device)
+        if not isinstance(segmenter, decoupe.Segmenter):
+            raise InputError(f"{model} gives mattes: score a model that gives segments")
+        predict, notes = scenes_of.model_predictions(segmenter, scenes, reading)
+        title, settings = f"{model} on {folder.name}", {"model": segmenter.describe(), "data": str(folder)}
+    else:
+        predict, notes = scenes_of.file_predictions(pred, scenes, reading), []
+        title, settings = str(pred), {"predictions": str(pred), "truth": str(folder)}
+    with progress_bar(len(scenes), drawn=_drawn(quiet)) as advance:
+        scores = scenes_of.evaluate_scenes(scenes, predict, reading, advance=advance)
+    scores.notes += notes
+    for line in (*scores.problems, *(() if quiet else scores.notes)):
+        say(line)
+    if not scores.names:
+        raise InputError("no picture could be scored")
+    columns = scenes_of.COLUMNS[reading]
+    typer.echo(_scene_table(title, scores.metric.result(), columns, table))
+    if out is not None:
+        report = _evaluation("scene_report")
+        about = report.AboutScenes(title, reading, settings)
+        look = None if reading == "instances" else scenes_of.looks(scenes, predict, reading)
+        report.write_scene_report(out, scores, about, look)
+        if not quiet:
+            say(f"wrote {out / 'index.html'}")
+    if scores.problems:
+        raise typer.Exit(1)
+
+
+def _scene_table(title: str, results: dict[str, float], columns: tuple[str, ...], form: str) -> str:
+    """A table of segments, in percent as the papers' tables."""
+    import json
+
+    if form == "json":
+        return json.dumps({"title": title, "results": results})
+    cells = [f"{100 * results[name]:.1f}" if name in results else "–" for name in columns]
+    if form == "text":
+        return _aligned([["", *columns], [title, *cells]])
+    protocols = _evaluation("protocols")
+    joined: str = {"markdown": protocols.markdown_rows, "latex": protocols.latex_rows}[form](
+        ["", *(name.replace("_", " ") for name in columns)], [[title, *cells]]
+    )
+    return joined
+
+
 def _table(evaluation: Evaluation, about: About, form: str) -> str:
     """The table that a user asked for."""
     import json
@@ -269,6 +337,9 @@ def _list(protocols: Any) -> None:
     for name, one in protocols.PROTOCOLS.items():
         stretched = "; predictions stretched to [0, 1]" if one.stretch else ""
         typer.echo(f"{name:<9} {one.about}{stretched}\n{'':<9} {', '.join(one.names)}")
+    for reading, about in protocols.READINGS.items():
+        columns = _evaluation("scenes").COLUMNS[reading]
+        typer.echo(f"{reading:<9} {about}\n{'':<9} {', '.join(columns)}")
     typer.echo("measures")
     for name, column in _evaluation("measures").COLUMNS.items():
         source = (column.measure.__doc__ or "").partition("\n")[0].rstrip(".")

@@ -18,9 +18,8 @@ from decoupe.evaluation.compare import difference as compared
 from decoupe.evaluation.files import fitted, match, read_matte
 from decoupe.evaluation.mattes import MatteScores
 from decoupe.evaluation.measures import COLUMNS
-from decoupe.evaluation.page import About
 from decoupe.evaluation.published import PUBLISHED, published
-from decoupe.evaluation.report import Look, check_folder, difference, ends, read_report, write_report
+from decoupe.evaluation.report import About, Look, check_folder, difference, ends, read_report, write_report
 from decoupe.evaluation.run import Evaluation, Job, evaluate, jobs_of
 from evaluation.test_mattes import pictures
 

@@ -74,6 +74,13 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
 }
 
+READINGS = {
+    "semantic": "semantic segmentation, as on ADE20K; in percent",
+    "panoptic": "panoptic segmentation, as on COCO; in percent",
+    "instances": "instance segmentation, as on COCO; in percent",
+}
+"""Protocols of segments, whose columns `decoupe.evaluation.scenes` holds."""
+
 SYMBOLS = {
     "S": r"$S_\alpha$",
     "maxF": r"$F_\beta^x$",
@@ -113,7 +120,12 @@ def rounded(value: float, digits: int) -> str:
 def markdown(columns: Sequence[tuple[str, int]], rows: Mapping[str, Mapping[str, float]]) -> str:
     """A Markdown table: a row for each name; a number that is not known is a dash."""
     titles = ["", *(f"{COLUMNS[name].title} {arrow(name)}" for name, _ in columns)]
-    lines = [titles, ["---", *["---:"] * len(columns)], *_cells(columns, rows)]
+    return markdown_rows(titles, _cells(columns, rows))
+
+
+def markdown_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of cells: the first column to the left, figures to the right."""
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
@@ -121,10 +133,15 @@ def latex(columns: Sequence[tuple[str, int]], rows: Mapping[str, Mapping[str, fl
     """A LaTeX table with booktabs' rules."""
     arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
     titles = ["", *(SYMBOLS.get(name, COLUMNS[name].title) + arrows[arrow(name)] for name, _ in columns)]
-    body = [" & ".join(_escaped(cell) for cell in cells) + r" \\" for cells in _cells(columns, rows)]
+    return latex_rows(titles, _cells(columns, rows))
+
+
+def latex_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A LaTeX table of cells with booktabs' rules; titles are LaTeX already."""
+    body = [" & ".join(_escaped(cell) for cell in cells) + r" \\" for cells in rows]
     return "\n".join(
         [
-            rf"\begin{{tabular}}{{l{'c' * len(columns)}}}",
+            rf"\begin{{tabular}}{{l{'c' * (len(titles) - 1)}}}",
             r"\toprule",
             " & ".join(titles) + r" \\",
             r"\midrule",

@@ -12,7 +12,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +24,10 @@ from PIL import Image
 from decoupe import __version__
 from decoupe.errors import InputError, OutputError
 from decoupe.evaluation.measures import COLUMNS
-from decoupe.evaluation.page import About, histogram, page, precision_recall_plot, ranked_by, threshold_plot
+from decoupe.evaluation.page import Page, Table, render
 from decoupe.evaluation.pictures import contact_sheet
+from decoupe.evaluation.plots import histogram, precision_recall_plot, ranked_by, threshold_plot
+from decoupe.evaluation.protocols import Protocol, arrow, rounded
 from decoupe.evaluation.run import Evaluation
 from decoupe.inference.media import encode, replacing
 
@@ -33,7 +36,8 @@ Array = NDArray[np.uint8]
 SHOWN = 8
 """Pictures on each of the two sheets."""
 TOO_MUCH, TOO_LITTLE = (214, 40, 57), (40, 98, 214)
-FILES = ("scores.csv", "scores.json", "worst.png", "best.png", "index.html")
+FILES = ("scores.csv", "classes.csv", "scores.json", "worst.png", "best.png", "index.html")
+"""What reports consist of, those of mattes and those of segments."""
 
 
 class Look(NamedTuple):
@@ -42,6 +46,23 @@ class Look(NamedTuple):
     photograph: Array | None
     truth: Array
     prediction: Array
+
+
+@dataclass(frozen=True)
+class About:
+    """What a report says of itself.
+
+    Attributes:
+        title: what was scored.
+        protocol: its columns and rules.
+        settings: names and values, as the folders.
+        beside: rows of the table from elsewhere: label, scores, source.
+    """
+
+    title: str
+    protocol: Protocol
+    settings: dict[str, str] = field(default_factory=dict)
+    beside: Sequence[tuple[str, dict[str, float], str]] = ()
 
 
 def check_folder(out: Path) -> None:
@@ -64,31 +85,63 @@ def write_report(out: Path, evaluation: Evaluation, about: About, look: Callable
     Raises:
         OutputError: a file cannot be written.
     """
+    results = evaluation.scores.result()
+    column = ranked_by(about.protocol)
+    worst, best = (sheet(evaluation, names, column, look) for names in ends(evaluation, column))
+    write_files(
+        out,
+        {
+            "scores.csv": _csv(evaluation).encode(),
+            "scores.json": json.dumps(_summary(evaluation, about, results), indent=1).encode(),
+            "worst.png": encode(worst),
+            "best.png": encode(best),
+            "index.html": render(_page(evaluation, about, results, worst, best)).encode(),
+        },
+    )
+
+
+def write_files(out: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files into a folder, which is made where it does not exist, each whole or not at all."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {out} ({error.strerror}): name another") from error
-    results = evaluation.scores.result()
-    worst, best = ends(evaluation, ranked_by(about.protocol))
-    sheets = {
-        name: sheet(evaluation, names, ranked_by(about.protocol), look)
-        for name, names in (("worst", worst), ("best", best))
-    }
-    plots = [("Precision and recall", precision_recall_plot), ("F and E over thresholds", threshold_plot)]
-    drawn = [(title, plot(evaluation)) for title, plot in plots]
-    drawn.append(
-        (f"{COLUMNS[ranked_by(about.protocol)].title} of the pictures", histogram(evaluation, about))
-    )
-    contents = {
-        "scores.csv": _csv(evaluation).encode(),
-        "scores.json": json.dumps(_summary(evaluation, about, results), indent=1).encode(),
-        "worst.png": encode(sheets["worst"]),
-        "best.png": encode(sheets["best"]),
-        "index.html": page(evaluation, about, results, sheets, drawn).encode(),
-    }
     for name, content in contents.items():
         with replacing(out / name) as temporary:
             temporary.write_bytes(content)
+
+
+def _page(
+    evaluation: Evaluation, about: About, results: dict[str, float], worst: Image.Image, best: Image.Image
+) -> Page:
+    """What ``index.html`` shows."""
+    columns, column = about.protocol.columns, ranked_by(about.protocol)
+    rows = [(f"{about.title}, {len(evaluation.names)} pictures", results), *(one[:2] for one in about.beside)]
+    cells = [
+        [label, *(rounded(row[name], digits) if name in row else "–" for name, digits in columns)]
+        for label, row in rows
+    ]
+    drawn = {
+        "Precision and recall": precision_recall_plot(evaluation),
+        "F and E over thresholds": threshold_plot(evaluation),
+        f"{COLUMNS[column].title} of the pictures": histogram(evaluation, about.protocol),
+    }
+    shows = "Photograph if known, truth, prediction, difference: red is too much, blue too little."
+    sheets = ((f"Worst by {COLUMNS[column].title}", worst), (f"Best by {COLUMNS[column].title}", best))
+    return Page(
+        title=about.title,
+        settings={
+            **about.settings,
+            "protocol": about.protocol.about,
+            "values": "stretched to [0, 1]" if evaluation.scores.stretch else "as they are",
+            "decoupe": __version__,
+        },
+        tables=[Table("Scores", ["", *(f"{COLUMNS[n].title} {arrow(n)}" for n, _ in columns)], cells)],
+        sources=list(dict.fromkeys(source for *_, source in about.beside)),
+        figures=[(caption, svg) for caption, svg in drawn.items() if svg],
+        sheets=[(heading, shows, one) for heading, one in sheets if one.width > 8],  # one picture has no best
+        told=[*evaluation.notes, *evaluation.problems],
+    )
 
 
 def ends(evaluation: Evaluation, column: str, count: int = SHOWN) -> tuple[list[str], list[str]]:

@@ -28,6 +28,7 @@ from decoupe.datasets.sets import read_picture
 from decoupe.datasets.shards import opened
 from decoupe.errors import InputError
 from decoupe.evaluation import Metric
+from decoupe.evaluation.pictures import labelled
 from decoupe.evaluation.segments import AveragePrecision, Instance, MeanIoU, PanopticQuality, Segments
 from decoupe.inference.predictor import Segmenter
 from decoupe.weights.labels import Vocabulary, plain
@@ -276,6 +277,21 @@ def _of(
     if name not in files:
         raise InputError(f"{name} has no prediction in {path}: make it")
     return files[name]
+
+
+def looks(scenes: SegmentSet, predict: Predict, reading: Reading) -> Callable[[str], list[NDArray[np.uint8]]]:
+    """From a picture's name to photograph, truth and prediction, in the colours of their classes."""
+    index_of = {scenes.name_of(index): index for index in range(len(scenes))}
+    names = scenes.vocabulary.names
+
+    def look(name: str) -> list[NDArray[np.uint8]]:
+        scene, found = scenes.read(index_of[name]), predict(index_of[name])
+        classes = classes_of(found) if reading == "panoptic" else found
+        truth = classes_of((scene.segments, scene.classes))
+        pictures = [labelled(scene.image, one.astype(np.int32), names) for one in (truth, classes)]
+        return [scene.image, *pictures]
+
+    return look
 
 
 def class_rows(scores: SceneScores, columns: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -229,7 +229,10 @@ class AveragePrecision:
         if not any(truth for _, truth in self.pictures):
             raise InputError("nothing to score: no truth holds an object")
         told, found = (self._annotations(which) for which in (1, 0))
-        images = [{"id": number} for number in range(1, len(self.pictures) + 1)]
+        images = []
+        for number, both in enumerate(self.pictures, 1):
+            height, width = next((one["segmentation"]["size"] for side in both for one in side), (1, 1))
+            images.append({"id": number, "height": height, "width": width})
         categories = [{"id": label + 1, "name": name} for label, name in enumerate(self.vocabulary.names)]
         with contextlib.redirect_stdout(io.StringIO()):
             sets = []

@@ -1,0 +1,114 @@
+"""The report of segments: a folder with the numbers as CSV and JSON, and one page to look at.
+
+scores.csv      one line for each picture; not of average precision, which ranks all pictures at once
+classes.csv     one line for each class
+scores.json     the results, and how they came about
+index.html      all of it on one page that needs nothing else, with the worst and the best pictures
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decoupe import __version__
+from decoupe.evaluation.page import Page, Table, render
+from decoupe.evaluation.pictures import contact_sheet
+from decoupe.evaluation.report import SHOWN, write_files
+from decoupe.evaluation.scenes import COLUMNS, Reading, SceneScores, class_rows
+
+Row = Sequence[NDArray[np.uint8]]
+"""What a sheet shows of a picture: photograph, truth, prediction, uint8 ``(H, W, 3)``."""
+
+
+@dataclass(frozen=True)
+class AboutScenes:
+    """What a report says of itself: what was scored, how it was read, settings by name."""
+
+    title: str
+    reading: Reading
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def percent(value: float | None) -> str:
+    """A share as the papers' tables print it."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def write_scene_report(
+    out: Path, scores: SceneScores, about: AboutScenes, look: Callable[[str], Row] | None
+) -> None:
+    """Write all files, each whole or not at all.
+
+    Args:
+        out: folder, made where it does not exist.
+        scores: of the set.
+        about: what was scored, and how.
+        look: from a picture's name to what the sheets show of it; None for no sheets.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    columns = COLUMNS[about.reading]
+    results, classes = scores.metric.result(), class_rows(scores, columns)
+    of_classes = list(next(iter(classes.values())))
+    summary = {
+        "decoupe": __version__,
+        "title": about.title,
+        "settings": dict(about.settings),
+        "reading": about.reading,
+        "pictures": len(scores.names),
+        "results": results,
+        "classes": classes,
+        "problems": scores.problems,
+        "notes": scores.notes,
+    }
+    scored = {name: row for name, row in scores.values.items() if columns[0] in row}
+    order = sorted(scored, key=lambda name: scored[name][columns[0]])
+    half = min(SHOWN, (len(order) + 1) // 2)
+    sheets = []
+    for heading, names in (("Worst", order[:half]), ("Best", order[half:][-half:][::-1])):
+        if look is not None and names:
+            captions = [f"{name}: {columns[0]} {percent(scored[name][columns[0]])}" for name in names]
+            sheet = contact_sheet([look(name) for name in names], captions=captions)
+            sheets.append((f"{heading} by {columns[0]}", "Photograph, truth, prediction.", sheet))
+    rows = [[f"{about.title}, {len(scores.names)} pictures", *(percent(results.get(one)) for one in columns)]]
+    listed = [
+        [name, *(str(row[one]) if isinstance(row[one], int) else percent(row[one]) for one in of_classes)]
+        for name, row in classes.items()
+    ]
+    page = Page(
+        title=about.title,
+        settings={**about.settings, "reading": about.reading, "decoupe": __version__},
+        tables=[
+            Table("Scores, %", ["", *columns], rows),
+            Table("Classes, the lowest first", ["", *of_classes], listed),
+        ],
+        sheets=sheets,
+        told=[*scores.notes, *scores.problems],
+    )
+    contents = {
+        "classes.csv": _csv("class", of_classes, classes),
+        "scores.json": json.dumps(summary, indent=1),
+        "index.html": render(page),
+    }
+    if scores.values:
+        contents["scores.csv"] = _csv("name", columns, scores.values)
+    write_files(out, {name: content.encode() for name, content in contents.items()})
+
+
+def _csv(first: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, float]]) -> str:
+    """One line for each row; a number that is not there is left empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([first, *columns])
+    for name, row in rows.items():
+        writer.writerow([name, *(f"{row[column]:.6g}" if column in row else "" for column in columns)])
+    return text.getvalue()

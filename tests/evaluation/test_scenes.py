@@ -1,0 +1,211 @@
+"""Scoring segments: a model and files, in three readings, against sets drawn on the spot."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from decoupe.cli import app
+from decoupe.evaluation.segments import AveragePrecision, Instance, MeanIoU
+from decoupe.weights.labels import Vocabulary
+from inference.queries import ANIMALS, see
+
+SIZE = (48, 64)
+"""Height and width of the pictures."""
+CATEGORIES = [
+    {"id": 17, "name": "cat", "isthing": 1},
+    {"id": 18, "name": "dog", "isthing": 1},
+    {"id": 187, "name": "sky-other-merged", "isthing": 0},
+]
+
+
+def boxes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A cat, a dog and the sky around them, bool ``(H, W)``."""
+    cat, dog = np.zeros((2, *SIZE), bool)
+    cat[4:24, 4:24] = True
+    dog[20:44, 36:60] = True
+    return cat, dog, ~(cat | dog)
+
+
+@pytest.fixture
+def coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two pictures as COCO panoptic and instances."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "coco"
+    (folder / "val2017").mkdir(parents=True)
+    (folder / "annotations" / "panoptic_val2017").mkdir(parents=True)
+    ids = sum(mask * number for number, mask in enumerate(boxes(), 1))
+    images, panoptic, instances = [], [], []
+    for image_id, name in ((7, "one"), (9, "two")):
+        Image.new("RGB", SIZE[::-1], (90, 120, 200)).save(folder / "val2017" / f"{name}.jpg")
+        colours = np.stack([ids, 0 * ids, 0 * ids], -1).astype(np.uint8)
+        Image.fromarray(colours).save(folder / "annotations" / "panoptic_val2017" / f"{name}.png")
+        images.append({"id": image_id, "file_name": f"{name}.jpg", "height": SIZE[0], "width": SIZE[1]})
+        infos = [{"id": 1, "category_id": 17}, {"id": 2, "category_id": 18}, {"id": 3, "category_id": 187}]
+        panoptic.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": infos})
+        for category, (x0, y0, x1, y1) in ((17, (4, 4, 24, 24)), (18, (36, 20, 60, 44))):
+            polygon = [[x0, y0, x1, y0, x1, y1, x0, y1]]
+            instances.append({"image_id": image_id, "category_id": category, "segmentation": polygon})
+    for kind, told in (("panoptic", panoptic), ("instances", instances)):
+        content = {"images": images, "annotations": told, "categories": CATEGORIES}
+        (folder / "annotations" / f"{kind}_val2017.json").write_text(json.dumps(content))
+    return folder
+
+
+def seer(monkeypatch: pytest.MonkeyPatch, *, dog: bool = True) -> None:
+    """A model that sees everything, or no dog, in a vocabulary of its own order."""
+    cat, whole_dog, sky = boxes()
+    masks, classes = [cat, sky | (whole_dog & (not dog))], [0, 3]
+    see(monkeypatch, [*masks, whole_dog] if dog else masks, [*classes, 1] if dog else classes)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["eval", *arguments])
+
+
+def results(*arguments: str) -> dict[str, float]:
+    shown = run(*arguments, "--table", "json")
+    assert shown.exit_code == 0, shown.stderr
+    found: dict[str, float] = json.loads(shown.stdout)["results"]
+    return found
+
+
+@pytest.mark.parametrize("protocol", ["semantic", "panoptic", "instances"])
+def test_a_model_that_sees_all_is_perfect(coco: Path, protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seer(monkeypatch)
+    found = results("-m", "maskformer-swin-base-coco", "--data", "coco", "--protocol", protocol)
+    names = {"semantic": ["mIoU", "accuracy"], "panoptic": ["PQ", "SQ", "RQ"], "instances": ["AP", "AP50"]}
+    assert [found[name] for name in names[protocol]] == pytest.approx([1] * len(names[protocol]), abs=0.02)
+
+
+def test_what_is_missed_costs(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seer(monkeypatch, dog=False)
+    model = ("-m", "maskformer-swin-base-coco", "--data", "coco", "--protocol")
+    sky = boxes()[2].sum() / (boxes()[2] | boxes()[1]).sum()
+    panoptic = results(*model, "panoptic")
+    assert panoptic["PQ"] == pytest.approx((1 + 0 + sky) / 3, abs=0.01)
+    assert panoptic["PQ_things"] == pytest.approx(0.5, abs=0.01)
+    assert results(*model, "semantic")["mIoU"] == pytest.approx((1 + 0 + sky) / 3, abs=0.01)
+    assert results(*model, "instances")["AP"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "form", "reading"),
+    [("semantic", "labels", "semantic"), ("panoptic", "coco-panoptic", None), ("instances", "coco", None)],
+)
+def test_files_score_as_the_model_that_wrote_them(
+    coco: Path, protocol: str, form: str, reading: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seer(monkeypatch, dog=False)
+    wanted = results("-m", "maskformer-swin-base-coco", "--data", "coco", "--protocol", protocol)
+    options = ["--format", form, *(["--reading", reading] if reading else [])]
+    written = CliRunner().invoke(app, ["segment", "coco/val2017", "-o", "found", *options, "-q"])
+    assert written.exit_code == 0, written.stderr
+    if protocol == "semantic":  # of the model's classes: the set has other indices
+        for path in Path("found").glob("*.png"):
+            labels = np.asarray(Image.open(path))
+            Image.fromarray(np.array([0, 1, 255, 2], np.uint8)[labels]).save(path)
+    found = results("--pred", "found", "--gt", "coco", "--protocol", protocol)
+    assert found == pytest.approx(wanted, abs=1e-9)
+
+
+def test_cocos_own_result_files(coco: Path) -> None:
+    truth = json.loads((coco / "annotations" / "instances_val2017.json").read_text())["annotations"]
+    listed = [{**one, "score": 0.9} for one in truth]
+    Path("results.json").write_text(json.dumps(listed))
+    assert results("--pred", "results.json", "--gt", "coco", "--protocol", "instances")[
+        "AP"
+    ] == pytest.approx(1)
+    panoptic = coco / "annotations" / "panoptic_val2017.json"
+    assert results("--pred", str(panoptic), "--gt", "coco", "--protocol", "panoptic")["PQ"] == 1
+
+
+def test_a_report_lists_classes_and_pictures(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seer(monkeypatch, dog=False)
+    model = ("-m", "maskformer-swin-base-coco", "--data", "coco", "--protocol")
+    shown = run(*model, "panoptic", "-o", "report")
+    assert shown.stderr.endswith("decoupe: wrote report/index.html\n")
+    with Path("report/classes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == ["dog", "sky-other-merged", "cat"]
+    assert (rows[0]["PQ"], rows[0]["missed"]) == ("0", "2")
+    page = Path("report/index.html").read_text()
+    assert page.count("<img alt=") == 2
+    assert "Classes, the lowest first" in page
+    assert run(*model, "instances", "-o", "ap").exit_code == 0
+    assert sorted(path.name for path in Path("ap").iterdir()) == ["classes.csv", "index.html", "scores.json"]
+    markdown = run(*model, "panoptic", "--table", "markdown").stdout
+    assert markdown.startswith("|  | PQ | PQ things | PQ stuff | SQ | RQ |")
+
+
+def test_what_cannot_be_scored_is_named(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("empty").mkdir()
+    Path("maps").mkdir()
+    Image.fromarray(np.full(SIZE, 3, np.uint8)).save("maps/one.png")
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save("maps/two.png")
+    shown = run("--pred", "maps", "--gt", "coco", "--protocol", "semantic")
+    assert shown.exit_code == 1
+    assert "one.png is no map of 3 classes: expected a grey or indexed PNG of indices from 0" in shown.stderr
+    for arguments, message in (
+        (("--pred", "empty", "--gt", "coco", "--protocol", "panoptic"), "empty holds no JSON"),
+        (("--pred", "empty", "--protocol", "panoptic"), "give --pred and --gt, predictions and a set"),
+        (("--pred", "empty", "--gt", "maps", "--protocol", "panoptic"), "maps holds no panoptic set"),
+        (("-m", "pocket", "--data", "coco", "--protocol", "panoptic"), "pocket gives mattes"),
+    ):
+        refused = run(*arguments)
+        assert refused.exit_code == 2, arguments
+        assert message in refused.stderr
+        assert refused.stderr.count("\n") == 1
+    Path("other.json").write_text(json.dumps([{"image_id": 7, "category_id": 5, "score": 1}]))
+    shown = run("--pred", "other.json", "--gt", "coco", "--protocol", "instances")
+    assert "category 5 is none of" in shown.stderr or shown.exit_code == 1
+
+
+def test_average_precision_by_hand() -> None:
+    """Two cats, one found surely and one not, an invented one between them; crowds do not count."""
+    cat, dog, sky = boxes()
+    truth = [Instance(cat, 0), Instance(dog, 0), Instance(sky, 0, crowd=True)]
+    inside_crowd = np.zeros_like(sky)
+    inside_crowd[0:3] = True
+    invented = cat & dog
+    invented[40:46, 2:9] = True
+    metric = AveragePrecision(ANIMALS)
+    metric.update(
+        [Instance(cat, 0, 0.9), Instance(inside_crowd, 0, 0.8), Instance(dog, 0, 0.3)],
+        truth,
+    )
+    assert metric.result()["AP"] == pytest.approx(1)  # what lies in a crowd is neither right nor wrong
+    apart = AveragePrecision(ANIMALS)
+    apart.update([Instance(cat, 0, 0.9), Instance(invented, 0, 0.8), Instance(dog, 0, 0.3)], truth[:2])
+    # Precision 1 up to recall 1/2, 2/3 up to 1, at 101 recalls: 51 ones and 50 two thirds.
+    assert apart.result()["AP"] == pytest.approx((51 + 50 * 2 / 3) / 101)
+    assert apart.by_class() == {
+        "cat": pytest.approx({"AP": apart.result()["AP"], "AP50": apart.result()["AP"]})
+    }
+
+
+def test_average_precision_merges() -> None:
+    cat, dog, _ = boxes()
+    whole, parts = AveragePrecision(ANIMALS), [AveragePrecision(ANIMALS) for _ in range(2)]
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        found = [Instance(np.roll(mask, rng.integers(0, 9), 0), 0, rng.random()) for mask in (cat, dog)]
+        truth = [Instance(cat, 0), Instance(dog, 0)]
+        whole.update(found, truth)
+        parts[number % 2].update(found, truth)
+    parts[0].merge(parts[1])
+    assert parts[0].result() == pytest.approx(whole.result())
+    assert 0 < whole.result()["AP"] < 1
+
+
+def test_pixels_without_a_class_are_wrong_where_one_is_told() -> None:
+    metric = MeanIoU(Vocabulary(("cat", "dog")))
+    metric.update(np.array([[0, -1, 1]]), np.array([[0, 0, -1]]))
+    assert metric.result() == {"mIoU": 0.5, "accuracy": 0.5}
+    assert metric.by_class() == {"cat": {"IoU": 0.5, "accuracy": 0.5}}
