@@ -1,7 +1,8 @@
 """Measures of one matte or saliency map against its truth, each a function of a `Pair`.
 
-pysodmetrics computes what it has: S, E, F, weighted F, HCE and the curves. The rest follows the publications
-named with it. `COLUMNS` names every number that a table can show.
+S and HCE are pysodmetrics'; F, E and weighted F equal its to the last digits, and share among them what it
+counts anew for each. The rest follows the publications named with it. `COLUMNS` names every number that a
+table can show.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 import py_sod_metrics
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from decoupe.errors import InputError
 
@@ -23,6 +25,8 @@ Array = NDArray[np.float64]
 Numbers = Mapping[str, "float | Array"]
 """Numbers by name; arrays are curves of 256 numbers over the thresholds 255/255, 254/255, … 0."""
 
+EPS = float(np.spacing(1))
+"""What keeps divisions by 0 out, as in pysodmetrics."""
 SUBJECT = 128.5 / 255
 """Truth above which a pixel is the subject's: of 8 bits 129 and more, as pysodmetrics has it."""
 
@@ -60,6 +64,29 @@ class Pair:
     def subject(self) -> NDArray[np.bool_]:
         """Where the truth is the subject."""
         return self.matte > SUBJECT
+
+    @cached_property
+    def counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of each threshold, 255/255 first: pixels at or above it, those of the subject and the others."""
+        levels = (self.prediction * 255).astype(np.uint8) + np.uint16(256) * self.subject
+        histogram = np.bincount(levels.ravel(), minlength=512).reshape(2, 256)
+        others, subject = histogram[:, ::-1].cumsum(axis=1)
+        return subject, others
+
+    @cached_property
+    def adaptive_counts(self) -> tuple[int, int]:
+        """The same at twice the prediction's mean."""
+        above = self.prediction >= min(2 * self.prediction.mean(), 1)
+        return self._split(above)
+
+    @cached_property
+    def binary_counts(self) -> tuple[int, int]:
+        """The same above one half."""
+        return self._split(self.found)
+
+    def _split(self, above: NDArray[np.bool_]) -> tuple[int, int]:
+        inside = int(np.count_nonzero(above & self.subject))
+        return inside, int(np.count_nonzero(above)) - inside
 
     @cached_property
     def found(self) -> NDArray[np.bool_]:
@@ -103,34 +130,75 @@ def f_measure(pair: Pair) -> Numbers:
 
     With it precision and recall over all thresholds, and the intersection over union at one half.
     """
-    curve = {"with_dynamic": True, "with_adaptive": False}
-    metric = py_sod_metrics.FmeasureV2(
-        {
-            "F": py_sod_metrics.FmeasureHandler(with_dynamic=True, with_adaptive=True, beta=0.3),
-            "precision": py_sod_metrics.PrecisionHandler(**curve),
-            "recall": py_sod_metrics.RecallHandler(**curve),
-            "IoU": py_sod_metrics.IOUHandler(with_dynamic=False, with_adaptive=False, with_binary=True),
-        }
-    )
-    results = _stepped(metric, pair)
+    positives = int(np.count_nonzero(pair.subject))
+    (hits, others), (adaptive_hits, adaptive_others) = pair.counts, pair.adaptive_counts
+    binary_hits, binary_others = pair.binary_counts
     return {
-        "adpF": float(results["F"]["adaptive"]),
-        "F": np.asarray(results["F"]["dynamic"], np.float64),
-        "precision": np.asarray(results["precision"]["dynamic"], np.float64),
-        "recall": np.asarray(results["recall"]["dynamic"], np.float64),
-        "IoU": float(results["IoU"]["binary"]),
+        "adpF": float(_f(adaptive_hits, adaptive_others, positives)),
+        "F": _f(hits, others, positives),
+        "precision": _share(hits, hits + others),
+        "recall": _share(hits, np.full(256, positives)),
+        "IoU": float(_share(binary_hits, positives + binary_others)),
     }
+
+
+def _share(part: Any, whole: Any) -> Array:
+    """A part of a whole, 0 where there is no whole."""
+    share: Array = np.divide(part, whole, out=np.zeros(np.shape(whole)), where=np.asarray(whole) != 0)
+    return share
+
+
+def _f(hits: Any, others: Any, positives: int) -> Array:
+    """The F-measure, β² = 0.3, in counts of pixels: (1 + β²) hits / (β² positives + found)."""
+    return _share(1.3 * hits, 0.3 * positives + hits + others)
 
 
 def e_measure(pair: Pair) -> Numbers:
     """Enhanced-alignment measure (Fan et al., IJCAI 2018): over all thresholds, and at twice the mean."""
-    results = _stepped(py_sod_metrics.Emeasure(), pair)["em"]
-    return {"adpE": float(results["adp"]), "E": np.asarray(results["curve"], np.float64)}
+    return {"adpE": float(_e(pair, *pair.adaptive_counts)), "E": _e(pair, *pair.counts)}
+
+
+def _e(pair: Pair, hits: Any, others: Any) -> Array:
+    """The E-measure of binary maps, which have four kinds of pixels, from how many there are of each."""
+    size, positives = pair.subject.size, np.count_nonzero(pair.subject)
+    found = np.asarray(hits + others, np.float64)
+    if positives in (0, size):
+        aligned = found if positives else size - found
+    else:
+        mean_found, mean_truth = found / size, positives / size
+        kinds = (
+            (hits, 1 - mean_found, 1 - mean_truth),
+            (others, 1 - mean_found, -mean_truth),
+            (positives - hits, -mean_found, 1 - mean_truth),
+            (size - positives - others, -mean_found, -mean_truth),
+        )
+        aligned = np.zeros_like(found)
+        for count, of_found, of_truth in kinds:
+            alignment = 2 * of_found * of_truth / (of_found**2 + of_truth**2 + EPS)
+            aligned += (alignment + 1) ** 2 / 4 * count
+    measure: Array = aligned / (size - 1 + EPS)
+    return measure
 
 
 def weighted_f(pair: Pair) -> Numbers:
-    """Weighted F-measure, β² = 1 (Margolin et al., CVPR 2014); 0 where the truth is empty."""
-    return {"wF": float(_stepped(py_sod_metrics.WeightedFmeasure(), pair)["wfm"])}
+    """Weighted F-measure, β² = 1 (Margolin et al., CVPR 2014, section 4); 0 where the truth is empty."""
+    subject, outside = pair.subject, ~pair.subject
+    if not subject.any():
+        return {"wF": 0.0}
+    error = np.abs(pair.prediction - subject)
+    distance, nearest = distance_transform_edt(outside, return_indices=True)
+    # A pixel outside depends on the error of the subject's nearest; inside, on those around it.
+    dependent = error.copy()
+    dependent[outside] = error[nearest[0][outside], nearest[1][outside]]
+    line = np.exp(-(np.arange(-3, 4) ** 2) / (2 * 5**2))
+    line /= line.sum()
+    smooth = cv2.sepFilter2D(dependent, -1, line, line, borderType=cv2.BORDER_CONSTANT)
+    inside = np.minimum(error, smooth)[subject]
+    importance = 2 - np.exp(np.log(0.5) / 5 * distance[outside])
+    hits = len(inside) - inside.sum()
+    recall = 1 - inside.mean()
+    precision = hits / (hits + (error[outside] * importance).sum() + EPS)
+    return {"wF": float(2 * recall * precision / (recall + precision + EPS))}
 
 
 def human_correction_effort(pair: Pair) -> Numbers:
