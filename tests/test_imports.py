@@ -92,7 +92,7 @@ def test_version_is_the_packages() -> None:
     assert decoupe.__version__ == importlib.metadata.version("decoupe")
 
 
-WITHOUT_TORCH = """
+BLOCKED = """
 import sys
 
 class Refuse:
@@ -101,6 +101,11 @@ class Refuse:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Refuse())
+"""
+
+WITHOUT_TORCH = (
+    BLOCKED
+    + """
 import decoupe, decoupe.cli, decoupe.runtimes
 decoupe.catalogue()
 for model in (None, sys.argv[2]):
@@ -111,6 +116,33 @@ try:
 except decoupe.MissingExtraError as error:
     print(error)
 """
+)
+
+
+SCORED_WITHOUT_TORCH = (
+    BLOCKED
+    + """
+sys.argv[1:] = ["eval", "--pred", sys.argv[1], "--gt", sys.argv[2], "--table", "json", "-o", sys.argv[3]]
+from decoupe.cli import main
+try:
+    main()
+except SystemExit as ending:
+    assert not ending.code, ending.code
+assert "torch" not in sys.modules
+"""
+)
+
+
+def test_files_are_scored_without_torch(tmp_path: Path) -> None:
+    for name in ("pred", "gt"):
+        (tmp_path / name).mkdir()
+        Image.linear_gradient("L").save(tmp_path / name / "one.png")
+    paths = (str(tmp_path / name) for name in ("pred", "gt", "report"))
+    command = [sys.executable, "-c", SCORED_WITHOUT_TORCH, *paths]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    assert '"SAD": 0.0' in run.stdout
+    assert (tmp_path / "report" / "index.html").exists()
 
 
 def test_the_main_job_runs_without_torch(tmp_path: Path) -> None:
