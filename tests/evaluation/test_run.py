@@ -198,7 +198,8 @@ def test_a_report_holds_it_all(folders: tuple[Path, Path], tmp_path: Path) -> No
     assert rows["p03"]["S"] == pytest.approx(evaluation.scores.values["S"][3], rel=1e-5)
     assert len(summary["curves"]["precision"]) == 256
     page = (out / "index.html").read_text()
-    assert "mine &amp; yours, 12 pictures" in page
+    assert "<td>mine &amp; yours</td>" in page
+    assert "<dt>pictures</dt><dd>12</dd>" in page
     assert "&lt;b&gt;p99&lt;/b&gt;" in page
     assert "<b>p99" not in page
     assert page.count("<svg") == 3

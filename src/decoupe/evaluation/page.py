@@ -61,7 +61,7 @@ dt { float: left; clear: left; width: 8rem; } dd { margin-left: 8rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-tbody tr:first-child td { font-weight: 600; }
+.wide:first-of-type tbody tr:first-child td { font-weight: 600; }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; }
 figure { margin: 0; padding: .8rem; background: #fff; color: #17211d; }
 figure, img { border: 1px solid var(--line); border-radius: 6px; }

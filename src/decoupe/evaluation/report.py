@@ -116,7 +116,7 @@ def _page(
 ) -> Page:
     """What ``index.html`` shows."""
     columns, column = about.protocol.columns, ranked_by(about.protocol)
-    rows = [(f"{about.title}, {len(evaluation.names)} pictures", results), *(one[:2] for one in about.beside)]
+    rows = [(about.title, results), *(one[:2] for one in about.beside)]
     cells = [
         [label, *(rounded(row[name], digits) if name in row else "–" for name, digits in columns)]
         for label, row in rows
@@ -132,6 +132,7 @@ def _page(
         title=about.title,
         settings={
             **about.settings,
+            "pictures": str(len(evaluation.names)),
             "protocol": about.protocol.about,
             "values": "stretched to [0, 1]" if evaluation.scores.stretch else "as they are",
             "decoupe": __version__,

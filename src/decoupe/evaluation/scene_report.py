@@ -86,7 +86,12 @@ def write_scene_report(
     ]
     page = Page(
         title=about.title,
-        settings={**about.settings, "reading": about.reading, "decoupe": __version__},
+        settings={
+            **about.settings,
+            "pictures": str(len(scores.names)),
+            "reading": about.reading,
+            "decoupe": __version__,
+        },
         tables=[
             Table("Scores, %", ["", *columns], rows),
             Table("Classes, the lowest first", ["", *of_classes], listed),
