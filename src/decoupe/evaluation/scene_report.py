@@ -79,7 +79,7 @@ def write_scene_report(
             captions = [f"{name}: {columns[0]} {percent(scored[name][columns[0]])}" for name in names]
             sheet = contact_sheet([look(name) for name in names], captions=captions)
             sheets.append((f"{heading} by {columns[0]}", "Photograph, truth, prediction.", sheet))
-    rows = [[f"{about.title}, {len(scores.names)} pictures", *(percent(results.get(one)) for one in columns)]]
+    rows = [[about.title, *(percent(results.get(one)) for one in columns)]]
     listed = [
         [name, *(str(row[one]) if isinstance(row[one], int) else percent(row[one]) for one in of_classes)]
         for name, row in classes.items()
