@@ -178,6 +178,7 @@ def test_ctrl_c_ends_quietly(here: Path, model: Path) -> None:
     ) as process:
         assert process.stderr is not None
         assert b"tiny on cpu" in process.stderr.readline()  # now it waits for the picture
+        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert process.stderr.read() == b""

@@ -133,6 +133,7 @@ def _run(
     except (loop.Diverged, OutputError) as error:
         say(str(error))
         raise typer.Exit(1) from None
+    trainer.close()
     if not main:
         return
     if ending.why == "interrupted":

@@ -76,7 +76,7 @@ def shard(family: str, data: str, out: str, until: int) -> None:
     trainer = train(RECIPES[family], [Path(data)], [], Path(out), device="cpu", workers=0)
     assert trainer.state.sharded
     assert trainer.run(until=until).step == until
-    trainer.accelerator.end_training()
+    trainer.close()
 
 
 def main(family: str, data: str, out: str) -> None:
@@ -106,7 +106,7 @@ def main(family: str, data: str, out: str) -> None:
         save_file(gradients, Path(out) / "gradients.safetensors")
         about = {"processes": trainer.accelerator.num_processes, "step": ending.step, "scores": scores}
         (Path(out) / "about.json").write_text(json.dumps(about))
-    trainer.accelerator.end_training()
+    trainer.close()
 
 
 if __name__ == "__main__":

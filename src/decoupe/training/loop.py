@@ -201,6 +201,13 @@ class Trainer:
             why = "interrupted"
         return Ending(why, progress.step, self.stopping)
 
+    def close(self) -> None:
+        """Leave the group of processes, all together; nothing can be trained after."""
+        # The threads that communicate let go of their last tensors under Python's lock. A process that ends
+        # before they have is aborted; while all wait here the lock is free.
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
     def optimize(self, batches: Iterator[Any], report: Report) -> None:
         """One optimiser step: the parts of its batch one after the other."""
         recipe, progress = self.recipe, self.progress
@@ -483,7 +490,7 @@ def naming_memory(recipe: Recipe, device: torch.device) -> Iterator[None]:
             raise
         raise DeviceError(
             f"{device} is out of memory at batch_size {recipe.batch_size}: "
-            f"--set accumulate={2 * recipe.accumulate} computes it in smaller parts with the same result, "
+            f"--set accumulate={2 * recipe.accumulate} computes it in smaller parts, "
             "--set checkpointing=true needs less for each; or lower the size of the stages"
         ) from error
 
