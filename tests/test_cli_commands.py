@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from io import BytesIO
 from pathlib import Path
 
@@ -177,8 +178,8 @@ def test_ctrl_c_ends_quietly(here: Path, model: Path) -> None:
         arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stderr is not None
-        assert b"tiny on cpu" in process.stderr.readline()  # now it waits for the picture
-        time.sleep(0.5)
+        assert b"tiny on cpu" in process.stderr.readline()
+        time.sleep(0.5)  # now it waits for the picture
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert process.stderr.read() == b""
