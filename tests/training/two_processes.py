@@ -1,6 +1,6 @@
 """Run by torchrun: one step of a recipe on however many processes; the first writes the gradients.
 
-python -m torch.distributed.run --nproc_per_node 2 two_processes.py FAMILY DATA OUT [shard UNTIL]
+python -m torch.distributed.run --nproc_per_node 2 two_processes.py FAMILY DATA OUT [shard]
 """
 
 from __future__ import annotations
@@ -70,12 +70,14 @@ def sharding(recipe: Recipe, device: str) -> Accelerator:
     return accelerator
 
 
-def shard(family: str, data: str, out: str, until: int) -> None:
-    """Run it with its model spread over the processes."""
+def shard(family: str, data: str, out: str) -> None:
+    """Run it with its model spread over the processes: a step, and another that goes on from there."""
     loop.accelerator_for = sharding
-    trainer = train(RECIPES[family], [Path(data)], [], Path(out), device="cpu", workers=0)
-    assert trainer.state.sharded
-    assert trainer.run(until=until).step == until
+    for until in (1, 2):
+        trainer = train(RECIPES[family], [Path(data)], [], Path(out), device="cpu", workers=0)
+        assert trainer.state.sharded
+        assert trainer.progress.step == until - 1
+        assert trainer.run(until=until).step == until
     trainer.close()
 
 
@@ -111,6 +113,6 @@ def main(family: str, data: str, out: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 4:
-        shard(*sys.argv[1:4], int(sys.argv[5]))
+        shard(*sys.argv[1:4])
     else:
         main(*sys.argv[1:])
