@@ -86,8 +86,8 @@ def evaluate(
         jobs: taken as the processes need them, so that predictions may be made on the way.
         columns: names in `decoupe.evaluation.measures.COLUMNS`.
         stretch: see `decoupe.evaluation.mattes.score`.
-        workers: processes; 1 scores in this one. Several import the calling script anew, which therefore does its
-            work under ``if __name__ == "__main__":``.
+        workers: processes; 1 scores in this one. Several import the calling script anew, which
+            therefore does its work under ``if __name__ == "__main__":``.
         advance: called after each picture.
 
     Raises:
