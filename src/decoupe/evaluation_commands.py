@@ -111,7 +111,7 @@ def evaluate(
         about: About = _evaluation("report").About(
             title, chosen, settings, [(row.label, dict(row.scores), row.source) for row in published]
         )
-        typer.echo(_table(evaluation, about, table), nl=True)
+        typer.echo(_table(evaluation, about, table))
         if out is not None:
             _evaluation("report").write_report(out, evaluation, about, look)
             if not quiet:
@@ -197,7 +197,12 @@ def _model(name: str, data: Path, device: str) -> Worked:
     from decoupe.inference.predictor import Predictor
 
     run = _evaluation("run")
-    pairs = {pair.name: pair for pair in find_pairs(data)}
+    found = find_pairs(data)
+    pairs = {pair.name: pair for pair in found}
+    if len(pairs) < len(found):
+        raise InputError(
+            f"{len(found) - len(pairs)} pairs of {data} share their name with another: rename them"
+        )
     predictor = decoupe.load(name, device=device)
     if not isinstance(predictor, Predictor):
         raise InputError(f"{name} gives segments: score a model that gives mattes")
@@ -312,12 +317,9 @@ def _table(evaluation: Evaluation, about: About, form: str) -> str:
     sources = [f"published: {source}" for source in dict.fromkeys(source for _, _, source in about.beside)]
     if form == "text":
         titles = ["", *(f"{name} {protocols.arrow(name)}" for name, _ in columns)]
-        cells = [
-            [label, *(protocols.rounded(row[name], n) if name in row else "–" for name, n in columns)]
-            for label, row in rows.items()
-        ]
-        return "\n".join([_aligned([titles, *cells]), *sources])
-    return "\n".join([{"markdown": protocols.markdown, "latex": protocols.latex}[form](columns, rows)])
+        return "\n".join([_aligned([titles, *protocols.cells(columns, rows)]), *sources])
+    joined: str = {"markdown": protocols.markdown, "latex": protocols.latex}[form](columns, rows)
+    return joined
 
 
 def _aligned(rows: list[list[str]]) -> str:

@@ -236,6 +236,12 @@ def test_a_perfect_and_a_wrong_prediction() -> None:
         assert (wrong[name] < 0.6) if column.better == "higher" else (wrong[name] > 0 or name == "Grad")
 
 
+def test_one_pixel_has_scores() -> None:
+    values = score(np.full((1, 1), 255, np.uint8), np.full((1, 1), 255, np.uint8)).values
+    assert all(0 <= value <= 1 for value in values.values() if not np.isnan(value))
+    assert (values["S"], values["maxE"]) == (1, 1)
+
+
 def test_merging_is_seeing_all() -> None:
     whole, parts = MatteScores(tuple(COLUMNS)), [MatteScores(tuple(COLUMNS)) for _ in range(2)]
     for number, pair in enumerate(pictures(5)):

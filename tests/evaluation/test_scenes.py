@@ -162,9 +162,31 @@ def test_what_cannot_be_scored_is_named(coco: Path, monkeypatch: pytest.MonkeyPa
         assert refused.exit_code == 2, arguments
         assert message in refused.stderr
         assert refused.stderr.count("\n") == 1
-    Path("other.json").write_text(json.dumps([{"image_id": 7, "category_id": 5, "score": 1}]))
+    polygon = [[0, 0, 9, 0, 9, 9, 0, 9]]
+    other = {"image_id": 7, "category_id": 5, "score": 1, "segmentation": polygon}
+    Path("other.json").write_text(json.dumps([other]))
     shown = run("--pred", "other.json", "--gt", "coco", "--protocol", "instances")
-    assert "category 5 is none of" in shown.stderr or shown.exit_code == 1
+    assert shown.exit_code == 1
+    assert "one: category 5 is none of val2017: write the set's own ids" in shown.stderr
+
+
+@pytest.mark.parametrize("content", [[{"image_id": 7}], {"images": []}, [3], {"annotations": [{}]}, "x"])
+@pytest.mark.parametrize("protocol", ["panoptic", "instances"])
+def test_json_that_is_built_otherwise(coco: Path, protocol: str, content: object) -> None:
+    Path("odd.json").write_text(json.dumps(content))
+    shown = run("--pred", "odd.json", "--gt", "coco", "--protocol", protocol)
+    assert shown.exit_code == 2
+    assert "odd.json is not understood" in shown.stderr
+    assert shown.stderr.count("\n") == 1
+
+
+def test_reports_of_segments_are_not_compared(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seer(monkeypatch)
+    for name in ("a", "b"):
+        run("-m", "maskformer-swin-base-coco", "--data", "coco", "--protocol", "panoptic", "-o", name)
+    shown = run("compare", "a", "b")
+    assert shown.exit_code == 2
+    assert shown.stderr == "decoupe: a is a report of segments: only those of mattes are compared\n"
 
 
 def test_average_precision_by_hand() -> None:

@@ -176,7 +176,7 @@ def _e(pair: Pair, hits: Any, others: Any) -> Array:
         for count, of_found, of_truth in kinds:
             alignment = 2 * of_found * of_truth / (of_found**2 + of_truth**2 + EPS)
             aligned += (alignment + 1) ** 2 / 4 * count
-    measure: Array = aligned / (size - 1 + EPS)
+    measure: Array = aligned / max(size - 1 + EPS, 1)  # of one pixel, pysodmetrics says 10^15
     return measure
 
 

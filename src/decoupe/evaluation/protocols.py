@@ -120,7 +120,7 @@ def rounded(value: float, digits: int) -> str:
 def markdown(columns: Sequence[tuple[str, int]], rows: Mapping[str, Mapping[str, float]]) -> str:
     """A Markdown table: a row for each name; a number that is not known is a dash."""
     titles = ["", *(f"{COLUMNS[name].title} {arrow(name)}" for name, _ in columns)]
-    return markdown_rows(titles, _cells(columns, rows))
+    return markdown_rows(titles, cells(columns, rows))
 
 
 def markdown_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -133,7 +133,7 @@ def latex(columns: Sequence[tuple[str, int]], rows: Mapping[str, Mapping[str, fl
     """A LaTeX table with booktabs' rules."""
     arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
     titles = ["", *(SYMBOLS.get(name, COLUMNS[name].title) + arrows[arrow(name)] for name, _ in columns)]
-    return latex_rows(titles, _cells(columns, rows))
+    return latex_rows(titles, cells(columns, rows))
 
 
 def latex_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -157,7 +157,8 @@ def arrow(name: str) -> str:
     return "↑" if COLUMNS[name].better == "higher" else "↓"
 
 
-def _cells(columns: Sequence[tuple[str, int]], rows: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+def cells(columns: Sequence[tuple[str, int]], rows: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+    """Rows of cells, rounded; a number that is not known is a dash."""
     return [
         [label, *(rounded(row[name], digits) if name in row else "–" for name, digits in columns)]
         for label, row in rows.items()

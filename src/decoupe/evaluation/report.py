@@ -27,7 +27,7 @@ from decoupe.evaluation.measures import COLUMNS
 from decoupe.evaluation.page import Page, Table, render
 from decoupe.evaluation.pictures import contact_sheet
 from decoupe.evaluation.plots import histogram, precision_recall_plot, ranked_by, threshold_plot
-from decoupe.evaluation.protocols import Protocol, arrow, rounded
+from decoupe.evaluation.protocols import Protocol, arrow, cells
 from decoupe.evaluation.run import Evaluation
 from decoupe.inference.media import encode, replacing
 
@@ -116,11 +116,7 @@ def _page(
 ) -> Page:
     """What ``index.html`` shows."""
     columns, column = about.protocol.columns, ranked_by(about.protocol)
-    rows = [(about.title, results), *(one[:2] for one in about.beside)]
-    cells = [
-        [label, *(rounded(row[name], digits) if name in row else "–" for name, digits in columns)]
-        for label, row in rows
-    ]
+    rows = cells(columns, {about.title: results, **{label: row for label, row, _ in about.beside}})
     drawn = {
         "Precision and recall": precision_recall_plot(evaluation),
         "F and E over thresholds": threshold_plot(evaluation),
@@ -137,7 +133,7 @@ def _page(
             "values": "stretched to [0, 1]" if evaluation.scores.stretch else "as they are",
             "decoupe": __version__,
         },
-        tables=[Table("Scores", ["", *(f"{COLUMNS[n].title} {arrow(n)}" for n, _ in columns)], cells)],
+        tables=[Table("Scores", ["", *(f"{COLUMNS[n].title} {arrow(n)}" for n, _ in columns)], rows)],
         sources=list(dict.fromkeys(source for *_, source in about.beside)),
         figures=[(caption, svg) for caption, svg in drawn.items() if svg],
         sheets=[(heading, shows, one) for heading, one in sheets if one.width > 8],  # one picture has no best
@@ -216,9 +212,13 @@ def read_report(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, float
     """
     try:
         summary = json.loads((folder / "scores.json").read_text())
+        if "reading" in summary:
+            raise InputError(f"{folder} is a report of segments: only those of mattes are compared")
         with (folder / "scores.csv").open(newline="") as file:
             rows = {row.pop("name"): {k: float(v) for k, v in row.items()} for row in csv.DictReader(file)}
-        return {**summary, "results": dict(summary["results"])}, rows
+        return {**summary, "results": dict(summary["results"]), "stretch": summary["stretch"]}, rows
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder} holds no report: expected what decoupe eval … -o {folder} writes ({error})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -127,8 +128,13 @@ def score_job(job: Job, columns: Sequence[str], *, stretch: bool) -> Outcome:
             job.name, score(same, truth, columns, stretch=stretch), "", same is not prediction, soft
         )
     except InputError as error:
-        line = str(error)
-        return Outcome(job.name, None, line if job.name in line else f"{job.name}: {line}")
+        return Outcome(job.name, None, problem_of(job.name, error))
+
+
+def problem_of(name: str, error: InputError) -> str:
+    """What is wrong with a picture, in a line that names it: "one" is not in "none"."""
+    line = str(error)
+    return line if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", line) else f"{name}: {line}"
 
 
 def _is_soft(matte: NDArray[Any]) -> bool:

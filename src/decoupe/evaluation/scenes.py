@@ -9,8 +9,9 @@ Predictions as files are what ``decoupe segment`` writes, or what the benchmarks
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from decoupe.datasets.shards import opened
 from decoupe.errors import InputError
 from decoupe.evaluation import Metric
 from decoupe.evaluation.pictures import labelled
+from decoupe.evaluation.run import problem_of
 from decoupe.evaluation.segments import AveragePrecision, Instance, MeanIoU, PanopticQuality, Segments
 from decoupe.inference.predictor import Segmenter
 from decoupe.weights.labels import Vocabulary, plain
@@ -100,8 +102,7 @@ def evaluate_scenes(
         try:
             metric = _one(scenes, index, predict, reading)
         except InputError as error:
-            line = str(error)
-            scores.problems.append(line if name in line else f"{name}: {line}")
+            scores.problems.append(problem_of(name, error))
         else:
             scores.metric.merge(metric)
             scores.names.append(name)
@@ -195,7 +196,7 @@ def file_predictions(path: Path, scenes: SegmentSet, reading: Reading) -> Predic
         return label_of[int(str(category))]
 
     if reading == "panoptic":
-        panoptic = _panoptic_files(path, scenes)
+        panoptic = _panoptic_files(path)
 
         def segments(index: int) -> Segments:
             file, infos = _of(panoptic, scenes.name_of(index), path)
@@ -203,10 +204,10 @@ def file_predictions(path: Path, scenes: SegmentSet, reading: Reading) -> Predic
             return places, np.array([label(one["category_id"]) for one in infos], np.int64)
 
         return segments
+    assert isinstance(scenes, CocoInstances)
     results = _result_files(path, scenes)
 
     def objects(index: int) -> list[Instance]:
-        assert isinstance(scenes, CocoInstances)
         image = scenes.images[index]
         size = int(image["height"]), int(image["width"])
         return [
@@ -229,35 +230,46 @@ def _label_map(file: Path, count: int) -> NDArray[np.int64]:
     return np.where(labels == NONE, -1, labels)
 
 
-def _panoptic_files(path: Path, scenes: SegmentSet) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
+def _panoptic_files(path: Path) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
     """Picture of ids and what they are, by the picture's name."""
     found = {}
     for file, content in _json_files(path):
         folder = file.with_suffix("") if file.with_suffix("").is_dir() else file.parent
-        for one in content.get("annotations", []) if isinstance(content, dict) else []:
-            found[Path(one["file_name"]).stem] = folder / one["file_name"], one["segments_info"]
-    if not found:
-        raise InputError(f"{path} holds no panoptic results: expected COCO's JSON with segments_info")
-    del scenes
+        with _understood(file, "annotations with file_name and segments_info: id, category_id"):
+            for one in content["annotations"]:
+                infos = [{key: info[key] for key in ("id", "category_id")} for info in one["segments_info"]]
+                found[Path(one["file_name"]).stem] = folder / one["file_name"], infos
     return found
 
 
-def _result_files(path: Path, scenes: SegmentSet) -> dict[str, list[dict[str, Any]]]:
+def _result_files(path: Path, scenes: CocoInstances) -> dict[str, list[dict[str, Any]]]:
     """Results by the picture's name."""
-    assert isinstance(scenes, CocoInstances)
     name_of = {int(image["id"]): scenes.name_of(index) for index, image in enumerate(scenes.images)}
+    wanted = ("category_id", "segmentation", "score")
     found: dict[str, list[dict[str, Any]]] = {}
-    files = _json_files(path)
-    for _, content in files:
-        if isinstance(content, dict):  # of one picture, which it names; the number is not the set's
-            name = Path(content["images"][0]["file_name"]).stem
-            found.setdefault(name, []).extend(content["annotations"])
-            continue
-        for one in content:
-            if int(one["image_id"]) not in name_of:
-                raise InputError(f"{path} has a result of picture {one['image_id']}, which the set has not")
-            found.setdefault(name_of[int(one["image_id"])], []).append(one)
+    for file, content in _json_files(path):
+        with _understood(file, f"a list of results with image_id, {', '.join(wanted)}"):
+            if isinstance(content, dict):  # of one picture, which it names; the number is not the set's
+                name = Path(content["images"][0]["file_name"]).stem
+                results = [(name, one) for one in content["annotations"]]
+            else:
+                results = [(name_of.get(int(one["image_id"]), ""), one) for one in content]
+            for name, one in results:
+                if not name:
+                    raise InputError(
+                        f"{file} has a result of picture {one['image_id']}, which the set has not: remove it"
+                    )
+                found.setdefault(name, []).append({key: one[key] for key in wanted})
     return found
+
+
+@contextlib.contextmanager
+def _understood(file: Path, expected: str) -> Iterator[None]:
+    """InputError where a JSON file is read that is built otherwise."""
+    try:
+        yield
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise InputError(f"{file} is not understood ({error!r}): expected {expected}") from error
 
 
 def _json_files(path: Path) -> list[tuple[Path, Any]]:
