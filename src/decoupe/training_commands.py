@@ -133,18 +133,19 @@ def _run(
     except (loop.Diverged, OutputError) as error:
         say(str(error))
         raise typer.Exit(1) from None
+    steps, improved = trainer.steps, trainer.progress.best is not None
     trainer.close()
     if not main:
         return
     if ending.why == "interrupted":
         say(
-            f"stopped at step {ending.step} of {trainer.steps}; saved in {out}: "
+            f"stopped at step {ending.step} of {steps}; saved in {out}: "
             "the same command goes on from there"
         )
         if ending.signal:
             raise typer.Exit(128 + ending.signal)
         return
-    best = out / ("best.safetensors" if trainer.progress.best is not None else "last.safetensors")
+    best = out / ("best.safetensors" if improved else "last.safetensors")
     early = f", no better for {recipe.patience} validations" if ending.why == "stopped early" else ""
     if not quiet:
         command = "segment" if recipe.family == "maskformer" else "cut"

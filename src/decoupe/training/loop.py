@@ -202,11 +202,15 @@ class Trainer:
         return Ending(why, progress.step, self.stopping)
 
     def close(self) -> None:
-        """Leave the group of processes, all together; nothing can be trained after."""
-        # The threads that communicate let go of their last tensors under Python's lock. A process that ends
-        # before they have is aborted; while all wait here the lock is free.
-        self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
+        """Leave the group of processes, all together; the trainer cannot be used after."""
+        # The threads that communicate let go of their last tensors under Python's lock; one that still does
+        # when Python ends aborts the process. They end with the group, and the group with its last holder:
+        # the model of several processes.
+        accelerator = self.accelerator
+        accelerator.wait_for_everyone()
+        vars(self).clear()
+        accelerator.free_memory()
+        accelerator.end_training()
 
     def optimize(self, batches: Iterator[Any], report: Report) -> None:
         """One optimiser step: the parts of its batch one after the other."""
