@@ -138,10 +138,7 @@ def _run(
     if not main:
         return
     if ending.why == "interrupted":
-        say(
-            f"stopped at step {ending.step} of {steps}; saved in {out}: "
-            "the same command goes on from there"
-        )
+        say(f"stopped at step {ending.step} of {steps}; saved in {out}: the same command goes on from there")
         if ending.signal:
             raise typer.Exit(128 + ending.signal)
         return
