@@ -6,17 +6,19 @@ Pictures and paths go to standard output, everything said about them to standard
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO, TextIO
 
 import typer
 
-from decoupe.errors import DecoupeError, DownloadError, InputError, OutputError
+from decoupe.errors import DecoupeError, DownloadError, InputError, MissingExtraError, OutputError
 from decoupe.inference.media import write_bytes
 from decoupe.inference.predictor import SizeWarning
 from decoupe.plan import Plan
@@ -48,8 +50,10 @@ def run(
         How many jobs failed.
     """
     failed = 0
-    drawn = len(plan.jobs) > 1 and not quiet and sys.stderr is not None and sys.stderr.isatty()
-    with progress_bar(len(plan.jobs), drawn=drawn) as advance, warnings.catch_warnings():
+    with (
+        progress_bar(len(plan.jobs), drawn=len(plan.jobs) > 1 and drawn(quiet)) as advance,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("always", SizeWarning)
         warnings.showwarning = lambda message, *_: None if quiet else say(str(message))
         for job in plan.jobs:
@@ -100,6 +104,11 @@ def _opened(stream: TextIO | None, name: str) -> TextIO:
     return stream
 
 
+def drawn(quiet: bool) -> bool:
+    """Whether a bar is to be drawn: nobody asked for quiet, and there is a terminal to see it."""
+    return not quiet and sys.stderr is not None and sys.stderr.isatty()
+
+
 @contextlib.contextmanager
 def progress_bar(total: int, *, drawn: bool) -> Iterator[Callable[[], None]]:
     """A bar on standard error with the rate and the time left; yields what to call after each picture."""
@@ -120,6 +129,16 @@ def progress_bar(total: int, *, drawn: bool) -> Iterator[Callable[[], None]]:
             progress.update(task, advance=1, rate=f"{done / (time.perf_counter() - begun):.1f}/s")
 
         yield advance
+
+
+def imported(module: str, command: str, extra: str) -> ModuleType:
+    """A module of decoupe; MissingExtraError where the extra that a command needs is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("decoupe"):
+            raise
+        raise MissingExtraError(command, extra) from error
 
 
 def say(line: str) -> None:

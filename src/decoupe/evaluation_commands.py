@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoupe.console import progress_bar, say, told
-from decoupe.errors import InputError, MissingExtraError, unknown
+from decoupe.console import drawn, imported, progress_bar, say, told
+from decoupe.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from decoupe.evaluation.report import About, Look
     from decoupe.evaluation.run import Evaluation, Job
+    from decoupe.evaluation.scene_report import AboutScenes
 
 TABLES = ("text", "markdown", "latex", "json")
 
@@ -67,7 +68,7 @@ def evaluate(
     ] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="Of the model: auto, cpu or cuda.")] = "auto",
     listed: Annotated[
-        bool, typer.Option("--list", help="List protocols and measures, and do nothing.")
+        bool, typer.Option("--list", help="List protocols, measures and published results; do nothing.")
     ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print the table and errors alone.")] = False,
 ) -> None:
@@ -84,17 +85,17 @@ def evaluate(
         if out is not None:
             _evaluation("report").check_folder(out)
         if protocol in protocols.READINGS:
-            _segments(pred, gt, model, data, protocol, out, table, device, quiet)
+            _segments(pred, gt, model, data, protocol, out, table, beside or (), device, quiet)
             return
         chosen = protocols.protocol(protocol)
         if measures is not None:
             names = [name.strip() for name in measures.split(",") if name.strip()]
             chosen = protocols.of_columns(names, stretch=chosen.stretch)
         stretches = chosen.stretch if stretch is None else stretch
-        published = [row for name in beside or () for row in _evaluation("published").published(name)]
+        known = _evaluation("published").rows_beside(beside or (), chosen.names)
         jobs, count, title, settings, look = _work(pred, gt, model, data, device, quiet)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        with progress_bar(count, drawn=_drawn(quiet)) as advance:
+        with progress_bar(count, drawn=drawn(quiet)) as advance:
             evaluation: Evaluation = _evaluation("run").evaluate(
                 jobs,
                 chosen.names,
@@ -108,9 +109,7 @@ def evaluate(
             say(note)
         if not evaluation.names:
             raise InputError("no picture could be scored")
-        about: About = _evaluation("report").About(
-            title, chosen, settings, [(row.label, dict(row.scores), row.source) for row in published]
-        )
+        about: About = _evaluation("report").About(title, chosen, settings, known)
         typer.echo(_table(evaluation, about, table))
         if out is not None:
             _evaluation("report").write_report(out, evaluation, about, look)
@@ -245,6 +244,7 @@ def _segments(
     reading: Any,
     out: Path | None,
     table: str,
+    beside: Sequence[str],
     device: str,
     quiet: bool,
 ) -> None:
@@ -252,7 +252,8 @@ def _segments(
     import decoupe
     from decoupe.datasets.segment_sets import find_segment_set
 
-    scenes_of = _evaluation("scenes")
+    scenes_of, report = _evaluation("scenes"), _evaluation("scene_report")
+    known = _evaluation("published").rows_beside(beside, scenes_of.COLUMNS[reading])
     folder = gt if gt is not None else data
     if folder is None or (pred is None) == (model is None) or (gt is None) != (model is not None):
         raise InputError("give --pred and --gt, predictions and a set; or -m and --data, a model and a set")
@@ -267,18 +268,16 @@ def _segments(
     else:
         predict, notes = scenes_of.file_predictions(pred, scenes, reading), []
         title, settings = str(pred), {"predictions": str(pred), "truth": str(folder)}
-    with progress_bar(len(scenes), drawn=_drawn(quiet)) as advance:
+    with progress_bar(len(scenes), drawn=drawn(quiet)) as advance:
         scores = scenes_of.evaluate_scenes(scenes, predict, reading, advance=advance)
     scores.notes += notes
     for line in (*scores.problems, *(() if quiet else scores.notes)):
         say(line)
     if not scores.names:
         raise InputError("no picture could be scored")
-    columns = scenes_of.COLUMNS[reading]
-    typer.echo(_scene_table(title, scores.metric.result(), columns, table))
+    about: AboutScenes = report.AboutScenes(title, reading, settings, known)
+    typer.echo(_scene_table(about, scores.metric.result(), scenes_of.COLUMNS[reading], table))
     if out is not None:
-        report = _evaluation("scene_report")
-        about = report.AboutScenes(title, reading, settings)
         look = None if reading == "instances" else scenes_of.looks(scenes, predict, reading)
         report.write_scene_report(out, scores, about, look)
         if not quiet:
@@ -287,18 +286,19 @@ def _segments(
         raise typer.Exit(1)
 
 
-def _scene_table(title: str, results: dict[str, float], columns: tuple[str, ...], form: str) -> str:
+def _scene_table(about: AboutScenes, results: dict[str, float], columns: tuple[str, ...], form: str) -> str:
     """A table of segments, in percent as the papers' tables."""
     import json
 
     if form == "json":
-        return json.dumps({"title": title, "results": results})
-    cells = [f"{100 * results[name]:.1f}" if name in results else "–" for name in columns]
+        return json.dumps({"title": about.title, "results": results})
+    cells = about.cells(results)
     if form == "text":
-        return _aligned([["", *columns], [title, *cells]])
+        sources = [f"published: {source}" for source in about.sources]
+        return "\n".join([_aligned([["", *columns], *cells]), *sources])
     protocols = _evaluation("protocols")
     joined: str = {"markdown": protocols.markdown_rows, "latex": protocols.latex_rows}[form](
-        ["", *(name.replace("_", " ") for name in columns)], [[title, *cells]]
+        ["", *(name.replace("_", " ") for name in columns)], cells
     )
     return joined
 
@@ -346,21 +346,9 @@ def _list(protocols: Any) -> None:
     for name, column in _evaluation("measures").COLUMNS.items():
         source = (column.measure.__doc__ or "").partition("\n")[0].rstrip(".")
         typer.echo(f"{name:<9} {column.title}, {column.better} is better: {source}")
-
-
-def _drawn(quiet: bool) -> bool:
-    import sys
-
-    return not quiet and sys.stderr is not None and sys.stderr.isatty()
+    typer.echo(f"published results (--beside)\n{', '.join(_evaluation('published').PUBLISHED)}")
 
 
 def _evaluation(part: str) -> Any:
-    """A module of `decoupe.evaluation`; MissingExtraError where what it needs is not installed."""
-    import importlib
-
-    try:
-        return importlib.import_module(f"decoupe.evaluation.{part}")
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("decoupe"):
-            raise
-        raise MissingExtraError("decoupe eval", "eval") from error
+    """A module of `decoupe.evaluation`."""
+    return imported(f"decoupe.evaluation.{part}", "decoupe eval", "eval")

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from decoupe.console import say, told
-from decoupe.errors import InputError, MissingExtraError, OutputError
+from decoupe.console import drawn, imported, say, told
+from decoupe.errors import InputError, OutputError
 
 Data = Annotated[
     list[Path], typer.Option("--data", metavar="DIR", help="A set's folder; several are joined.")
@@ -98,14 +98,11 @@ def _run(
     quiet: bool,
 ) -> None:
     """Train, and tell how it ended."""
-    import sys
-
     import torch
 
     loop = _training("loop")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    bar = sys.stderr.isatty() and not quiet
     if not quiet:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         logging.getLogger().setLevel(logging.WARNING)
@@ -118,7 +115,7 @@ def _run(
         device=device,
         workers=workers,
         backgrounds=backgrounds,
-        bar=bar,
+        bar=drawn(quiet),
         tell=(lambda line: None) if quiet else say,
     )
     main = trainer.accelerator.is_main_process
@@ -228,12 +225,5 @@ def _write(picture: Any, out: Path) -> None:
 
 
 def _training(part: str) -> Any:
-    """A module of `decoupe.training`; MissingExtraError where what it needs is not installed."""
-    import importlib
-
-    try:
-        return importlib.import_module(f"decoupe.training.{part}")
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("decoupe"):
-            raise
-        raise MissingExtraError("decoupe train", "train") from error
+    """A module of `decoupe.training`."""
+    return imported(f"decoupe.training.{part}", "decoupe train", "train")

@@ -84,6 +84,22 @@ def test_a_model_that_sees_all_is_perfect(coco: Path, protocol: str, monkeypatch
     assert [found[name] for name in names[protocol]] == pytest.approx([1] * len(names[protocol]), abs=0.02)
 
 
+def test_published_results_stand_beside(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seer(monkeypatch)
+    model = ("-m", "maskformer-swin-base-coco", "--data", "coco", "--protocol")
+    beside = ("--beside", "maskformer-swin-base-coco")
+    shown = run(*model, "panoptic", *beside, "-o", "report")
+    row, source = shown.stdout.splitlines()[2:]
+    assert row.split()[:5] == ["MaskFormer", "Swin-B,", "COCO", "panoptic", "51.8"]
+    assert source.startswith("published: MODEL_ZOO.md of github.com/facebookresearch/MaskFormer")
+    page = Path("report/index.html").read_text()
+    assert "<td>51.8</td>" in page
+    assert "Published: MODEL_ZOO.md" in page
+    refused = run(*model, "semantic", *beside)
+    assert refused.exit_code == 2
+    assert "was published PQ, none of it in a table of mIoU" in refused.stderr
+
+
 def test_what_is_missed_costs(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seer(monkeypatch, dog=False)
     model = ("-m", "maskformer-swin-base-coco", "--data", "coco", "--protocol")

@@ -28,6 +28,7 @@ from decoupe.evaluation.page import Page, Table, render
 from decoupe.evaluation.pictures import contact_sheet
 from decoupe.evaluation.plots import histogram, precision_recall_plot, ranked_by, threshold_plot
 from decoupe.evaluation.protocols import Protocol, arrow, cells
+from decoupe.evaluation.published import Row
 from decoupe.evaluation.run import Evaluation
 from decoupe.inference.media import encode, replacing
 
@@ -62,7 +63,7 @@ class About:
     title: str
     protocol: Protocol
     settings: dict[str, str] = field(default_factory=dict)
-    beside: Sequence[tuple[str, dict[str, float], str]] = ()
+    beside: Sequence[Row] = ()
 
 
 def check_folder(out: Path) -> None:

@@ -21,20 +21,39 @@ from numpy.typing import NDArray
 from decoupe import __version__
 from decoupe.evaluation.page import Page, Table, render
 from decoupe.evaluation.pictures import contact_sheet
+from decoupe.evaluation.published import Row
 from decoupe.evaluation.report import SHOWN, write_files
 from decoupe.evaluation.scenes import COLUMNS, Reading, SceneScores, class_rows
 
-Row = Sequence[NDArray[np.uint8]]
+Pictures = Sequence[NDArray[np.uint8]]
 """What a sheet shows of a picture: photograph, truth, prediction, uint8 ``(H, W, 3)``."""
 
 
 @dataclass(frozen=True)
 class AboutScenes:
-    """What a report says of itself: what was scored, how it was read, settings by name."""
+    """What a report says of itself.
+
+    Attributes:
+        title: what was scored.
+        reading: how.
+        settings: names and values, as the folders.
+        beside: rows of the table from elsewhere.
+    """
 
     title: str
     reading: Reading
     settings: Mapping[str, str] = field(default_factory=dict)
+    beside: Sequence[Row] = ()
+
+    def cells(self, results: Mapping[str, float]) -> list[list[str]]:
+        """The table: a row of what was scored, and one of each published result."""
+        rows = [(self.title, results, ""), *self.beside]
+        return [[label, *(percent(row.get(one)) for one in COLUMNS[self.reading])] for label, row, _ in rows]
+
+    @property
+    def sources(self) -> list[str]:
+        """Of the rows from elsewhere, each once."""
+        return list(dict.fromkeys(source for *_, source in self.beside))
 
 
 def percent(value: float | None) -> str:
@@ -43,7 +62,7 @@ def percent(value: float | None) -> str:
 
 
 def write_scene_report(
-    out: Path, scores: SceneScores, about: AboutScenes, look: Callable[[str], Row] | None
+    out: Path, scores: SceneScores, about: AboutScenes, look: Callable[[str], Pictures] | None
 ) -> None:
     """Write all files, each whole or not at all.
 
@@ -79,7 +98,6 @@ def write_scene_report(
             captions = [f"{name}: {columns[0]} {percent(scored[name][columns[0]])}" for name in names]
             sheet = contact_sheet([look(name) for name in names], captions=captions)
             sheets.append((f"{heading} by {columns[0]}", "Photograph, truth, prediction.", sheet))
-    rows = [[about.title, *(percent(results.get(one)) for one in columns)]]
     listed = [
         [name, *(str(row[one]) if isinstance(row[one], int) else percent(row[one]) for one in of_classes)]
         for name, row in classes.items()
@@ -93,10 +111,11 @@ def write_scene_report(
             "decoupe": __version__,
         },
         tables=[
-            Table("Scores, %", ["", *columns], rows),
+            Table("Scores, %", ["", *columns], about.cells(results)),
             Table("Classes, the lowest first", ["", *of_classes], listed),
         ],
         sheets=sheets,
+        sources=about.sources,
         told=[*scores.notes, *scores.problems],
     )
     contents = {
