@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from decoupe.errors import ConfigError, InputError
+from decoupe.training.augment import Augmentation
 from decoupe.training.criteria import BiRefNetCriterion
 from decoupe.training.fields import from_yaml
 from decoupe.training.recipes import RECIPES, LastEpochs, Optimizer, Recipe, Stage, read_recipe, recipe_from
@@ -54,6 +55,17 @@ def test_published_numbers() -> None:
         554_400,
         64,
     )
+
+
+def test_every_recipe_varies_its_pictures() -> None:
+    """The embedded model's once did not, when the defaults of an augmentation had come to change nothing."""
+    for name, recipe in RECIPES.items():
+        changes = recipe.augmentation
+        assert changes.flip == 0.5, name
+        assert changes != type(changes)(flip=0.5), name
+    pocket = RECIPES["pocket"].augmentation
+    assert isinstance(pocket, Augmentation)
+    assert (pocket.area, pocket.empty > 0, pocket.paste > 0) == ((0.4, 1.0), True, True)
 
 
 def test_settings_change_a_recipe_and_its_length_has_one_unit() -> None:

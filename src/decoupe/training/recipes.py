@@ -19,7 +19,7 @@ from decoupe.models.birefnet import BiRefNetConfig
 from decoupe.models.inspyrenet import InSPyReNetConfig
 from decoupe.models.maskformer import PRESETS as MASKFORMERS
 from decoupe.models.maskformer import MaskFormerConfig
-from decoupe.training.augment import BIREFNET, INSPYRENET, MATTING, Augmentation
+from decoupe.training.augment import BIREFNET, INSPYRENET, MATTING, POCKET, Augmentation
 from decoupe.training.criteria import GENERAL, BiRefNetCriterion, InSPyReNetCriterion, PixelWeights
 from decoupe.training.criteria import MATTING as MATTING_WEIGHTS
 from decoupe.training.fields import from_plain, from_yaml, override, to_plain, to_yaml
@@ -555,7 +555,7 @@ RECIPES: dict[str, Recipe] = {
         criterion=BiRefNetCriterion(
             pixel=PixelWeights(bce=0, iou=0, ssim=0, structure=1.0), gradient=0.3, classification=0
         ),
-        augmentation=Augmentation(empty=0.03, paste=0.05, noise=0.05, jpeg=0.05),
+        augmentation=POCKET,
         sets=(
             SetRule("duts-tr", held_out=500),
             SetRule("people", repeats=2, held_out=100),
