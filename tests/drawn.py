@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 
 
 def draw_pair(folder: Path, name: str, *, seed: int, size: tuple[int, int] = (64, 48)) -> None:
@@ -25,3 +25,24 @@ def draw_pair(folder: Path, name: str, *, seed: int, size: tuple[int, int] = (64
         (folder / kind).mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "im" / f"{name}.jpg", quality=92)
     Image.fromarray((disc * 255).astype(np.uint8)).save(folder / "gt" / f"{name}.png")
+
+
+def soft_disc(width: int, height: int) -> Image.Image:
+    """A defocused subject."""
+    image = Image.new("L", (width, height))
+    ImageDraw.Draw(image).ellipse((width * 0.25, height * 0.2, width * 0.75, height * 0.85), fill=255)
+    return image.filter(ImageFilter.GaussianBlur(min(width, height) / 40))
+
+
+def hairy_disc(width: int, height: int) -> Image.Image:
+    """A subject with thin, translucent strands around it."""
+    rng = np.random.default_rng(0)
+    image = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((width * 0.25, height * 0.2, width * 0.75, height * 0.85), fill=255)
+    for angle in rng.uniform(0, 2 * np.pi, 150):
+        root = np.array([width * (0.5 + 0.24 * np.cos(angle)), height * (0.525 + 0.31 * np.sin(angle))])
+        bent = angle + rng.normal() * 0.4
+        tip = root + min(width, height) * 0.15 * np.array([np.cos(bent), np.sin(bent)])
+        draw.line((*root, *tip), fill=int(rng.integers(100, 255)), width=1)
+    return image.filter(ImageFilter.GaussianBlur(1))

@@ -266,6 +266,19 @@ def test_minmax_stretches_the_matte(run: Run) -> None:
     assert (stretched.min(), stretched.max()) == (0, 255)
 
 
+def test_outlines_are_followed_or_not(run: Run) -> None:
+    photograph = Image.open(Path(__file__).parents[1] / "examples/coffee.jpg")
+    photograph.resize((900, 600)).save("coffee.png")
+    for option in ("--guided", "--no-guided", None):
+        options = [option] if option else []
+        assert run("cut", "coffee.png", "--matte", *options, "-o", f"coffee{option}.png").exit_code == 0
+    guided, plain, own = (
+        Path(f"coffee{option}.png").read_bytes() for option in ("--guided", "--no-guided", None)
+    )
+    assert guided != plain
+    assert own == guided
+
+
 # decoupe models --commercial
 
 

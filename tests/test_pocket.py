@@ -19,7 +19,7 @@ from decoupe.models import BiRefNet
 from decoupe.models.birefnet import PRESETS
 from decoupe.models.fuse import fold_batch_norm
 from decoupe.training.recipes import RECIPES
-from decoupe.weights.registry import CATALOGUE, Preprocessing
+from decoupe.weights.registry import CATALOGUE
 
 FILE = Path(str(files("decoupe.weights"))) / "pocket.onnx"
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -93,4 +93,4 @@ def test_a_mirrored_picture_gives_the_mirrored_matte(predictor: decoupe.Predicto
 
 
 def test_preprocessing_is_read_from_the_file() -> None:
-    assert decoupe.load(FILE).preprocessing == Preprocessing((320, 320), fit="keep", size_range=(160, 640))
+    assert decoupe.load(FILE).preprocessing == RECIPES["pocket"].preprocessing

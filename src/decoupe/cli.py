@@ -94,6 +94,13 @@ AtPoint = Annotated[str | None, typer.Option("--point", metavar="X,Y", help="Cut
 SegmentModel = Annotated[
     str | None, typer.Option("--segments", metavar="MODEL", help="The model that finds what --what names.")
 ]
+Guided = Annotated[
+    bool | None,
+    typer.Option(
+        "--guided/--no-guided",
+        help="Enlarge mattes along the photographs' outlines, or plainly; else as the model says.",
+    ),
+]
 MinMax = Annotated[bool, typer.Option("--minmax", help="Stretch each matte to its least and largest value.")]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")]
@@ -141,6 +148,7 @@ def cut(
     point: AtPoint = None,
     segments: SegmentModel = None,
     minmax: MinMax = False,
+    guided: Guided = None,
     size: NetworkSize = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -152,7 +160,7 @@ def cut(
     """Cut the subject out of pictures; a folder gives a folder, and a second run does what is left."""
     with told():
         if what is not None and what == ["list"]:
-            if out or model or over or matte or box or point or size or minmax:
+            if out or model or over or matte or box or point or size or minmax or guided is not None:
                 raise InputError("--what list cuts nothing: leave the options of cutting out")
             raise typer.Exit(_list_labels(inputs, segments, device, precision, max_pixels))
         for name in (model, segments):  # an unknown name is told before anything else
@@ -173,7 +181,13 @@ def cut(
             from decoupe.inference.predictor import open_predictor
 
             predictor = open_predictor(
-                model, device=device, dtype=precision, size=network_size, minmax=minmax, segments=segments
+                model,
+                device=device,
+                dtype=precision,
+                size=network_size,
+                minmax=minmax,
+                guided=guided,
+                segments=segments,
             )
             # An unknown label is told once, not for each picture.
             for label in what or ():

@@ -6,33 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
 
 from decoupe.inference.foreground import HIDDEN, estimate_foreground
+from drawn import hairy_disc, soft_disc
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PAIRS = [("astronaut", "coffee"), ("chelsea", "astronaut"), ("coffee", "chelsea")]
-
-
-def soft_disc(width: int, height: int) -> Image.Image:
-    """A defocused subject."""
-    image = Image.new("L", (width, height))
-    ImageDraw.Draw(image).ellipse((width * 0.25, height * 0.2, width * 0.75, height * 0.85), fill=255)
-    return image.filter(ImageFilter.GaussianBlur(min(width, height) / 40))
-
-
-def hairy_disc(width: int, height: int) -> Image.Image:
-    """A subject with thin, translucent strands around it."""
-    rng = np.random.default_rng(0)
-    image = Image.new("L", (width, height))
-    draw = ImageDraw.Draw(image)
-    draw.ellipse((width * 0.25, height * 0.2, width * 0.75, height * 0.85), fill=255)
-    for angle in rng.uniform(0, 2 * np.pi, 150):
-        root = np.array([width * (0.5 + 0.24 * np.cos(angle)), height * (0.525 + 0.31 * np.sin(angle))])
-        bent = angle + rng.normal() * 0.4
-        tip = root + min(width, height) * 0.15 * np.array([np.cos(bent), np.sin(bent)])
-        draw.line((*root, *tip), fill=int(rng.integers(100, 255)), width=1)
-    return image.filter(ImageFilter.GaussianBlur(1))
 
 
 def composite(front: str, back: str, shape: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decoupe.errors import InputError
+from decoupe.inference.guided import LEAST_RATIO, enlarged
 from decoupe.inference.preprocess import (
     MAX_PIXELS,
     Picture,
@@ -234,6 +235,8 @@ class Predictor(_Opened[Matte]):
         spec: the catalogue's row of the model, where it has one.
         minmax: stretch each picture's alpha so that its least value becomes 0 and its largest 1, as
             InSPyReNet's reference does; it invents a subject where there is none.
+        guided: enlarge the matte along the photograph's outlines where the photograph has at least twice the
+            pixels that the model saw; None follows the model's `Preprocessing`.
         segmenter: finds what ``what=`` names, or a function that opens it when it is first needed.
 
     Attributes:
@@ -252,11 +255,13 @@ class Predictor(_Opened[Matte]):
         size: Size | None = None,
         spec: ModelSpec | None = None,
         minmax: bool = False,
+        guided: bool | None = None,
         segmenter: Segmenter | Callable[[], Segmenter] | None = None,
     ) -> None:
         super().__init__(runtime, size=size, spec=spec)
         self.runtime = runtime
         self.minmax = minmax
+        self.guided = runtime.preprocessing.guided if guided is None else guided
         self._segmenter = segmenter
 
     @property
@@ -355,7 +360,14 @@ class Predictor(_Opened[Matte]):
             alphas = self.runtime(self._batch(pictures, closer), batch)[:, 0]
         if self.minmax:
             alphas = np.stack([stretched(alpha) for alpha in alphas])
-        return [_as_matte(alpha, picture) for alpha, picture in zip(alphas, pictures, strict=True)]
+        return [self._as_matte(alpha, picture) for alpha, picture in zip(alphas, pictures, strict=True)]
+
+    def _as_matte(self, alpha: npt.NDArray[np.float32], picture: Picture) -> Matte:
+        """The model's output ``(h, w)`` at the picture's own size."""
+        height, width = picture.size
+        if self.guided and height * width >= LEAST_RATIO * alpha.size:
+            alpha = enlarged(alpha.clip(0, 1), picture)
+        return Matte(from_network(alpha, picture), picture.pixels, picture.icc_profile, picture.source)
 
 
 @overload
@@ -367,6 +379,7 @@ def load(
     size: Size | None = None,
     runtime: str | None = None,
     minmax: bool = False,
+    guided: bool | None = None,
     segments: str | Path | None = None,
 ) -> Predictor: ...
 
@@ -380,6 +393,7 @@ def load(
     size: Size | None = None,
     runtime: str | None = None,
     minmax: bool = False,
+    guided: bool | None = None,
     segments: str | Path | None = None,
 ) -> Any: ...  # the name decides whether it gives mattes or segments
 
@@ -392,6 +406,7 @@ def load(
     size: Size | None = None,
     runtime: str | None = None,
     minmax: bool = False,
+    guided: bool | None = None,
     segments: str | Path | None = None,
 ) -> Predictor | Segmenter:
     """Open a model; what was chosen is in its ``repr``.
@@ -406,6 +421,7 @@ def load(
             ``"native"``.
         runtime: ``"onnx"`` or ``"torch"``; None or ``"auto"`` follows from the model.
         minmax: stretch each picture's alpha to its least and largest value; see `Predictor`.
+        guided: enlarge mattes along the photographs' outlines; None follows the model, see `Predictor`.
         segments: the model that finds what ``what=`` names, as ``model`` is given; opened when it is first
             needed. None is the catalogue's ``maskformer-swin-base-coco``.
 
@@ -424,11 +440,13 @@ def load(
     opened = open_runtime(model, device=device, dtype=dtype, runtime=runtime)
     spec = find_spec(model)
     if isinstance(opened, SegmentRuntime):
-        if minmax or segments is not None:
-            raise InputError(f"{opened.name} gives segments, not mattes: leave minmax and segments out")
+        if minmax or guided is not None or segments is not None:
+            raise InputError(
+                f"{opened.name} gives segments, not mattes: leave minmax, guided and segments out"
+            )
         return Segmenter(opened, size=size, spec=spec)
     segmenter = functools.partial(open_segmenter, segments, device=device, dtype=dtype)
-    return Predictor(opened, size=size, spec=spec, minmax=minmax, segmenter=segmenter)
+    return Predictor(opened, size=size, spec=spec, minmax=minmax, guided=guided, segmenter=segmenter)
 
 
 def open_predictor(model: str | Path | None = None, **options: Any) -> Predictor:
@@ -478,6 +496,7 @@ def cut(
     size: Size | None = None,
     runtime: str | None = None,
     minmax: bool = False,
+    guided: bool | None = None,
     segments: str | Path | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Matte:
@@ -489,7 +508,14 @@ def cut(
         DecoupeError: as `load` and `Predictor` do.
     """
     predictor = _cached_predictor(
-        model, device=device, dtype=dtype, size=size, runtime=runtime, minmax=minmax, segments=segments
+        model,
+        device=device,
+        dtype=dtype,
+        size=size,
+        runtime=runtime,
+        minmax=minmax,
+        guided=guided,
+        segments=segments,
     )
     return predictor(image, what=what, box=box, point=point, max_pixels=max_pixels)
 
@@ -498,7 +524,3 @@ def stretched(alpha: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Alpha with its least value moved to 0 and its largest to 1; one that is flat stays as it is."""
     least, most = alpha.min(), alpha.max()
     return (alpha - least) / (most - least) if most > least else alpha
-
-
-def _as_matte(alpha: npt.NDArray[np.float32], picture: Picture) -> Matte:
-    return Matte(from_network(alpha, picture), picture.pixels, picture.icc_profile, picture.source)

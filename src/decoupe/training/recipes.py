@@ -546,7 +546,7 @@ RECIPES: dict[str, Recipe] = {
         family="birefnet",
         about="the embedded default model: BiRefNet at nano size",
         model=BIREFNETS["pocket"],
-        preprocessing=Preprocessing((320, 320), fit="keep", size_range=(160, 640)),
+        preprocessing=Preprocessing((320, 320), fit="keep", size_range=(160, 640), guided=True),
         stages=(Stage((128, 128), 0.42), Stage((160, 160), 0.79), Stage((224, 224), 0.97), Stage((320, 320))),
         steps=9600,
         batch_size=32,

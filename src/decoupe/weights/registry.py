@@ -28,6 +28,8 @@ class Preprocessing:
         mean: per-channel mean, subtracted from RGB in [0, 1].
         std: per-channel standard deviation, divided by.
         longest: most pixels of the longer side under fit ``"shorter"``; None is any.
+        guided: whether the matte of a larger photograph is enlarged along its outlines; see
+            `decoupe.inference.guided`.
         two_scale: ``(above, shorter)``: a picture with both sides above the first number is seen twice, at
             ``size`` and at its own size with at most ``shorter`` pixels on its shorter side, and the two are
             blended (InSPyReNet, section 3.3 of its paper); None for models that look once.
@@ -41,6 +43,7 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
     longest: int | None = None
     two_scale: tuple[int, int] | None = None
+    guided: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,12 +219,12 @@ _MODELS = (
         task="anything in the foreground, small and quick, comes with decoupe",
         licence="MIT (weights trained on research-only photographs)",
         commercial=False,
-        preprocessing=Preprocessing(size=(320, 320), fit="keep", size_range=(160, 640)),
+        preprocessing=Preprocessing(size=(320, 320), fit="keep", size_range=(160, 640), guided=True),
         megabytes=9,
         repo=None,
         file="pocket.onnx",
         backbone="nano",
-        sha256="4a68737cfd55fb0638371fe6aced4c80d36aca728695b08947a7f83376406883",
+        sha256="ce55b1977254c2cdd85e5623479f16057d59dca8fbfb19603e414ca5815aef05",
     ),
     _released(
         "birefnet",

@@ -1,0 +1,105 @@
+"""A small matte enlarged along the outlines of its photograph.
+
+The guided filter: around each pixel alpha is taken to be a linear function of the photograph's colours,
+alpha = a·I + b (He, Sun and Tang, "Guided Image Filtering", TPAMI 2013, equations 4 to 8, with colours).
+It is solved at the matte's size and applied at the photograph's, as in He and Sun, "Fast Guided Filter"
+(arXiv 1505.00996).
+
+Three things are added. A pixel counts by how sure its alpha is, |2·alpha − 1|⁴: a network's outlines are soft
+where it cannot tell, and that is nothing to imitate. A window has the more to say the better its colours
+explain alpha. Where they explain nothing, as on one grey, the matte is enlarged plainly.
+`benchmarks/guided.py` measures what it brings.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from decoupe.inference.preprocess import Picture, resize_plane
+from decoupe.inference.sampling import interpolated
+
+Floats = npt.NDArray[np.float32]
+
+RADIUS = 3
+"""Of the windows, in pixels of the small matte: 7×7 of them obey one linear function."""
+
+LEAST_RATIO = 2.0
+"""How many times the matte's pixels a photograph has before there is detail to follow."""
+
+_SMOOTHNESS = 1e-4  # the paper's ε, of colours in [0, 1]
+_CERTAINTY = 4
+_FLAT = 1e-5  # variance of alpha below which a window has no outline
+_EXPLAINED = (
+    0.1,
+    0.4,
+)  # share of alpha's variance: below the first the matte is plain, above the second guided
+_CHUNK = 1 << 18  # pixels computed at a time
+
+
+def enlarged(alpha: Floats, picture: Picture) -> Floats:
+    """A matte ``(h, w)`` in [0, 1] at the picture's size, ``(H, W)`` in [0, 1], along the picture's outlines.
+
+    Away from the matte's outlines it is the plain bilinear enlargement.
+    """
+    result = resize_plane(alpha, picture.size).clip(0, 1)
+    maps = _linear(alpha, _small(picture, alpha.shape))
+    places = np.flatnonzero(resize_plane(maps[..., 4], picture.size) > 0)
+    pixels, top = picture.pixels.reshape(-1, 3), np.float32(np.iinfo(picture.pixels.dtype).max)
+    for start in range(0, len(places), _CHUNK):
+        some = places[start : start + _CHUNK]
+        values = interpolated(maps, some, picture.size)  # (P, 5)
+        guided = np.einsum("pc,pc->p", values[:, :3], pixels[some] / top) + values[:, 3]
+        plain = result.ravel()[some]
+        result.ravel()[some] = plain + values[:, 4] * (guided.clip(0, 1) - plain)
+    return result
+
+
+def _small(picture: Picture, size: tuple[int, ...]) -> Floats:
+    """The picture's colours in [0, 1] at ``size``: ``(h, w, 3)``."""
+    top = np.float32(np.iinfo(picture.pixels.dtype).max)
+    channels = [resize_plane(picture.pixels[..., channel], (size[0], size[1])) for channel in range(3)]
+    small: Floats = np.stack(channels, axis=-1) / top
+    return small
+
+
+def _linear(alpha: Floats, image: Floats) -> Floats:
+    """The coefficients a (three) and b of alpha = a·I + b, and how far to trust them: ``(h, w, 5)``."""
+    weight = np.abs(2 * alpha - 1) ** _CERTAINTY + np.float32(1e-3)
+    planes = [*np.moveaxis(image, -1, 0), alpha]
+    total = _windows(weight)
+    means = np.stack([_windows(weight * plane) / total for plane in planes])  # (4, h, w)
+    variance = np.maximum(_windows(weight * alpha * alpha) / total - means[3] ** 2, 0)
+    outline = variance > _FLAT
+    covariances = np.empty((np.count_nonzero(outline), 4, 4))
+    for one, other in itertools.combinations_with_replacement(range(4), 2):
+        products = _windows(weight * planes[one] * planes[other]) / total - means[one] * means[other]
+        covariances[:, one, other] = covariances[:, other, one] = products[outline]
+    colours, with_alpha = covariances[:, :3, :3], covariances[:, :3, 3]
+    slopes = np.linalg.solve(colours + _SMOOTHNESS * np.eye(3), with_alpha[..., np.newaxis])[..., 0]  # (P, 3)
+    coefficients = np.zeros((4, *alpha.shape))
+    coefficients[:3, outline] = slopes.T
+    coefficients[3] = means[3] - (coefficients[:3] * means[:3]).sum(axis=0)
+    explained = np.zeros(alpha.shape)
+    explained[outline] = (slopes * with_alpha).sum(axis=1) + _SMOOTHNESS * (slopes**2).sum(axis=1)
+    explained = np.minimum(explained, variance)
+    # The paper's equation 8, a mean of all windows that a pixel is in, weighted.
+    vote = (variance + 1e-2) / (variance - explained + 1e-3)
+    votes = _windows(vote)
+    share = _windows(explained) / (_windows(variance) + 1e-4)
+    low, high = _EXPLAINED
+    trust = ((share - low) / (high - low)).clip(0, 1)
+    averaged = [_windows(vote * plane) / votes for plane in coefficients]
+    return np.stack([*averaged, trust], axis=-1).astype(np.float32)
+
+
+def _windows(plane: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """The means of ``(h, w)`` over windows of `RADIUS`; beyond the border its pixels go on."""
+    side = 2 * RADIUS + 1
+    sums = np.pad(plane, (RADIUS + 1, RADIUS), mode="edge").cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+    total = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    means: npt.NDArray[np.float64] = total / side**2
+    return means
