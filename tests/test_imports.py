@@ -29,6 +29,7 @@ ORDER = (
     "server",
     "plan",
     "console",
+    "cut_files",
     "segment_files",
     "doctor",
     "training_commands",

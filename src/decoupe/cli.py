@@ -18,19 +18,15 @@ import typer
 import decoupe
 from decoupe import evaluation_commands, training_commands
 from decoupe.console import Files, printable, run, say, told
+from decoupe.cut_files import wanted
 from decoupe.errors import DecoupeError, InputError
-from decoupe.inference.media import encode
 from decoupe.inference.preprocess import MAX_PIXELS, Size
-from decoupe.plan import Plan, check_formats, make_plan
+from decoupe.plan import Plan, make_plan
 from decoupe.runtimes import find_spec
 from decoupe.segment_files import check_form, check_targets, segment_files
 
 if TYPE_CHECKING:
     from decoupe.inference.predictor import Predictor, Segmenter
-    from decoupe.inference.results import Background, Matte
-
-Render = Callable[["Matte", str], bytes]
-"""What is written of a matte, as the bytes of a file with the given ending."""
 
 app = typer.Typer(
     help="Cut the subject out of any picture, down to the hair.",
@@ -78,6 +74,33 @@ Over = Annotated[
     typer.Option(metavar="COLOUR|IMAGE|blur", help="Put the subject over a colour, an image or a blur."),
 ]
 MatteOnly = Annotated[bool, typer.Option("--matte", help="Write the matte: white is the subject.")]
+Overlay = Annotated[bool, typer.Option("--overlay", help="Write the photograph with its subject tinted red.")]
+SideBySide = Annotated[
+    bool, typer.Option("--side-by-side", help="Write the photograph, and the subject to its right.")
+]
+Threshold = Annotated[
+    float | None, typer.Option(metavar="T", help="Make the edge hard: alpha from T, 0 to 1, is the subject.")
+]
+KeepLargest = Annotated[bool, typer.Option("--keep-largest", help="Keep the largest connected part alone.")]
+FillHoles = Annotated[bool, typer.Option("--fill-holes", help="Keep what the subject encloses.")]
+Grow = Annotated[int, typer.Option(min=0, metavar="N", help="Make the subject N pixels larger on all sides.")]
+Shrink = Annotated[int, typer.Option(min=0, metavar="N", help="Make it N pixels smaller.")]
+Feather = Annotated[float, typer.Option(metavar="S", help="Soften its edge by S pixels.")]
+Invert = Annotated[bool, typer.Option("--invert", help="Cut the background instead.")]
+Crop = Annotated[bool, typer.Option("--crop", help="Keep only the part with the subject.")]
+Margin = Annotated[str | None, typer.Option(metavar="N|N%", help="Room around it, with --crop.")]
+Aspect = Annotated[str | None, typer.Option(metavar="W:H", help="Shape of that part, as 1:1.")]
+Shadow = Annotated[float, typer.Option(metavar="S", help="A soft shadow below the subject, 0 to 1.")]
+KeepHidden = Annotated[
+    bool, typer.Option("--keep-hidden", help="Keep the photograph's colours in transparent parts.")
+]
+Quality = Annotated[int | None, typer.Option(metavar="Q", help="Of WebP, AVIF and JPEG: 1 to 100.")]
+Ending = Annotated[
+    str | None,
+    typer.Option(
+        "--format", metavar="FORMAT", help="Of outputs not named as files: png, webp, tiff, avif or jpg."
+    ),
+]
 NetworkSize = Annotated[
     str | None, typer.Option(metavar="N|WxH|native", help="Size at which the model sees the picture.")
 ]
@@ -143,10 +166,26 @@ def cut(
     model: Model = None,
     over: Over = None,
     matte: MatteOnly = False,
+    overlay: Overlay = False,
+    side_by_side: SideBySide = False,
     what: What = None,
     box: InBox = None,
     point: AtPoint = None,
     segments: SegmentModel = None,
+    threshold: Threshold = None,
+    keep_largest: KeepLargest = False,
+    fill_holes: FillHoles = False,
+    grow: Grow = 0,
+    shrink: Shrink = 0,
+    feather: Feather = 0,
+    invert: Invert = False,
+    crop: Crop = False,
+    margin: Margin = None,
+    aspect: Aspect = None,
+    shadow: Shadow = 0,
+    keep_hidden: KeepHidden = False,
+    form: Ending = None,
+    quality: Quality = None,
     minmax: MinMax = False,
     guided: Guided = None,
     size: NetworkSize = None,
@@ -173,9 +212,31 @@ def cut(
             "point": _numbers("--point", point, 2, "X,Y"),
         }
         network_size = _parse_size(size)
-        render = _renderer(over, matte, max_pixels)
-        plan = make_plan(inputs, out, word="matte" if matte else "cut", overwrite=overwrite)
-        check_formats(plan, flat=matte or over is not None)
+        if grow and shrink:
+            raise InputError("--grow and --shrink undo each other: give one of them")
+        output = wanted(
+            over=over,
+            flags={"matte": matte, "overlay": overlay, "side-by-side": side_by_side},
+            edits={
+                "threshold": threshold,
+                "keep_largest": keep_largest,
+                "fill_holes": fill_holes,
+                "grow": grow - shrink,
+                "feather": feather,
+                "invert": invert,
+            },
+            crop=crop,
+            margin=margin,
+            aspect=aspect,
+            shadow=shadow,
+            keep_hidden=keep_hidden,
+            quality=quality,
+            form=form,
+            out=out,
+            max_pixels=max_pixels,
+        )
+        plan = make_plan(inputs, out, word=output.word, overwrite=overwrite, suffix=output.suffix)
+        output.check(plan)
 
         def open_model() -> Predictor:
             from decoupe.inference.predictor import open_predictor
@@ -195,8 +256,7 @@ def cut(
             return predictor
 
         def work(predictor: Predictor, source: Path | BinaryIO, target: Path | None) -> Files:
-            matte = predictor(source, max_pixels=max_pixels, **choice)
-            return [(render(matte, target.suffix if target is not None else ".png"), target)]
+            return [(output.bytes_of(predictor(source, max_pixels=max_pixels, **choice), target), target)]
 
         _do(plan, open_model, work, done="cut", quiet=quiet, verbose=verbose)
 
@@ -373,24 +433,6 @@ def _numbers(option: str, text: str | None, count: int, form: str) -> tuple[int,
     if len(parts) != count or not all(part.strip().isdecimal() and len(part) < 10 for part in parts):
         raise InputError(f"{option} is {text!r}, expected {form} in whole pixels")
     return tuple(int(part) for part in parts)
-
-
-def _renderer(over: str | None, matte: bool, max_pixels: int) -> Render:
-    """What the options ask for; a background that cannot be used is refused before the first picture."""
-    if matte and over is not None:
-        raise InputError("--matte and --over exclude each other: give one of them")
-    if matte:
-        return lambda result, suffix: encode(result.mask(), suffix)
-    if over is None:
-        return lambda result, suffix: result.encode(suffix)
-    import numpy as np
-
-    from decoupe.inference.preprocess import read_image
-    from decoupe.inference.results import Matte
-
-    background: Background = read_image(over, max_pixels) if Path(over).is_file() else over
-    Matte(np.zeros((1, 1), np.float32), np.zeros((1, 1, 3), np.uint8)).over(background)
-    return lambda result, suffix: encode(result.over(background), suffix)
 
 
 def _parse_size(text: str | None) -> Size | None:

@@ -66,7 +66,15 @@ class Plan:
             )
 
 
-def make_plan(inputs: list[str], out: str | None, *, word: str, overwrite: bool, text: bool = False) -> Plan:
+def make_plan(
+    inputs: list[str],
+    out: str | None,
+    *,
+    word: str,
+    overwrite: bool,
+    text: bool = False,
+    suffix: str = ".png",
+) -> Plan:
     """Which picture goes where.
 
     Args:
@@ -76,6 +84,7 @@ def make_plan(inputs: list[str], out: str | None, *, word: str, overwrite: bool,
         overwrite: whether outputs that exist are made again. Without it those of a folder are skipped,
             older than their pictures or not, and the output of a file that was named is a problem.
         text: whether standard output gets text, which a terminal can show.
+        suffix: the ending of outputs that are not named as files.
 
     Raises:
         InputError: inputs and output that do not go together.
@@ -94,9 +103,11 @@ def make_plan(inputs: list[str], out: str | None, *, word: str, overwrite: bool,
     plan = Plan(several=several)
     named = [Path(name) for name in inputs]
     places = real_paths(named)
-    target_of = functools.partial(_target, out=out, folder=folder, word=word, alone=len(named) == 1)
+    target_of = functools.partial(
+        _target, out=out, folder=folder, word=word, alone=len(named) == 1, suffix=suffix
+    )
     for source in named:
-        _plan_input(plan, source, target_of, places, overwrite)
+        _plan_input(plan, source, target_of, places, overwrite, suffix)
     # Each input has been compared with itself; a folder's outputs could still be another folder's pictures.
     sources = real_paths(job.source for job in plan.jobs if job.source is not None)
     refuse_overwriting((job.target for job in plan.jobs if job.target is not None), sources)
@@ -115,21 +126,28 @@ def _output_folder(out: str | None, several: bool) -> Path | None:
     return path if several else None
 
 
-def _target(source: Path, *, out: str | None, folder: Path | None, word: str, alone: bool) -> Path:
+def _target(
+    source: Path, *, out: str | None, folder: Path | None, word: str, alone: bool, suffix: str
+) -> Path:
     """The output of one input: a folder's is a folder."""
     if folder is None:
-        return _beside(source, word) if out is None else Path(out)
+        return _beside(source, word, suffix) if out is None else Path(out)
     if source.is_dir():
         return folder if alone else folder / source.resolve().name
-    return folder / f"{source.stem}.png"
+    return folder / f"{source.stem}{suffix}"
 
 
 def _plan_input(
-    plan: Plan, source: Path, target_of: Callable[[Path], Path], places: Collection[str], overwrite: bool
+    plan: Plan,
+    source: Path,
+    target_of: Callable[[Path], Path],
+    places: Collection[str],
+    overwrite: bool,
+    suffix: str,
 ) -> None:
     try:
         if source.is_dir():
-            _plan_folder(plan, source, target_of(source), overwrite)
+            _plan_folder(plan, source, target_of(source), overwrite, suffix)
         else:
             _plan_file(plan, source, target_of(source), places, overwrite)
     except DecoupeError as error:
@@ -153,12 +171,12 @@ def _plan_stream(name: str, out: str | None, overwrite: bool, text: bool) -> Pla
     return plan
 
 
-def _plan_folder(plan: Plan, folder: Path, out: Path, overwrite: bool) -> None:
+def _plan_folder(plan: Plan, folder: Path, out: Path, overwrite: bool, suffix: str) -> None:
     pictures = find_images(folder, exclude=out, problem=plan.problems.append)
     if not pictures:
         raise InputError(f"{folder} holds no pictures: name another folder, or the files")
     _check_folder(out)
-    for source, target in output_paths(pictures, folder, out).items():
+    for source, target in output_paths(pictures, folder, out, suffix).items():
         try:
             plan.claim(source, target)
         except OutputError as error:
@@ -194,12 +212,12 @@ def _exists(target: Path) -> str:
     return f"{target} exists: add --overwrite, or name another output with -o"
 
 
-def _beside(source: Path, word: str) -> Path:
+def _beside(source: Path, word: str, suffix: str) -> Path:
     """Where the output goes that nobody named: ``photo.cut.png``, or the folder ``photos-cut``."""
     if source.is_dir():
         whole = source.resolve()
         return whole.with_name(f"{whole.name}-{word}")
-    return source.with_name(f"{source.stem}.{word}.png")
+    return source.with_name(f"{source.stem}.{word}{suffix}")
 
 
 def refuse_foreign(plan: Plan, beside: Callable[[Path], Path], mark: Callable[[Path], bytes]) -> None:

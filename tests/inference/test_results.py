@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,3 +153,134 @@ def test_jpeg_is_refused_and_told_why(matte: Matte, tmp_path: Path) -> None:
 
 def test_repr_is_short(matte: Matte) -> None:
     assert repr(matte) == "Matte(61×40, 50% subject, from edge.jpg)"
+
+
+def square(alpha: float = 1.0) -> Matte:
+    """A subject at x 20 to 40 and y 30 to 70 of a picture of 100×90 whose pixels tell their place."""
+    matte = np.zeros((90, 100), np.float32)
+    matte[30:70, 20:40] = alpha
+    image = np.zeros((90, 100, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(100), np.arange(90)[:, None]
+    image[..., 2] = 200
+    return Matte(matte, image, SRGB, "square.png")
+
+
+def test_a_crop_shows_the_subject_with_room_around_it() -> None:
+    assert square().crop().alpha.shape == (40, 20)
+    assert (square().crop().alpha == 1).all()
+    roomy = square().crop(margin=5)
+    assert roomy.alpha.shape == (50, 30)
+    assert roomy.image[0, 0].tolist() == [15, 25, 200]
+    assert square().crop(margin=0.25).alpha.shape == (60, 40)  # of the longer side, 40 pixels
+    assert square().crop(margin=200).alpha.shape == (90, 100)  # no more than there is
+    assert roomy.icc_profile == SRGB
+
+
+def test_faint_noise_far_away_does_not_widen_a_crop() -> None:
+    noisy = square()
+    noisy.alpha[80:85, 90:95] = 0.3
+    noisy.alpha[68:72, 40:42] = 0.3  # its soft edge
+    assert noisy.crop().alpha.shape == (42, 22)
+
+
+def test_an_aspect_sets_the_subject_in_the_middle_and_goes_beyond_the_picture() -> None:
+    wide = square().crop(aspect=(4, 1))  # 160×40 around x = 30: from -50 to 110
+    assert wide.alpha.shape == (40, 160)
+    rows, columns = np.nonzero(wide.alpha)
+    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (70, 89, 0, 39)
+    assert not wide.image[:, :50].any()
+    assert wide.image[0, 50].tolist() == [0, 30, 200]
+    assert square().crop(margin=2, aspect=(1, 1)).alpha.shape == (44, 44)
+    assert np.asarray(wide.over("white"))[0, 0].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"margin": -1}, "margin is -1, expected pixels"),
+        ({"margin": float("nan")}, "margin is nan"),
+        ({"aspect": (1, 0)}, r"aspect is \(1, 0\), expected width and height"),
+        ({"aspect": (1, 2, 3)}, r"aspect is \(1, 2, 3\)"),
+    ],
+)
+def test_a_crop_that_cannot_be_is_one_line(options: dict[str, Any], line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        square().crop(**options)
+
+
+def test_a_matte_without_a_subject_has_nothing_to_crop_to() -> None:
+    with pytest.raises(InputError, match=r"square.png shows no subject to crop to"):
+        square(alpha=0.05).crop()
+
+
+def test_a_shadow_lies_below_the_subject_and_darkens_what_is_behind() -> None:
+    plain, shaded = (np.asarray(square().cutout(shadow=dark)) for dark in (0, 0.6))
+    subject = plain[..., 3] == 255
+    assert np.array_equal(shaded[subject], plain[subject])
+    below, above = shaded[71, 20:40, 3].mean(), shaded[28, 20:40, 3].mean()
+    assert 0.6 * 255 > below > above
+    assert shaded[71, 30, :3].tolist() == [0, 0, 0]
+    white = np.asarray(square().over("white", shadow=0.6)).astype(int)
+    assert white[71, 30, 0] == pytest.approx(255 - shaded[71, 30, 3], abs=1)
+    assert np.array_equal(np.asarray(square(alpha=0).cutout(shadow=1)), np.zeros((90, 100, 4), np.uint8))
+    with pytest.raises(InputError, match=r"shadow is 1\.5, expected a number from 0 to 1"):
+        square().cutout(shadow=1.5)
+
+
+def test_sixteen_bits_have_the_same_shadow(tmp_path: Path) -> None:
+    narrow = square(alpha=0.7)
+    wide = Matte(narrow.alpha, narrow.image.astype(np.uint16) * 257, SRGB, "wide.png")
+    wide.save(tmp_path / "wide.png", shadow=0.5)
+    read = read_image(tmp_path / "wide.png")
+    assert read.pixels.dtype == np.uint16
+    assert read.opacity is not None
+    cutout = np.asarray(narrow.cutout(shadow=0.5))
+    assert np.abs(read.opacity * 255 - cutout[..., 3]).max() <= 1
+    flat = cutout[..., :3] * (cutout[..., 3:] / 255) + 128 * (1 - cutout[..., 3:] / 255)
+    assert np.abs(read.pixels / 257 - flat).max() <= 2.5
+
+
+def test_hidden_colours_are_kept_when_asked() -> None:
+    kept = np.asarray(square().cutout(keep_hidden=True))
+    assert np.array_equal(kept[..., :3], square().image)
+    assert not kept[:30, :, 3].any()
+
+
+def test_an_overlay_tints_the_subject_alone() -> None:
+    tinted = np.asarray(square().overlay("#00ff00")).astype(int)
+    outside = square().alpha == 0
+    assert np.array_equal(tinted[outside], square().image[outside])
+    assert tinted[50, 30].tolist() == pytest.approx([15, 152, 100], abs=1)
+    with pytest.raises(InputError, match="colour is 'reddish', expected a name such as red"):
+        square().overlay("reddish")
+
+
+def test_side_by_side_shows_the_photograph_and_the_cut_out() -> None:
+    pair = np.asarray(square().side_by_side())
+    assert pair.shape == (90, 200, 3)
+    assert np.array_equal(pair[:, :100], square().image)
+    assert np.array_equal(pair[30:70, 120:140], square().image[30:70, 20:40])
+    assert {tuple(pixel) for pixel in pair[:30, 100:].reshape(-1, 3)} == {(255,) * 3, (204,) * 3}
+
+
+def test_edits_give_another_matte_and_leave_this_one() -> None:
+    soft = square(alpha=0.8)
+    hard = soft.edited(threshold=0.5, grow=2)
+    assert hard.alpha[28, 30] == 1
+    assert soft.alpha.max() < 0.9
+    assert hard.image is soft.image
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".avif"])
+def test_quality_makes_files_smaller(suffix: str) -> None:
+    image = read_image(Path(__file__).parents[2] / "examples/coffee.jpg").pixels
+    matte = Matte(np.ones(image.shape[:2], np.float32), image)
+    small, large = (len(matte.encode(suffix, quality=quality)) for quality in (20, 95))
+    assert small < 0.5 * large
+
+
+def test_quality_is_of_lossy_formats() -> None:
+    with pytest.raises(InputError, match="PNG is lossless: leave quality out"):
+        square().encode(".png", quality=80)
+    with pytest.raises(InputError, match="quality is 0, expected a number from 1 to 100"):
+        square().encode(".webp", quality=0)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import decoupe
 from decoupe import InputError, Predictor, Segmenter
+from decoupe.inference.edits import MARGIN
 from decoupe.inference.segments import Segment
 from decoupe.inference.subject import (
-    MARGIN,
     PADDING,
     Part,
     joined,

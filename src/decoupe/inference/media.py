@@ -47,6 +47,15 @@ _FORMATS: dict[str, tuple[str, dict[str, int | bool | str]]] = {
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
 }
 
+SUFFIXES = tuple(_FORMATS)
+"""File endings of the formats that are written."""
+
+# The options beside the quality of formats that have one.
+_OF_QUALITY: dict[str, dict[str, int | bool | str]] = {
+    "JPEG": {"subsampling": "4:2:0"},
+    "WEBP": {"method": 4, "exact": True},
+    "AVIF": {"speed": 8},
+}
 _MODES_OF_JPEG = frozenset({"L", "RGB", "CMYK"})
 
 
@@ -83,8 +92,8 @@ def find_images(
     return sorted(found)
 
 
-def output_paths(sources: Iterable[Path], root: Path, out: Path) -> dict[Path, Path]:
-    """Where each result goes when the folder ``root`` is mirrored into ``out``: PNG files, none a source.
+def output_paths(sources: Iterable[Path], root: Path, out: Path, suffix: str = ".png") -> dict[Path, Path]:
+    """Where each result goes when the folder ``root`` is mirrored into ``out``: files that end in ``suffix``.
 
     Where two sources differ in their ending only, as ``a.jpg`` and ``a.bmp``, the results keep it:
     ``a.jpg.png``.
@@ -97,7 +106,7 @@ def output_paths(sources: Iterable[Path], root: Path, out: Path) -> dict[Path, P
     targets: dict[Path, Path] = {}
     for source in sources:
         shared = sharing[source.with_suffix("")] > 1
-        name = source.with_name(f"{source.name}.png") if shared else source.with_suffix(".png")
+        name = source.with_name(f"{source.name}{suffix}") if shared else source.with_suffix(suffix)
         targets[source] = out / name.relative_to(root)
     refuse_overwriting(targets.values(), real_paths(sources))
     return targets
@@ -143,13 +152,23 @@ def image_format(suffix: str) -> str:
     return _FORMATS[suffix.lower()][0]
 
 
-def encode(image: Image.Image, suffix: str = ".png") -> bytes:
+def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = None) -> bytes:
     """``image`` as the bytes of a file that ends in ``suffix``; its ``info["icc_profile"]`` is kept.
+
+    Args:
+        image: what is written.
+        suffix: tells the format.
+        quality: 1 to 100, of JPEG, WebP and AVIF; None is the best that is not wasteful.
 
     Raises:
         OutputError: a format that is not written here, or that cannot hold the image.
+        InputError: a quality out of range, or of a format that is lossless.
     """
     name = image_format(suffix)
+    options = _FORMATS[suffix.lower()][1]
+    if quality is not None:
+        check_quality(suffix, quality)
+        options = {"quality": quality, **_OF_QUALITY[name]}
     if name == "JPEG" and image.mode not in _MODES_OF_JPEG:
         raise OutputError(
             "JPEG has no transparency: save as .png, or put the cut-out over a background (over, --over)"
@@ -157,12 +176,21 @@ def encode(image: Image.Image, suffix: str = ".png") -> bytes:
     buffer = BytesIO()
     profile = image.info.get("icc_profile") if image.mode != "L" else None
     try:
-        image.save(buffer, format=name, icc_profile=profile, **_FORMATS[suffix.lower()][1])
+        image.save(buffer, format=name, icc_profile=profile, **options)
     except KeyError:
         raise OutputError(f"the installed Pillow writes no {name}: upgrade it, or save as .png") from None
     except (OSError, ValueError) as error:
         raise OutputError(f"the picture cannot be written as {name} ({error}): save as .png") from None
     return buffer.getvalue()
+
+
+def check_quality(suffix: str, quality: int) -> None:
+    """Raise InputError for a quality that a format of this ending cannot have."""
+    name = image_format(suffix)
+    if name not in _OF_QUALITY:
+        raise InputError(f"{name} is lossless: leave quality out, or save as .webp, .avif or .jpg")
+    if not 1 <= quality <= 100:
+        raise InputError(f"quality is {quality}, expected a number from 1 to 100")
 
 
 def write_bytes(data: bytes, target: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +15,9 @@ from PIL import Image, ImageCms, ImageColor, ImageFilter, ImageOps
 
 from decoupe.errors import InputError
 from decoupe.inference import sixteen
+from decoupe.inference.edits import Edits, edited, feathered
 from decoupe.inference.foreground import HIDDEN, estimate_foreground
+from decoupe.inference.framing import cropped, framed, subject_box
 from decoupe.inference.media import encode, write_bytes
 from decoupe.inference.preprocess import Picture, Pixels, Source, read_image
 
@@ -67,68 +69,157 @@ class Matte:
         """``image`` with the subject's own colours at soft edges, ``(H, W, 3)``, uint8 or uint16."""
         return estimate_foreground(self.image, self.alpha)
 
+    def edited(self, **changes: Any) -> Matte:
+        """The matte with what `Edits` names changed: ``matte.edited(keep_largest=True, grow=-1)``.
+
+        Raises:
+            InputError: a value out of range.
+        """
+        return replace(self, alpha=edited(self.alpha, Edits(**changes)))
+
+    def crop(self, margin: float = 0, aspect: tuple[float, float] | None = None) -> Matte:
+        """The part that shows the subject.
+
+        Args:
+            margin: room around the subject: pixels, or as a float below 1 a share of its longer side.
+            aspect: width to height of what is kept, as ``(4, 5)``; the subject is in its middle. Where that
+                reaches beyond the picture, it is transparent there.
+
+        Raises:
+            InputError: a negative margin, an aspect that is none, or a matte without a subject.
+        """
+        box = framed(subject_box(self.alpha), margin, aspect, self.alpha.shape, self.source)
+        return replace(self, alpha=cropped(self.alpha, box), image=cropped(self.image, box))
+
     def mask(self) -> Image.Image:
         """Alpha as a grey picture, mode L: white is the subject."""
         return Image.fromarray(_alpha_bytes(self.alpha))
 
-    def cutout(self) -> Image.Image:
+    def cutout(self, *, shadow: float = 0, keep_hidden: bool = False) -> Image.Image:
         """The subject on transparent ground, mode RGBA.
 
         Alpha is straight (colours are not multiplied by it). The colours of soft pixels are those of the
         subject alone, and pixels with alpha 0 are black, so nothing of the background can be recovered.
+
+        Args:
+            shadow: how dark a soft shadow below the subject is, 0 to 1.
+            keep_hidden: keep the photograph's colours in the transparent parts, to be edited later.
+
+        Raises:
+            InputError: a shadow outside [0, 1].
         """
         height, width = self.alpha.shape
         pixels = np.empty((height, width, 4), np.uint8)
         pixels[..., :3] = _eight_bits(self.foreground)
         pixels[..., 3] = alpha = _alpha_bytes(self.alpha)
-        # Whole pixels as one number each: much faster than indexing with a mask.
-        whole = pixels.view(np.uint32)[..., 0]
-        whole *= alpha > 0
+        if not keep_hidden:
+            # Whole pixels as one number each: much faster than indexing with a mask.
+            whole = pixels.view(np.uint32)[..., 0]
+            whole *= alpha > 0
+        if shadow:
+            below = Image.new("RGBA", (width, height))
+            below.putalpha(Image.fromarray(_alpha_bytes(shadow_of(self.alpha, shadow))))
+            return self._finished(Image.alpha_composite(below, Image.fromarray(pixels)))
         return self._finished(Image.fromarray(pixels))
 
-    def over(self, background: Background) -> Image.Image:
+    def over(self, background: Background, *, shadow: float = 0) -> Image.Image:
         """The subject over another background, mode RGB.
 
         Args:
             background: a colour, as a name, ``"#rrggbb"`` or ``(r, g, b)`` of 0 to 255; an image, as a path,
                 bytes, file, Pillow image or array, enlarged or reduced to cover the picture and cropped at
                 the centre; or ``"blur"``, the picture's own background out of focus.
+            shadow: how dark a soft shadow below the subject is, 0 to 1.
 
         Raises:
-            InputError: a string that is neither a colour nor a file, or an image that cannot be read.
+            InputError: a string that is neither a colour nor a file, an image that cannot be read, or a
+                shadow outside [0, 1].
         """
         below = self._background(background)
+        if shadow:
+            dark = Image.fromarray(_alpha_bytes(shadow_of(self.alpha, shadow)))
+            below = Image.composite(Image.new("RGB", below.size), below, dark)
         foreground = Image.fromarray(_eight_bits(self.foreground))
         composite = Image.composite(foreground, below, self.mask())
         return self._finished(composite)
 
-    def encode(self, suffix: str = ".png") -> bytes:
+    def overlay(self, colour: str | tuple[int, int, int] = "red") -> Image.Image:
+        """The photograph with its subject tinted, mode RGB: to judge a matte by."""
+        tint = _as_colour(colour)
+        if tint is None:
+            raise InputError(f"colour is {colour!r}, expected a name such as red, or #rrggbb")
+        image = Image.fromarray(_eight_bits(self.image))
+        half = Image.fromarray(_alpha_bytes(self.alpha * np.float32(0.5)))
+        return self._finished(Image.composite(Image.new("RGB", image.size, tint), image, half))
+
+    def side_by_side(self) -> Image.Image:
+        """The photograph, and to its right the subject on a chequered ground, mode RGB."""
+        height, width = self.alpha.shape
+        square = max(4, max(height, width) // 64)
+        rows, columns = np.arange(height) // square, np.arange(width) // square
+        light = (rows[:, np.newaxis] + columns) % 2 == 0
+        ground = np.where(light[..., np.newaxis], np.uint8(255), np.uint8(204)).repeat(3, axis=2)
+        pair = Image.new("RGB", (2 * width, height))
+        pair.paste(Image.fromarray(_eight_bits(self.image)))
+        pair.paste(
+            Image.composite(
+                Image.fromarray(_eight_bits(self.foreground)), Image.fromarray(ground), self.mask()
+            ),
+            (width, 0),
+        )
+        return self._finished(pair)
+
+    def encode(
+        self,
+        suffix: str = ".png",
+        *,
+        shadow: float = 0,
+        keep_hidden: bool = False,
+        quality: int | None = None,
+    ) -> bytes:
         """The cut-out as the bytes of a PNG, WebP, TIFF or AVIF file.
 
         Where ``image`` has 16 bits a channel, so has the PNG; the other formats have 8.
 
+        Args:
+            suffix: the file's ending, which tells the format.
+            shadow: as for `cutout`.
+            keep_hidden: as for `cutout`.
+            quality: 1 to 100, of WebP and AVIF; None is lossless, or nearly.
+
         Raises:
             OutputError: another suffix, or JPEG, which has no transparency: save `over` instead.
+            InputError: a shadow or quality out of range.
         """
-        if self.image.dtype == np.uint16 and suffix.lower() == ".png":
-            return sixteen.encode_png(self._wide_cutout(), self.icc_profile)
-        return encode(self.cutout(), suffix)
+        if self.image.dtype == np.uint16 and suffix.lower() == ".png" and quality is None:
+            return sixteen.encode_png(self._wide_cutout(shadow, keep_hidden), self.icc_profile)
+        return encode(self.cutout(shadow=shadow, keep_hidden=keep_hidden), suffix, quality=quality)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the cut-out in the format of the ending of ``path``, as `encode` does; whole or not at all.
+    def save(self, path: str | os.PathLike[str], **options: Any) -> None:
+        """Write the cut-out in the format of the ending of ``path``; whole or not at all.
+
+        Args:
+            path: the file.
+            options: as for `encode`.
 
         Raises:
             OutputError: as `encode` does, or a place that cannot be written; whatever stood at ``path`` is
                 then still there.
+            InputError: as `encode` does.
         """
         target = Path(path)
-        write_bytes(self.encode(target.suffix), target)
+        write_bytes(self.encode(target.suffix, **options), target)
 
-    def _wide_cutout(self) -> npt.NDArray[np.uint16]:
+    def _wide_cutout(self, shadow: float, keep_hidden: bool) -> npt.NDArray[np.uint16]:
         height, width = self.alpha.shape
         alpha = np.where(self.alpha < HIDDEN, 0, self.alpha)[..., np.newaxis]  # (H, W, 1)
+        front = self.foreground if keep_hidden else self.foreground * (alpha > 0)
         pixels = np.empty((height, width, 4), np.uint16)
-        pixels[..., :3] = self.foreground * (alpha > 0)
+        if shadow:
+            whole = alpha + (1 - alpha) * shadow_of(self.alpha, shadow)[..., np.newaxis]
+            # The shadow is black: what is seen of a pixel is the subject's share of the two.
+            front, alpha = np.rint(front * (alpha / np.maximum(whole, HIDDEN))), whole
+        pixels[..., :3] = front
         pixels[..., 3:] = np.rint(alpha * 65535)
         return pixels
 
@@ -148,6 +239,20 @@ class Matte:
         image = Image.fromarray(_eight_bits(picture.pixels))
         fitted = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
         return _convert_profile(fitted, picture.icc_profile, self.icc_profile)
+
+
+def shadow_of(alpha: npt.NDArray[np.float32], darkness: float) -> npt.NDArray[np.float32]:
+    """How dark each pixel ``(H, W)`` is in the subject's shadow: its outline, soft, a little lower.
+
+    Raises:
+        InputError: ``darkness`` is outside [0, 1].
+    """
+    if not 0 <= darkness <= 1:
+        raise InputError(f"shadow is {darkness}, expected a number from 0 to 1")
+    x0, y0, x1, y1 = subject_box(alpha)
+    away = max(1, round(0.02 * max(x1 - x0, y1 - y0)))
+    lower = np.pad(alpha, ((away, 0), (0, 0)))[: len(alpha)]
+    return feathered(lower, away) * np.float32(darkness)
 
 
 def blurred_background(image: npt.NDArray[np.uint8], alpha: npt.NDArray[np.float32]) -> Image.Image:

@@ -13,22 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from decoupe.errors import InputError
+from decoupe.inference.edits import CERTAIN, reach, soft_part
 from decoupe.inference.regions import Mask, components, dilated
 from decoupe.inference.segments import Segment
-from decoupe.readings import bounding_box
 
 Box = tuple[int, int, int, int]
 """``(x0, y0, x1, y1)`` in pixels of the upright picture; x1 and y1 are just outside."""
 
 PADDING = 0.1
 """Surroundings that the matte model sees on each side of a part, of the longer side of its box."""
-
-MARGIN = 0.03
-"""How far a matte may reach beyond its segment, of the longer side of its box: hair does, and the segment's
-outline is coarse."""
-
-CERTAIN = 0.5
-"""Alpha from which a pixel counts as the subject's where connected parts are told apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +48,7 @@ def part_of_segment(segment: Segment, others: Iterable[Segment]) -> Part:
         others: the segments that are not chosen.
     """
     longer = _longer(segment.box)
-    margin = max(4, round(MARGIN * longer))
+    margin = reach(segment.box)
     # The box holds the whole margin.
     box = padded(segment.box, max(margin, round(PADDING * longer)), segment.mask.shape)
     inside = dilated(crop(segment.mask, box), margin)
@@ -99,8 +92,7 @@ def joined(
 def under_point(alpha: npt.NDArray[np.float32], point: tuple[int, int]) -> npt.NDArray[np.float32]:
     """The connected part of a matte ``(H, W)`` that holds the pixel ``point`` ``(x, y)``, with its soft edge.
 
-    Parts are connected where alpha is at least `CERTAIN`. Softer pixels stay within `MARGIN` of the part, and
-    none of another part does.
+    Parts are connected where alpha is at least `CERTAIN`.
 
     Raises:
         InputError: a point outside the picture, or where the matte has no subject.
@@ -111,10 +103,7 @@ def under_point(alpha: npt.NDArray[np.float32], point: tuple[int, int]) -> npt.N
             f"at the point {x},{y} there is no subject (alpha {alpha[y, x]:.2f}): choose a point on it"
         )
     labels, _ = components(alpha >= CERTAIN)
-    chosen = labels == labels[y, x]
-    margin = max(4, round(MARGIN * _longer(bounding_box(chosen))))
-    inside = dilated(chosen, margin) & ((labels == 0) | chosen)
-    return np.where(inside, alpha, np.float32(0))
+    return soft_part(alpha, labels, int(labels[y, x]))
 
 
 def chosen_segments(

@@ -1,0 +1,66 @@
+"""The part of a picture that a crop keeps, and what it shows beyond the picture's border."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from decoupe.errors import InputError
+from decoupe.inference.edits import CERTAIN, reach
+from decoupe.inference.regions import dilated
+from decoupe.readings import bounding_box
+
+VISIBLE = 0.1
+"""Alpha from which a pixel belongs to what a crop keeps."""
+
+Box = tuple[int, int, int, int]
+"""``(x0, y0, x1, y1)`` in pixels; x1 and y1 are just outside."""
+
+
+def subject_box(alpha: npt.NDArray[np.float32]) -> Box:
+    """The box of a matte's subject, with its soft edge; zeros where there is none.
+
+    What is faint and far from all that is sure is a matte's noise, and does not count.
+    """
+    sure = alpha >= CERTAIN
+    if not sure.any():
+        return bounding_box(alpha >= VISIBLE)
+    return bounding_box(dilated(sure, reach(bounding_box(sure))) & (alpha >= VISIBLE))
+
+
+def framed(
+    subject: Box,
+    margin: float,
+    aspect: tuple[float, float] | None,
+    size: tuple[int, ...],
+    source: str,
+) -> Box:
+    """The box that `Matte.crop` keeps; it may reach beyond a picture of ``size`` ``(height, width)``."""
+    x0, y0, x1, y1 = subject
+    if x0 >= x1:
+        raise InputError(f"{source} shows no subject to crop to: leave crop out")
+    if not 0 <= margin < math.inf:
+        raise InputError(f"margin is {margin}, expected pixels, or a share below 1 such as 0.05")
+    longer = max(x1 - x0, y1 - y0)
+    room = round(margin * longer) if isinstance(margin, float) and margin < 1 else round(margin)
+    x0, y0, x1, y1 = x0 - room, y0 - room, x1 + room, y1 + room
+    if aspect is None:
+        return max(x0, 0), max(y0, 0), min(x1, size[1]), min(y1, size[0])
+    if len(aspect) != 2 or not all(0 < side < math.inf for side in aspect):
+        raise InputError(f"aspect is {aspect}, expected width and height, such as (4, 5)")
+    ratio = aspect[0] / aspect[1]
+    width, height = max(x1 - x0, round((y1 - y0) * ratio)), max(y1 - y0, round((x1 - x0) / ratio))
+    x0, y0 = x0 - (width - (x1 - x0)) // 2, y0 - (height - (y1 - y0)) // 2
+    return x0, y0, x0 + width, y0 + height
+
+
+def cropped(array: npt.NDArray[Any], box: Box) -> npt.NDArray[Any]:
+    """What a box shows of ``(H, W, …)``; zero where it reaches beyond."""
+    x0, y0, x1, y1 = box
+    height, width = array.shape[:2]
+    inside = array[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
+    around = [(max(-y0, 0), max(y1 - height, 0)), (max(-x0, 0), max(x1 - width, 0))]
+    return np.pad(inside, around + [(0, 0)] * (array.ndim - 2))
