@@ -101,6 +101,16 @@ def test_hidden_pixels_are_kept_when_asked(run: Run) -> None:
     assert pixels("out.png")[60, 90].tolist() == [128, 128, 128, 0]
 
 
+def test_metadata_are_kept_or_left_out(run: Run) -> None:
+    exif = Image.Exif()
+    exif[315] = "Ada"
+    Image.open("squares.png").save("told.jpg", exif=exif, quality=95)
+    for option, known in (("--metadata", "Ada"), ("--no-metadata", None)):
+        assert run("told.jpg", "-o", "out.png", "--overwrite", option).exit_code == 0
+        with Image.open("out.png") as image:
+            assert image.getexif().get(315) == known
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

@@ -95,6 +95,12 @@ KeepHidden = Annotated[
     bool, typer.Option("--keep-hidden", help="Keep the photograph's colours in transparent parts.")
 ]
 Quality = Annotated[int | None, typer.Option(metavar="Q", help="Of WebP, AVIF and JPEG: 1 to 100.")]
+Metadata = Annotated[
+    bool,
+    typer.Option(
+        "--metadata/--no-metadata", help="Keep EXIF and resolution, such as where a photograph was taken."
+    ),
+]
 Ending = Annotated[
     str | None,
     typer.Option(
@@ -186,6 +192,7 @@ def cut(
     keep_hidden: KeepHidden = False,
     form: Ending = None,
     quality: Quality = None,
+    metadata: Metadata = True,
     minmax: MinMax = False,
     guided: Guided = None,
     size: NetworkSize = None,
@@ -231,6 +238,7 @@ def cut(
             shadow=shadow,
             keep_hidden=keep_hidden,
             quality=quality,
+            metadata=metadata,
             form=form,
             out=out,
             max_pixels=max_pixels,

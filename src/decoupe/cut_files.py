@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decoupe.errors import InputError, OutputError, unknown
 from decoupe.inference.edits import Edits
 from decoupe.inference.media import SUFFIXES, check_quality, encode
+from decoupe.inference.preprocess import NO_METADATA
 from decoupe.plan import Plan, check_formats
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Wanted:
         shadow: how dark a shadow is, 0 to 1.
         keep_hidden: whether transparent parts keep their colours.
         quality: of lossy formats.
+        metadata: whether EXIF and resolution are kept.
         suffix: the ending of outputs that are not named as files.
     """
 
@@ -43,6 +45,7 @@ class Wanted:
     shadow: float = 0
     keep_hidden: bool = False
     quality: int | None = None
+    metadata: bool = True
     suffix: str = ".png"
 
     @property
@@ -53,6 +56,8 @@ class Wanted:
     def bytes_of(self, matte: Matte, target: Path | None) -> bytes:
         """The bytes of the output file; ``target`` None is standard output."""
         suffix = self.suffix if target is None else target.suffix
+        if not self.metadata:
+            matte = replace(matte, metadata=NO_METADATA)
         if self.edits:
             matte = matte.edited(**self.edits)
         if self.crop:
@@ -93,6 +98,7 @@ def wanted(
     shadow: float,
     keep_hidden: bool,
     quality: int | None,
+    metadata: bool,
     form: str | None,
     out: str | None,
     max_pixels: int,
@@ -109,6 +115,7 @@ def wanted(
         shadow: of ``--shadow``.
         keep_hidden: of ``--keep-hidden``.
         quality: of ``--quality``.
+        metadata: of ``--metadata``.
         form: of ``--format``, as ``webp``.
         out: of ``--out``.
         max_pixels: largest background that is read.
@@ -141,6 +148,7 @@ def wanted(
         shadow=shadow,
         keep_hidden=keep_hidden,
         quality=quality,
+        metadata=metadata,
         suffix=_suffix(form, out),
     )
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from decoupe.errors import InputError, OutputError, unknown
 
@@ -153,7 +153,9 @@ def image_format(suffix: str) -> str:
 
 
 def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = None) -> bytes:
-    """``image`` as the bytes of a file that ends in ``suffix``; its ``info["icc_profile"]`` is kept.
+    """``image`` as the bytes of a file that ends in ``suffix``.
+
+    Its ``info`` is kept: ``icc_profile``, ``exif`` (in TIFF without exposure and place) and ``dpi``.
 
     Args:
         image: what is written.
@@ -175,13 +177,25 @@ def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = No
         )
     buffer = BytesIO()
     profile = image.info.get("icc_profile") if image.mode != "L" else None
+    told = {key: image.info[key] for key in ("exif", "dpi") if key in image.info}
+    if name == "TIFF" and "exif" in told:
+        told["exif"] = _without_parts(told["exif"])
     try:
-        image.save(buffer, format=name, icc_profile=profile, **options)
+        image.save(buffer, format=name, icc_profile=profile, **told, **options)
     except KeyError:
         raise OutputError(f"the installed Pillow writes no {name}: upgrade it, or save as .png") from None
     except (OSError, ValueError) as error:
         raise OutputError(f"the picture cannot be written as {name} ({error}): save as .png") from None
     return buffer.getvalue()
+
+
+def _without_parts(exif: bytes) -> bytes:
+    """A block of EXIF without its inner ones, which libtiff cannot write."""
+    block = Image.Exif()
+    block.load(exif)
+    for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+        block.pop(part, None)
+    return block.tobytes()
 
 
 def check_quality(suffix: str, quality: int) -> None:

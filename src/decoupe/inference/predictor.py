@@ -350,7 +350,7 @@ class Predictor(_Opened[Matte]):
     def _cut(self, picture: Picture, parts: Sequence[Part]) -> Matte:
         """The matte of chosen parts, each seen by itself."""
         alphas = [self._predict([picture.crop(part.box)])[0].alpha for part in parts]
-        return Matte(joined(parts, alphas, picture.size), picture.pixels, picture.icc_profile, picture.source)
+        return _matte(joined(parts, alphas, picture.size), picture)
 
     def _computed(self, pictures: Sequence[Picture], size: Pair, closer: Pair | None) -> list[Matte]:
         batch = self._batch(pictures, size)
@@ -367,7 +367,7 @@ class Predictor(_Opened[Matte]):
         height, width = picture.size
         if self.guided and height * width >= LEAST_RATIO * alpha.size:
             alpha = enlarged(alpha.clip(0, 1), picture)
-        return Matte(from_network(alpha, picture), picture.pixels, picture.icc_profile, picture.source)
+        return _matte(from_network(alpha, picture), picture)
 
 
 @overload
@@ -518,6 +518,10 @@ def cut(
         segments=segments,
     )
     return predictor(image, what=what, box=box, point=point, max_pixels=max_pixels)
+
+
+def _matte(alpha: npt.NDArray[np.float32], picture: Picture) -> Matte:
+    return Matte(alpha, picture.pixels, picture.icc_profile, picture.source, picture.metadata)
 
 
 def stretched(alpha: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -6,6 +6,7 @@ import math
 import os
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,7 +67,42 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_TURNS_ASIDE = frozenset({5, 6, 7, 8})  # those that exchange width and height
+
+# What EXIF tells that stays true of a picture made of the photograph; the rest describes the file's pixels.
+_TOLD = frozenset(
+    int(tag)
+    for tag in (
+        ExifTags.Base.ImageDescription,
+        ExifTags.Base.Make,
+        ExifTags.Base.Model,
+        ExifTags.Base.Software,
+        ExifTags.Base.DateTime,
+        ExifTags.Base.Artist,
+        ExifTags.Base.Copyright,
+    )
+)
+_OF_PIXELS = frozenset({int(ExifTags.Base.ExifImageWidth), int(ExifTags.Base.ExifImageHeight)})
+
 _pillow_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a photograph says of itself, kept in what is made of it.
+
+    Attributes:
+        exif: a block as EXIF has it: camera, time, place, author and rights. Without the orientation, which
+            has been applied, the thumbnail, which shows the background, and what describes the file's pixels.
+        dpi: pixels per inch, across and down.
+    """
+
+    exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+
+NO_METADATA = Metadata()
+"""Of a picture that tells nothing of itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +115,14 @@ class Picture:
         opacity: the source's own alpha, float32 ``(H, W)`` in [0, 1]; None where it has none.
         icc_profile: the RGB profile that ``pixels`` are in; None means sRGB.
         source: where it came from, for messages.
+        metadata: what else the source told.
     """
 
     pixels: Pixels
     opacity: npt.NDArray[np.float32] | None = None
     icc_profile: bytes | None = None
     source: str = "image"
+    metadata: Metadata = NO_METADATA
 
     @property
     def size(self) -> tuple[int, int]:
@@ -349,15 +387,17 @@ def _from_sixteen_bits(image: ImageFile.ImageFile, stream: BinaryIO, name: str) 
         choose_low_bytes(again)
         again.load()
         picture = _from_array(high << 8 | np.asarray(_upright(again)), name)
-    return replace(picture, icc_profile=_rgb_profile(image.info.get("icc_profile")))
+    profile = _rgb_profile(image.info.get("icc_profile"))
+    return replace(picture, icc_profile=profile, metadata=_metadata(image))
 
 
 def _from_pillow(image: Image.Image, name: str) -> Picture:
     image.load()
+    metadata = _metadata(image)
     image = _upright(image)
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _from_array(_wide_values(image, name), name)
+        return replace(_from_array(_wide_values(image, name), name), metadata=metadata)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         if image.mode == "LA":
@@ -367,10 +407,10 @@ def _from_pillow(image: Image.Image, name: str) -> Picture:
         if opacity.min() < 255:
             under = Image.new("RGBA", image.size, (GREY, GREY, GREY, 255))
             rgb = Image.alpha_composite(under, rgba).convert("RGB")
-            return Picture(np.asarray(rgb), _unit(opacity), _rgb_profile(profile), name)
+            return Picture(np.asarray(rgb), _unit(opacity), _rgb_profile(profile), name, metadata)
         image = rgba
     rgb, profile = _to_rgb(image, profile)
-    return Picture(np.asarray(rgb), None, profile, name)
+    return Picture(np.asarray(rgb), None, profile, name, metadata)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -381,6 +421,35 @@ def _upright(image: Image.Image) -> Image.Image:
         # Unreadable metadata is no reason to refuse readable pixels.
         return image
     return image if turn is None else image.transpose(turn)
+
+
+def _metadata(image: Image.Image) -> Metadata:
+    """What an image that has been loaded, and not yet turned, says of itself; nothing where it is damaged."""
+    dpi = image.info.get("dpi")
+    try:
+        with _pillow_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged parts: the rest is kept
+            told, turned = _told(image)
+    except _DAMAGED:
+        # Unreadable metadata is no reason to refuse readable pixels.
+        told, turned = None, False
+    if not (isinstance(dpi, tuple) and len(dpi) == 2 and all(0 < float(side) < 1e6 for side in dpi)):
+        return Metadata(told)
+    across, down = float(dpi[0]), float(dpi[1])
+    return Metadata(told, (down, across) if turned else (across, down))
+
+
+def _told(image: Image.Image) -> tuple[bytes | None, bool]:
+    """The block of EXIF that is kept, and whether turning the image upright exchanges its sides."""
+    found, kept = image.getexif(), Image.Exif()
+    for tag in _TOLD & set(found):
+        kept[tag] = found[tag]
+    parts = {part: found.get_ifd(part) for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)}
+    for part, values in parts.items():
+        if values:
+            kept.get_ifd(part).update({tag: values[tag] for tag in values if tag not in _OF_PIXELS})
+    turned = found.get(ExifTags.Base.Orientation, 1) in _TURNS_ASIDE
+    return (kept.tobytes() if len(kept) or any(parts.values()) else None), turned
 
 
 def _wide_values(image: Image.Image, name: str) -> npt.NDArray[Any]:

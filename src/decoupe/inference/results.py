@@ -19,7 +19,7 @@ from decoupe.inference.edits import Edits, edited, feathered
 from decoupe.inference.foreground import HIDDEN, estimate_foreground
 from decoupe.inference.framing import cropped, framed, subject_box
 from decoupe.inference.media import encode, write_bytes
-from decoupe.inference.preprocess import Picture, Pixels, Source, read_image
+from decoupe.inference.preprocess import NO_METADATA, Metadata, Picture, Pixels, Source, read_image
 
 Background: TypeAlias = Source | tuple[int, int, int]
 """A colour (name, ``#rrggbb`` or ``(r, g, b)``), an image as `read_image` takes it, or ``"blur"``."""
@@ -34,6 +34,7 @@ class Matte:
         image: the picture, upright: RGB ``(H, W, 3)``, uint8, or uint16 where the source had more bits.
         icc_profile: the RGB profile that ``image`` is in, kept in everything made of it; None means sRGB.
         source: where the picture came from.
+        metadata: what else the photograph tells of itself, kept in everything in colour that is made of it.
 
     Raises:
         InputError: alpha or image of another shape, type or range, or of sizes that differ.
@@ -43,6 +44,7 @@ class Matte:
     image: Pixels
     icc_profile: bytes | None = None
     source: str = "image"
+    metadata: Metadata = NO_METADATA
 
     def __post_init__(self) -> None:
         if self.alpha.ndim != 2 or self.alpha.dtype != np.float32 or self.alpha.size == 0:
@@ -192,7 +194,12 @@ class Matte:
             InputError: a shadow or quality out of range.
         """
         if self.image.dtype == np.uint16 and suffix.lower() == ".png" and quality is None:
-            return sixteen.encode_png(self._wide_cutout(shadow, keep_hidden), self.icc_profile)
+            return sixteen.encode_png(
+                self._wide_cutout(shadow, keep_hidden),
+                self.icc_profile,
+                self.metadata.exif,
+                self.metadata.dpi,
+            )
         return encode(self.cutout(shadow=shadow, keep_hidden=keep_hidden), suffix, quality=quality)
 
     def save(self, path: str | os.PathLike[str], **options: Any) -> None:
@@ -224,8 +231,8 @@ class Matte:
         return pixels
 
     def _finished(self, image: Image.Image) -> Image.Image:
-        if self.icc_profile is not None:
-            image.info["icc_profile"] = self.icc_profile
+        kept = {"icc_profile": self.icc_profile, "exif": self.metadata.exif, "dpi": self.metadata.dpi}
+        image.info.update({name: value for name, value in kept.items() if value is not None})
         return image
 
     def _background(self, background: Background) -> Image.Image:

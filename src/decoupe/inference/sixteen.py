@@ -27,13 +27,23 @@ def choose_low_bytes(image: ImageFile.ImageFile) -> None:
     image.tile = [_swapped(tile) for tile in image.tile]
 
 
-def encode_png(pixels: npt.NDArray[np.uint16], icc_profile: bytes | None = None) -> bytes:
+def encode_png(
+    pixels: npt.NDArray[np.uint16],
+    icc_profile: bytes | None = None,
+    exif: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> bytes:
     """RGB ``(H, W, 3)`` or RGBA ``(H, W, 4)`` as a PNG file of 16 bits a channel (ISO/IEC 15948)."""
     height, width, channels = pixels.shape
     colour_type = {3: 2, 4: 6}[channels]
     chunks = [_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
     if icc_profile is not None:
         chunks.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
+    if dpi is not None:
+        across, down = (round(side / 0.0254) for side in dpi)  # pixels per metre
+        chunks.append(_chunk(b"pHYs", struct.pack(">IIB", across, down, 1)))
+    if exif is not None:
+        chunks.append(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
     # Fast, and nearly as small as searching for repeats: photographs hold none.
     deflate = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
     chunks += [_chunk(b"IDAT", deflate.compress(_filtered(pixels)) + deflate.flush()), _chunk(b"IEND", b"")]

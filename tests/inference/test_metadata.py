@@ -1,0 +1,97 @@
+"""What a photograph says of itself: kept in what is made of it, but for what is no longer true."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from decoupe.inference.media import encode
+from decoupe.inference.preprocess import NO_METADATA, read_image
+from decoupe.inference.results import Matte
+
+BASE, EXIF, PLACE = ExifTags.Base, ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo
+
+
+def photograph(path: Path, orientation: int = 1) -> Path:
+    """A JPEG of 80×60 as a camera writes it: with a thumbnail and its own size in EXIF."""
+    exif = Image.Exif()
+    exif[BASE.Make], exif[BASE.Artist], exif[BASE.Copyright] = "Cam", "Ada", "© Ada"
+    exif[BASE.Orientation] = orientation
+    exif[BASE.ImageWidth] = 80
+    inner = {BASE.ExposureTime: 0.01, BASE.ExifImageWidth: 80, BASE.DateTimeOriginal: "2024:01:02 03:04:05"}
+    exif.get_ifd(EXIF).update({int(tag): value for tag, value in inner.items()})
+    exif.get_ifd(PLACE).update({1: "N", 2: (48.0, 1.0, 2.0)})
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    Image.fromarray(pixels).save(path, exif=exif, dpi=(300, 150))
+    return path
+
+
+def matte_of(path: Path) -> Matte:
+    picture = read_image(path)
+    alpha = np.linspace(0, 1, picture.size[0] * picture.size[1], dtype=np.float32).reshape(picture.size)
+    return Matte(alpha, picture.pixels, picture.icc_profile, picture.source, picture.metadata)
+
+
+def opened(data: bytes) -> Image.Image:
+    image = Image.open(BytesIO(data))
+    image.load()
+    return image
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".avif", ".jpg"])
+def test_camera_time_place_and_rights_are_kept(suffix: str, tmp_path: Path) -> None:
+    matte = matte_of(photograph(tmp_path / "photo.jpg", orientation=6))
+    data = encode(matte.over("white"), suffix) if suffix == ".jpg" else matte.encode(suffix)
+    image = opened(data)
+    exif = image.getexif()
+    assert image.size == (60, 80)
+    assert (exif[BASE.Make], exif[BASE.Artist]) == ("Cam", "Ada")
+    assert exif.get_ifd(EXIF)[BASE.DateTimeOriginal] == "2024:01:02 03:04:05"
+    assert exif.get_ifd(PLACE)[1] == "N"
+    gone = {BASE.Orientation, BASE.ImageWidth}
+    assert not gone & set(exif)
+    assert BASE.ExifImageWidth not in exif.get_ifd(EXIF)
+    assert image.info.get("dpi", (150, 300)) == pytest.approx((150, 300), abs=0.1)  # turned with the picture
+
+
+def test_tiff_keeps_what_it_can(tmp_path: Path) -> None:
+    image = opened(matte_of(photograph(tmp_path / "photo.jpg")).encode(".tif"))
+    assert image.getexif()[BASE.Artist] == "Ada"
+    assert image.info["dpi"] == (300, 150)
+
+
+def test_sixteen_bits_keep_it_too(tmp_path: Path) -> None:
+    matte = matte_of(photograph(tmp_path / "photo.jpg"))
+    wide = Matte(matte.alpha, matte.image.astype(np.uint16) * 257, metadata=matte.metadata)
+    wide.save(tmp_path / "wide.png")
+    again = read_image(tmp_path / "wide.png")
+    assert again.pixels.dtype == np.uint16
+    assert again.metadata.exif == matte.metadata.exif
+    assert again.metadata.dpi == pytest.approx((300, 150), abs=0.1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_is_applied_once(orientation: int, tmp_path: Path) -> None:
+    matte = matte_of(photograph(tmp_path / "photo.jpg", orientation))
+    cutout = opened(matte.encode(".webp"))
+    again = read_image(matte.encode(".webp"))
+    assert cutout.size == ((80, 60) if orientation < 5 else (60, 80))
+    assert again.size == matte.alpha.shape
+
+
+def test_damaged_metadata_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    path = photograph(tmp_path / "photo.jpg")
+    data = path.read_bytes()
+    start = data.index(b"Exif\0\0") + 14
+    path.write_bytes(data[:start] + b"\xff" * 40 + data[start + 40 :])
+    picture = read_image(path)
+    assert picture.size == (60, 80)
+    matte_of(path).encode(".png")
+
+
+def test_arrays_tell_nothing() -> None:
+    assert read_image(np.zeros((4, 4, 3), np.uint8)).metadata == NO_METADATA
