@@ -32,6 +32,7 @@ ORDER = (
     "cut_files",
     "segment_files",
     "doctor",
+    "catalogue_commands",
     "training_commands",
     "evaluation_commands",
     "cli",

@@ -7,8 +7,9 @@ where something is drawn, so that ``decoupe cut photo.jpg`` starts quickly.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -16,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 import decoupe
-from decoupe import evaluation_commands, training_commands
-from decoupe.console import Files, printable, run, say, told
-from decoupe.cut_files import wanted
+from decoupe import catalogue_commands, evaluation_commands, training_commands
+from decoupe.console import Files, printable, records, run, say, told
+from decoupe.cut_files import describe, wanted
 from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.preprocess import MAX_PIXELS, Size
 from decoupe.plan import Plan, make_plan
@@ -36,6 +37,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+Worked = tuple[Files, dict[str, Any]]
+"""What is written of a picture, and what there is to tell of it."""
 
 
 # Options of `cut`.
@@ -135,6 +140,13 @@ Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cu
 Precision = Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 MaxPixels = Annotated[int, typer.Option(min=1, metavar="N", help="Largest width × height to open.")]
+Log = Annotated[
+    Path | None,
+    typer.Option("--log", metavar="FILE", help="Add a line of JSON about each picture to this file."),
+]
+JsonLines = Annotated[
+    bool, typer.Option("--json", help="Print a line of JSON about each picture on standard output.")
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Name the model and each output.")]
 
@@ -144,6 +156,9 @@ def main() -> None:
     app()
 
 
+app.command()(catalogue_commands.models)
+app.command()(catalogue_commands.get)
+app.add_typer(catalogue_commands.cache_app, name="cache")
 app.command()(training_commands.train)
 app.command()(training_commands.export)
 app.add_typer(training_commands.data_app, name="data")
@@ -200,6 +215,8 @@ def cut(
     precision: Precision = "auto",
     overwrite: Overwrite = False,
     max_pixels: MaxPixels = MAX_PIXELS,
+    log: Log = None,
+    as_json: JsonLines = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -263,10 +280,11 @@ def cut(
                 predictor.segmenter.vocabulary.find(label)
             return predictor
 
-        def work(predictor: Predictor, source: Path | BinaryIO, target: Path | None) -> Files:
-            return [(output.bytes_of(predictor(source, max_pixels=max_pixels, **choice), target), target)]
+        def work(predictor: Predictor, source: Path | BinaryIO, target: Path | None) -> Worked:
+            matte = predictor(source, max_pixels=max_pixels, **choice)
+            return [(output.bytes_of(matte, target), target)], describe(matte)
 
-        _do(plan, open_model, work, done="cut", quiet=quiet, verbose=verbose)
+        _do(plan, open_model, work, done="cut", quiet=quiet, verbose=verbose, as_json=as_json, log=log)
 
 
 Reading = Annotated[
@@ -299,6 +317,8 @@ def segment(
     precision: Precision = "auto",
     overwrite: Overwrite = False,
     max_pixels: MaxPixels = MAX_PIXELS,
+    log: Log = None,
+    as_json: JsonLines = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -323,81 +343,69 @@ def segment(
                 segmenter.thresholds = Thresholds(score=score, instance=score)
             return segmenter
 
-        def work(segmenter: Segmenter, source: Path | BinaryIO, target: Path | None) -> Files:
+        def work(segmenter: Segmenter, source: Path | BinaryIO, target: Path | None) -> Worked:
             found = segmenter(source, max_pixels=max_pixels)
-            return segment_files(found, form, kind, target, segmenter.runtime.name)
+            height, width = found.image.shape[:2]
+            about = {"width": width, "height": height, "segments": len(found.read(kind))}
+            return segment_files(found, form, kind, target, segmenter.runtime.name), about
 
-        _do(plan, open_model, work, done="segmented", quiet=quiet, verbose=verbose)
-
-
-@app.command()
-def models(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Tell everything about one.")] = None,
-    commercial: Annotated[
-        bool, typer.Option("--commercial", help="Only those whose licence admits commercial use.")
-    ] = False,
-) -> None:
-    """List the models: what each is for, at which sizes, under which licence, and which are here."""
-    with told():
-        if name is not None and commercial:
-            raise InputError("--commercial chooses among all models: leave the name out")
-        _describe_model(name) if name is not None else _list_models(commercial)
+        _do(plan, open_model, work, done="segmented", quiet=quiet, verbose=verbose, as_json=as_json, log=log)
 
 
 @app.command()
-def get(name: Annotated[str, typer.Argument(metavar="NAME", help="See `decoupe models`.")]) -> None:
-    """Download a model and verify it; its path is printed."""
-    from decoupe.weights import download, registry
-
-    with told():
-        typer.echo(download.fetch(registry.spec(name)))
-
-
-@app.command()
-def doctor() -> None:
+def doctor(as_json: catalogue_commands.AsJson = False) -> None:
     """Check what works here: versions, devices, cache, extras, the default model."""
     from decoupe import doctor as checks
 
     with told():
-        healthy = True
+        made = []
         for check in checks.examine():
-            healthy &= check.ok
-            typer.echo(f"{'  ' if check.ok else '! '}{check.name:<{checks.WIDTH}} {check.finding}")
-        if not healthy:
+            made.append(check)
+            if not as_json:
+                typer.echo(f"{'  ' if check.ok else '! '}{check.name:<{checks.WIDTH}} {check.finding}")
+        if as_json:
+            typer.echo(json.dumps([dataclasses.asdict(check) for check in made]))
+        if not all(check.ok for check in made):
             raise typer.Exit(1)
 
 
 def _do(
     plan: Plan,
     open_model: Callable[[], Any],
-    work: Callable[[Any, Path | BinaryIO, Path | None], Files],
+    work: Callable[[Any, Path | BinaryIO, Path | None], Worked],
     *,
     done: str,
     quiet: bool,
     verbose: bool,
+    as_json: bool,
+    log: Path | None,
 ) -> None:
     """Tell the plan's problems, do its jobs; the model is opened where there are any."""
-    for problem in plan.problems:
-        say(problem)
-    failed = len(plan.problems)
-    if plan.jobs:
-        if quiet:
-            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-        model = open_model()
-        for line in (model.describe(), *model.runtime.notes) if verbose else ():
-            say(line)
-        chosen = f"{model.runtime.name} on {model.device} in {model.dtype}"
-        failed += run(
-            plan,
-            lambda source, target: work(model, source, target),
-            done=done,
-            chosen=chosen,
-            quiet=quiet,
-            verbose=verbose,
-        )
-    elif plan.skipped and not quiet:
-        outdated = f", {plan.outdated} of them older than their pictures" if plan.outdated else ""
-        say(f"{plan.skipped} there already{outdated}: --overwrite does them again")
+    if as_json and any(job.target is None for job in plan.jobs):
+        raise InputError("--json is printed where the picture would go: name an output with -o")
+    with records(log, as_json) as record:
+        for problem in plan.problems:
+            say(problem)
+            record({"error": problem})
+        failed = len(plan.problems)
+        if plan.jobs:
+            if quiet:
+                os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+            model = open_model()
+            for line in (model.describe(), *model.runtime.notes) if verbose else ():
+                say(line)
+            failed += run(
+                plan,
+                lambda source, target: work(model, source, target),
+                done=done,
+                chosen=f"{model.runtime.name} on {model.device} in {model.dtype}",
+                quiet=quiet,
+                verbose=verbose,
+                record=record,
+            )
+        elif plan.skipped and not quiet:
+            outdated = f", {plan.outdated} of them older than their pictures" if plan.outdated else ""
+            say(f"{plan.skipped} there already{outdated}: --overwrite does them again")
     if failed:
         raise typer.Exit(1)
 
@@ -453,47 +461,3 @@ def _parse_size(text: str | None) -> Size | None:
         raise InputError(f"--size is {text!r}, expected N, WxH or native: such as 1024 or 1440x960")
     width, height = int(sides[0]), int(sides[-1])
     return height, width
-
-
-def _list_models(commercial: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from decoupe.weights.registry import catalogue
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("name", "for", "size", "sides", "MB", "licence", "commercial", "here"):
-        table.add_column(title, justify="right" if title == "MB" else "left", no_wrap=title != "for")
-    for row in catalogue():
-        if commercial and not row.commercial:
-            continue
-        height, width = row.size
-        sides = f"{row.size_range[0]}–{row.size_range[1]}"
-        licence = row.licence.partition(" (")[0]
-        facts = ("yes" if fact else "no" for fact in (row.commercial, row.downloaded))
-        table.add_row(row.name, row.task, f"{width}×{height}", sides, f"{row.megabytes:.0f}", licence, *facts)
-    # A pipe has no width to fit into.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def _describe_model(name: str) -> None:
-    from decoupe.weights import download, registry
-
-    spec = registry.spec(name)
-    height, width = spec.preprocessing.size
-    least, largest = spec.preprocessing.size_range
-    path = download.cached_path(spec)
-    facts = {
-        "name": spec.name,
-        "for": spec.task,
-        "family": f"{spec.family}, backbone {spec.backbone}" if spec.backbone else spec.family,
-        "size": f"{width}×{height}, works from {least} to {largest} pixels a side",
-        "pictures": "stretched" if spec.preprocessing.fit == "stretch" else "keep their aspect ratio",
-        "licence": spec.licence + ("" if spec.commercial else "; not for commercial use"),
-        "file": f"{spec.file}, {spec.megabytes:.0f} MB",
-        "from": f"https://huggingface.co/{spec.repo}/tree/{spec.revision}" if spec.repo else "the package",
-        "sha256": spec.sha256 or "as the hub announces it",
-        "here": path or f"no: decoupe get {spec.name}",
-    }
-    for key, value in facts.items():
-        typer.echo(f"{key:<9} {value}")

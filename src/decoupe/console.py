@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import sys
 import time
@@ -14,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import typer
 
@@ -29,22 +30,26 @@ Files = Sequence[tuple[bytes, Path | None]]
 
 def run(
     plan: Plan,
-    work: Callable[[Path | BinaryIO, Path | None], Files],
+    work: Callable[[Path | BinaryIO, Path | None], tuple[Files, dict[str, Any]]],
     *,
     done: str,
     chosen: str,
     quiet: bool,
     verbose: bool,
+    record: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> int:
     """Do the plan's jobs.
 
     Args:
         plan: what is to be done.
-        work: from a picture and its target to what is written; raises DecoupeError where it cannot.
+        work: from a picture and its target to what is written, and what there is to tell of it; raises
+            DecoupeError where it cannot.
         done: what happened to a picture that is done, as ``"cut"``.
         chosen: the model, device and precision, to be told.
         quiet: say nothing but errors.
         verbose: name each output.
+        record: gets what there is to tell of each job when it is done: ``source``, ``target``, ``seconds``
+            and what ``work`` says, or ``source`` and ``error``.
 
     Returns:
         How many jobs failed.
@@ -57,15 +62,22 @@ def run(
         warnings.simplefilter("always", SizeWarning)
         warnings.showwarning = lambda message, *_: None if quiet else say(str(message))
         for job in plan.jobs:
+            named_source = "-" if job.source is None else str(job.source)
+            begun = time.perf_counter()
             try:
                 source = _opened(sys.stdin, "input").buffer if job.source is None else job.source
-                for data, target in work(source, job.target):
+                written, about = work(source, job.target)
+                for data, target in written:
                     _write(data, target, plan.several)
+                told_target = None if job.target is None else str(job.target)
+                seconds = round(time.perf_counter() - begun, 3)
+                record({"source": named_source, "target": told_target, "seconds": seconds, **about})
                 if job.target is not None and (verbose or not (quiet or plan.several)):
                     say(f"wrote {job.target} ({chosen})")
             except DecoupeError as error:
                 failed += 1
                 line = str(error)
+                record({"source": named_source, "error": line})
                 named = str(job.source) in line or str(job.target) in line
                 say(line if named or not plan.several else f"{job.source}: {line}")
             advance()
@@ -95,6 +107,29 @@ def _write(data: bytes, target: Path | None, make_folders: bool) -> None:
                 f"cannot make the folder {target.parent} ({error.strerror}): name another with -o"
             ) from error
     write_bytes(data, target)
+
+
+@contextlib.contextmanager
+def records(path: Path | None, printed: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Where jobs are recorded, as JSON Lines: added to a file, on standard output, both or nowhere.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        streams: list[TextIO] = [sys.stdout] if printed else []
+        if path is not None:
+            try:
+                streams.append(stack.enter_context(path.open("a", encoding="utf-8")))
+            except OSError as error:
+                raise OutputError(f"{path} cannot be written ({error.strerror}): name another log") from None
+
+        def record(about: dict[str, Any]) -> None:
+            for stream in streams:
+                stream.write(json.dumps(about) + "\n")
+                stream.flush()
+
+        yield record
 
 
 def _opened(stream: TextIO | None, name: str) -> TextIO:

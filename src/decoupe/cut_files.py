@@ -87,6 +87,16 @@ class Wanted:
                 check_quality(self.suffix if job.target is None else job.target.suffix, self.quality)
 
 
+def describe(matte: Matte) -> dict[str, Any]:
+    """What there is to tell of a matte: sizes in pixels, the subject's share and its box."""
+    from decoupe.inference.framing import subject_box
+
+    height, width = matte.alpha.shape
+    box = subject_box(matte.alpha)
+    share = round(float(matte.alpha.mean()), 4)
+    return {"width": width, "height": height, "subject": share, "box": list(box) if any(box) else None}
+
+
 def wanted(
     *,
     over: str | None,

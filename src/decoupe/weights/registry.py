@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
-from decoupe.errors import UnknownModelError, unknown
+from decoupe.errors import InputError, UnknownModelError, unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -425,6 +425,23 @@ DEFAULT_SEGMENT_MODEL = "maskformer-swin-base-coco"
 SEGMENT_FAMILIES = ("maskformer",)
 """Families whose models name segments; those of the others give mattes."""
 
+SUITED: dict[str, tuple[str, ...]] = {
+    "anything": ("birefnet", "birefnet-dynamic", "birefnet-lite", "inspyrenet", "pocket"),
+    "products": ("birefnet", "rmbg-2.0", "birefnet-hr", "inspyrenet", "birefnet-lite"),
+    "people": ("birefnet-portrait", "birefnet-matting", "birefnet"),
+    "portraits": ("birefnet-portrait", "birefnet-matting", "birefnet"),
+    "hair": ("birefnet-matting", "birefnet-portrait", "birefnet-hr-matting", "birefnet-lite-matting"),
+    "fur": ("birefnet-matting", "birefnet-hr-matting", "birefnet-lite-matting"),
+    "glass": ("birefnet-matting", "birefnet-hr-matting"),
+    "large pictures": ("birefnet-hr", "birefnet-hr-matting", "birefnet-lite-2k", "birefnet-hrsod"),
+    "fine structures": ("birefnet-dis5k-tr-tes", "birefnet-dis5k", "birefnet-hr"),
+    "camouflage": ("birefnet-cod",),
+    "drawings": ("toonout",),
+    "speed": ("pocket", "birefnet-512", "birefnet-lite", "inspyrenet-fast"),
+    "what is where": ("maskformer-swin-base-coco", "maskformer-swin-tiny-coco", "maskformer-swin-base-ade"),
+}
+"""Models for a need, the best first: by the tasks they were trained for, as their authors tell them."""
+
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 WEIGHTS_SUFFIXES = (".bin", ".onnx", ".pkl", ".pt", ".pth", ".safetensors")  # of a path, not of a repository
 _IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # as transformers' save_pretrained names them
@@ -465,6 +482,14 @@ def spec(name: str) -> ModelSpec:
             beside=("config.json", "preprocessor_config.json"),
         )
     raise UnknownModelError(unknown("model", name, CATALOGUE))
+
+
+def suited(need: str) -> list[CatalogueRow]:
+    """The models for a need of `SUITED`, the best first; InputError suggests the nearest need."""
+    if need not in SUITED:
+        raise InputError(unknown("need", need, SUITED))
+    rows = {row.name: row for row in catalogue()}
+    return [rows[name] for name in SUITED[need]]
 
 
 def catalogue() -> list[CatalogueRow]:

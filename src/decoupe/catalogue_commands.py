@@ -1,0 +1,141 @@
+"""``decoupe models``, ``get`` and ``cache``: which models there are, which are here, and what they take."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from decoupe.console import say, told
+from decoupe.errors import InputError
+
+if TYPE_CHECKING:
+    from decoupe.weights.registry import CatalogueRow, ModelSpec
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")]
+
+cache_app = typer.Typer(
+    help="Look at the downloaded models, and take them away.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Tell everything about one.")] = None,
+    need: Annotated[
+        str | None,
+        typer.Option("--for", metavar="NEED", help="What suits a need, the best first: hair, products, …"),
+    ] = None,
+    commercial: Annotated[
+        bool, typer.Option("--commercial", help="Only those whose licence admits commercial use.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the models: what each is for, at which sizes, under which licence, and which are here."""
+    from decoupe.weights import download, registry
+
+    with told():
+        if name is not None:
+            if commercial or need is not None:
+                raise InputError("--for and --commercial choose among all models: leave the name out")
+            spec = registry.spec(name)
+            path = download.cached_path(spec)
+            if as_json:
+                here = None if path is None else str(path)
+                typer.echo(json.dumps({**dataclasses.asdict(spec), "path": here}))
+            else:
+                for key, fact in _facts(spec, path).items():
+                    typer.echo(f"{key:<9} {fact}")
+            return
+        rows = registry.catalogue() if need is None else registry.suited(need)
+        rows = [row for row in rows if row.commercial or not commercial]
+        if as_json:
+            typer.echo(json.dumps([dataclasses.asdict(row) for row in rows]))
+        else:
+            _table(rows)
+
+
+def get(name: Annotated[str, typer.Argument(metavar="NAME", help="See `decoupe models`.")]) -> None:
+    """Download a model and verify it; its path is printed."""
+    from decoupe.weights import download, registry
+
+    with told():
+        typer.echo(download.fetch(registry.spec(name)))
+
+
+@cache_app.command("list")
+def list_cache(as_json: AsJson = False) -> None:
+    """List the downloaded models, what each takes, and where it lies."""
+    from decoupe.weights import cache
+
+    with told():
+        here = cache.cached()
+        if as_json:
+            typer.echo(json.dumps([dataclasses.asdict(entry) for entry in here]))
+            return
+        for entry in here:
+            old = "" if entry.current else "  not used any more"
+            typer.echo(
+                f"{entry.name:<32} {entry.megabytes:>6.0f} MB  {entry.revision[:8]}  {entry.path}{old}"
+            )
+        total = sum(entry.megabytes for entry in here)
+        say(f"{len(here)} in the cache, {total / 1000:.1f} GB")
+
+
+@cache_app.command()
+def prune(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME...]", help="Models to take away; else revisions that are not used."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Delete downloaded models, or the revisions that the catalogue does not name any more."""
+    from decoupe.weights import cache
+
+    with told():
+        entries = cache.superfluous(names or ())
+        for entry in entries:
+            typer.echo(f"{entry.name} {entry.revision[:8]}")
+        if dry_run or not entries:
+            say("nothing was deleted" if entries else "there is nothing to delete")
+            return
+        say(f"freed {cache.remove(entries) / 1000:.1f} GB")
+
+
+def _facts(spec: ModelSpec, path: Path | None) -> dict[str, str]:
+    """Everything about one model, in words."""
+    height, width = spec.preprocessing.size
+    least, largest = spec.preprocessing.size_range
+    return {
+        "name": spec.name,
+        "for": spec.task,
+        "family": f"{spec.family}, backbone {spec.backbone}" if spec.backbone else spec.family,
+        "size": f"{width}×{height}, works from {least} to {largest} pixels a side",
+        "pictures": "stretched" if spec.preprocessing.fit == "stretch" else "keep their aspect ratio",
+        "licence": spec.licence + ("" if spec.commercial else "; not for commercial use"),
+        "file": f"{spec.file}, {spec.megabytes:.0f} MB",
+        "from": f"https://huggingface.co/{spec.repo}/tree/{spec.revision}" if spec.repo else "the package",
+        "sha256": spec.sha256 or "as the hub announces it",
+        "here": str(path) if path else f"no: decoupe get {spec.name}",
+    }
+
+
+def _table(rows: list[CatalogueRow]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("name", "for", "size", "sides", "MB", "licence", "commercial", "here"):
+        table.add_column(title, justify="right" if title == "MB" else "left", no_wrap=title != "for")
+    for row in rows:
+        height, width = row.size
+        sides = f"{row.size_range[0]}–{row.size_range[1]}"
+        licence = row.licence.partition(" (")[0]
+        facts = ("yes" if fact else "no" for fact in (row.commercial, row.downloaded))
+        table.add_row(row.name, row.task, f"{width}×{height}", sides, f"{row.megabytes:.0f}", licence, *facts)
+    # A pipe has no width to fit into.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)

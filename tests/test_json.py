@@ -1,0 +1,142 @@
+"""What programs read: every JSON answer against its schema in ``docs/schemas``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+from decoupe.cli import app
+from inference.queries import see
+from inference.tiny import write_onnx
+from weights.fake_hub import FakeHub
+
+SCHEMAS = Path(__file__).parents[1] / "docs/schemas"
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """decoupe in a folder with a red square, one file that is no picture, and a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DECOUPE_CACHE", str(tmp_path / "cache"))
+    see(monkeypatch, [np.ones((64, 96), bool)], [0], matte_model=write_onnx(tmp_path / "tiny.onnx"))
+    image = np.full((64, 96, 3), 128, np.uint8)
+    image[8:40, 8:40] = (255, 0, 0)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(image).save("photos/square.png")
+    Path("photos/broken.png").write_bytes(b"no picture")
+
+    def decoupe(*arguments: str) -> Result:
+        return CliRunner().invoke(app, list(arguments))
+
+    return decoupe
+
+
+def valid(text: str, schema: str) -> Any:
+    answer = json.loads(text)
+    jsonschema.validate(answer, json.loads((SCHEMAS / f"{schema}.json").read_text()))
+    return answer
+
+
+@pytest.mark.parametrize("command", ["cut", "segment"])
+def test_a_line_for_each_picture_printed_and_logged(run: Run, command: str) -> None:
+    done = run(command, "photos", "-o", "out/", "--json", "--log", "log.jsonl")
+    assert done.exit_code == 1
+    lines = [valid(line, command) for line in done.stdout.splitlines()]
+    assert [line["source"] for line in lines] == ["photos/broken.png", "photos/square.png"]
+    assert "is not a picture" in lines[0]["error"]
+    assert lines[1]["target"] == "out/square.png"
+    assert (lines[1]["width"], lines[1]["height"]) == (96, 64)
+    assert Path("log.jsonl").read_text() == done.stdout
+    assert run(command, "photos", "-o", "out/", "--log", "log.jsonl").stdout == ""
+    assert len(Path("log.jsonl").read_text().splitlines()) == 3  # the picture that failed was tried again
+
+
+def test_a_matte_is_told_in_numbers(run: Run) -> None:
+    line = valid(run("cut", "photos/square.png", "--json", "-q").stdout, "cut")
+    assert line["target"] == "photos/square.cut.png"
+    assert np.abs(np.array(line["box"]) - (8, 8, 40, 40)).max() <= 6  # with its soft edge
+    assert 0.1 < line["subject"] < 0.5
+
+
+def test_inputs_that_are_not_there_are_told_too(run: Run) -> None:
+    done = run("cut", "photos/square.png", "gone.png", "-o", "out/", "--json")
+    assert done.exit_code == 1
+    assert "gone.png does not exist" in valid(done.stdout.splitlines()[0], "cut")["error"]
+
+
+def test_json_and_a_picture_cannot_both_go_to_standard_output(run: Run) -> None:
+    refused = run("cut", "photos/square.png", "-o", "-", "--json")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "--json is printed where the picture would go: name an output with -o" in refused.stderr
+
+
+def test_a_log_that_cannot_be_written_is_told_before_the_first_picture(run: Run) -> None:
+    refused = run("cut", "photos/square.png", "--log", "no/such/folder.jsonl")
+    assert refused.exit_code == 2
+    assert (
+        "no/such/folder.jsonl cannot be written (No such file or directory): name another log"
+        in refused.stderr
+    )
+    assert not Path("photos/square.cut.png").exists()
+
+
+def test_the_catalogue(run: Run) -> None:
+    rows = valid(run("models", "--json").stdout, "models")
+    assert rows[0]["name"] == "pocket"
+    commercial = valid(run("models", "--json", "--commercial").stdout, "models")
+    assert commercial == [row for row in rows if row["commercial"]]
+    hair = valid(run("models", "--json", "--for", "hair").stdout, "models")
+    assert hair[0]["name"] == "birefnet-matting"
+    for name in ("pocket", "birefnet", "someone/some-model"):
+        assert valid(run("models", name, "--json").stdout, "model")["name"] == name
+
+
+def test_the_doctor(run: Run) -> None:
+    checks = valid(run("doctor", "--json").stdout, "doctor")
+    assert {"decoupe", "Python", "cache"} <= {check["name"] for check in checks}
+
+
+def test_the_cache_is_listed_and_pruned(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert valid(run("cache", "list", "--json").stdout, "cache") == []
+    with FakeHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.files["me/tiny/model.safetensors"] = b"weights" * 1000
+        hub.files["me/other/model.safetensors"] = b"weights" * 2000
+        kept, gone = (Path(run("get", name).stdout.strip()) for name in ("me/other", "me/tiny"))
+    entries = valid(run("cache", "list", "--json").stdout, "cache")
+    assert [entry["name"] for entry in entries] == ["me/other", "me/tiny"]
+    assert "me/tiny" in run("cache", "list").stdout
+    assert "nothing was deleted" in run("cache", "prune", "me/tiny", "--dry-run").stderr
+    assert gone.exists()
+    assert run("cache", "prune", "me/tiny").exit_code == 0
+    assert (gone.exists(), kept.exists()) == (False, True)
+    assert "there is nothing to delete" in run("cache", "prune").stderr
+    unknown = run("cache", "prune", "me/othr")
+    assert unknown.exit_code == 2
+    assert "unknown cached model 'me/othr'; did you mean 'me/other'?" in unknown.stderr
+
+
+def test_revisions_that_the_catalogue_no_longer_names_go(run: Run, tmp_path: Path) -> None:
+    repository = tmp_path / "cache" / "models--ZhengPeng7--BiRefNet"
+    for revision in ("e2bf8e4460fc8fa32bba5ea4d94b3233d367b0e4", "a" * 40):
+        snapshot = repository / "snapshots" / revision
+        snapshot.mkdir(parents=True)
+        (snapshot / "model.safetensors").write_bytes(revision.encode() * 100)
+    foreign = tmp_path / "cache" / "models--someone--else" / "snapshots" / ("b" * 40)
+    foreign.mkdir(parents=True)
+    (foreign / "model.bin").write_bytes(b"of another program")
+    assert "not used any more" in run("cache", "list").stdout
+    pruned = run("cache", "prune")
+    assert pruned.stdout == "birefnet aaaaaaaa\n"
+    assert [path.name[:4] for path in (repository / "snapshots").iterdir()] == ["e2bf"]
+    assert foreign.exists()
