@@ -28,6 +28,7 @@ ORDER = (
     "batch",
     "server",
     "plan",
+    "watching",
     "console",
     "cut_files",
     "segment_files",

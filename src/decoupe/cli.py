@@ -8,6 +8,7 @@ where something is drawn, so that ``decoupe cut photo.jpg`` starts quickly.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from decoupe.inference.preprocess import MAX_PIXELS, Size
 from decoupe.plan import Plan, make_plan
 from decoupe.runtimes import find_spec
 from decoupe.segment_files import check_form, check_targets, segment_files
+from decoupe.watching import arrivals
 
 if TYPE_CHECKING:
     from decoupe.inference.predictor import Predictor, Segmenter
@@ -139,6 +141,7 @@ MinMax = Annotated[bool, typer.Option("--minmax", help="Stretch each matte to it
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Go on with what arrives in the folders, until Ctrl-C.")]
 MaxPixels = Annotated[int, typer.Option(min=1, metavar="N", help="Largest width × height to open.")]
 Log = Annotated[
     Path | None,
@@ -214,6 +217,7 @@ def cut(
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
+    watch: Watch = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     log: Log = None,
     as_json: JsonLines = False,
@@ -260,7 +264,18 @@ def cut(
             out=out,
             max_pixels=max_pixels,
         )
-        plan = make_plan(inputs, out, word=output.word, overwrite=overwrite, suffix=output.suffix)
+        look = functools.partial(
+            make_plan,
+            inputs,
+            out,
+            word=output.word,
+            overwrite=overwrite,
+            suffix=output.suffix,
+            waiting=watch,
+        )
+        if watch and not all(Path(name).is_dir() for name in inputs):
+            raise InputError("--watch waits for pictures to arrive in folders: name folders only")
+        plan = look()
         output.check(plan)
 
         def open_model() -> Predictor:
@@ -284,7 +299,17 @@ def cut(
             matte = predictor(source, max_pixels=max_pixels, **choice)
             return [(output.bytes_of(matte, target), target)], describe(matte)
 
-        _do(plan, open_model, work, done="cut", quiet=quiet, verbose=verbose, as_json=as_json, log=log)
+        _do(
+            plan,
+            open_model,
+            work,
+            done="cut",
+            quiet=quiet,
+            verbose=verbose,
+            as_json=as_json,
+            log=log,
+            look=look if watch else None,
+        )
 
 
 Reading = Annotated[
@@ -379,33 +404,45 @@ def _do(
     verbose: bool,
     as_json: bool,
     log: Path | None,
+    look: Callable[[], Plan] | None = None,
 ) -> None:
-    """Tell the plan's problems, do its jobs; the model is opened where there are any."""
+    """Tell the plan's problems, do its jobs; with ``look``, go on with what arrives until Ctrl-C.
+
+    The model is opened where there is something to do.
+    """
     if as_json and any(job.target is None for job in plan.jobs):
         raise InputError("--json is printed where the picture would go: name an output with -o")
+    if quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+    @functools.cache
+    def opened() -> Any:
+        model = open_model()
+        for line in (model.describe(), *model.runtime.notes) if verbose else ():
+            say(line)
+        return model
+
+    failed = 0
     with records(log, as_json) as record:
-        for problem in plan.problems:
-            say(problem)
-            record({"error": problem})
-        failed = len(plan.problems)
-        if plan.jobs:
-            if quiet:
-                os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-            model = open_model()
-            for line in (model.describe(), *model.runtime.notes) if verbose else ():
-                say(line)
-            failed += run(
-                plan,
-                lambda source, target: work(model, source, target),
-                done=done,
-                chosen=f"{model.runtime.name} on {model.device} in {model.dtype}",
-                quiet=quiet,
-                verbose=verbose,
-                record=record,
-            )
-        elif plan.skipped and not quiet:
-            outdated = f", {plan.outdated} of them older than their pictures" if plan.outdated else ""
-            say(f"{plan.skipped} there already{outdated}: --overwrite does them again")
+        for part in [plan] if look is None else arrivals(look):
+            for problem in part.problems:
+                say(problem)
+                record({"error": problem})
+            failed += len(part.problems)
+            if part.jobs:
+                model = opened()
+                failed += run(
+                    part,
+                    functools.partial(work, model),
+                    done=done,
+                    chosen=f"{model.runtime.name} on {model.device} in {model.dtype}",
+                    quiet=quiet,
+                    verbose=verbose,
+                    record=record,
+                )
+            elif part.skipped and not quiet:
+                outdated = f", {part.outdated} of them older than their pictures" if part.outdated else ""
+                say(f"{part.skipped} there already{outdated}: --overwrite does them again")
     if failed:
         raise typer.Exit(1)
 

@@ -74,6 +74,7 @@ def make_plan(
     overwrite: bool,
     text: bool = False,
     suffix: str = ".png",
+    waiting: bool = False,
 ) -> Plan:
     """Which picture goes where.
 
@@ -85,6 +86,7 @@ def make_plan(
             older than their pictures or not, and the output of a file that was named is a problem.
         text: whether standard output gets text, which a terminal can show.
         suffix: the ending of outputs that are not named as files.
+        waiting: whether pictures may still come, so that an empty folder is no problem.
 
     Raises:
         InputError: inputs and output that do not go together.
@@ -107,7 +109,7 @@ def make_plan(
         _target, out=out, folder=folder, word=word, alone=len(named) == 1, suffix=suffix
     )
     for source in named:
-        _plan_input(plan, source, target_of, places, overwrite, suffix)
+        _plan_input(plan, source, target_of, places, overwrite, suffix, waiting)
     # Each input has been compared with itself; a folder's outputs could still be another folder's pictures.
     sources = real_paths(job.source for job in plan.jobs if job.source is not None)
     refuse_overwriting((job.target for job in plan.jobs if job.target is not None), sources)
@@ -144,10 +146,11 @@ def _plan_input(
     places: Collection[str],
     overwrite: bool,
     suffix: str,
+    waiting: bool,
 ) -> None:
     try:
         if source.is_dir():
-            _plan_folder(plan, source, target_of(source), overwrite, suffix)
+            _plan_folder(plan, source, target_of(source), overwrite, suffix, waiting)
         else:
             _plan_file(plan, source, target_of(source), places, overwrite)
     except DecoupeError as error:
@@ -171,9 +174,9 @@ def _plan_stream(name: str, out: str | None, overwrite: bool, text: bool) -> Pla
     return plan
 
 
-def _plan_folder(plan: Plan, folder: Path, out: Path, overwrite: bool, suffix: str) -> None:
+def _plan_folder(plan: Plan, folder: Path, out: Path, overwrite: bool, suffix: str, waiting: bool) -> None:
     pictures = find_images(folder, exclude=out, problem=plan.problems.append)
-    if not pictures:
+    if not pictures and not waiting:
         raise InputError(f"{folder} holds no pictures: name another folder, or the files")
     _check_folder(out)
     for source, target in output_paths(pictures, folder, out, suffix).items():

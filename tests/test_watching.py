@@ -1,0 +1,91 @@
+"""``decoupe cut --watch``: the installed command, on files that arrive slowly."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from decoupe import watching
+from decoupe.cli import app
+from decoupe.plan import Job, Plan
+from decoupe.watching import arrivals
+from inference.tiny import write_onnx
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something, at most half a minute."""
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_pictures_are_cut_when_they_have_arrived_whole(tmp_path: Path) -> None:
+    model = write_onnx(tmp_path / "tiny.onnx")
+    Image.effect_noise((300, 300), 100).save(tmp_path / "noise.png")
+    whole = (tmp_path / "noise.png").read_bytes()
+    inbox, out = tmp_path / "in", tmp_path / "out"
+    inbox.mkdir()
+    (inbox / "early.png").write_bytes(whole)
+    command = [sys.executable, "-m", "decoupe", "cut", "in", "-o", "out", "--watch", "-m", str(model)]
+    # Where the tests run in the background of a script, Ctrl-C is ignored, and children inherit that.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+    ) as process:
+        until((out / "early.png").exists)
+        with (inbox / "late.png").open("wb") as late:
+            for part in range(6):
+                late.write(whole[part * len(whole) // 6 : (part + 1) * len(whole) // 6])
+                late.flush()
+                time.sleep(0.4)
+        until((out / "late.png").exists)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert "damaged" not in told
+    pictures = [np.asarray(Image.open(out / name)) for name in ("early.png", "late.png")]
+    assert np.array_equal(*pictures)
+
+
+def test_each_is_tried_once_and_problems_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / name for name in ("a.png", "b.png")]
+    for file in files:
+        file.write_bytes(b"1")
+    looks = 0
+
+    def look() -> Plan:
+        nonlocal looks
+        looks += 1
+        if looks == 4:
+            files[1].write_bytes(b"22")  # it has changed, and is tried again a look later
+        return Plan(jobs=[Job(file, file.with_suffix(".out")) for file in files], problems=["one line"])
+
+    monkeypatch.setattr(watching, "INTERVAL", 0)
+    found = arrivals(look)
+    first, second, third = (next(found) for _ in range(3))
+    assert (first.problems, first.jobs, looks >= 1) == (["one line"], [], True)
+    assert [job.source for job in second.jobs] == files
+    assert (second.problems, [job.source for job in third.jobs]) == ([], [files[1]])
+    assert looks == 5
+
+
+def test_only_folders_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("a.png")
+    refused = CliRunner().invoke(app, ["cut", "a.png", "--watch"])
+    assert refused.exit_code == 2
+    assert "--watch waits for pictures to arrive in folders: name folders only" in refused.stderr
