@@ -7,6 +7,7 @@ from drawn import draw_pair
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ["DECOUPE_CONFIG"] = os.devnull  # not the names that a developer has given
     # Each worker of `pytest -n` has one core: more threads than that only wait for each other.
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ["OMP_NUM_THREADS"] = "1"

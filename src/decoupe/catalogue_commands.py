@@ -36,6 +36,7 @@ def models(
 ) -> None:
     """List the models: what each is for, at which sizes, under which licence, and which are here."""
     from decoupe.weights import download, registry
+    from decoupe.weights.own import own_models
 
     with told():
         if name is not None:
@@ -56,6 +57,8 @@ def models(
             typer.echo(json.dumps([dataclasses.asdict(row) for row in rows]))
         else:
             _table(rows)
+            for own, file in own_models().items() if need is None and not commercial else ():
+                typer.echo(f"{own}  your own: {file}{'' if file.exists() else ', which does not exist'}")
 
 
 def get(name: Annotated[str, typer.Argument(metavar="NAME", help="See `decoupe models`.")]) -> None:

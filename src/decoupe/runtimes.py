@@ -20,6 +20,7 @@ from decoupe.errors import (
 )
 from decoupe.weights import download, registry
 from decoupe.weights.labels import Vocabulary
+from decoupe.weights.own import resolved
 from decoupe.weights.registry import ModelSpec, Preprocessing
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def _open_torch(model: str, device: str, dtype: str) -> TorchRuntime | TorchSegm
 
 
 def open_runtime(
-    model: str | Path | None = None,
+    model: str | os.PathLike[str] | None = None,
     *,
     device: str | None = None,
     dtype: str | None = None,
@@ -248,8 +249,8 @@ def open_runtime(
     """Open a model for computing.
 
     Args:
-        model: a path (``.onnx``, ``.safetensors``, ``.pth``), a name in the catalogue, a hub id
-            ``owner/name``, or None for the embedded default.
+        model: a path (``.onnx``, ``.safetensors``, ``.pth``), a name in the catalogue or of `own_models`, a
+            hub id ``owner/name``, or None for the embedded default.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None or ``"auto"`` takes the fastest there is.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``; None or ``"auto"`` chooses by device.
         runtime: ``"onnx"`` or ``"torch"``; None or ``"auto"`` follows from the model.
@@ -261,6 +262,7 @@ def open_runtime(
         MissingExtraError: the model needs PyTorch, which is not installed.
         ModelError: the weights cannot be had or read.
     """
+    model = resolved(model)
     spec = find_spec(model)
     kind = _runtime_of(spec.file if spec is not None else str(model))
     _check_choice("runtime", runtime, RUNTIMES)
@@ -279,15 +281,16 @@ def open_runtime(
     return OnnxRuntime(Path(str(model)), device=device or "auto")
 
 
-def find_spec(model: str | Path | None) -> ModelSpec | None:
+def find_spec(model: str | os.PathLike[str] | None) -> ModelSpec | None:
     """The catalogue's row for ``model``; None where it is a file.
 
     Raises:
         UnknownModelError: neither a file, a name nor a hub id; the message suggests the nearest name.
     """
+    model = resolved(model)
     if model is None:
         return registry.spec(registry.DEFAULT_MODEL)
-    path, name = Path(model), str(model)
+    path, name = Path(model), os.fspath(model)
     if path.is_file():
         return None
     if path.is_dir() and name not in registry.CATALOGUE:

@@ -27,8 +27,8 @@ def load_model(name_or_path: str | os.PathLike[str]) -> LoadedModel:
     """A PyTorch model with its weights, downloaded where they are not yet here.
 
     Args:
-        name_or_path: weights file, a folder that transformers wrote, name in the catalogue, or hub id
-            ``owner/name``. A file of that name goes before the catalogue.
+        name_or_path: weights file, a folder that transformers wrote, name in the catalogue or of
+            `decoupe.weights.own.own_models`, or hub id ``owner/name``. A file of that name goes first.
 
     Raises:
         UnknownModelError: neither a file nor a known model; the message suggests the nearest name.
@@ -36,8 +36,9 @@ def load_model(name_or_path: str | os.PathLike[str]) -> LoadedModel:
         CheckpointError: the file is broken, or another model's.
         MissingExtraError: PyTorch is not installed.
     """
-    from decoupe.weights import checkpoint, download
+    from decoupe.weights import checkpoint, download, own
 
+    name_or_path = own.resolved(name_or_path) or name_or_path
     if Path(name_or_path).is_file() or weights_in(Path(name_or_path)) is not None:
         return checkpoint.read_model(name_or_path)
     if Path(name_or_path).suffix in WEIGHTS_SUFFIXES:

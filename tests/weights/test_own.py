@@ -1,0 +1,81 @@
+"""Models with names of the user's own, in a configuration file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import decoupe
+from decoupe import ConfigError, UnknownModelError
+from decoupe.cli import app
+from decoupe.weights.own import config_file, own_models, resolved
+from inference.tiny import write_onnx
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with one model that is there, one beside the file, and one that is not there."""
+    write_onnx(tmp_path / "tiny.onnx")
+    file = tmp_path / "config.ini"
+    file.write_text(f"[models]\nMugs = {tmp_path / 'tiny.onnx'}\nbeside = tiny.onnx\ngone = no.onnx\n")
+    monkeypatch.setenv("DECOUPE_CONFIG", str(file))
+    return file
+
+
+def test_a_name_stands_for_its_file(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = np.full((64, 64, 3), 128, np.uint8)
+    expected = decoupe.load(tmp_path / "tiny.onnx")(image).alpha
+    for name in ("Mugs", "beside"):
+        assert np.array_equal(decoupe.load(name)(image).alpha, expected)
+    Image.fromarray(image).save("photo.png")
+    assert CliRunner().invoke(app, ["cut", "photo.png", "-m", "beside"]).exit_code == 0
+    listed = CliRunner().invoke(app, ["models"]).stdout.splitlines()
+    assert f"Mugs  your own: {tmp_path / 'tiny.onnx'}" in listed
+    assert f"gone  your own: {tmp_path / 'no.onnx'}, which does not exist" in listed
+
+
+def test_other_names_are_what_they_were(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert resolved(None) is None
+    assert resolved("birefnet") == "birefnet"
+    with pytest.raises(UnknownModelError, match=r"no\.onnx does not exist: check the path"):
+        decoupe.load("gone")
+    with pytest.raises(UnknownModelError, match="unknown model 'mugz'"):
+        decoupe.load("mugz")
+    monkeypatch.chdir(tmp_path)
+    Path("Mugs").write_bytes(b"a file of that name goes first")
+    assert resolved("Mugs") == "Mugs"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[models]\nbirefnet = a.onnx\n", "calls a model 'birefnet', as the catalogue does"),
+        ("mugs = a.onnx\n", r"is not understood \(File contains no section headers.\): expected \[models\]"),
+        ("[models]\na = 1\na = 2\n", "is not understood"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_line(config: Path, text: str, line: str) -> None:
+    config.write_text(text)
+    with pytest.raises(ConfigError, match=line) as raised:
+        decoupe.load("mugs")
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_no_file_is_no_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DECOUPE_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert config_file() == tmp_path / "decoupe" / "config.ini"
+    assert own_models() == {}
+    monkeypatch.setenv("DECOUPE_CONFIG", str(tmp_path))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        own_models()
+    (tmp_path / "other.ini").write_text("[other]\nkey = value\n")
+    monkeypatch.setenv("DECOUPE_CONFIG", str(tmp_path / "other.ini"))
+    assert own_models() == {}
