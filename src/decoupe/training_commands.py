@@ -177,6 +177,30 @@ def export(
         typer.echo(out)
 
 
+def calibrate(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="What the model was trained by.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name of the catalogue, a file, a hub id.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
+    data: Data,
+    most: Annotated[int, typer.Option(min=1, metavar="N", help="Pairs to look at, evenly chosen.")] = 200,
+) -> None:
+    """Scale and shift a model's logits so that its alpha fits pairs that it was trained on best."""
+    with told():
+        import decoupe
+        from decoupe.weights import load_model
+        from decoupe.weights.checkpoint import save_model
+
+        calibration = _training("calibration")
+        chosen = _training("recipes").read_recipe(recipe)
+        loaded = load_model(model)
+        calibration.calibrate(loaded.model, calibration.Calibration(1, 0))  # told now that it cannot be
+        found = calibration.fit(calibration.seen(decoupe.load(model), chosen, data, most=most))
+        calibration.calibrate(loaded.model, found)
+        save_model(loaded.model, out, family=loaded.family, preprocessing=loaded.preprocessing)
+        say(f"logits are scaled by {found.scale:g} and shifted by {found.shift:g}")
+        typer.echo(out)
+
+
 @data_app.command()
 def check(
     folders: Sets,

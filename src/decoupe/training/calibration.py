@@ -1,0 +1,92 @@
+"""Alpha that means what it says: a trained model's logits, scaled and shifted by two numbers.
+
+Platt scaling (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2), fitted to what
+mattes are judged by. A small network's logits are timid: its background is not black, nor its subject
+opaque. The two numbers go into the weights of the last layer, so nothing is added to the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from decoupe.datasets.sets import read_pair, spread
+from decoupe.errors import InputError
+from decoupe.evaluation.mattes import MatteScores
+from decoupe.inference.predictor import Predictor
+from decoupe.models import BiRefNet
+from decoupe.training.recipes import Recipe
+from decoupe.training.tasks import divide
+
+SCALES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+SHIFTS = (-1.5, -1.25, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5)
+_SURE = 1e-6
+"""Alpha nearer than this to 0 or 1 has no finite logit."""
+
+Seen = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
+"""A matte's logits and its truth, ``(H, W)`` each."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is done to a model's logits: ``scale · logits + shift``."""
+
+    scale: float
+    shift: float
+
+
+def calibrate(model: BiRefNet, calibration: Calibration) -> None:
+    """Write a calibration into a model's last layer.
+
+    Raises:
+        InputError: the model's last layer is a refiner's, behind which nothing is linear in the first.
+    """
+    if not isinstance(model, BiRefNet) or model.refiner is not None:
+        raise InputError("only a BiRefNet without a refiner is calibrated: give one")
+    head = model.decoder.head
+    assert head.bias is not None  # its layers are made with one
+    with torch.no_grad():
+        head.weight.mul_(calibration.scale)
+        head.bias.mul_(calibration.scale).add_(calibration.shift)
+
+
+def seen(predictor: Predictor, recipe: Recipe, folders: Sequence[Path], *, most: int) -> list[Seen]:
+    """What a model says of pairs that its recipe trains on, evenly chosen.
+
+    Args:
+        predictor: of the model.
+        recipe: which pairs are held out, and so left alone here.
+        folders: of the sets.
+        most: pairs in all, each set's share by its size.
+
+    Raises:
+        InputError: a folder that holds no set.
+    """
+    train, _ = divide(recipe, folders, ())
+    found = []
+    for pair in spread([pair for pairs in train.values() for pair in pairs], most):
+        image, truth = read_pair(pair)
+        alpha = predictor(image).alpha.clip(_SURE, 1 - _SURE)
+        found.append((np.log(alpha / (1 - alpha)), truth))
+    return found
+
+
+def fit(pictures: Iterable[Seen]) -> Calibration:
+    """The calibration with the least mean absolute error and the most S-measure, their difference."""
+    pictures = list(pictures)
+
+    def cost(calibration: Calibration) -> float:
+        scores = MatteScores(("S", "MAE"))
+        for logits, truth in pictures:
+            moved = np.exp(-(calibration.scale * logits + calibration.shift))
+            scores.update((1 / (1 + moved)).astype(np.float32), truth)
+        result = scores.result()
+        return result["MAE"] - result["S"]
+
+    return min((Calibration(*numbers) for numbers in product(SCALES, SHIFTS)), key=cost)

@@ -1,0 +1,64 @@
+"""Scaling and shifting logits."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import decoupe
+from decoupe import InputError
+from decoupe.cli import app
+from decoupe.models import BiRefNet
+from decoupe.models.birefnet import PRESETS
+from decoupe.training.calibration import Calibration, calibrate, fit
+from decoupe.weights.checkpoint import save_model
+from decoupe.weights.registry import Preprocessing
+
+TINY = dataclasses.replace(PRESETS["pocket"], block_width=16, context_width=16, squeeze="none")
+
+
+def test_the_two_numbers_go_into_the_last_layer() -> None:
+    torch.manual_seed(0)
+    model = BiRefNet(TINY).eval()
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        before = model(image).logits
+        calibrate(model, Calibration(1.5, -0.25))
+        after = model(image).logits
+    assert torch.allclose(after, 1.5 * before - 0.25, atol=1e-5)
+
+
+def test_a_refiner_is_refused() -> None:
+    with pytest.raises(InputError, match="only a BiRefNet without a refiner is calibrated"):
+        calibrate(BiRefNet(dataclasses.replace(TINY, refiner="unet")), Calibration(1, 0))
+
+
+def test_what_was_done_to_good_logits_is_undone() -> None:
+    """Mattes that are timid, and lean to the subject, become sure, and stand where the truth does."""
+    rng = np.random.default_rng(0)
+    pictures = []
+    for _ in range(4):
+        distance = np.linspace(-4, 4, 80)[np.newaxis] + rng.normal(0, 0.3, (60, 1))
+        pictures.append(((distance + 1).astype(np.float32), np.where(distance > 0, 255, 0).astype(np.uint8)))
+    found = fit(pictures)
+    assert found.scale >= 2
+    assert -found.shift / found.scale == pytest.approx(1, abs=0.51)  # the least shift that is tried is -1.5
+
+
+def test_the_command_writes_a_model_that_scores_better(discs: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, out = BiRefNet(TINY), tmp_path / "calibrated.safetensors"
+    preprocessing = Preprocessing((64, 64), fit="keep", size_range=(32, 128))
+    save_model(model, tmp_path / "timid.safetensors", family="birefnet", preprocessing=preprocessing)
+    arguments = ["calibrate", "pocket", str(tmp_path / "timid.safetensors"), str(out), "--data", str(discs)]
+    done = CliRunner().invoke(app, [*arguments, "--most", "6"])
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.strip() == str(out)
+    assert "logits are scaled by" in done.stderr
+    assert decoupe.load(out).runtime.preprocessing == preprocessing
+    assert (out.stat().st_mode & 0o777) == (tmp_path / "timid.safetensors").stat().st_mode & 0o777
