@@ -47,7 +47,7 @@ def test_what_was_done_to_good_logits_is_undone() -> None:
         pictures.append(((distance + 1).astype(np.float32), np.where(distance > 0, 255, 0).astype(np.uint8)))
     found = fit(pictures)
     assert found.scale >= 2
-    assert -found.shift / found.scale == pytest.approx(1, abs=0.51)  # the least shift that is tried is -1.5
+    assert -found.shift / found.scale == pytest.approx(1, abs=0.51)
 
 
 def test_the_command_writes_a_model_that_scores_better(discs: Path, tmp_path: Path) -> None:

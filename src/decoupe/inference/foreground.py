@@ -15,10 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from decoupe.inference.preprocess import Pixels
-from decoupe.inference.sampling import interpolated
+from decoupe.inference.sampling import Indices, for_chunks, interpolated
 
 Floats = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.intp]
 
 HIDDEN = 0.5 / 255
 """Alpha below which a pixel is invisible in 8 bits, and 1 minus which it is opaque."""
@@ -27,7 +26,6 @@ _WORKING_PIXELS = 512 * 512  # more changed the error in no test, on pictures up
 _DENSE_PIXELS = 64 * 64  # levels up to this size relax every pixel, to spread colours into unknown regions
 _SMALL_SIDE, _SMALL_SWEEPS, _SWEEPS = 32, 10, 3
 _SMOOTHNESS = 1e-5  # the paper's ε_r; its ω, the weight of alpha's gradient, is 1
-_CHUNK = 1 << 17  # soft pixels finished at a time, which bounds the memory where everything is soft
 
 
 def estimate_foreground(image: Pixels, alpha: Floats) -> Pixels:
@@ -45,11 +43,13 @@ def estimate_foreground(image: Pixels, alpha: Floats) -> Pixels:
     if len(soft) == 0:
         return foreground
     coarse = _coarse_layers(image, alpha)
-    pixels, written = image.reshape(-1, 3), foreground.reshape(-1, 3)
-    for start in range(0, len(soft), _CHUNK):
-        places = soft[start : start + _CHUNK]
+    pixels, alphas, written = image.reshape(-1, 3), alpha.reshape(-1), foreground.reshape(-1, 3)
+
+    def finish(places: Indices) -> None:
         layers = interpolated(coarse, places, alpha.shape)  # (P, 6)
-        written[places] = _corrected(pixels[places], alpha.ravel()[places], layers)
+        written[places] = _corrected(pixels[places], alphas[places], layers)
+
+    for_chunks(finish, soft)
     return foreground
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from decoupe.inference.preprocess import Picture, resize_plane
-from decoupe.inference.sampling import interpolated
+from decoupe.inference.preprocess import Picture, colours_at, resize_plane
+from decoupe.inference.sampling import Indices, for_chunks, interpolated
 
 Floats = npt.NDArray[np.float32]
 
@@ -37,7 +37,6 @@ _EXPLAINED = (
     0.1,
     0.4,
 )  # share of alpha's variance: below the first the matte is plain, above the second guided
-_CHUNK = 1 << 18  # pixels computed at a time
 
 
 def enlarged(alpha: Floats, picture: Picture) -> Floats:
@@ -46,24 +45,20 @@ def enlarged(alpha: Floats, picture: Picture) -> Floats:
     Away from the matte's outlines it is the plain bilinear enlargement.
     """
     result = resize_plane(alpha, picture.size).clip(0, 1)
-    maps = _linear(alpha, _small(picture, alpha.shape))
+    height, width = alpha.shape
+    maps = _linear(alpha, colours_at(picture, (height, width)))
     places = np.flatnonzero(resize_plane(maps[..., 4], picture.size) > 0)
     pixels, top = picture.pixels.reshape(-1, 3), np.float32(np.iinfo(picture.pixels.dtype).max)
-    for start in range(0, len(places), _CHUNK):
-        some = places[start : start + _CHUNK]
+    written = result.reshape(-1)
+
+    def follow(some: Indices) -> None:
         values = interpolated(maps, some, picture.size)  # (P, 5)
         guided = np.einsum("pc,pc->p", values[:, :3], pixels[some] / top) + values[:, 3]
-        plain = result.ravel()[some]
-        result.ravel()[some] = plain + values[:, 4] * (guided.clip(0, 1) - plain)
+        plain = written[some]
+        written[some] = plain + values[:, 4] * (guided.clip(0, 1) - plain)
+
+    for_chunks(follow, places)
     return result
-
-
-def _small(picture: Picture, size: tuple[int, ...]) -> Floats:
-    """The picture's colours in [0, 1] at ``size``: ``(h, w, 3)``."""
-    top = np.float32(np.iinfo(picture.pixels.dtype).max)
-    channels = [resize_plane(picture.pixels[..., channel], (size[0], size[1])) for channel in range(3)]
-    small: Floats = np.stack(channels, axis=-1) / top
-    return small
 
 
 def _linear(alpha: Floats, image: Floats) -> Floats:

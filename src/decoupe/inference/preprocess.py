@@ -247,7 +247,15 @@ def second_size(
 def to_network(
     picture: Picture, size: tuple[int, int], preprocessing: Preprocessing
 ) -> npt.NDArray[np.float32]:
-    """A picture as a model's input: ``(3, height, width)`` float32, resized to ``size`` and normalised.
+    """A picture as a model's input: ``(3, height, width)`` float32, resized to ``size`` and normalised."""
+    values = colours_at(picture, size)  # (h, w, 3)
+    values -= np.asarray(preprocessing.mean, dtype=np.float32)
+    values /= np.asarray(preprocessing.std, dtype=np.float32)
+    return np.ascontiguousarray(values.transpose(2, 0, 1))
+
+
+def colours_at(picture: Picture, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """A picture's colours in [0, 1] at ``size`` ``(height, width)``: ``(height, width, 3)``.
 
     Resizing is Pillow's antialiased bilinear filter: on 8-bit values where the picture has 8 bits, as the
     references' torchvision transforms do it, and on floats where it has 16.
@@ -255,13 +263,9 @@ def to_network(
     height, width = size
     if picture.pixels.dtype == np.uint8:
         resized = Image.fromarray(picture.pixels).resize((width, height), Image.Resampling.BILINEAR)
-        values = np.asarray(resized, dtype=np.float32) / 255  # (h, w, 3)
-    else:
-        channels = [resize_plane(picture.pixels[..., channel], size) for channel in range(3)]
-        values = np.stack(channels, axis=-1) / 65535  # (h, w, 3)
-    values -= np.asarray(preprocessing.mean, dtype=np.float32)
-    values /= np.asarray(preprocessing.std, dtype=np.float32)
-    return np.ascontiguousarray(values.transpose(2, 0, 1))
+        return np.asarray(resized, dtype=np.float32) / np.float32(255)
+    channels = [resize_plane(picture.pixels[..., channel], size) for channel in range(3)]
+    return np.stack(channels, axis=-1) / np.float32(65535)
 
 
 def from_network(alpha: npt.NDArray[np.float32], picture: Picture) -> npt.NDArray[np.float32]:

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
+
+_CHUNK = 1 << 17  # pixels computed at a time, which bounds the memory
+_THREADS = min(4, os.cpu_count() or 1)
+
+
+def for_chunks(work: Callable[[Indices], None], places: Indices) -> None:
+    """Do ``work`` for all of ``places``, a part at a time, on a few threads; parts do not share pixels."""
+    parts = [places[start : start + _CHUNK] for start in range(0, len(places), _CHUNK)]
+    if len(parts) < 2:
+        for part in parts:
+            work(part)
+        return
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(work, parts):
+            pass
 
 
 def interpolated(coarse: Floats, places: Indices, size: tuple[int, ...]) -> Floats:

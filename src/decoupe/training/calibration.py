@@ -25,7 +25,7 @@ from decoupe.training.recipes import Recipe
 from decoupe.training.tasks import divide
 
 SCALES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
-SHIFTS = (-1.5, -1.25, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5)
+SHIFTS = tuple(step / 4 for step in range(-12, 3))
 _SURE = 1e-6
 """Alpha nearer than this to 0 or 1 has no finite logit."""
 
