@@ -558,8 +558,8 @@ RECIPES: dict[str, Recipe] = {
         augmentation=POCKET,
         sets=(
             SetRule("duts-tr", held_out=500),
-            SetRule("people", repeats=2, held_out=100),
-            SetRule("cats", repeats=2, held_out=100),
+            SetRule("people", held_out=100),
+            SetRule("cats", repeats=4, held_out=100),
         ),
         validate_every=1000,
     ),

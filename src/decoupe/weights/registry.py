@@ -224,7 +224,7 @@ _MODELS = (
         repo=None,
         file="pocket.onnx",
         backbone="nano",
-        sha256="ce55b1977254c2cdd85e5623479f16057d59dca8fbfb19603e414ca5815aef05",
+        sha256="3d571a05df3b4897f5d9e00ed853b83ec9c3e46868b554369995b8e518f76169",
     ),
     _released(
         "birefnet",
