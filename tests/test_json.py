@@ -90,6 +90,14 @@ def test_a_log_that_cannot_be_written_is_told_before_the_first_picture(run: Run)
     assert not Path("photos/square.cut.png").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full stands in for a full disk")
+def test_a_log_on_a_full_disk_names_the_log(run: Run) -> None:
+    refused = run("cut", "photos/square.png", "--log", "/dev/full")
+    assert refused.exit_code == 2
+    told = "decoupe: /dev/full cannot be written (No space left on device): name another log"
+    assert told in refused.stderr.splitlines()
+
+
 def test_the_catalogue(run: Run) -> None:
     rows = valid(run("models", "--json").stdout, "models")
     assert rows[0]["name"] == "pocket"

@@ -19,7 +19,7 @@ import typer
 
 import decoupe
 from decoupe import catalogue_commands, evaluation_commands, training_commands
-from decoupe.console import Files, printable, records, run, say, told
+from decoupe.console import Files, printable, recorder, run, say, told
 from decoupe.cut_files import describe, wanted
 from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.preprocess import MAX_PIXELS, Size
@@ -41,8 +41,8 @@ app = typer.Typer(
 )
 
 
-Worked = tuple[Files, dict[str, Any]]
-"""What is written of a picture, and what there is to tell of it."""
+Worked = tuple[Files, Callable[[], dict[str, Any]]]
+"""What is written of a picture, and what tells of it."""
 
 
 # Options of `cut`.
@@ -298,7 +298,7 @@ def cut(
 
         def work(predictor: Predictor, source: Path | BinaryIO, target: Path | None) -> Worked:
             matte = predictor(source, max_pixels=max_pixels, **choice)
-            return [(output.bytes_of(matte, target), target)], describe(matte)
+            return [(output.bytes_of(matte, target), target)], functools.partial(describe, matte)
 
         _do(
             plan,
@@ -371,8 +371,11 @@ def segment(
 
         def work(segmenter: Segmenter, source: Path | BinaryIO, target: Path | None) -> Worked:
             found = segmenter(source, max_pixels=max_pixels)
-            height, width = found.image.shape[:2]
-            about = {"width": width, "height": height, "segments": len(found.read(kind))}
+
+            def about() -> dict[str, Any]:
+                height, width = found.image.shape[:2]
+                return {"width": width, "height": height, "segments": len(found.read(kind))}
+
             return segment_files(found, form, kind, target, segmenter.runtime.name), about
 
         _do(plan, open_model, work, done="segmented", quiet=quiet, verbose=verbose, as_json=as_json, log=log)
@@ -424,26 +427,27 @@ def _do(
         return model
 
     failed = 0
-    with records(log, as_json) as record:
-        for part in [plan] if look is None else arrivals(look):
-            for problem in part.problems:
-                say(problem)
+    record = recorder(log, as_json)
+    for part in [plan] if look is None else arrivals(look):
+        for problem in part.problems:
+            say(problem)
+            if record is not None:
                 record({"error": problem})
-            failed += len(part.problems)
-            if part.jobs:
-                model = opened()
-                failed += run(
-                    part,
-                    functools.partial(work, model),
-                    done=done,
-                    chosen=f"{model.runtime.name} on {model.device} in {model.dtype}",
-                    quiet=quiet,
-                    verbose=verbose,
-                    record=record,
-                )
-            elif part.skipped and not quiet:
-                outdated = f", {part.outdated} of them older than their pictures" if part.outdated else ""
-                say(f"{part.skipped} there already{outdated}: --overwrite does them again")
+        failed += len(part.problems)
+        if part.jobs:
+            model = opened()
+            failed += run(
+                part,
+                functools.partial(work, model),
+                done=done,
+                chosen=f"{model.runtime.name} on {model.device} in {model.dtype}",
+                quiet=quiet,
+                verbose=verbose,
+                record=record,
+            )
+        elif part.skipped and not quiet:
+            outdated = f", {part.outdated} of them older than their pictures" if part.outdated else ""
+            say(f"{part.skipped} there already{outdated}: --overwrite does them again")
     if failed:
         raise typer.Exit(1)
 

@@ -30,20 +30,20 @@ Files = Sequence[tuple[bytes, Path | None]]
 
 def run(
     plan: Plan,
-    work: Callable[[Path | BinaryIO, Path | None], tuple[Files, dict[str, Any]]],
+    work: Callable[[Path | BinaryIO, Path | None], tuple[Files, Callable[[], dict[str, Any]]]],
     *,
     done: str,
     chosen: str,
     quiet: bool,
     verbose: bool,
-    record: Callable[[dict[str, Any]], None] = lambda _: None,
+    record: Callable[[dict[str, Any]], None] | None = None,
 ) -> int:
     """Do the plan's jobs.
 
     Args:
         plan: what is to be done.
-        work: from a picture and its target to what is written, and what there is to tell of it; raises
-            DecoupeError where it cannot.
+        work: from a picture and its target to what is written, and what tells of it, which is asked only
+            where it is recorded; raises DecoupeError where it cannot.
         done: what happened to a picture that is done, as ``"cut"``.
         chosen: the model, device and precision, to be told.
         quiet: say nothing but errors.
@@ -69,15 +69,17 @@ def run(
                 written, about = work(source, job.target)
                 for data, target in written:
                     _write(data, target, plan.several)
-                told_target = None if job.target is None else str(job.target)
-                seconds = round(time.perf_counter() - begun, 3)
-                record({"source": named_source, "target": told_target, "seconds": seconds, **about})
+                if record is not None:
+                    told_target = None if job.target is None else str(job.target)
+                    seconds = round(time.perf_counter() - begun, 3)
+                    record({"source": named_source, "target": told_target, "seconds": seconds, **about()})
                 if job.target is not None and (verbose or not (quiet or plan.several)):
                     say(f"wrote {job.target} ({chosen})")
             except DecoupeError as error:
                 failed += 1
                 line = str(error)
-                record({"source": named_source, "error": line})
+                if record is not None:
+                    record({"source": named_source, "error": line})
                 named = str(job.source) in line or str(job.target) in line
                 say(line if named or not plan.several else f"{job.source}: {line}")
             advance()
@@ -109,27 +111,30 @@ def _write(data: bytes, target: Path | None, make_folders: bool) -> None:
     write_bytes(data, target)
 
 
-@contextlib.contextmanager
-def records(path: Path | None, printed: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Where jobs are recorded, as JSON Lines: added to a file, on standard output, both or nowhere.
+def recorder(path: Path | None, printed: bool) -> Callable[[dict[str, Any]], None] | None:
+    """What records jobs as JSON Lines: added to a file, on standard output, or both; None is nowhere.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written; so does what it returns.
     """
-    with contextlib.ExitStack() as stack:
-        streams: list[TextIO] = [sys.stdout] if printed else []
+
+    def add(line: str) -> None:
         if path is not None:
             try:
-                streams.append(stack.enter_context(path.open("a", encoding="utf-8")))
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(line)
             except OSError as error:
                 raise OutputError(f"{path} cannot be written ({error.strerror}): name another log") from None
 
-        def record(about: dict[str, Any]) -> None:
-            for stream in streams:
-                stream.write(json.dumps(about) + "\n")
-                stream.flush()
+    def record(about: dict[str, Any]) -> None:
+        line = json.dumps(about) + "\n"
+        if printed:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        add(line)
 
-        yield record
+    add("")  # told now, not after the first picture
+    return record if printed or path is not None else None
 
 
 def _opened(stream: TextIO | None, name: str) -> TextIO:
