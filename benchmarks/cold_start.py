@@ -1,6 +1,6 @@
 """Cold start: from the command to the written PNG, every time in a fresh process.
 
-    python benchmarks/cold_start.py [PHOTO] [--model MODEL] [--repeats 10]
+    python benchmarks/cold_start.py [PHOTO] [--model MODEL] [--size WxH] [--repeats 10]
 
 The first table is the wall time of the command itself; the second takes its stages apart. The file cache is
 warm: a first start after booting also waits for the disk.
@@ -16,6 +16,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from machine import machine, print_table, versions
 
@@ -48,6 +51,15 @@ def seconds_of(command: list[str]) -> tuple[float, str]:
     return time.perf_counter() - begun, done.stdout
 
 
+def enlarged(photo: Path, size: str, target: Path) -> Path:
+    """The photograph as a JPEG of another size, ``WIDTHxHEIGHT``, noisy as a camera's is."""
+    width, height = map(int, size.split("x"))
+    image = Image.open(photo).convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    noise = np.random.default_rng(0).normal(0, 4, (height, width, 1))
+    Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8)).save(target, quality=92)
+    return target
+
+
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(
@@ -55,25 +67,29 @@ def main() -> None:
     )
     parser.add_argument("photo", nargs="?", type=Path, default=EXAMPLE)
     parser.add_argument("--model", default="", help="as decoupe cut -m takes it; else the embedded default")
+    parser.add_argument("--size", metavar="WxH", help="enlarge the photograph first, with a camera's noise")
     parser.add_argument("--repeats", type=int, default=10)
     options = parser.parse_args()
 
     totals, stages = [], []
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "cut.png")
+        photo = options.photo
+        if options.size:
+            photo = enlarged(photo, options.size, Path(folder) / f"{options.size}.jpg")
         model = ["-m", options.model] if options.model else []
         command = [
             sys.executable,
             "-m",
             "decoupe",
             "cut",
-            str(options.photo),
+            str(photo),
             "-o",
             out,
             "--overwrite",
             *model,
         ]
-        apart = [sys.executable, "-c", STAGES, str(options.photo), out, options.model]
+        apart = [sys.executable, "-c", STAGES, str(photo), out, options.model]
         seconds_of(command)
         for _ in range(options.repeats):
             totals.append(seconds_of(command)[0])
@@ -82,7 +98,7 @@ def main() -> None:
             stages.append({"interpreter": interpreter, **measured})
 
     print(f"{machine()}; {versions('numpy', 'pillow', 'onnxruntime')}\n")
-    print(f"`decoupe cut {options.photo.name}`, {options.repeats} fresh processes\n")
+    print(f"`decoupe cut {photo.name}`, {options.repeats} fresh processes\n")
     figures = [statistics.median(totals), min(totals), max(totals)]
     print_table(["", "median, s", "least, s", "most, s"], [["whole command", *(f"{x:.2f}" for x in figures)]])
     print()
