@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from decoupe.errors import ConfigError, InputError, unknown
+from decoupe.layers.linear import linear
 
 Method = Literal["auto", "rows", "torchvision", "gather"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -75,7 +76,7 @@ def deform_conv2d(
         InputError: shapes that do not belong together.
         ConfigError: an unknown method, a working memory below 1.
     """
-    geometry = _Geometry(_pair(weight.shape[2:]), _pair(stride), _pair(padding), _pair(dilation))
+    geometry = Geometry(_pair(weight.shape[2:]), _pair(stride), _pair(padding), _pair(dilation))
     _check_shapes(x, offset, modulation, weight, geometry)
     if working_memory < 1:
         raise ConfigError(f"working_memory is {working_memory} bytes: give 1 or more")
@@ -151,7 +152,9 @@ class DeformConv2d(nn.Module):
         )
 
 
-class _Geometry(NamedTuple):
+class Geometry(NamedTuple):
+    """Where a convolution's taps lie: sides in pixels, each ``(rows, columns)``."""
+
     kernel: Pair
     stride: Pair
     padding: Pair
@@ -192,23 +195,19 @@ class _Rows(torch.autograd.Function):
         offset: Tensor,
         modulation: Tensor,
         weight: Tensor,
-        geometry: _Geometry,
+        geometry: Geometry,
         working_memory: int,
     ) -> Tensor:
         ctx.save_for_backward(x, offset, modulation, weight)
         ctx.geometry, ctx.working_memory = geometry, working_memory
-        kernel = _kernel_matrix(weight)  # (out, taps·C)
-        size = _pair(offset.shape[2:])
-        shape = (len(x), len(kernel), *size)
+        kernel = kernel_matrix(weight)  # (out, taps·C)
+        shape = (len(x), len(kernel), *offset.shape[2:])
         out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
         rows = out.flatten(2).transpose(1, 2)  # (N, H'·W', out), a view in either layout
-        corner, tap = geometry.grid(size, offset)
         for n, image in enumerate(x):
-            table = _table(image)
-            for block in _blocks(rows.shape[1], kernel, working_memory):
-                place = _taps_last(offset[n], block, 2) + corner[block] + tap
-                columns = _sample(table, *_bags(place, _taps_last(modulation[n], block), image))
-                torch.mm(columns.view(-1, kernel.shape[1]), kernel.T, out=rows[n, block])
+            found = columns(table_of(image), offset[n], modulation[n], geometry, working_memory)
+            for block, taps in found:
+                rows[n, block] = linear(taps, kernel)
         return out
 
     @staticmethod
@@ -217,29 +216,29 @@ class _Rows(torch.autograd.Function):
         inputs = ctx.saved_tensors  # read once: activation checkpointing gives them no second time
         x, offset, modulation, weight = inputs
         x, weight, grad = (tensor.to(offset.dtype) for tensor in (x, weight, grad.flatten(2)))
-        kernel = _kernel_matrix(weight)
+        kernel = kernel_matrix(weight)
         corner, tap = ctx.geometry.grid(_pair(offset.shape[2:]), offset)
         grad_x = torch.empty_like(x)
         grad_offset = torch.empty_like(offset.flatten(2), memory_format=torch.contiguous_format)
         grad_modulation = torch.empty_like(modulation.flatten(2), memory_format=torch.contiguous_format)
         grad_kernel = torch.zeros_like(kernel)
         for n, image in enumerate(x):
-            table = _table(image)
-            grad_table = torch.zeros_like(table)
-            for block in _blocks(grad.shape[2], kernel, ctx.working_memory):
+            table = table_of(image)
+            grad_table = torch.zeros_like(table.rows)
+            for block in _blocks(grad.shape[2], kernel.shape[1], kernel.dtype, ctx.working_memory):
                 place = (_taps_last(offset[n], block, 2) + corner[block] + tap).requires_grad_()
                 factor = _taps_last(modulation[n], block).detach().requires_grad_()
                 with torch.enable_grad():
-                    index, share = _bags(place, factor, image)
-                    columns = _sample(table, index, share)
-                grad_kernel.addmm_(grad[n, :, block], columns.detach().view(-1, kernel.shape[1]))
-                grad_columns = (grad[n, :, block].T @ kernel).view_as(columns)
-                grad_place, grad_factor = torch.autograd.grad(columns, (place, factor), grad_columns)
+                    index, share = _bags(place, factor, table)
+                    sampled = _sample(table, index, share)
+                grad_kernel.addmm_(grad[n, :, block], sampled.detach().view(-1, kernel.shape[1]))
+                grad_sampled = (grad[n, :, block].T @ kernel).view_as(sampled)
+                grad_place, grad_factor = torch.autograd.grad(sampled, (place, factor), grad_sampled)
                 grad_offset[n, :, block] = grad_place.flatten(1).T
                 grad_modulation[n, :, block] = grad_factor.T
                 for row, part in zip(index.long().T, share.detach().T, strict=True):
-                    grad_table.index_add_(0, row, grad_columns * part[:, None])
-            grad_x[n] = _table_gradient(grad_table, image)
+                    grad_table.index_add_(0, row, grad_sampled * part[:, None])
+            grad_x[n] = _table_gradient(grad_table, table)
         grad_weight = grad_kernel.view(len(kernel), *weight.shape[2:], -1).permute(0, 3, 1, 2)
         gradients = (
             grad_x,
@@ -256,13 +255,27 @@ def _layout(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format if plain else torch.channels_last
 
 
-def _kernel_matrix(weight: Tensor) -> Tensor:
+def kernel_matrix(weight: Tensor) -> Tensor:
     """Weight ``(out, C, kh, kw)`` -> ``(out, taps·C)``, the order of a row of columns."""
     return weight.permute(0, 2, 3, 1).flatten(1)
 
 
-def _table(image: Tensor) -> Tensor:
-    """Map ``(C, H, W)`` -> one row per pixel ``((H+3)·(W+3), C)``.
+class Table(NamedTuple):
+    """A map as a table of pixels.
+
+    Attributes:
+        rows: one per pixel ``((H+3)·(W+3), C)``.
+        height: H.
+        width: W.
+    """
+
+    rows: Tensor
+    height: int
+    width: int
+
+
+def table_of(image: Tensor) -> Table:
+    """Map ``(C, H, W)`` -> its table.
 
     The map stands in a frame of zeros, one pixel before it and two after, so that every neighbour of a
     place in [-1, H] × [-1, W] has a row, and those outside the map count nothing.
@@ -272,19 +285,45 @@ def _table(image: Tensor) -> Tensor:
     table[1 : height + 1, 1 : width + 1] = image.permute(1, 2, 0)
     for edge in (table[:1], table[-2:], table[:, :1], table[:, -2:]):
         edge.zero_()
-    return table.flatten(0, 1)
+    return Table(table.flatten(0, 1), height, width)
 
 
-def _table_gradient(grad: Tensor, image: Tensor) -> Tensor:
-    """The way back of `_table`: rows ``((H+3)·(W+3), C)`` -> map ``(C, H, W)``."""
-    channels, height, width = image.shape
-    rows = grad.view(height + 3, width + 3, channels)
-    return rows[1 : height + 1, 1 : width + 1].permute(2, 0, 1)
+def _table_gradient(grad: Tensor, table: Table) -> Tensor:
+    """The way back of `table_of`: rows ``((H+3)·(W+3), C)`` -> map ``(C, H, W)``."""
+    rows = grad.view(table.height + 3, table.width + 3, -1)
+    return rows[1 : table.height + 1, 1 : table.width + 1].permute(2, 0, 1)
 
 
-def _blocks(pixels: int, kernel: Tensor, working_memory: int) -> Iterator[slice]:
-    """Slices of the output's pixels, each of at most ``working_memory`` bytes of columns."""
-    step = max(1, working_memory // (kernel.shape[1] * kernel.element_size()))
+def columns(
+    table: Table,
+    offset: Tensor,
+    modulation: Tensor,
+    geometry: Geometry,
+    working_memory: int = WORKING_MEMORY,
+) -> Iterator[tuple[slice, Tensor]]:
+    """What the taps of every output pixel read, a block of pixels after the other.
+
+    Args:
+        table: the map's.
+        offset: ``(2·taps, H', W')``, as `deform_conv2d` takes it; float32 or float64.
+        modulation: ``(taps, H', W')``.
+        geometry: of the convolution.
+        working_memory: bytes that one block may take.
+
+    Yields:
+        The block among the H'·W' output pixels, its columns ``(P, taps·C)`` in the table's precision.
+    """
+    corner, tap = geometry.grid(_pair(offset.shape[1:]), offset)
+    width = len(tap) * table.rows.shape[1]
+    for block in _blocks(len(corner), width, table.rows.dtype, working_memory):
+        place = _taps_last(offset, block, 2) + corner[block] + tap
+        sampled = _sample(table, *_bags(place, _taps_last(modulation, block), table))
+        yield block, sampled.view(-1, width)
+
+
+def _blocks(pixels: int, width: int, dtype: torch.dtype, working_memory: int) -> Iterator[slice]:
+    """Slices of the output's pixels, each of at most ``working_memory`` bytes of columns ``width`` wide."""
+    step = max(1, working_memory // (width * dtype.itemsize))
     for start in range(0, pixels, step):
         yield slice(start, min(start + step, pixels))
 
@@ -294,18 +333,18 @@ def _taps_last(field: Tensor, block: slice, *values: int) -> Tensor:
     return field.flatten(1)[:, block].T.contiguous().view(-1, field.shape[0] // math.prod(values), *values)
 
 
-def _bags(place: Tensor, factor: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+def _bags(place: Tensor, factor: Tensor, table: Table) -> tuple[Tensor, Tensor]:
     """Which four rows of the table every tap mixes, and how much of each.
 
     Args:
         place: (y, x) of every tap ``(P, taps, 2)`` in pixels of the map.
         factor: the modulation ``(P, taps)``.
-        image: the map ``(C, H, W)``, for its size.
+        table: the map's, for its size.
 
     Returns:
         index int32 ``(P·taps, 4)``, share ``(P·taps, 4)``.
     """
-    height, width = image.shape[1:]
+    height, width = table.height, table.width
     line = width + 3
     y, x = place[..., 0].clamp(-1, height), place[..., 1].clamp(-1, width)
     top, left = y.detach().floor(), x.detach().floor()
@@ -319,13 +358,14 @@ def _bags(place: Tensor, factor: Tensor, image: Tensor) -> tuple[Tensor, Tensor]
     return index, share.view(-1, 4)
 
 
-def _sample(table: Tensor, index: Tensor, share: Tensor) -> Tensor:
-    """Weighted sums of four rows of the table ``(R, C)`` -> ``(P·taps, C)``."""
-    return F.embedding_bag(index, table, per_sample_weights=share.to(table.dtype), mode="sum")
+def _sample(table: Table, index: Tensor, share: Tensor) -> Tensor:
+    """Weighted sums of four rows of the table -> ``(P·taps, C)``."""
+    weights = share.to(table.rows.dtype)
+    return F.embedding_bag(index, table.rows, per_sample_weights=weights, mode="sum")
 
 
 def _torchvision(
-    x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor, geometry: _Geometry
+    x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor, geometry: Geometry
 ) -> Tensor:
     from torchvision.ops import deform_conv2d as operator
 
@@ -341,7 +381,7 @@ def _torchvision(
     return out.to(x.dtype)
 
 
-def _gather(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+def _gather(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """All taps in one ``grid_sample``: the columns are ``(N, C, H'·W', taps)``, whole."""
     height, width = x.shape[2:]
     corner, tap = geometry.grid(_pair(offset.shape[2:]), offset)
@@ -372,7 +412,7 @@ def _pair(value: int | Sequence[int]) -> Pair:
     return first, second
 
 
-def _check_shapes(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor, geometry: _Geometry) -> None:
+def _check_shapes(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor, geometry: Geometry) -> None:
     if x.ndim != 4 or x.shape[1] != weight.shape[1]:
         raise InputError(
             f"map is {tuple(x.shape)}, weight {tuple(weight.shape)}: give a map (N, {weight.shape[1]}, H, W)"

@@ -1,17 +1,67 @@
-"""A trained model -> an equal, faster one."""
+"""A trained model -> an equal, faster one.
+
+`fuse` is for inference: what training alone needs is gone, and the numbers are the same up to rounding.
+
+- Batch norms are folded into the convolutions before them.
+- A context module adds up what its branches give instead of concatenating it, and deformable branches are
+  sampled, multiplied, rectified and mixed a block of pixels at a time: no map as wide as a branch ever exists.
+- A linear reference at full resolution becomes one 5×5 convolution (`CollapsedReference`).
+- A Swin stage takes a few windows at a time through a whole block, without work on padding (`SwinStage`).
+- Linear layers are computed at the rate of convolutions (`decoupe.layers.linear`).
+- Maps lie channels last.
+
+On a CPU they save time and memory. On CUDA and while a compiler or an exporter traces them, modules that
+work in blocks compute whole maps as the plain ones do.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import TypeVar
+from typing import NamedTuple, TypeVar, cast
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from decoupe.layers.deform import DeformConv2d
+from decoupe.backbones.swin import Swin, SwinBlock, shifted_regions, to_windows
+from decoupe.layers.blocks import ASPP
+from decoupe.layers.deform import DeformConv2d, Geometry, columns, kernel_matrix, table_of
+from decoupe.layers.linear import linear
+from decoupe.models.birefnet import BiRefNet, InwardReference
 
 Model = TypeVar("Model", bound=nn.Module)
+
+CHUNK = 4 * 2**20
+"""Bytes of the widest tensor of a chunk of windows: it stays in the cache."""
+
+LEAST_TOKENS = 1024
+"""Of a chunk, however wide: a product of fewer rows spends its time on reading weights."""
+
+
+def fuse(model: Model) -> Model:
+    """Make a model faster, in place.
+
+    Args:
+        model: changed; pass ``copy.deepcopy(model)`` to keep it. It cannot be trained or saved any more.
+
+    Returns:
+        The model, in evaluation mode.
+    """
+    fold_(model.eval())
+    if isinstance(model, BiRefNet):
+        collapse_tail(model)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if (faster := FASTER.get(type(child))) is not None:
+                setattr(module, name, faster(child))
+        if isinstance(module, Swin):
+            module.stages = nn.ModuleList(SwinStage(cast(nn.Sequential, stage)) for stage in module.stages)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.to(memory_format=torch.channels_last)
 
 
 def fold_batch_norm(model: Model) -> Model:
@@ -26,7 +76,11 @@ def fold_batch_norm(model: Model) -> Model:
     Returns:
         The copy, in evaluation mode.
     """
-    model = copy.deepcopy(model).eval()
+    return fold_(copy.deepcopy(model).eval())
+
+
+def fold_(model: Model) -> Model:
+    """`fold_batch_norm` in place."""
     for sequence in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
         children = list(sequence.named_children())
         for (name, layer), (norm_name, norm) in pairwise(children):
@@ -40,3 +94,241 @@ def fold_batch_norm(model: Model) -> Model:
                 continue
             setattr(sequence, norm_name, nn.Identity())
     return model
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` at the rate of convolutions; it takes over another's parameters."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
+        self.weight, self.bias = plain.weight, plain.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., in)`` -> ``(..., out)``."""
+        return linear(x, self.weight, self.bias)
+
+
+class Context(nn.Module):
+    """An `ASPP` that adds up what its branches give instead of concatenating it.
+
+    Its 1×1 convolution of a concatenation is the sum of a 1×1 convolution of each part.
+
+    Args:
+        plain: with batch norms folded.
+    """
+
+    def __init__(self, plain: ASPP) -> None:
+        super().__init__()
+        mix = cast(nn.Conv2d, cast(nn.Sequential, plain.fuse[0])[0])
+        *parts, pooled = mix.weight.chunk(len(plain.branches) + 1, dim=1)
+        self.branches = nn.ModuleList(
+            DeformableBranch(branch[0]) if isinstance(branch[0], DeformConv2d) else branch
+            for branch in cast("list[nn.Sequential]", list(plain.branches))
+        )
+        self.mixes = nn.ParameterList(nn.Parameter(part.clone()) for part in parts)
+        self.pooled = plain.pooled
+        self.pooled_mix = nn.Parameter(pooled.clone())
+        self.bias = cast(nn.Parameter, mix.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` -> ``(N, out, H, W)``."""
+        total = F.conv2d(self.pooled(x), self.pooled_mix, self.bias)  # (N, out, 1, 1)
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            total = total.expand(-1, -1, *x.shape[-2:]).contiguous(memory_format=torch.channels_last)
+        for branch, mix in zip(self.branches, self.mixes, strict=True):
+            if isinstance(branch, DeformableBranch) and total.shape[-2:] == x.shape[-2:]:
+                branch.add_mixed(x, mix, total)
+            else:
+                total = total + F.conv2d(branch(x), mix)
+        return total.relu_()
+
+
+class DeformableBranch(nn.Module):
+    """A deformable convolution and its ReLU; one convolution predicts offsets and modulation.
+
+    Args:
+        plain: with its batch norm folded.
+    """
+
+    def __init__(self, plain: DeformConv2d) -> None:
+        super().__init__()
+        self.plain = plain
+        self.taps = plain.modulation.out_channels
+        self.geometry = Geometry(
+            *(cast("tuple[int, int]", side) for side in (plain.conv.kernel_size, plain.conv.stride)),
+            (plain.padding, plain.padding),
+            (1, 1),
+        )
+        predictors = plain.offset, plain.modulation
+        self.weight = nn.Parameter(torch.cat([p.weight for p in predictors]))
+        self.bias = nn.Parameter(torch.cat([cast(Tensor, p.bias) for p in predictors]))
+        self.kernel = nn.Parameter(kernel_matrix(plain.conv.weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` -> ``(N, width, H, W)``."""
+        return F.relu(self.plain(x))
+
+    def add_mixed(self, x: Tensor, mix: Tensor, total: Tensor) -> None:
+        """Add ``mix`` ``(out, width, 1, 1)`` of the branch to ``total`` ``(N, out, H, W)``, channels last."""
+        fields = F.conv2d(x, self.weight, self.bias, padding=self.geometry.padding).float()
+        for image, field, sums in zip(x, fields, total.permute(0, 2, 3, 1), strict=True):
+            offset, modulation = field[: 2 * self.taps], 2 * field[2 * self.taps :].sigmoid()
+            rows = sums.flatten(0, 1)  # (H·W, out)
+            for block, taps in columns(table_of(image), offset, modulation, self.geometry):
+                hidden = linear(taps, self.kernel, self.plain.conv.bias).relu_()
+                rows[block] += linear(hidden, mix[:, :, 0, 0])
+
+
+class CollapsedReference(nn.Module):
+    """An inward reference at full resolution and the 1×1 head over it, as one 5×5 convolution.
+
+    Two 3×3 convolutions without an activation between are one of 5×5, except in the outermost pixels: there
+    the second reads zeros beyond the edge, where the first would have given something.
+
+    Args:
+        plain: the reference, at stride 1.
+        head: ``(1, C, 1, 1)``, its C channels' weights in the head.
+    """
+
+    def __init__(self, plain: InwardReference, head: Tensor) -> None:
+        super().__init__()
+        first, second = cast("tuple[nn.Conv2d, nn.Conv2d]", tuple(plain.convs))
+        self.first = first
+        self.second = nn.Parameter(torch.einsum("oc,cihw->oihw", head[:, :, 0, 0], second.weight))
+        self.bias = nn.Parameter(head[:, :, 0, 0] @ cast(Tensor, second.bias))
+        # What the pair answers to an impulse, turned round, is the kernel of the whole.
+        kernel = F.conv_transpose2d(self.second, first.weight)
+        self.kernel = nn.Parameter(kernel)
+        constant = self.second.sum(dim=(2, 3)) @ cast(Tensor, first.bias)
+        self.constant = nn.Parameter(constant + self.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` -> its part of the logits ``(N, 1, H, W)``."""
+        out = F.conv2d(image, self.kernel, self.constant, padding=2)
+        height, width = image.shape[-2:]
+        if torch.compiler.is_compiling() or min(height, width) >= 4:
+            out[:, :, :1] = self.pair(image[:, :, :3])[:, :, :1]
+            out[:, :, -1:] = self.pair(image[:, :, -3:])[:, :, -1:]
+            out[..., :1] = self.pair(image[..., :3])[..., :1]
+            out[..., -1:] = self.pair(image[..., -3:])[..., -1:]
+        return out
+
+    def pair(self, image: Tensor) -> Tensor:
+        """The two convolutions, one after the other."""
+        return F.conv2d(self.first(image), self.second, self.bias, padding=1)
+
+
+def collapse_tail(model: BiRefNet) -> None:
+    """Replace the reference at full resolution, where it is linear, and the head's weights for it."""
+    decoder = model.decoder
+    if not decoder.inward:
+        return
+    last = cast(InwardReference, decoder.inward[-1])
+    own = decoder.head.in_channels - last.convs[-1].out_channels
+    weight = decoder.head.weight.detach()
+    decoder.inward[-1] = CollapsedReference(last, weight[:, own:])
+    head = nn.Conv2d(own + 1, 1, 1)
+    head.weight = nn.Parameter(torch.cat([weight[:, :own], torch.ones_like(weight[:, :1])], dim=1))
+    head.bias = decoder.head.bias
+    decoder.head = head
+
+
+class Chunk(NamedTuple):
+    """Some windows of a map of H·W cells, L cells each.
+
+    Attributes:
+        windows: how many.
+        cells: which cells of the map they hold, window by window; padding is left out.
+        slots: where those stand among the windows·L; None where nothing is padded.
+        apart: −100 between cells that do not see each other ``(windows, 1, L, L)``; None where all do.
+    """
+
+    windows: int
+    cells: Tensor
+    slots: Tensor | None
+    apart: Tensor | None
+
+
+class SwinStage(nn.Module):
+    """The blocks of a Swin stage, a few windows at a time through each.
+
+    A token belongs to one window, so a block is computed window by window: gathered, through attention and
+    perceptron, and put back, while everything is in the cache. Windows at the border, which are padded or
+    hold a seam of the cyclic shift, come by themselves. A padded token is never projected: its query, key
+    and value are the projection's bias.
+
+    Args:
+        plain: the blocks.
+    """
+
+    def __init__(self, plain: nn.Sequential) -> None:
+        super().__init__()
+        self.blocks = cast("nn.ModuleList | list[SwinBlock]", nn.ModuleList(plain))
+        self.biases = nn.ParameterList(
+            nn.Parameter(block.attention.bias_table[block.attention.index].permute(2, 0, 1)[None].clone())
+            for block in self.blocks
+        )  # (1, heads, L, L) each
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, H, W, C)`` -> map ``(B, H, W, C)``."""
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            for block in self.blocks:
+                x = block(x)
+            return x
+        B, H, W, C = x.shape
+        rows = x.reshape(B, H * W, C).float().clone()  # sums stay in float32, whatever multiplies
+        chunks: dict[int, list[Chunk]] = {}
+        for block, bias in zip(self.blocks, self.biases, strict=True):
+            if block.shift not in chunks:
+                chunks[block.shift] = list(windows(H, W, block, C))
+            for image in rows:
+                for chunk in chunks[block.shift]:
+                    step(block, bias, image, chunk)
+        return rows.view(B, H, W, C).to(x.dtype)
+
+
+def step(block: SwinBlock, bias: Tensor, rows: Tensor, chunk: Chunk) -> None:
+    """One block for some windows of a map ``(H·W, C)``, in place."""
+    attention, (grow, _, shrink) = block.attention, cast("tuple[nn.Linear, nn.Module, nn.Linear]", block.mlp)
+    x = rows.index_select(0, chunk.cells)  # (T, C)
+    y = linear(block.norm1(x), attention.qkv.weight, attention.qkv.bias)  # (T, 3C)
+    length, channels = bias.shape[-1], x.shape[1]
+    if chunk.slots is not None:
+        whole = attention.qkv.bias.to(y.dtype).repeat(chunk.windows * length, 1)
+        y = whole.index_copy_(0, chunk.slots, y)
+    heads = (chunk.windows, length, 3, attention.heads, channels // attention.heads)
+    q, k, v = y.view(heads).permute(2, 0, 3, 1, 4)  # (windows, heads, L, C/heads) each
+    mask = bias if chunk.apart is None else bias + chunk.apart
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
+    y = y.transpose(1, 2).reshape(-1, channels)  # (windows·L, C)
+    if chunk.slots is not None:
+        y = y.index_select(0, chunk.slots)
+    x += linear(y, attention.proj.weight, attention.proj.bias)
+    y = F.gelu(linear(block.norm2(x), grow.weight, grow.bias))  # (T, 4C)
+    x += linear(y, shrink.weight, shrink.bias)
+    rows.index_copy_(0, chunk.cells, x)
+
+
+def windows(height: int, width: int, block: SwinBlock, channels: int) -> Iterator[Chunk]:
+    """The windows of a map, those that are whole and undivided first."""
+    side, shift = block.window, block.shift
+    rows, columns = height + -height % side, width + -width % side
+    cells = torch.full((rows, columns), -1)
+    cells[:height, :width] = torch.arange(height * width).view(height, width)
+    regions = shifted_regions(rows, columns, side, shift, cells.device) if shift else torch.zeros_like(cells)
+    cells = cells.roll((-shift, -shift), dims=(0, 1))
+    cells, regions = (to_windows(each[None, :, :, None], side)[..., 0] for each in (cells, regions))
+    divided = (regions != regions[:, :1]).any(dim=1)
+    plain = (cells >= 0).all(dim=1) & ~divided
+    tokens = max(LEAST_TOKENS, CHUNK // (4 * 4 * channels))
+    step = max(1, tokens // side**2)
+    for part in cells[plain].split(step):
+        yield Chunk(len(part), part.flatten(), None, None)
+    for part, labels in zip(cells[~plain].split(step), regions[~plain].split(step), strict=True):
+        apart = (labels[:, :, None] != labels[:, None, :])[:, None] * -100.0
+        slots = (part.flatten() >= 0).nonzero()[:, 0]
+        yield Chunk(len(part), part.flatten()[slots], slots, apart if shift else None)
+
+
+FASTER: dict[type[nn.Module], Callable[..., nn.Module]] = {ASPP: Context, nn.Linear: Linear}
+"""Modules that are replaced wherever they stand, by what."""
