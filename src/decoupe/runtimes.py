@@ -151,11 +151,15 @@ class _TorchModel:
         loaded: the model and how to feed it.
         name: what to call it.
         device: where it computes.
-        dtype: ``"auto"`` is float16 on CUDA and float32 elsewhere. Below float32 the model runs under
-            autocast, and a picture whose result is not finite is computed again in float32.
+        dtype: ``"auto"`` is float16 on CUDA, bfloat16 on CPUs that compute in it and float32 elsewhere.
+            Below float32 the model runs under autocast, and in float16 a picture whose result is not finite
+            is computed again in float32: bfloat16 has no smaller range.
+        fuse: whether to make it faster by `decoupe.models.fuse.fuse`.
     """
 
-    def __init__(self, loaded: LoadedModel, name: str, device: torch.device, dtype: str) -> None:
+    def __init__(
+        self, loaded: LoadedModel, name: str, device: torch.device, dtype: str, *, fuse: bool = True
+    ) -> None:
         self._device = device
         self.name = name
         self.device = str(device)
@@ -163,6 +167,14 @@ class _TorchModel:
         self.preprocessing: Preprocessing = loaded.preprocessing
         self.notes = tuple(loaded.notes)
         self.module = loaded.model.to(device).eval()
+        if fuse:
+            import torch
+
+            from decoupe.models import fuse as fusion
+
+            fusion.fuse(self.module)
+            if device.type == "cpu" and self.dtype == "bfloat16":
+                fusion.lower(self.module, torch.bfloat16)
 
     def _outputs(self, read: Callable[[Any], tuple[torch.Tensor, ...]], *inputs: Floats) -> list[Floats]:
         """What ``read`` takes out of the module's output for a batch, as float32 arrays."""
@@ -173,7 +185,7 @@ class _TorchModel:
                 batch = [torch.from_numpy(images).to(self._device) for images in inputs]
                 found = self._computed(read, batch, self.dtype)
                 # One picture at a time, so that none is computed differently for its neighbours' sake.
-                for index in range(len(batch[0]) if self.dtype != "float32" else 0):
+                for index in range(len(batch[0]) if self.dtype == "float16" else 0):
                     if not all(bool(torch.isfinite(tensor[index]).all()) for tensor in found):
                         alone = [images[index : index + 1] for images in batch]
                         exact = self._computed(read, alone, "float32")
@@ -213,8 +225,10 @@ class TorchRuntime(_TorchModel):
 class TorchSegmentRuntime(_TorchModel):
     """A checkpoint of a segment model computed by PyTorch; `open_runtime` makes one."""
 
-    def __init__(self, loaded: LoadedModel, name: str, device: torch.device, dtype: str) -> None:
-        super().__init__(loaded, name, device, dtype)
+    def __init__(
+        self, loaded: LoadedModel, name: str, device: torch.device, dtype: str, *, fuse: bool = True
+    ) -> None:
+        super().__init__(loaded, name, device, dtype, fuse=fuse)
         self.vocabulary = loaded.vocabulary
 
     def __call__(self, images: Floats) -> tuple[Floats, Floats]:
@@ -223,7 +237,7 @@ class TorchSegmentRuntime(_TorchModel):
         return classes, masks
 
 
-def _open_torch(model: str, device: str, dtype: str) -> TorchRuntime | TorchSegmentRuntime:
+def _open_torch(model: str, device: str, dtype: str, fuse: bool) -> TorchRuntime | TorchSegmentRuntime:
     from decoupe.weights import load_model, require_torch
 
     # Huge pages where the system leaves them to the program: 10 times fewer page faults; pvt_v2_b0 at
@@ -235,8 +249,8 @@ def _open_torch(model: str, device: str, dtype: str) -> TorchRuntime | TorchSegm
     chosen = _torch_device(device)
     loaded = load_model(model)
     if loaded.family in registry.SEGMENT_FAMILIES:
-        return TorchSegmentRuntime(loaded, model, chosen, dtype)
-    return TorchRuntime(loaded, model, chosen, dtype)
+        return TorchSegmentRuntime(loaded, model, chosen, dtype, fuse=fuse)
+    return TorchRuntime(loaded, model, chosen, dtype, fuse=fuse)
 
 
 def open_runtime(
@@ -245,6 +259,7 @@ def open_runtime(
     device: str | None = None,
     dtype: str | None = None,
     runtime: str | None = None,
+    fuse: bool = True,
 ) -> Runtime | SegmentRuntime:
     """Open a model for computing.
 
@@ -254,10 +269,11 @@ def open_runtime(
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None or ``"auto"`` takes the fastest there is.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``; None or ``"auto"`` chooses by device.
         runtime: ``"onnx"`` or ``"torch"``; None or ``"auto"`` follows from the model.
+        fuse: compute a checkpoint in its equal, faster form (`decoupe.models.fuse`).
 
     Raises:
         UnknownModelError: no such name or file.
-        InputError: a runtime that cannot compute this model.
+        InputError: a runtime that cannot compute this model, or ``fuse=False`` for an ``.onnx`` file.
         DeviceError: a device or precision that this machine does not have.
         MissingExtraError: the model needs PyTorch, which is not installed.
         ModelError: the weights cannot be had or read.
@@ -273,7 +289,11 @@ def open_runtime(
             f"model {str(model)!r} runs on {kind}, not on {runtime}: {remedy}, or leave runtime out"
         )
     if kind == "torch":
-        return _open_torch(str(model), device or "auto", dtype or "auto")
+        return _open_torch(str(model), device or "auto", dtype or "auto", fuse)
+    if not fuse:
+        raise InputError(
+            f"{model or 'the embedded model'} is an ONNX file, fused as it was written: leave fuse out"
+        )
     if dtype not in (None, "auto", "float32"):
         raise DeviceError(f"dtype {dtype} was asked for, ONNX files compute in float32: leave dtype out")
     if spec is not None:
@@ -458,5 +478,15 @@ def _torch_device(device: str) -> torch.device:
 
 def _torch_dtype(dtype: str, device: torch.device) -> str:
     if dtype == "auto":
-        return "float16" if device.type == "cuda" else "float32"
+        if device.type == "cuda":
+            return "float16"
+        return "bfloat16" if device.type == "cpu" and _computes_in_bfloat16() else "float32"
     return dtype
+
+
+def _computes_in_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 by instructions of its own: others are slower in it."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

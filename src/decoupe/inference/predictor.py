@@ -381,6 +381,7 @@ def load(
     minmax: bool = False,
     guided: bool | None = None,
     segments: str | Path | None = None,
+    fuse: bool = True,
 ) -> Predictor: ...
 
 
@@ -395,6 +396,7 @@ def load(
     minmax: bool = False,
     guided: bool | None = None,
     segments: str | Path | None = None,
+    fuse: bool = True,
 ) -> Any: ...  # the name decides whether it gives mattes or segments
 
 
@@ -408,6 +410,7 @@ def load(
     minmax: bool = False,
     guided: bool | None = None,
     segments: str | Path | None = None,
+    fuse: bool = True,
 ) -> Predictor | Segmenter:
     """Open a model; what was chosen is in its ``repr``.
 
@@ -424,6 +427,8 @@ def load(
         guided: enlarge mattes along the photographs' outlines; None follows the model, see `Predictor`.
         segments: the model that finds what ``what=`` names, as ``model`` is given; opened when it is first
             needed. None is the catalogue's ``maskformer-swin-base-coco``.
+        fuse: compute a checkpoint in its equal, faster form (`decoupe.models.fuse`); False for the model as
+            it was trained.
 
     Returns:
         A `Predictor` for a matte model, a `Segmenter` for one that names segments.
@@ -437,7 +442,7 @@ def load(
     """
     if segments is not None:
         find_spec(segments)  # an unknown name is told now, not when it is needed
-    opened = open_runtime(model, device=device, dtype=dtype, runtime=runtime)
+    opened = open_runtime(model, device=device, dtype=dtype, runtime=runtime, fuse=fuse)
     spec = find_spec(model)
     if isinstance(opened, SegmentRuntime):
         if minmax or guided is not None or segments is not None:

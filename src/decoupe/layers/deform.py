@@ -364,9 +364,7 @@ def _sample(table: Table, index: Tensor, share: Tensor) -> Tensor:
     return F.embedding_bag(index, table.rows, per_sample_weights=weights, mode="sum")
 
 
-def _torchvision(
-    x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor, geometry: Geometry
-) -> Tensor:
+def _torchvision(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     from torchvision.ops import deform_conv2d as operator
 
     out: Tensor = operator(

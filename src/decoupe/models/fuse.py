@@ -3,8 +3,8 @@
 `fuse` is for inference: what training alone needs is gone, and the numbers are the same up to rounding.
 
 - Batch norms are folded into the convolutions before them.
-- A context module adds up what its branches give instead of concatenating it, and deformable branches are
-  sampled, multiplied, rectified and mixed a block of pixels at a time: no map as wide as a branch ever exists.
+- A context module adds up what its branches give instead of concatenating it; deformable branches are
+  sampled, multiplied, rectified and mixed a block of pixels at a time: no map as wide as a branch exists.
 - A linear reference at full resolution becomes one 5×5 convolution (`CollapsedReference`).
 - A Swin stage takes a few windows at a time through a whole block, without work on padding (`SwinStage`).
 - Linear layers are computed at the rate of convolutions (`decoupe.layers.linear`).
@@ -17,7 +17,7 @@ work in blocks compute whole maps as the plain ones do.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple, TypeVar, cast
 
@@ -25,12 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.resnet import Bottleneck
 
 from decoupe.backbones.swin import Swin, SwinBlock, shifted_regions, to_windows
 from decoupe.layers.blocks import ASPP
-from decoupe.layers.deform import DeformConv2d, Geometry, columns, kernel_matrix, table_of
+from decoupe.layers.deform import DeformConv2d, Geometry, columns, deform_conv2d, kernel_matrix, table_of
 from decoupe.layers.linear import linear
 from decoupe.models.birefnet import BiRefNet, InwardReference
+from decoupe.models.inspyrenet import ScaleInvariantAttention
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -93,7 +95,58 @@ def fold_(model: Model) -> Model:
             else:
                 continue
             setattr(sequence, norm_name, nn.Identity())
+    for block in [module for module in model.modules() if isinstance(module, Bottleneck)]:
+        for name, norm_name in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
+            setattr(block, name, fuse_conv_bn_eval(getattr(block, name), getattr(block, norm_name)))
+            setattr(block, norm_name, nn.Identity())
     return model
+
+
+def lower(model: Model, dtype: torch.dtype) -> Model:
+    """Hold the weights of a fused model's products in a lower precision, in place.
+
+    Computed under autocast it then casts no weights. Norms, sums of residuals, places and what `EXACT` names
+    keep their precision.
+
+    Args:
+        model: what `fuse` gave.
+        dtype: such as ``torch.bfloat16``.
+
+    Returns:
+        The model.
+    """
+    exact = {
+        part
+        for kind, names in EXACT.items()
+        for module in model.modules()
+        if isinstance(module, kind)
+        for name in names
+        for part in module.get_submodule(name).modules()
+    }
+    products = (
+        nn.Conv2d,
+        nn.Linear,
+        nn.MultiheadAttention,
+        Context,
+        Branch,
+        DeformableBranch,
+        nn.ParameterList,
+    )
+    for module in model.modules():
+        if isinstance(module, products) and module not in exact:
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def in_blocks(x: Tensor) -> bool:
+    """Whether to compute in blocks that stay in the cache: on a CPU, unless a compiler is looking."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def precise(x: Tensor) -> torch.dtype:
+    """The precision that sums and places are kept in: float32, or that of ``x`` where it is higher."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 class Linear(nn.Linear):
@@ -120,63 +173,89 @@ class Context(nn.Module):
     def __init__(self, plain: ASPP) -> None:
         super().__init__()
         mix = cast(nn.Conv2d, cast(nn.Sequential, plain.fuse[0])[0])
-        *parts, pooled = mix.weight.chunk(len(plain.branches) + 1, dim=1)
+        *mixes, pooled = mix.weight.chunk(len(plain.branches) + 1, dim=1)  # (out, width, 1, 1) each
+        branches = cast("list[nn.Sequential]", list(plain.branches))
         self.branches = nn.ModuleList(
-            DeformableBranch(branch[0]) if isinstance(branch[0], DeformConv2d) else branch
-            for branch in cast("list[nn.Sequential]", list(plain.branches))
+            DeformableBranch(branch[0], part) if isinstance(branch[0], DeformConv2d) else Branch(branch, part)
+            for branch, part in zip(branches, mixes, strict=True)
         )
-        self.mixes = nn.ParameterList(nn.Parameter(part.clone()) for part in parts)
         self.pooled = plain.pooled
-        self.pooled_mix = nn.Parameter(pooled.clone())
-        self.bias = cast(nn.Parameter, mix.bias)
+        self.mix = nn.Parameter(pooled.clone())
+        self.bias = mix.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` -> ``(N, out, H, W)``."""
-        total = F.conv2d(self.pooled(x), self.pooled_mix, self.bias)  # (N, out, 1, 1)
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            total = total.expand(-1, -1, *x.shape[-2:]).contiguous(memory_format=torch.channels_last)
-        for branch, mix in zip(self.branches, self.mixes, strict=True):
-            if isinstance(branch, DeformableBranch) and total.shape[-2:] == x.shape[-2:]:
-                branch.add_mixed(x, mix, total)
-            else:
-                total = total + F.conv2d(branch(x), mix)
-        return total.relu_()
+        total = F.conv2d(self.pooled(x), self.mix, self.bias)  # (N, out, 1, 1)
+        if in_blocks(x):
+            total = total.to(precise(x)).expand(-1, -1, *x.shape[-2:])
+            total = total.contiguous(memory_format=torch.channels_last)
+            for branch in cast("Iterable[Branch | DeformableBranch]", self.branches):
+                branch.add_to(total, x)
+        else:
+            for each in self.branches:
+                total = total + each(x)
+        return F.relu(total, inplace=True)
+
+
+class Branch(nn.Module):
+    """One branch of a `Context`, mixed.
+
+    Args:
+        plain: the branch.
+        mix: its part ``(out, width, 1, 1)`` of the 1×1 convolution.
+    """
+
+    def __init__(self, plain: nn.Module, mix: Tensor) -> None:
+        super().__init__()
+        self.plain, self.mix = plain, nn.Parameter(mix.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` -> ``(N, out, H, W)``."""
+        return F.conv2d(self.plain(x), self.mix)
+
+    def add_to(self, total: Tensor, x: Tensor) -> None:
+        """Add what the branch gives for ``x`` to ``total`` ``(N, out, H, W)``."""
+        total += self(x)
 
 
 class DeformableBranch(nn.Module):
-    """A deformable convolution and its ReLU; one convolution predicts offsets and modulation.
+    """A deformable convolution, its ReLU and its mixing; one convolution predicts offsets and modulation.
 
     Args:
         plain: with its batch norm folded.
+        mix: its part ``(out, width, 1, 1)`` of the 1×1 convolution.
     """
 
-    def __init__(self, plain: DeformConv2d) -> None:
+    def __init__(self, plain: DeformConv2d, mix: Tensor) -> None:
         super().__init__()
-        self.plain = plain
-        self.taps = plain.modulation.out_channels
-        self.geometry = Geometry(
-            *(cast("tuple[int, int]", side) for side in (plain.conv.kernel_size, plain.conv.stride)),
-            (plain.padding, plain.padding),
-            (1, 1),
-        )
+        self.conv, self.mix = plain.conv, nn.Parameter(mix.clone())
+        self.taps, self.padding = plain.modulation.out_channels, plain.padding
+        kernel = cast("tuple[int, int]", plain.conv.kernel_size)
         predictors = plain.offset, plain.modulation
-        self.weight = nn.Parameter(torch.cat([p.weight for p in predictors]))
-        self.bias = nn.Parameter(torch.cat([cast(Tensor, p.bias) for p in predictors]))
-        self.kernel = nn.Parameter(kernel_matrix(plain.conv.weight))
+        self.predict = nn.Conv2d(plain.offset.in_channels, 3 * self.taps, kernel, padding=plain.padding)
+        self.predict.weight = nn.Parameter(torch.cat([each.weight for each in predictors]))
+        self.predict.bias = nn.Parameter(torch.cat([cast(Tensor, each.bias) for each in predictors]))
+
+    def fields(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(N, C, H, W)`` -> offset ``(N, 2·taps, H, W)`` and modulation ``(N, taps, H, W)``."""
+        fields = self.predict(x).to(precise(x))
+        return fields[:, : 2 * self.taps], 2 * fields[:, 2 * self.taps :].sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` -> ``(N, width, H, W)``."""
-        return F.relu(self.plain(x))
+        """``(N, C, H, W)`` -> ``(N, out, H, W)``."""
+        found = deform_conv2d(x, *self.fields(x), self.conv.weight, self.conv.bias, padding=self.padding)
+        return F.conv2d(F.relu(found, inplace=True), self.mix)
 
-    def add_mixed(self, x: Tensor, mix: Tensor, total: Tensor) -> None:
-        """Add ``mix`` ``(out, width, 1, 1)`` of the branch to ``total`` ``(N, out, H, W)``, channels last."""
-        fields = F.conv2d(x, self.weight, self.bias, padding=self.geometry.padding).float()
-        for image, field, sums in zip(x, fields, total.permute(0, 2, 3, 1), strict=True):
-            offset, modulation = field[: 2 * self.taps], 2 * field[2 * self.taps :].sigmoid()
-            rows = sums.flatten(0, 1)  # (H·W, out)
-            for block, taps in columns(table_of(image), offset, modulation, self.geometry):
-                hidden = linear(taps, self.kernel, self.plain.conv.bias).relu_()
-                rows[block] += linear(hidden, mix[:, :, 0, 0])
+    def add_to(self, total: Tensor, x: Tensor) -> None:
+        """Add what the branch gives for ``x`` to ``total`` ``(N, out, H, W)``, a block at a time."""
+        kernel, mix = kernel_matrix(self.conv.weight), self.mix[:, :, 0, 0]
+        side = cast("tuple[int, int]", self.conv.kernel_size)
+        geometry = Geometry(side, (1, 1), (self.padding, self.padding), (1, 1))
+        for image, offset, modulation, sums in zip(x.to(kernel.dtype), *self.fields(x), total, strict=True):
+            rows = sums.flatten(1).T  # (H·W, out)
+            for block, taps in columns(table_of(image), offset, modulation, geometry):
+                hidden = linear(taps, kernel, self.conv.bias).relu_()
+                rows[block] += linear(hidden, mix)
 
 
 class CollapsedReference(nn.Module):
@@ -196,17 +275,14 @@ class CollapsedReference(nn.Module):
         self.first = first
         self.second = nn.Parameter(torch.einsum("oc,cihw->oihw", head[:, :, 0, 0], second.weight))
         self.bias = nn.Parameter(head[:, :, 0, 0] @ cast(Tensor, second.bias))
-        # What the pair answers to an impulse, turned round, is the kernel of the whole.
-        kernel = F.conv_transpose2d(self.second, first.weight)
-        self.kernel = nn.Parameter(kernel)
-        constant = self.second.sum(dim=(2, 3)) @ cast(Tensor, first.bias)
-        self.constant = nn.Parameter(constant + self.bias)
+        self.kernel = nn.Parameter(F.conv_transpose2d(self.second, first.weight))  # (1, 3, 5, 5)
+        self.constant = nn.Parameter(self.bias + self.second.sum(dim=(2, 3)) @ cast(Tensor, first.bias))
 
     def forward(self, image: Tensor) -> Tensor:
         """``(N, 3, H, W)`` -> its part of the logits ``(N, 1, H, W)``."""
-        out = F.conv2d(image, self.kernel, self.constant, padding=2)
-        height, width = image.shape[-2:]
-        if torch.compiler.is_compiling() or min(height, width) >= 4:
+        # Each pixel goes straight into its logit, at hardly any cost: always in full precision.
+        with torch.autocast(image.device.type, enabled=False):
+            out = F.conv2d(image, self.kernel, self.constant, padding=2)
             out[:, :, :1] = self.pair(image[:, :, :3])[:, :, :1]
             out[:, :, -1:] = self.pair(image[:, :, -3:])[:, :, -1:]
             out[..., :1] = self.pair(image[..., :3])[..., :1]
@@ -224,7 +300,7 @@ def collapse_tail(model: BiRefNet) -> None:
     if not decoder.inward:
         return
     last = cast(InwardReference, decoder.inward[-1])
-    own = decoder.head.in_channels - last.convs[-1].out_channels
+    own = decoder.head.in_channels - cast(nn.Conv2d, last.convs[-1]).out_channels
     weight = decoder.head.weight.detach()
     decoder.inward[-1] = CollapsedReference(last, weight[:, own:])
     head = nn.Conv2d(own + 1, 1, 1)
@@ -263,22 +339,22 @@ class SwinStage(nn.Module):
 
     def __init__(self, plain: nn.Sequential) -> None:
         super().__init__()
-        self.blocks = cast("nn.ModuleList | list[SwinBlock]", nn.ModuleList(plain))
+        self.blocks = nn.ModuleList(plain)
         self.biases = nn.ParameterList(
             nn.Parameter(block.attention.bias_table[block.attention.index].permute(2, 0, 1)[None].clone())
-            for block in self.blocks
+            for block in cast("Iterable[SwinBlock]", plain)
         )  # (1, heads, L, L) each
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` -> map ``(B, H, W, C)``."""
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
+        if not in_blocks(x):
             for block in self.blocks:
                 x = block(x)
             return x
         B, H, W, C = x.shape
-        rows = x.reshape(B, H * W, C).float().clone()  # sums stay in float32, whatever multiplies
+        rows = x.reshape(B, H * W, C).to(precise(x), copy=True)  # sums stay precise, whatever multiplies
         chunks: dict[int, list[Chunk]] = {}
-        for block, bias in zip(self.blocks, self.biases, strict=True):
+        for block, bias in zip(cast("Iterable[SwinBlock]", self.blocks), self.biases, strict=True):
             if block.shift not in chunks:
                 chunks[block.shift] = list(windows(H, W, block, C))
             for image in rows:
@@ -319,12 +395,14 @@ def windows(height: int, width: int, block: SwinBlock, channels: int) -> Iterato
     cells = cells.roll((-shift, -shift), dims=(0, 1))
     cells, regions = (to_windows(each[None, :, :, None], side)[..., 0] for each in (cells, regions))
     divided = (regions != regions[:, :1]).any(dim=1)
-    plain = (cells >= 0).all(dim=1) & ~divided
-    tokens = max(LEAST_TOKENS, CHUNK // (4 * 4 * channels))
-    step = max(1, tokens // side**2)
-    for part in cells[plain].split(step):
+    border = divided | (cells < 0).any(dim=1)
+    together = max(1, max(LEAST_TOKENS, CHUNK // (16 * channels)) // side**2)
+    for start in range(0, len(whole := cells[~border]), together):
+        part = whole[start : start + together]
         yield Chunk(len(part), part.flatten(), None, None)
-    for part, labels in zip(cells[~plain].split(step), regions[~plain].split(step), strict=True):
+    cells, regions = cells[border], regions[border]
+    for start in range(0, len(cells), together):
+        part, labels = cells[start : start + together], regions[start : start + together]
         apart = (labels[:, :, None] != labels[:, None, :])[:, None] * -100.0
         slots = (part.flatten() >= 0).nonzero()[:, 0]
         yield Chunk(len(part), part.flatten()[slots], slots, apart if shift else None)
@@ -332,3 +410,10 @@ def windows(height: int, width: int, block: SwinBlock, channels: int) -> Iterato
 
 FASTER: dict[type[nn.Module], Callable[..., nn.Module]] = {ASPP: Context, nn.Linear: Linear}
 """Modules that are replaced wherever they stand, by what."""
+
+EXACT: dict[type[nn.Module], tuple[str, ...]] = {
+    # Sums over a whole map enter here.
+    ScaleInvariantAttention: ("key", "value"),
+    CollapsedReference: ("",),
+}
+"""Parts that keep their precision: submodules by the class that holds them, \"\" for all of it."""
