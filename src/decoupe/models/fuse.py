@@ -6,6 +6,7 @@
 - A context module adds up what its branches give instead of concatenating it; deformable branches are
   sampled, multiplied, rectified and mixed a block of pixels at a time: no map as wide as a branch exists.
 - A linear reference at full resolution becomes one 5×5 convolution (`CollapsedReference`).
+- An attention at full resolution is computed in stripes (`StripedAttention`).
 - A Swin stage takes a few windows at a time through a whole block, without work on padding (`SwinStage`).
 - Linear layers are computed at the rate of convolutions (`decoupe.layers.linear`).
 - Maps lie channels last.
@@ -32,12 +33,15 @@ from decoupe.layers.blocks import ASPP
 from decoupe.layers.deform import DeformConv2d, Geometry, columns, deform_conv2d, kernel_matrix, table_of
 from decoupe.layers.linear import linear
 from decoupe.models.birefnet import BiRefNet, InwardReference
-from decoupe.models.inspyrenet import ScaleInvariantAttention
+from decoupe.models.inspyrenet import InSPyReNet, ScaleInvariantAttention
 
 Model = TypeVar("Model", bound=nn.Module)
 
 CHUNK = 4 * 2**20
 """Bytes of the widest tensor of a chunk of windows: it stays in the cache."""
+
+STRIPE = 16 * 2**20
+"""Bytes of a stripe of a map at full resolution."""
 
 LEAST_TOKENS = 1024
 """Of a chunk, however wide: a product of fewer rows spends its time on reading weights."""
@@ -55,6 +59,9 @@ def fuse(model: Model) -> Model:
     fold_(model.eval())
     if isinstance(model, BiRefNet):
         collapse_tail(model)
+    if isinstance(model, InSPyReNet):
+        *inner, last = cast("Iterable[ScaleInvariantAttention]", model.stages)
+        model.stages = nn.ModuleList([*map(StripedAttention, inner), StripedAttention(last, last=True)])
     for module in list(model.modules()):
         for name, child in module.named_children():
             if (faster := FASTER.get(type(child))) is not None:
@@ -295,11 +302,11 @@ class CollapsedReference(nn.Module):
 
 
 def collapse_tail(model: BiRefNet) -> None:
-    """Replace the reference at full resolution, where it is linear, and the head's weights for it."""
+    """Replace the reference at full resolution, if there is one, and the head's weights for it."""
     decoder = model.decoder
-    if not decoder.inward:
+    last = decoder.inward[-1] if decoder.inward else None
+    if not isinstance(last, InwardReference):
         return
-    last = cast(InwardReference, decoder.inward[-1])
     own = decoder.head.in_channels - cast(nn.Conv2d, last.convs[-1]).out_channels
     weight = decoder.head.weight.detach()
     decoder.inward[-1] = CollapsedReference(last, weight[:, own:])
@@ -307,6 +314,40 @@ def collapse_tail(model: BiRefNet) -> None:
     head.weight = nn.Parameter(torch.cat([weight[:, :own], torch.ones_like(weight[:, :1])], dim=1))
     head.bias = decoder.head.bias
     decoder.head = head
+
+
+class StripedAttention(nn.Module):
+    """A `ScaleInvariantAttention` computed in stripes of the map, which stay in the cache.
+
+    Every stripe is computed with as many rows more as its convolutions see beyond it.
+
+    Args:
+        plain: with batch norms folded.
+        last: nobody asks for its feature, and it comes back empty.
+    """
+
+    SEEN = 5  # rows: two 3×3 convolutions make the query, one the context, two mix
+
+    def __init__(self, plain: ScaleInvariantAttention, *, last: bool = False) -> None:
+        super().__init__()
+        self.plain, self.last = plain, last
+
+    def forward(self, x: Tensor, saliency: Tensor, detail: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Feature ``(N, C, h, w)`` and coarser logits -> a feature and detail ``(N, 1, h, w)``."""
+        if not in_blocks(x):
+            found: tuple[Tensor, Tensor] = self.plain(x, saliency, detail)
+            return found
+        key, value = self.plain.memory(x, self.plain.regions(x, saliency, detail))
+        height, width = x.shape[-2:]
+        rows = max(4 * self.SEEN, STRIPE // (x.shape[1] * width * x.element_size()))
+        features, details = [], []
+        for top in range(0, height, rows):
+            above = min(top, self.SEEN)
+            stripe = x[:, :, top - above : top + rows + self.SEEN]
+            feature = self.plain.refine(stripe, key, value)[:, :, above : above + rows]
+            details.append(self.plain.head(feature))
+            features.append(feature[:, :, :0] if self.last else feature)
+        return torch.cat(features, dim=2), torch.cat(details, dim=2)
 
 
 class Chunk(NamedTuple):

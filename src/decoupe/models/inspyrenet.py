@@ -178,16 +178,23 @@ class ScaleInvariantAttention(nn.Module):
 
     def forward(self, x: Tensor, saliency: Tensor, detail: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Feature ``(N, in_channels, h, w)`` and coarser logits -> a feature and detail ``(N, 1, h, w)``."""
-        regions = self.regions(x, saliency, detail)  # (N, R, h, w)
-        query = self.query(x).flatten(2)  # (N, depth, h·w)
+        x = self.refine(x, *self.memory(x, self.regions(x, saliency, detail)))
+        return x, self.head(x)
+
+    def memory(self, x: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Key and value of each region ``(N, R, h, w)``: ``(N, depth, R)`` each."""
         # Contexts are sums over every cell: float16 would overflow before their batch norm.
         with torch.autocast(x.device.type, enabled=False):
             contexts = self.contexts(x.to(self.threshold.dtype), regions)  # (N, C, R, 1)
-            key, value = self.key(contexts).flatten(2), self.value(contexts).flatten(2)  # (N, depth, R)
+            return self.key(contexts).flatten(2), self.value(contexts).flatten(2)
+
+    def refine(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Feature ``(N, in_channels, h, w)`` -> ``(N, depth, h, w)``, every cell told of the regions."""
+        query = self.query(x).flatten(2)  # (N, depth, h·w)
         attention = (query.transpose(1, 2) @ key * key.shape[1] ** -0.5).softmax(dim=-1)  # (N, h·w, R)
         attended = (value @ attention.transpose(1, 2)).unflatten(2, x.shape[-2:])  # (N, depth, h, w)
-        x = self.mix(torch.cat([x, self.context(attended)], dim=1))
-        return x, self.head(x)
+        out: Tensor = self.mix(torch.cat([x, self.context(attended)], dim=1))
+        return out
 
     def contexts(self, x: Tensor, regions: Tensor) -> Tensor:
         """The feature's sum over each region, pooled at the trained size: ``(N, in_channels, R, 1)``."""
