@@ -180,7 +180,7 @@ def test_unusable_metadata(tmp_path: Path) -> None:
 
 
 def test_torch_checkpoints(loaded: Path) -> None:
-    runtime = open_runtime(loaded)
+    runtime = open_runtime(loaded, dtype="float32")
     assert isinstance(runtime, TorchRuntime)
     assert isinstance(runtime, Runtime)
     assert (runtime.device, runtime.dtype, runtime.notes) == ("cpu", "float32", ("backbone: inferred",))
@@ -194,15 +194,22 @@ def test_a_saved_model_predicts_as_it_did(tmp_path: Path) -> None:
     model = BiRefNet(PRESETS["pocket"]).eval()
     path = tmp_path / "pocket.safetensors"
     save_model(model, path, family="birefnet", preprocessing=KEEP)
-    runtime = open_runtime(path)
-    assert runtime.preprocessing == KEEP
     with torch.inference_mode():
         wanted = model(torch.from_numpy(IMAGES[:, :, :32, :32].copy())).logits.sigmoid().numpy()
-    np.testing.assert_allclose(runtime(IMAGES[:, :, :32, :32].copy()), wanted, atol=1e-6)
+    for fuse in (True, False):
+        runtime = open_runtime(path, dtype="float32", fuse=fuse)
+        assert runtime.preprocessing == KEEP
+        np.testing.assert_allclose(runtime(IMAGES[:, :, :32, :32].copy()), wanted, atol=1e-6)
+
+
+def test_the_precision_is_what_the_cpu_computes_in(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for able, dtype in (({"avx512_bf16": True}, "bfloat16"), ({"avx512_f": True}, "float32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert open_runtime(loaded).dtype == dtype
 
 
 def test_lower_precision_is_near_and_given_as_float32(loaded: Path) -> None:
-    exact = open_runtime(loaded)(IMAGES)
+    exact = open_runtime(loaded, dtype="float32")(IMAGES)
     for dtype in ("bfloat16", "float16"):
         runtime = open_runtime(loaded, dtype=dtype)
         assert runtime.dtype == dtype
@@ -218,7 +225,7 @@ def test_what_overflows_is_computed_again_in_float32(loaded: Path) -> None:
     alone = [runtime(images[index : index + 1])[0] for index in range(3)]
     assert np.isfinite(alone).all()
     np.testing.assert_array_equal(runtime(images), alone)
-    np.testing.assert_array_equal(alone[1], open_runtime(loaded)(images)[1])
+    np.testing.assert_array_equal(alone[1], open_runtime(loaded, dtype="float32")(images)[1])
 
 
 def test_missing_devices_and_precisions_are_errors(loaded: Path, tmp_path: Path) -> None:
@@ -240,6 +247,8 @@ def test_runtime_follows_from_the_model(loaded: Path, tmp_path: Path) -> None:
     assert isinstance(open_runtime(onnx_file, runtime="onnx"), OnnxRuntime)
     with pytest.raises(InputError, match="runs on onnx, not on torch"):
         open_runtime(onnx_file, runtime="torch")
+    with pytest.raises(InputError, match="is an ONNX file, fused as it was written: leave fuse out"):
+        open_runtime(onnx_file, fuse=False)
     with pytest.raises(InputError, match="runs on torch, not on onnx: export it"):
         open_runtime(loaded, runtime="onnx")
     with pytest.raises(InputError, match="unknown runtime 'onx'; did you mean 'onnx'"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from decoupe.layers.deform import DeformConv2d
+from decoupe.models.fuse import fuse
 from decoupe.training.losses import gradient_label, picture_gradient
 from decoupe.weights import convert
 from decoupe.weights.birefnet_names import birefnet_config
@@ -25,6 +28,7 @@ def test_evaluation(case: GoldenCase) -> None:
     model = case.model(torch.float32)
     with torch.inference_mode():
         case.check("logits", model(case.image(torch.float32)).logits, FLOAT32)
+        case.check("logits", fuse(copy.deepcopy(model))(case.image(torch.float32)).logits, FLOAT32)
         # The fast form is slow in float64, and training outputs run it there: here the other form.
         for module in model.modules():
             if isinstance(module, DeformConv2d):

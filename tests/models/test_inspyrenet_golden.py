@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
 
 from decoupe.models import InSPyReNet, InSPyReNetOutput
+from decoupe.models.fuse import fuse
 from decoupe.weights import convert
 from decoupe.weights.inspyrenet_names import inspyrenet_config
 from golden import fill
@@ -50,6 +53,7 @@ def test_evaluation(case: GoldenCase) -> None:
     model = case.model(torch.float32)
     with torch.inference_mode():
         check(case, pyramid(case, model, torch.float32), FLOAT32)
+        check(case, pyramid(case, fuse(copy.deepcopy(model)), torch.float32), FLOAT32)
         check(case, pyramid(case, model.double(), torch.float64), FLOAT64)
 
 

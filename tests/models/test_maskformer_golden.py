@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from decoupe.models.fuse import fuse
 from decoupe.models.maskformer import MaskFormerOutput, products
 from decoupe.training.matching import MaskFormerCriterion
 from decoupe.weights.maskformer_names import infer_maskformer_config, maskformer_config
@@ -29,6 +32,7 @@ def test_evaluation(case: GoldenCase) -> None:
     model = case.model(torch.float32)
     with torch.inference_mode():
         check(case, model(case.image(torch.float32)), FLOAT32)
+        check(case, fuse(copy.deepcopy(model))(case.image(torch.float32)), FLOAT32)
         check(case, model.double()(case.image()), FLOAT64)
 
 

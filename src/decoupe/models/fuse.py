@@ -48,7 +48,7 @@ LEAST_TOKENS = 1024
 
 
 def fuse(model: Model) -> Model:
-    """Make a model faster, in place.
+    """Make a model faster, in place; one that is fused already stays as it is.
 
     Args:
         model: changed; pass ``copy.deepcopy(model)`` to keep it. It cannot be trained or saved any more.
@@ -56,18 +56,19 @@ def fuse(model: Model) -> Model:
     Returns:
         The model, in evaluation mode.
     """
+    if any(isinstance(module, FUSED) for module in model.modules()):
+        return model
     fold_(model.eval())
     if isinstance(model, BiRefNet):
         collapse_tail(model)
-    if isinstance(model, InSPyReNet):
-        *inner, last = cast("Iterable[ScaleInvariantAttention]", model.stages)
-        model.stages = nn.ModuleList([*map(StripedAttention, inner), StripedAttention(last, last=True)])
     for module in list(model.modules()):
         for name, child in module.named_children():
             if (faster := FASTER.get(type(child))) is not None:
                 setattr(module, name, faster(child))
         if isinstance(module, Swin):
             module.stages = nn.ModuleList(SwinStage(cast(nn.Sequential, stage)) for stage in module.stages)
+        elif isinstance(module, InSPyReNet):
+            cast(StripedAttention, module.stages[-1]).last = True
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.to(memory_format=torch.channels_last)
@@ -323,14 +324,16 @@ class StripedAttention(nn.Module):
 
     Args:
         plain: with batch norms folded.
+
+    Attributes:
         last: nobody asks for its feature, and it comes back empty.
     """
 
     SEEN = 5  # rows: two 3×3 convolutions make the query, one the context, two mix
 
-    def __init__(self, plain: ScaleInvariantAttention, *, last: bool = False) -> None:
+    def __init__(self, plain: ScaleInvariantAttention) -> None:
         super().__init__()
-        self.plain, self.last = plain, last
+        self.plain, self.last = plain, False
 
     def forward(self, x: Tensor, saliency: Tensor, detail: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Feature ``(N, C, h, w)`` and coarser logits -> a feature and detail ``(N, 1, h, w)``."""
@@ -378,12 +381,12 @@ class SwinStage(nn.Module):
         plain: the blocks.
     """
 
-    def __init__(self, plain: nn.Sequential) -> None:
+    def __init__(self, plain: Iterable[nn.Module]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(plain)
         self.biases = nn.ParameterList(
             nn.Parameter(block.attention.bias_table[block.attention.index].permute(2, 0, 1)[None].clone())
-            for block in cast("Iterable[SwinBlock]", plain)
+            for block in cast("Iterable[SwinBlock]", self.blocks)
         )  # (1, heads, L, L) each
 
     def forward(self, x: Tensor) -> Tensor:
@@ -449,8 +452,14 @@ def windows(height: int, width: int, block: SwinBlock, channels: int) -> Iterato
         yield Chunk(len(part), part.flatten()[slots], slots, apart if shift else None)
 
 
-FASTER: dict[type[nn.Module], Callable[..., nn.Module]] = {ASPP: Context, nn.Linear: Linear}
+FASTER: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    ASPP: Context,
+    nn.Linear: Linear,
+    ScaleInvariantAttention: StripedAttention,
+}
 """Modules that are replaced wherever they stand, by what."""
+
+FUSED = Context, Linear, StripedAttention, SwinStage, CollapsedReference
 
 EXACT: dict[type[nn.Module], tuple[str, ...]] = {
     # Sums over a whole map enter here.

@@ -1,0 +1,175 @@
+"""The fused forms against the plain ones: the same numbers, whatever the size."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
+
+from decoupe import backbones
+from decoupe.backbones.swin import Swin, SwinConfig
+from decoupe.layers.blocks import ASPP, ConvNormAct
+from decoupe.layers.deform import DeformConv2d
+from decoupe.models import BiRefNet, BiRefNetConfig, InSPyReNet, InSPyReNetConfig, fuse
+from decoupe.models.birefnet import PRESETS, InwardReference
+from decoupe.models.inspyrenet import ScaleInvariantAttention
+
+sides = st.integers(1, 40)
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """``model`` with statistics, offsets and biases as training leaves them, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for buffer in (module.running_mean, module.weight.data, module.bias.data):
+                buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.3 + 0.2)
+            module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
+        elif isinstance(module, DeformConv2d):
+            for predictor in (module.offset, module.modulation):
+                nn.init.normal_(predictor.weight, std=0.1, generator=generator)
+                nn.init.normal_(predictor.bias, std=0.5, generator=generator)
+        elif isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+            nn.init.normal_(module.bias, std=0.3, generator=generator)
+    return model.double().eval()
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def agree(plain: Tensor, fused: Tensor) -> None:
+    assert fused.shape == plain.shape
+    assert (plain - fused).abs().max() <= 1e-10 * plain.abs().max().clamp(min=1e-3)
+
+
+@pytest.mark.parametrize("deformable", [True, False])
+@given(height=sides, width=sides, batch=st.integers(1, 2))
+@settings(max_examples=10, deadline=None)
+def test_a_context_adds_up_what_it_concatenated(
+    deformable: bool, height: int, width: int, batch: int
+) -> None:
+    plain = trained(ASPP(6, 5, width=4, deformable=deformable))
+    x = drawn(batch, 6, height, width)
+    with torch.inference_mode():
+        agree(plain(x), fuse.Context(fuse.fold_batch_norm(plain))(x))
+
+
+@given(height=sides, width=sides, batch=st.integers(1, 2))
+@settings(max_examples=15, deadline=None)
+def test_a_swin_transformer_window_by_window(height: int, width: int, batch: int) -> None:
+    plain = trained(Swin(SwinConfig(dim=8, depths=(2, 2), heads=(1, 2), window=4)))
+    image = drawn(batch, 3, 4 * height, 4 * width)
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(fuse, "LEAST_TOKENS", 40)
+        patch.setattr(fuse, "CHUNK", 1)  # two windows of 16 tokens at a time
+        for one, other in zip(plain(image), fuse.fuse(copy.deepcopy(plain))(image), strict=True):
+            agree(one, other)
+
+
+@given(height=st.integers(3, 40), width=st.integers(3, 40))
+@settings(max_examples=15, deadline=None)
+def test_a_reference_at_full_resolution_is_one_convolution(height: int, width: int) -> None:
+    plain = trained(InwardReference(1, 7, BiRefNetConfig(inward_width=5)))
+    head, image = drawn(1, 7, 1, 1), drawn(2, 3, height, width)
+    with torch.inference_mode():
+        wanted = nn.functional.conv2d(plain(image), head)
+        agree(wanted, fuse.CollapsedReference(plain, head).double()(image))
+
+
+@given(height=st.integers(1, 70), width=sides, detail=st.booleans(), last=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_attention_in_stripes(height: int, width: int, detail: bool, last: bool) -> None:
+    plain = trained(ScaleInvariantAttention(12, 8, (8, 8), detail=detail))
+    x, saliency = drawn(2, 12, height, width), drawn(2, 1, (height + 1) // 2, (width + 1) // 2)
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(fuse, "STRIPE", 1)  # 20 rows at a time
+        wanted = plain(x, saliency, saliency if detail else None)
+        striped = fuse.StripedAttention(fuse.fold_batch_norm(plain))
+        striped.last = last
+        found = striped(x, saliency, saliency if detail else None)
+    agree(wanted[1], found[1])
+    if last:
+        assert found[0].numel() == 0
+    else:
+        agree(wanted[0], found[0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()),
+        lambda: nn.Sequential(DeformConv2d(3, 4, 3), nn.BatchNorm2d(4)),
+        lambda: ConvNormAct(3, 4, bias=True),
+        lambda: nn.Sequential(nn.Conv2d(3, 16, 1), Bottleneck(16, 4)),
+    ],
+    ids=["conv", "deformable", "ConvNormAct", "Bottleneck"],
+)
+def test_batch_norms_are_folded(make: Callable[[], nn.Module]) -> None:
+    plain = trained(make())
+    x = drawn(2, 3, 9, 11)
+    with torch.inference_mode():
+        folded = fuse.fold_batch_norm(plain)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+        agree(plain(x), folded(x))
+
+
+MODELS = {
+    "swin": (BiRefNet, BiRefNetConfig(backbone="swin_t", context_width=16), (64, 96)),
+    "nano": (BiRefNet, PRESETS["pocket"], (64, 96)),
+    "pyramid": (InSPyReNet, InSPyReNetConfig(backbone="nano", depth=16, base_size=(64, 64)), (50, 70)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_whole_model_fused_traced_and_lowered(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = SwinConfig(dim=16, depths=(1, 1, 2, 1), heads=(1, 1, 2, 2), window=3)
+    monkeypatch.setitem(backbones.BACKBONES, "swin_t", functools.partial(Swin, narrow))
+    family, config, size = MODELS[name]
+    torch.manual_seed(0)
+    plain = trained(family(config))
+    image = drawn(2, 3, *size)
+    with torch.inference_mode():
+        wanted = plain(image).logits
+        fused = fuse.fuse(copy.deepcopy(plain))
+        agree(wanted, fused(image).logits)
+        agree(wanted[1:], fused(image[1:]).logits)
+        assert fuse.fuse(fused) is fused  # a second time changes nothing
+        agree(wanted, fused(image).logits)
+
+        program = torch.export.export(Logits(fused), (image,))
+        agree(wanted, program.module()(image))
+
+        fused.float()
+        lowered = fuse.lower(fused, torch.bfloat16)
+        kinds = {parameter.dtype for parameter in lowered.parameters()}
+        assert kinds == {torch.float32, torch.bfloat16}
+        with torch.autocast("cpu", torch.bfloat16):
+            near = lowered(image.float()).logits
+        assert (near - wanted).abs().mean() < 2**-7 * wanted.abs().max()
+
+
+class Logits(nn.Module):
+    """A model that gives nothing but logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model(image).logits
+
+
+def test_fusing_needs_no_second_model() -> None:
+    """Weights move into the fused form: only those that are merged exist twice for a moment."""
+    model = BiRefNet(BiRefNetConfig(backbone="swin_t", context_width=16))
+    before = {parameter.data_ptr() for parameter in model.encoder.backbone.parameters()}
+    kept = {parameter.data_ptr() for parameter in fuse.fuse(model).encoder.backbone.parameters()}
+    assert len(before & kept) > 0.9 * len(before)
