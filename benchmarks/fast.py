@@ -1,0 +1,286 @@
+"""Whole jobs on a CPU, plain and fast: a photograph in, its alpha or its segments out, batch 1.
+
+    python benchmarks/fast.py [MODEL ...] [--repeats 3] [--threads 2]
+    python benchmarks/fast.py birefnet-lite --growth [--plot docs/growth.png]
+
+MODEL is a preset of decoupe.models. Weights are drawn at random, the offsets of deformable convolutions with
+the spread that training gives them. "plain" is the model as it was trained, in float32, with torchvision's
+operator for deformable convolution, as the official repositories compute; "float32" and "bfloat16" are what
+`decoupe.load` gives. The forms take turns in one process; each one's peak memory is that of a process of its
+own. Where transparent-background or transformers is installed, its network runs beside, with the same
+weights, on the input that ours gets.
+
+--growth computes squares of 512 to 2048 pixels instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import importlib.util
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `decoupe.load` sets it, for plain forms too
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import decoupe
+from decoupe.layers.deform import DeformConv2d
+from decoupe.layers.linear import linear
+from decoupe.models import MODELS, birefnet, inspyrenet, maskformer
+from decoupe.weights.checkpoint import save_model
+from decoupe.weights.labels import ADE20K, NO_NAMES
+from decoupe.weights.registry import CATALOGUE
+from machine import machine, median_times, print_table, versions
+
+PRESETS = {"birefnet": birefnet.PRESETS, "inspyrenet": inspyrenet.PRESETS, "maskformer": maskformer.PRESETS}
+FORMS: dict[str, dict[str, Any]] = {
+    "plain": {"dtype": "float32", "fuse": False},
+    "float32": {"dtype": "float32"},
+    "bfloat16": {"dtype": "bfloat16"},
+}
+PHOTOGRAPH = Path(__file__).parents[1] / "examples" / "coffee.jpg"
+DEFAULT = ("birefnet-lite", "birefnet", "inspyrenet", "maskformer-swin-tiny-ade")
+SIZES = (512, 768, 1024, 1536, 2048)
+
+
+@functools.cache
+def photograph() -> bytes:
+    """The example picture at the size of a photograph, as a file."""
+    file = io.BytesIO()
+    with Image.open(PHOTOGRAPH) as image:
+        image.resize((2400, 1600), Image.Resampling.LANCZOS).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+def drawn(name: str) -> tuple[str, nn.Module]:
+    """The family and the model of a preset, its weights drawn at random."""
+    family = next(family for family, presets in PRESETS.items() if name in presets)
+    torch.manual_seed(0)
+    model = MODELS[family][1](PRESETS[family][name]).eval()
+    for module in model.modules():
+        if isinstance(module, DeformConv2d):
+            taps = module.offset.weight[0].numel()
+            nn.init.uniform_(module.offset.weight, -1.5 * (3 / taps) ** 0.5, 1.5 * (3 / taps) ** 0.5)
+    return family, model
+
+
+def written(name: str, folder: str) -> Path:
+    """The preset's weights file, as a user has one."""
+    family, model = drawn(name)
+    path = Path(folder, f"{name}.safetensors")
+    names = ADE20K if family == "maskformer" else NO_NAMES
+    save_model(model, path, family=family, preprocessing=CATALOGUE[name].preprocessing, vocabulary=names)
+    return path
+
+
+def opened(path: Path, form: str, size: int | None) -> Any:
+    """The predictor of a form."""
+    predictor = decoupe.load(path, device="cpu", size=size, **FORMS[form])
+    if form == "plain":
+        for module in predictor.runtime.module.modules():
+            if isinstance(module, DeformConv2d):
+                module.method = "torchvision"
+    return predictor
+
+
+def peak(path: Path, form: str, size: int | None, threads: int) -> float:
+    """GiB that a process holds at most which loads the model and computes one picture."""
+    command = [sys.executable, __file__, "--peak", str(path), form, str(size or 0), "--threads", str(threads)]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(json.loads(ran.stdout)) / 2**20
+
+
+def operations(name: str, shapes: list[tuple[int, ...]]) -> float:
+    """Floating-point operations of the plain model."""
+    model = drawn(name)[1].to("meta")
+    for module in model.modules():
+        if isinstance(module, DeformConv2d):
+            module.method = "gather"  # made of operators that are counted
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model(*(torch.zeros(shape, device="meta") for shape in shapes))
+    return float(counter.get_total_flops())
+
+
+def product_rates() -> dict[str, float]:
+    """Operations per second of a 4096³ matrix product, by precision: the better of PyTorch's two ways."""
+    rates = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.randn(4096, 4096, dtype=dtype)
+        runs: dict[str, Callable[[], object]] = {
+            "matmul": lambda matrix=matrix: matrix @ matrix,
+            "convolution": lambda matrix=matrix: linear(matrix, matrix),
+        }
+        with torch.inference_mode():
+            rates[str(dtype).removeprefix("torch.")] = 2 * 4096**3 / min(median_times(runs, 5).values())
+    return rates
+
+
+@contextlib.contextmanager
+def recorded(predictor: Any) -> Iterator[list[Tensor]]:
+    """The tensors that reach the network."""
+    inputs: list[Tensor] = []
+    hook = predictor.runtime.module.register_forward_pre_hook(lambda _, args: inputs.extend(args))
+    try:
+        yield inputs
+    finally:
+        hook.remove()
+
+
+def peer(name: str, inputs: list[Tensor]) -> tuple[str, Callable[[], object]] | None:
+    """The installed peer's network with random weights and how to run it; None where there is none."""
+    if name == "inspyrenet" and (found := importlib.util.find_spec("transparent_background")):
+        # The package itself imports what its command line needs; the network needs nothing of it.
+        bare = types.ModuleType("transparent_background")
+        bare.__path__ = list(found.submodule_search_locations or [])
+        sys.modules["transparent_background"] = bare
+        from transparent_background.InSPyReNet import InSPyReNet_SwinB
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            size = list(inputs[0].shape[2:])
+            net = InSPyReNet_SwinB(depth=64, pretrained=False, base_size=size, threshold=None).eval()
+        return "transparent-background", lambda: net.forward_inference(inputs[0])
+    if name == "maskformer-swin-tiny-ade" and importlib.util.find_spec("transformers"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import transformers
+
+            swin = transformers.SwinConfig(out_features=[f"stage{i}" for i in range(1, 5)])
+            config = transformers.MaskFormerConfig(backbone_config=swin, num_labels=150)
+            network = transformers.MaskFormerForInstanceSegmentation(config).eval()
+        return "transformers", lambda: network(pixel_values=inputs[0])
+    return None
+
+
+def compare(name: str, path: Path, repeats: int, threads: int, rates: dict[str, float]) -> list[list[str]]:
+    """Rows of one model: each form, and the peer."""
+    predictors = {form: opened(path, form, None) for form in FORMS}
+    with recorded(predictors["plain"]) as inputs:
+        predictors["plain"](photograph())
+    runs: dict[str, Callable[[], object]] = {
+        form: lambda predictor=predictor: predictor(photograph()) for form, predictor in predictors.items()
+    }
+    with torch.inference_mode():
+        if (other := peer(name, inputs)) is not None:
+            runs[other[0]] = other[1]
+        seconds = median_times(runs, repeats)
+    wanted = output(predictors["plain"])
+    total = operations(name, [tuple(tensor.shape) for tensor in inputs])
+    rows = []
+    for form, value in seconds.items():
+        row = [f"{name}, {form}", f"{value:.2f}", f"{seconds['plain'] / value:.2f}×"]
+        if form in predictors:
+            apart = abs(output(predictors[form]) - wanted)
+            rate = total / value / rates["bfloat16" if form == "bfloat16" else "float32"]
+            row += [
+                f"{peak(path, form, None, threads):.2f}",
+                f"{rate:.0%}",
+                f"{apart.max() / wanted.std():.1e}",
+            ]
+        else:
+            row += ["", "", ""]
+        rows.append(row)
+    print(f"{name}: {total / 1e9:,.0f} GFLOP at {', '.join('×'.join(map(str, t.shape[2:])) for t in inputs)}")
+    return rows
+
+
+def output(predictor: Any) -> Any:
+    """What a form gives for the photograph: alpha, or the logits of masks."""
+    found = predictor(photograph())
+    return found.alpha if hasattr(found, "alpha") else found.mask_logits
+
+
+def grow(name: str, path: Path, repeats: int, threads: int, plot: Path | None) -> None:
+    """Time and memory by size, as a table and a plot."""
+    rows, points = [], []
+    for size in SIZES:
+        predictors = {form: opened(path, form, size) for form in ("float32", "bfloat16")}
+        runs: dict[str, Callable[[], object]] = {
+            form: lambda predictor=predictor: predictor(photograph())
+            for form, predictor in predictors.items()
+        }
+        seconds = median_times(runs, repeats)
+        peaks = {form: peak(path, form, size, threads) for form in predictors}
+        points.append((size, seconds, peaks))
+        cells = [f"{seconds[form]:.2f}" for form in seconds] + [f"{peaks[form]:.2f}" for form in peaks]
+        rows.append([f"{size}×{size}", *cells, f"{1e6 * seconds['float32'] / size**2:.2f}"])
+    titles = [name, "float32, s", "bfloat16, s", "float32, GiB", "bfloat16, GiB", "float32, µs a pixel"]
+    print_table(titles, rows)
+    if plot is not None:
+        draw(points, name, plot)
+
+
+def draw(points: list[Any], name: str, plot: Path) -> None:
+    """Two panels over megapixels: seconds and GiB."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    pixels = [size**2 / 1e6 for size, _, _ in points]
+    for panel, index, title in zip(panels, (1, 2), ("seconds", "peak memory, GiB"), strict=True):
+        for form in ("float32", "bfloat16"):
+            panel.plot(pixels, [point[index][form] for point in points], marker="o", label=form)
+        panel.set(xlabel="megapixels of the network's input", title=f"{name}: {title}", xlim=0, ylim=0)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False)
+    figure.savefig(plot, dpi=120)
+
+
+def main() -> None:
+    """Print the machine, the rate of matrix products and the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", default=DEFAULT)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--growth", action="store_true", help="by size instead, up to 2048×2048")
+    parser.add_argument("--plot", type=Path, help="with --growth: the picture to write")
+    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        path, form, size = options.peak
+        opened(Path(path), form, int(size) or None)(photograph())
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        return
+
+    print(f"{machine()}; {versions('torch', 'torchvision')}, {options.threads} threads")
+    with tempfile.TemporaryDirectory() as folder:
+        if options.growth:
+            for name in options.models:
+                grow(name, written(name, folder), options.repeats, options.threads, options.plot)
+            return
+        rates = product_rates()
+        print("matrix products: " + ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in rates.items()))
+        rows = []
+        for name in options.models:
+            path = written(name, folder)
+            rows += compare(name, path, options.repeats, options.threads, rates)
+            path.unlink()
+        print()
+        titles = ["model, form", "s", "faster", "peak GiB", "of the products' rate", "largest difference"]
+        print_table(titles, rows)
+
+
+if __name__ == "__main__":
+    main()
