@@ -18,6 +18,7 @@ from decoupe.inference import sixteen
 from decoupe.inference.edits import Edits, edited, feathered
 from decoupe.inference.foreground import HIDDEN, estimate_foreground
 from decoupe.inference.framing import cropped, framed, subject_box
+from decoupe.inference.matting import Matting, refined
 from decoupe.inference.media import encode, write_bytes
 from decoupe.inference.preprocess import NO_METADATA, Metadata, Picture, Pixels, Source, read_image
 
@@ -70,6 +71,17 @@ class Matte:
     def foreground(self) -> Pixels:
         """``image`` with the subject's own colours at soft edges, ``(H, W, 3)``, uint8 or uint16."""
         return estimate_foreground(self.image, self.alpha)
+
+    def refined(self, **changes: Any) -> Matte:
+        """The matte with its soft edge solved anew from the colours: ``matte.refined(dilate=0.05)``.
+
+        For fur and hair; see `Matting` for what can be changed. Needs pymatting.
+
+        Raises:
+            InputError: a value out of range.
+            MissingExtraError: pymatting is not installed.
+        """
+        return replace(self, alpha=refined(self.alpha, self.image, Matting(**changes)))
 
     def edited(self, **changes: Any) -> Matte:
         """The matte with what `Edits` names changed: ``matte.edited(keep_largest=True, grow=-1)``.
