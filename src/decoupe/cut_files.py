@@ -63,9 +63,13 @@ class Wanted:
         """The bytes of the output file; ``target`` None is standard output."""
         suffix = self.suffix if target is None else target.suffix
         matte = self.changed(matte)
-        if self.kind == "cut":
+        if self.kind in ("cut", "over"):
             return matte.encode(
-                suffix, shadow=self.shadow, keep_hidden=self.keep_hidden, quality=self.quality
+                suffix,
+                over=self.background,
+                shadow=self.shadow,
+                keep_hidden=self.keep_hidden,
+                quality=self.quality,
             )
         return encode(self.image_of(matte), suffix, quality=self.quality)
 

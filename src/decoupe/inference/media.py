@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from PIL import ExifTags, Image
 
@@ -258,8 +258,9 @@ def _held_file(folder: Path) -> Iterator[Path]:
     while True:
         path = folder / f".decoupe-{os.urandom(8).hex()}.part"
         with path.open("xb") as file:
-            if _locked(file) and not path.exists():
-                continue  # another run took it for a dead one's just before it was locked
+            # Another run may have taken it for a dead one's before it was locked.
+            if _lock(file) == "another's" or not path.exists():
+                continue
             if sys.platform == "win32":
                 file.close()  # no open file is replaced there
             yield path
@@ -271,19 +272,21 @@ def remove_stale(folder: Path) -> None:
     with suppress(OSError):
         for path in folder.glob(".decoupe-*.part"):
             with suppress(OSError), path.open("r+b") as file:
-                if _locked(file):
+                if _lock(file) == "ours":
                     path.unlink()
 
 
-def _locked(file: BinaryIO) -> bool:
-    """Whether an open file could be locked by this process alone; the lock ends with the file or process."""
+def _lock(file: BinaryIO) -> Literal["ours", "another's", "none"]:
+    """Lock an open file until it is closed or its process ends: whose it is then; some disks know no locks."""
     if sys.platform == "win32":
-        return False
+        return "none"
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "another's"
     except OSError:
-        return False  # another's, or of a disk that knows no locks
-    return True
+        return "none"
+    return "ours"
 
 
 def _is_special(target: Path) -> bool:

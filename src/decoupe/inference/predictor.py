@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decoupe.errors import InputError
-from decoupe.inference.foreground import HIDDEN
+from decoupe.inference.framing import VISIBLE
 from decoupe.inference.guided import LEAST_RATIO, enlarged
 from decoupe.inference.preprocess import (
     MAX_PIXELS,
@@ -359,7 +359,7 @@ class Predictor(_Opened[Matte]):
         """The matte of chosen parts, each seen by itself."""
         alphas = [self._predict([picture.crop(part.box)])[0].alpha for part in parts]
         alpha = joined(parts, alphas, picture.size)
-        if alpha.max() < HIDDEN:
+        if alpha.max() < VISIBLE:
             raise InputError(
                 f"{picture.source} shows nothing to cut there, as {self.runtime.name} sees it: "
                 "choose another part, or another model"

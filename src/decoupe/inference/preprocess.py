@@ -450,6 +450,8 @@ def _from_pillow(image: Image.Image, name: str) -> Picture:
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return replace(_from_array(_wide_values(image, name), name), metadata=metadata)
+    if image.mode == "La":
+        image = image.convert("LA")  # the one conversion that Pillow has for it
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         if image.mode == "LA":
