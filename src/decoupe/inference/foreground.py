@@ -2,8 +2,9 @@
 
 Fast multi-level foreground estimation: Germer, Uelwer, Conrad and Harmeling, "Fast Multi-Level Foreground
 Estimation", ICPR 2020 (arXiv 2006.14970), with two changes that make it fit for large photographs in NumPy.
-Fine levels relax soft pixels only, since everywhere else the colours are known; and the levels end at a
-working size, from which the full size follows pixel by pixel in closed form.
+Fine levels relax soft pixels only, since everywhere else the colours are known; and the levels go up to a
+working size, from which there is one step to the full size, for soft pixels alone. `benchmarks/foreground.py`
+measures it beside pymatting's.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ Floats = npt.NDArray[np.float32]
 HIDDEN = 0.5 / 255
 """Alpha below which a pixel is invisible in 8 bits, and 1 minus which it is opaque."""
 
-_WORKING_PIXELS = 512 * 512  # more changed the error in no test, on pictures up to 12 megapixels
+_WORKING_PIXELS = 512 * 512
 _DENSE_PIXELS = 64 * 64  # levels up to this size relax every pixel, to spread colours into unknown regions
-_SMALL_SIDE, _SMALL_SWEEPS, _SWEEPS = 32, 10, 3
+_SMALL_SIDE, _SMALL_SWEEPS, _SWEEPS, _FULL_SWEEPS = 32, 10, 3, 8
 _SMOOTHNESS = 1e-5  # the paper's ε_r; its ω, the weight of alpha's gradient, is 1
 
 
@@ -43,11 +44,13 @@ def estimate_foreground(image: Pixels, alpha: Floats) -> Pixels:
     if len(soft) == 0:
         return foreground
     coarse = _coarse_layers(image, alpha)
-    pixels, alphas, written = image.reshape(-1, 3), alpha.reshape(-1), foreground.reshape(-1, 3)
+    pixels, written = image.reshape(-1, 3), foreground.reshape(-1, 3)
 
     def finish(places: Indices) -> None:
-        layers = interpolated(coarse, places, alpha.shape)  # (P, 6)
-        written[places] = _corrected(pixels[places], alphas[places], layers)
+        layers = _fine_layers(image, alpha, coarse, places)
+        colours, alphas = _unit(pixels[places]), alpha.ravel()[places]
+        front = _corrected(colours, alphas, layers)[:, :3]
+        written[places] = np.rint(front * np.iinfo(image.dtype).max).astype(image.dtype)
 
     for_chunks(finish, soft)
     return foreground
@@ -57,18 +60,59 @@ def _soft(alpha: Floats) -> npt.NDArray[np.bool_]:
     return (alpha >= HIDDEN) & (alpha <= 1 - HIDDEN)
 
 
-def _corrected(pixels: Pixels, alpha: Floats, layers: Floats) -> Pixels:
-    """The foreground nearest to the coarse estimates ``(P, 6)`` that meets the pixels ``(P, 3)`` exactly.
+def _unit(pixels: Pixels) -> Floats:
+    """Integers as colours in [0, 1]."""
+    unit: Floats = np.divide(pixels, np.iinfo(pixels.dtype).max, dtype=np.float32)
+    return unit
 
-    It minimises |F − F'|² + |B − B'|² under alpha·F + (1 − alpha)·B = pixels.
+
+def _corrected(colours: Floats, alpha: Floats, layers: Floats) -> Floats:
+    """The layers nearest to the estimates ``(P, 6)`` that meet the colours ``(P, 3)`` exactly, in [0, 1].
+
+    They minimise |F − F'|² + |B − B'|² under alpha·F + (1 − alpha)·B = colours.
     """
-    top = np.iinfo(pixels.dtype).max
     a = alpha[:, np.newaxis]  # (P, 1)
-    front, back = layers[:, :3], layers[:, 3:]
-    residual = pixels / np.float32(top) - a * front - (1 - a) * back
-    foreground = front + residual * (a / (a * a + (1 - a) * (1 - a)))
-    corrected: Pixels = np.rint(foreground.clip(0, 1) * top).astype(pixels.dtype)
-    return corrected
+    share = np.repeat(np.hstack([a, 1 - a]), 3, axis=1)  # (P, 6)
+    mixed = layers * share
+    residual = colours - mixed[:, :3] - mixed[:, 3:]
+    weight = share / (a * a + (1 - a) * (1 - a))
+    nearest: Floats = (layers + np.hstack([residual, residual]) * weight).clip(0, 1)
+    return nearest
+
+
+def _fine_layers(image: Pixels, alpha: Floats, coarse: Floats, places: Indices) -> Floats:
+    """Foreground and background ``(P, 6)`` at flat indices of the picture, from the coarse ``(h, w, 6)``."""
+    height, width = alpha.shape
+    rows, columns = np.divmod(places, width)
+    neighbours = [
+        np.where(rows > 0, places - width, places),
+        np.where(columns > 0, places - 1, places),
+        np.where(columns < width - 1, places + 1, places),
+        np.where(rows < height - 1, places + width, places),
+    ]
+    near = np.unique(np.concatenate([places, *neighbours]))
+    layers, alphas = interpolated(coarse, near, alpha.shape), alpha.ravel()[near]
+    colours = _unit(image.reshape(-1, 3)[near])
+    _fill_known(layers, colours, alphas)
+    own = np.searchsorted(near, places)
+    layers[own] = _corrected(colours[own], alphas[own], layers[own])
+    beside = [np.searchsorted(near, neighbour) for neighbour in neighbours]
+    black = (rows + columns) % 2 == 0
+    halves = [
+        _half(own[half], [neighbour[half] for neighbour in beside], colours[own[half]], alphas)
+        for half in (black, ~black)
+    ]
+    for _ in range(_FULL_SWEEPS):
+        for half in halves:
+            _sweep(layers, half)
+    return layers[own]
+
+
+def _fill_known(layers: Floats, image: Floats, alpha: Floats) -> None:
+    """Put the colours ``(…, 3)`` of opaque and of hidden pixels into the layers ``(…, 6)``."""
+    opaque, hidden = alpha > 1 - HIDDEN, alpha < HIDDEN
+    layers[opaque, :3] = image[opaque]
+    layers[hidden, 3:] = image[hidden]
 
 
 def _coarse_layers(image: Pixels, alpha: Floats) -> Floats:
@@ -76,8 +120,7 @@ def _coarse_layers(image: Pixels, alpha: Floats) -> Floats:
     height, width = alpha.shape
     scale = min(1.0, math.sqrt(_WORKING_PIXELS / (height * width)))
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    colours = _sampled(image, size).astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
-    return _solve(colours, _sampled(alpha, size))
+    return _solve(_unit(_sampled(image, size)), _sampled(alpha, size))
 
 
 def _solve(image: Floats, alpha: Floats) -> Floats:
@@ -106,9 +149,7 @@ def _relax(layers: Floats, image: Floats, alpha: Floats) -> None:
     active = np.ones_like(alpha, dtype=bool)
     if height * width > _DENSE_PIXELS:
         active = _soft(alpha)
-        opaque, hidden = alpha > 1 - HIDDEN, alpha < HIDDEN
-        layers[opaque, :3] = image[opaque]
-        layers[hidden, 3:] = image[hidden]
+        _fill_known(layers, image, alpha)
     rows, columns = np.nonzero(active)
     # A border of copies gives edge pixels four neighbours; neighbours in the flat array are offsets.
     padded = np.pad(layers, ((1, 1), (1, 1), (0, 0)), mode="edge").reshape(-1, 6)
@@ -117,7 +158,11 @@ def _relax(layers: Floats, image: Floats, alpha: Floats) -> None:
     colours = image[rows, columns]
     # Like the squares of a chessboard: no two of one colour are neighbours, so each half is solved at once.
     black = (rows + columns) % 2 == 0
-    halves = [_half(places[half], colours[half], alphas, width + 2) for half in (black, ~black)]
+    offsets = (-width - 2, -1, 1, width + 2)
+    halves = [
+        _half(places[half], [places[half] + offset for offset in offsets], colours[half], alphas)
+        for half in (black, ~black)
+    ]
     for _ in range(_SMALL_SWEEPS if max(height, width) <= _SMALL_SIDE else _SWEEPS):
         for half in halves:
             _sweep(padded, half)
@@ -128,7 +173,7 @@ class _Half(NamedTuple):
     """Half the pixels of a level with their 2×2 systems (the paper's equation 4), inverted.
 
     Attributes:
-        places: indices ``(P,)`` in the padded, flat level.
+        places: indices ``(P,)`` into the layers.
         neighbours: four such, of the neighbours.
         weights: four times ``(P, 1)``, how much each neighbour counts.
         inverse: entries [0, 0], [0, 1] and [1, 1] of the inverse matrices, each ``(P, 1)``.
@@ -142,9 +187,8 @@ class _Half(NamedTuple):
     data: tuple[Floats, Floats]
 
 
-def _half(places: Indices, colours: Floats, alphas: Floats, stride: int) -> _Half:
+def _half(places: Indices, neighbours: list[Indices], colours: Floats, alphas: Floats) -> _Half:
     a = alphas[places][:, np.newaxis]  # (P, 1)
-    neighbours = [places + offset for offset in (-stride, -1, 1, stride)]
     weights = [_SMOOTHNESS + np.abs(a - alphas[neighbour][:, np.newaxis]) for neighbour in neighbours]
     total: Any = sum(weights)
     front, mixed, back = a * a + total, a * (1 - a), (1 - a) * (1 - a) + total

@@ -29,7 +29,9 @@ Floats = npt.NDArray[np.float32]
 WORKING_PIXELS = 1 << 19
 """Most pixels at which the band is solved; pymatting takes about 600 bytes for each. More was no better."""
 
-_SURROUNDINGS = 2  # known pixels beside the band that its windows reach
+_WINDOW = 3  # pixels a side whose colours are compared
+_SURROUNDINGS = 2  # known pixels beside the band that windows reach
+_ENOUGH = 1e-9  # residual: without it, one that is zero from the start ends in 0/0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def refined(alpha: Floats, image: Pixels, matting: Matting) -> Floats:
     What is sure becomes 0 or 1. A matte without a sure subject or without a sure background stays as it is.
 
     Raises:
+        InputError: the equations have no solution that can be found.
         MissingExtraError: pymatting is not installed.
     """
     check_pymatting()
@@ -99,9 +102,13 @@ def refined(alpha: Floats, image: Pixels, matting: Matting) -> Floats:
     trimap = np.full(size, 0.5)
     for mask, value in ((inside, 1.0), (outside, 0.0)):
         trimap[resize_plane(mask[part], size) > 1 - 1e-6] = value
-    if not (trimap == 1).any() or not (trimap == 0).any():
-        return alpha  # the part holds one kind alone: there is nothing to compare the colours with
-    solved = estimate_alpha_cf(colours_at(picture, size).astype(np.float64), trimap).astype(np.float32)
+    if min(size) < _WINDOW or not (trimap == 1).any() or not (trimap == 0).any():
+        return alpha  # too small, or of one kind alone: there is nothing to compare the colours with
+    colours = colours_at(picture, size).astype(np.float64)
+    try:
+        solved = estimate_alpha_cf(colours, trimap, cg_kwargs={"atol": _ENOUGH}).astype(np.float32)
+    except ValueError as error:
+        raise InputError(f"matting finds no alpha for these colours ({error}): leave it out") from None
     result[part] = np.where(unknown[part], enlarged(solved, picture) if scale < 1 else solved, result[part])
     return result
 

@@ -277,7 +277,7 @@ def remove_stale(folder: Path) -> None:
 
 
 def _lock(file: BinaryIO) -> Literal["ours", "another's", "none"]:
-    """Lock an open file until it is closed or its process ends: whose it is then; some disks know no locks."""
+    """Lock an open file until it is closed or its process ends: whose it is then; some disks know none."""
     if sys.platform == "win32":
         return "none"
     try:
