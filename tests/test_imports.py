@@ -38,6 +38,7 @@ ORDER = (
     "cut_command",
     "segment_files",
     "doctor",
+    "bench_command",
     "catalogue_commands",
     "training_commands",
     "evaluation_commands",

@@ -16,11 +16,13 @@ import typer
 
 import decoupe
 from decoupe import catalogue_commands, evaluation_commands, training_commands
-from decoupe.console import told
+from decoupe.bench_command import bench
+from decoupe.console import hush_downloads, told
 from decoupe.cut_command import cut
 from decoupe.errors import InputError
 from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.options import (
+    AsJson,
     Device,
     Inputs,
     JsonLines,
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Cut the subject out of any picture, down to the hair.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -60,6 +61,7 @@ def main() -> None:
 app.command()(cut)
 app.command()(catalogue_commands.models)
 app.command()(catalogue_commands.get)
+app.command()(bench)
 app.add_typer(catalogue_commands.cache_app, name="cache")
 app.command()(training_commands.train)
 app.command()(training_commands.calibrate)
@@ -129,6 +131,7 @@ def segment(
 ) -> None:
     """Say what is where in pictures: a picture with labels, and the segments as JSON beside it."""
     with told():
+        hush_downloads(quiet)
         find_spec(model)
         network_size = parse_size(size)
         form, kind = check_form(form, reading)
@@ -161,7 +164,7 @@ def segment(
 
 
 @app.command()
-def doctor(as_json: catalogue_commands.AsJson = False) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Check what works here: versions, devices, cache, extras, the default model."""
     from decoupe import doctor as checks
 

@@ -78,6 +78,12 @@ def progress_bar(total: int, *, drawn: bool) -> Iterator[Callable[[], None]]:
         yield advance
 
 
+def hush_downloads(quiet: bool) -> None:
+    """Let downloads draw no bars where nobody wants them; the hub's library looks when it is loaded."""
+    if quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

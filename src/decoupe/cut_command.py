@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import typer
 
-from decoupe.console import cores, printable, say, told
+from decoupe.console import cores, hush_downloads, printable, say, told
 from decoupe.cut_files import Wanted, describe, wanted
 from decoupe.cut_options import CutOptions
 from decoupe.errors import DecoupeError, InputError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 def cut(options: CutOptions) -> None:
     """Cut the subject out of pictures; a folder gives a folder, and a second run does what is left."""
     with told():
+        hush_downloads(options.quiet)
         if options.what == ["list"]:
             raise typer.Exit(_list_labels(options))
         for name in (options.model, options.segments):  # an unknown name is told before anything else

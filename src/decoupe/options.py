@@ -11,6 +11,8 @@ import typer
 
 from decoupe.errors import InputError
 from decoupe.inference.preprocess import Size
+from decoupe.weights.own import own_models
+from decoupe.weights.registry import CATALOGUE, SUITED
 
 Options = TypeVar("Options")
 
@@ -32,6 +34,16 @@ def taking(options: type[Options]) -> Callable[[Callable[[Options], None]], Call
         return command
 
     return decorate
+
+
+def known_models(beginning: str) -> list[str]:
+    """Names of models for a shell to complete; uses no network."""
+    return [name for name in (*CATALOGUE, *own_models()) if name.startswith(beginning)]
+
+
+def known_needs(beginning: str) -> list[str]:
+    """What ``--for`` takes, likewise."""
+    return [need for need in SUITED if need.startswith(beginning)]
 
 
 def parse_numbers(option: str, text: str | None, count: int, form: str) -> tuple[int, ...] | None:
@@ -75,6 +87,7 @@ Model = Annotated[
         "--model",
         metavar="MODEL",
         help="Name (see `decoupe models`), .onnx, .safetensors or .pth file.",
+        autocompletion=known_models,
     ),
 ]
 NetworkSize = Annotated[
@@ -91,5 +104,6 @@ Log = Annotated[
 JsonLines = Annotated[
     bool, typer.Option("--json", help="Print a line of JSON about each picture on standard output.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Name the model and each output.")]
