@@ -21,10 +21,10 @@ from decoupe.cli import app
 from inference.tiny import write_onnx
 from weights.fake_hub import FakeHub
 
+Names = tuple[str, ...]
 
-def commands(
-    group: click.Group, names: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+
+def commands(group: click.Group, names: Names = ()) -> Iterator[tuple[Names, click.Command]]:
     """Every command, with the words that call it."""
     for name, command in group.commands.items():
         yield (*names, name), command

@@ -78,6 +78,14 @@ def test_a_matte_can_be_refined(hairy: tuple[np.ndarray, np.ndarray, np.ndarray]
     assert error(matte.alpha, truth) < 0.5 * error(lost, truth)
 
 
+def test_nothing_is_printed_where_a_picture_may_go(capfd: pytest.CaptureFixture[str]) -> None:
+    """pymatting prints a warning there; on this photograph it does."""
+    photograph = Path(__file__).parents[2] / "examples" / "astronaut.jpg"
+    matte = decoupe.cut(photograph)
+    matte.refined()
+    assert capfd.readouterr().out == ""
+
+
 @pytest.mark.parametrize("value", [0, 0.02, 0.5, 0.99, 1])
 def test_without_a_sure_subject_or_background_a_matte_stays_as_it_is(value: float) -> None:
     alpha = np.full((20, 30), value, np.float32)
@@ -92,7 +100,7 @@ def test_an_edge_without_width_becomes_hard() -> None:
     np.testing.assert_array_equal(refined(alpha, image, Matting(erode=0, dilate=0)), alpha)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(height=st.integers(1, 24), width=st.integers(1, 24), seed=st.integers(0, 99))
 def test_any_matte_of_any_size(height: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
