@@ -32,7 +32,7 @@ def pages(predictor: decoupe.Predictor) -> dict[str, Image.Image]:
     coffee, cat = predictor(HERE / "coffee.jpg"), predictor(HERE / "chelsea.jpg")
     woman = predictor(HERE / "astronaut.jpg")
     photograph = Image.open(HERE / "coffee.jpg")
-    product = coffee.edited(keep_largest=True, fill_holes=True).crop(0.08, (1, 1))
+    product = coffee.edited(keep_largest=True).crop(0.08, (1, 1))
     hair = (120, 0, 330, 140)
     alone = woman.edited(keep_largest=True)
     portrait = [Image.open(HERE / "astronaut.jpg"), alone.over("#2f6f73")]
