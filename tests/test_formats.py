@@ -182,11 +182,14 @@ def test_heic(cut: Cut, turned: bool) -> None:
 
 def test_heic_without_its_plugin_names_it(cut: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    Path("photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
-    refused = cut("photo.heic")
-    assert refused.exit_code == 1
     told = "decoupe: photo.heic is a HEIC file, which needs pillow-heif: pip install 'decoupe[heic]'"
-    assert refused.stderr.splitlines() == [told]
+    for brands in (b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic"):
+        Path("photo.heic").write_bytes(b"\0\0\0\x18ftyp" + brands + bytes(40))
+        refused = cut("photo.heic")
+        assert refused.exit_code == 1
+        assert refused.stderr.splitlines() == [told]
+    Image.fromarray(scene()).save("photo.avif")  # the same container, which Pillow reads
+    assert cut("photo.avif").exit_code == 0
 
 
 MODES = [

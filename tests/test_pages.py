@@ -20,7 +20,7 @@ from inference.queries import see
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = ("index", "products", "portraits", "folders", "models", "cutting", "formats", "finetuning")
+PAGES = ("index", "products", "portraits", "models", "cutting", "formats", "finetuning")
 
 # Training is made as small as it can be.
 SMALL = "--set steps=1 --set batch_size=2 --set 'stages=[{size: [64, 64]}]' --device cpu --workers 0"
@@ -75,7 +75,7 @@ def test_what_a_page_tells_to_type_works(page: str, here: Path) -> None:
         typed(line)
 
 
-def test_what_the_pages_tell_to_type_writes_what_they_say(here: Path) -> None:
+def test_folders_and_pipes(here: Path) -> None:
     for line in lines("folders"):
         typed(line)
     assert sorted(path.name for path in (here / "frames").iterdir()) == ["00001.png", "00002.png"]

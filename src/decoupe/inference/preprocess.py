@@ -90,8 +90,8 @@ _pillow_lock = threading.Lock()
 # Formats whose further frames are not more of the same picture, as the depth map in a phone's JPEG is.
 _ANIMATED = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages"}
 
-# How a HEIC file begins, from its fifth byte on: ISO/IEC 23008-12, section 10.2.
-_HEIC = re.compile(rb".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
+# How a HEIC file begins: its brands, the major one or another (ISO/IEC 23008-12, section 10.2).
+_HEIC = re.compile(rb".{4}ftyp.{0,48}?(hei[cxms]|hev[cxms])", re.DOTALL)
 
 
 class FramesWarning(UserWarning):
@@ -375,7 +375,7 @@ def _without_pillow_limit() -> Iterator[None]:
 
 
 def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
-    if _HEIC.match(stream.read(12)):
+    if _HEIC.match(stream.read(64)):
         _register_heic(name)
     stream.seek(0)
     try:
