@@ -57,10 +57,14 @@ def test_files_can_be_measured_and_the_last_time_counts(run: Run) -> None:
 
 
 def test_what_cannot_be_opened_is_told_and_the_rest_is_done(run: Run) -> None:
-    done = run("bench", "birefnt", "pocket", "--repeats", "1")
+    Path("broken.onnx").write_bytes(b"no model")
+    done = run("bench", "broken.onnx", "pocket", "--repeats", "1")
     assert done.exit_code == 1
-    assert "unknown model 'birefnt'; did you mean 'birefnet'?" in done.stderr
+    assert "broken.onnx" in done.stderr
     assert done.stdout.startswith("pocket ")
+    unknown = run("bench", "pocket", "birefnt")
+    assert (unknown.exit_code, unknown.stdout) == (2, "")
+    assert "unknown model 'birefnt'; did you mean 'birefnet'?" in unknown.stderr
 
 
 def test_other_machines_and_spoiled_files_count_as_nothing(run: Run) -> None:

@@ -16,6 +16,7 @@ from decoupe.console import hush_downloads, say, told
 from decoupe.errors import DecoupeError, OutputError
 from decoupe.inference.media import write_bytes
 from decoupe.options import AsJson, Device, Precision, Quiet, known_models
+from decoupe.runtimes import find_spec
 from decoupe.weights.registry import catalogue
 from decoupe.weights.timings import Timing, timings_file, with_timing
 
@@ -41,6 +42,8 @@ def bench(
     """Measure the seconds that models take here for a picture; `decoupe models` shows them from then on."""
     with told():
         hush_downloads(quiet)
+        for name in names or ():  # an unknown one is told before anything else
+            find_spec(name)
         measured, failed = [], False
         for name in names or [row.name for row in catalogue() if row.downloaded]:
             try:

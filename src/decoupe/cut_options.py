@@ -85,9 +85,9 @@ class CutOptions:
         float | None,
         typer.Option(metavar="T", help="Make the edge hard: alpha from T, 0 to 1, is subject."),
     ] = None
-    keep_largest: Annotated[bool, typer.Option("--keep-largest", help="Keep the largest connected part.")] = (
-        False
-    )
+    keep_largest: Annotated[
+        bool, typer.Option("--keep-largest", help="Keep the largest connected part alone.")
+    ] = False
     fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Keep what the subject encloses.")] = False
     grow: Annotated[
         int, typer.Option(min=0, metavar="N", help="Make the subject N pixels larger all around.")
