@@ -29,7 +29,7 @@ from decoupe.readings import bounding_box
 Floats = npt.NDArray[np.float32]
 
 WORKING_PIXELS = 1 << 19
-"""Most pixels at which the band is solved; pymatting takes about 600 bytes for each. More was no better."""
+"""Most pixels at which the band is solved; pymatting takes about 500 bytes for each. More was no better."""
 
 _WINDOW = 3  # pixels a side whose colours are compared
 _SURROUNDINGS = 2  # known pixels beside the band that windows reach
