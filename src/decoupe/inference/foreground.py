@@ -10,6 +10,7 @@ measures it beside pymatting's.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,8 @@ HIDDEN = 0.5 / 255
 
 _WORKING_PIXELS = 512 * 512
 _DENSE_PIXELS = 64 * 64  # levels up to this size relax every pixel, to spread colours into unknown regions
-_SMALL_SIDE, _SMALL_SWEEPS, _SWEEPS, _FULL_SWEEPS = 32, 10, 3, 10
+_SMALL_SIDE, _SMALL_SWEEPS, _SWEEPS, _FULL_SWEEPS = 32, 10, 3, 4
+_STEEP = 0.05  # change of alpha
 _SMOOTHNESS = 1e-5  # the paper's ε_r; its ω, the weight of alpha's gradient, is 1
 
 
@@ -40,19 +42,23 @@ def estimate_foreground(image: Pixels, alpha: Floats) -> Pixels:
         RGB ``(H, W, 3)`` of the type of ``image``, and equal to it where alpha is 0 or 1.
     """
     foreground = image.copy()
-    soft = np.flatnonzero(_soft(alpha))
-    if len(soft) == 0:
+    soft = _soft(alpha)
+    if not soft.any():
         return foreground
     coarse = _coarse_layers(image, alpha)
+    steep = _steep(alpha)
     pixels, written = image.reshape(-1, 3), foreground.reshape(-1, 3)
 
-    def finish(places: Indices) -> None:
-        layers = _fine_layers(image, alpha, coarse, places)
-        colours, alphas = _unit(pixels[places]), alpha.ravel()[places]
-        front = _corrected(colours, alphas, layers)[:, :3]
-        written[places] = np.rint(front * np.iinfo(image.dtype).max).astype(image.dtype)
+    def finish(places: Indices, *, fine: bool) -> None:
+        layers = (
+            _fine_layers(image, alpha, coarse, places) if fine else interpolated(coarse, places, alpha.shape)
+        )
+        a = alpha.ravel()[places, np.newaxis]  # (P, 1)
+        front = layers[:, :3] + a * _missing(_unit(pixels[places]), a, layers)
+        written[places] = np.rint(front.clip(0, 1) * np.iinfo(image.dtype).max).astype(image.dtype)
 
-    for_chunks(finish, soft)
+    for_chunks(partial(finish, fine=False), np.flatnonzero(soft & ~steep))
+    for_chunks(partial(finish, fine=True), np.flatnonzero(soft & steep))
     return foreground
 
 
@@ -66,18 +72,24 @@ def _unit(pixels: Pixels) -> Floats:
     return unit
 
 
-def _corrected(colours: Floats, alpha: Floats, layers: Floats) -> Floats:
-    """The layers nearest to the estimates ``(P, 6)`` that meet the colours ``(P, 3)`` exactly, in [0, 1].
+def _missing(colours: Floats, a: Floats, layers: Floats) -> Floats:
+    """What estimates ``(P, 6)`` lack to meet the colours ``(P, 3)`` exactly, where alpha is ``a`` ``(P, 1)``.
 
-    They minimise |F − F'|² + |B − B'|² under alpha·F + (1 − alpha)·B = colours.
+    F' + a·missing and B' + (1 − a)·missing minimise |F − F'|² + |B − B'|² under a·F + (1 − a)·B = colours.
     """
-    a = alpha[:, np.newaxis]  # (P, 1)
-    share = np.repeat(np.hstack([a, 1 - a]), 3, axis=1)  # (P, 6)
-    mixed = layers * share
-    residual = colours - mixed[:, :3] - mixed[:, 3:]
-    weight = share / (a * a + (1 - a) * (1 - a))
-    nearest: Floats = (layers + np.hstack([residual, residual]) * weight).clip(0, 1)
-    return nearest
+    residual = colours - a * layers[:, :3] - (1 - a) * layers[:, 3:]
+    missing: Floats = residual / (a * a + (1 - a) * (1 - a))
+    return missing
+
+
+def _steep(alpha: Floats) -> npt.NDArray[np.bool_]:
+    """Where alpha changes from pixel to pixel, ``(H, W)``: elsewhere the coarse layers lack no detail."""
+    steep = np.zeros(alpha.shape, bool)
+    for along, result in ((alpha, steep), (alpha.T, steep.T)):
+        change = np.abs(np.diff(along, axis=0)) > _STEEP
+        result[:-1] |= change
+        result[1:] |= change
+    return steep
 
 
 def _fine_layers(image: Pixels, alpha: Floats, coarse: Floats, places: Indices) -> Floats:
@@ -90,19 +102,28 @@ def _fine_layers(image: Pixels, alpha: Floats, coarse: Floats, places: Indices) 
         np.where(columns < width - 1, places + 1, places),
         np.where(rows < height - 1, places + width, places),
     ]
-    near = np.unique(np.concatenate([places, *neighbours]))
+    seen = np.zeros(alpha.size, bool)
+    for some in (places, *neighbours):
+        seen[some] = True
+    near = np.flatnonzero(seen)
+    index = np.empty(alpha.size, np.int32)  # of what is near alone
+    index[near] = np.arange(len(near))
     layers, alphas = interpolated(coarse, near, alpha.shape), alpha.ravel()[near]
     colours = _unit(image.reshape(-1, 3)[near])
     _fill_known(layers, colours, alphas)
-    own = np.searchsorted(near, places)
-    layers[own] = _corrected(colours[own], alphas[own], layers[own])
-    beside = [np.searchsorted(near, neighbour) for neighbour in neighbours]
+    own = index[places]
+    a = alphas[own, np.newaxis]
+    missing = _missing(colours[own], a, layers[own])
+    layers[own] = (layers[own] + np.hstack([a * missing, (1 - a) * missing])).clip(0, 1)
+    beside = [index[neighbour] for neighbour in neighbours]
     black = (rows + columns) % 2 == 0
     halves = [
         _half(own[half], [neighbour[half] for neighbour in beside], colours[own[half]], alphas)
         for half in (black, ~black)
     ]
-    for _ in range(_FULL_SWEEPS):
+    # The farther from the working size, the more there is left to find.
+    doublings = math.log2(height * width / (coarse.shape[0] * coarse.shape[1]))
+    for _ in range(_FULL_SWEEPS + round(doublings)):
         for half in halves:
             _sweep(layers, half)
     return layers[own]
