@@ -3,7 +3,8 @@
     python benchmarks/folder.py [--pictures 10000] [--side 128] [--model MODEL]
 
 Prints what each run had done when it was killed (SIGKILL), its pictures per second, and whether in the end
-every output is whole and nothing else is left in the folder.
+every output is whole and nothing else is left in the folder; then how many photographs a second one worker
+and more of them cut, and whether their outputs are equal.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from composites import EXAMPLES
 from machine import machine, print_table, versions
 
 
@@ -43,8 +45,28 @@ def whole(path: Path) -> bool:
     return True
 
 
+def by_workers(folder: Path) -> list[list[str]]:
+    """Rows: photographs of 1200×1200 cut by so many workers, and whether the outputs are equal."""
+    photograph = Image.open(EXAMPLES / "astronaut.jpg").resize((1200, 1200))
+    (folder / "photographs").mkdir()
+    for number in range(24):
+        photograph.rotate(number).save(folder / "photographs" / f"{number:02}.jpg")
+    rows: list[list[str]] = []
+    first: list[bytes] = []
+    for workers in (1, 2, 4):
+        out = folder / f"by-{workers}"
+        command = [sys.executable, "-m", "decoupe", "cut", str(folder / "photographs"), "-o", str(out), "-q"]
+        begun = time.perf_counter()
+        subprocess.run([*command, "--workers", str(workers)], check=True)
+        seconds = time.perf_counter() - begun
+        written = [path.read_bytes() for path in sorted(out.iterdir())]
+        first = first or written
+        rows.append([str(workers), f"{24 / seconds:.1f}", "yes" if written == first else "no"])
+    return rows
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -75,8 +97,9 @@ def main() -> None:
         print_table(["run", "outputs there", "pictures per second"], rows)
         print(
             f"\n{len(pictures)} whole outputs of {options.pictures} pictures, "
-            f"{len(files) - len(pictures)} other files left"
+            f"{len(files) - len(pictures)} other files left\n"
         )
+        print_table(["workers", "photographs per second", "outputs equal"], by_workers(Path(name)))
 
 
 if __name__ == "__main__":

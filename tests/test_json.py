@@ -120,15 +120,19 @@ def test_the_cache_is_listed_and_pruned(run: Run, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         hub.files["me/tiny/model.safetensors"] = b"weights" * 1000
         hub.files["me/other/model.safetensors"] = b"weights" * 2000
-        kept, gone = (Path(run("get", name).stdout.strip()) for name in ("me/other", "me/tiny"))
+        kept, gone = (
+            Path(valid(run("get", name, "--json").stdout, "get")["path"]) for name in ("me/other", "me/tiny")
+        )
     entries = valid(run("cache", "list", "--json").stdout, "cache")
     assert [entry["name"] for entry in entries] == ["me/other", "me/tiny"]
     assert "me/tiny" in run("cache", "list").stdout
     assert "nothing was deleted" in run("cache", "prune", "me/tiny", "--dry-run").stderr
     assert gone.exists()
-    assert run("cache", "prune", "me/tiny").exit_code == 0
+    (went,) = valid(run("cache", "prune", "me/tiny", "--json").stdout, "cache")
+    assert went["name"] == "me/tiny"
     assert (gone.exists(), kept.exists()) == (False, True)
     assert "there is nothing to delete" in run("cache", "prune").stderr
+    assert valid(run("cache", "prune", "--json").stdout, "cache") == []
     unknown = run("cache", "prune", "me/othr")
     assert unknown.exit_code == 2
     assert "unknown cached model 'me/othr'; did you mean 'me/other'?" in unknown.stderr

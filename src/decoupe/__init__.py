@@ -16,6 +16,7 @@ from decoupe.errors import (
     UnknownModelError,
 )
 from decoupe.inference.predictor import Predictor, Segmenter, SizeWarning, cut, load
+from decoupe.inference.preprocess import FramesWarning
 from decoupe.inference.results import Matte
 from decoupe.inference.segments import Segment, Segments
 from decoupe.weights.registry import catalogue
@@ -28,6 +29,7 @@ __all__ = [
     "DecoupeError",
     "DeviceError",
     "DownloadError",
+    "FramesWarning",
     "InputError",
     "Matte",
     "MissingExtraError",

@@ -6,17 +6,16 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from decoupe.console import say, told
+from decoupe.console import hush_downloads, say, told
 from decoupe.errors import InputError
+from decoupe.options import AsJson, Quiet, known_models, known_needs
 
 if TYPE_CHECKING:
     from decoupe.weights.registry import CatalogueRow, ModelSpec
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")]
 
 cache_app = typer.Typer(
     help="Look at the downloaded models, and take them away.", no_args_is_help=True, rich_markup_mode=None
@@ -24,10 +23,18 @@ cache_app = typer.Typer(
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Tell everything about one.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Tell everything about one.", autocompletion=known_models),
+    ] = None,
     need: Annotated[
         str | None,
-        typer.Option("--for", metavar="NEED", help="What suits a need, the best first: hair, products, …"),
+        typer.Option(
+            "--for",
+            metavar="NEED",
+            help="What suits a need, the best first: hair, products, …",
+            autocompletion=known_needs,
+        ),
     ] = None,
     commercial: Annotated[
         bool, typer.Option("--commercial", help="Only those whose licence admits commercial use.")
@@ -61,12 +68,20 @@ def models(
                 typer.echo(f"{own}  your own: {file}{'' if file.exists() else ', which does not exist'}")
 
 
-def get(name: Annotated[str, typer.Argument(metavar="NAME", help="See `decoupe models`.")]) -> None:
+def get(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="See `decoupe models`.", autocompletion=known_models)
+    ],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
     """Download a model and verify it; its path is printed."""
     from decoupe.weights import download, registry
 
     with told():
-        typer.echo(download.fetch(registry.spec(name)))
+        hush_downloads(quiet)
+        path = download.fetch(registry.spec(name))
+        typer.echo(json.dumps({"name": name, "path": str(path)}) if as_json else path)
 
 
 @cache_app.command("list")
@@ -95,13 +110,16 @@ def prune(
         typer.Argument(metavar="[NAME...]", help="Models to take away; else revisions that are not used."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Delete downloaded models, or the revisions that the catalogue does not name any more."""
     from decoupe.weights import cache
 
     with told():
         entries = cache.superfluous(names or ())
-        for entry in entries:
+        if as_json:
+            typer.echo(json.dumps([dataclasses.asdict(entry) for entry in entries]))
+        for entry in entries if not as_json else ():
             typer.echo(f"{entry.name} {entry.revision[:8]}")
         if dry_run or not entries:
             say("nothing was deleted" if entries else "there is nothing to delete")
@@ -111,14 +129,19 @@ def prune(
 
 def _facts(spec: ModelSpec, path: Path | None) -> dict[str, str]:
     """Everything about one model, in words."""
+    from decoupe.weights.timings import timings
+
     height, width = spec.preprocessing.size
     least, largest = spec.preprocessing.size_range
+    measured = timings().get(spec.name)
+    took = None if measured is None else measured.seconds
     return {
         "name": spec.name,
         "for": spec.task,
         "family": f"{spec.family}, backbone {spec.backbone}" if spec.backbone else spec.family,
         "size": f"{width}×{height}, works from {least} to {largest} pixels a side",
         "pictures": "stretched" if spec.preprocessing.fit == "stretch" else "keep their aspect ratio",
+        "seconds": "not measured here: decoupe bench " + spec.name if took is None else f"{took:.2f} here",
         "licence": spec.licence + ("" if spec.commercial else "; not for commercial use"),
         "file": f"{spec.file}, {spec.megabytes:.0f} MB",
         "from": f"https://huggingface.co/{spec.repo}/tree/{spec.revision}" if spec.repo else "the package",
@@ -132,13 +155,16 @@ def _table(rows: list[CatalogueRow]) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("name", "for", "size", "sides", "MB", "licence", "commercial", "here"):
-        table.add_column(title, justify="right" if title == "MB" else "left", no_wrap=title != "for")
+    for title in ("name", "for", "size", "sides", "MB", "seconds", "licence", "commercial", "here"):
+        justify: Literal["left", "right"] = "right" if title in ("MB", "seconds") else "left"
+        table.add_column(title, justify=justify, no_wrap=title != "for")
     for row in rows:
         height, width = row.size
         sides = f"{row.size_range[0]}–{row.size_range[1]}"
         licence = row.licence.partition(" (")[0]
         facts = ("yes" if fact else "no" for fact in (row.commercial, row.downloaded))
-        table.add_row(row.name, row.task, f"{width}×{height}", sides, f"{row.megabytes:.0f}", licence, *facts)
+        seconds = "" if row.seconds is None else f"{row.seconds:.2f}"
+        size = f"{width}×{height}"
+        table.add_row(row.name, row.task, size, sides, f"{row.megabytes:.0f}", seconds, licence, *facts)
     # A pipe has no width to fit into.
     Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -1,7 +1,4 @@
-"""Doing what a command line asks for: every job of a plan, told, counted and written whole.
-
-Pictures and paths go to standard output, everything said about them to standard error.
-"""
+"""What commands say, and where: pictures and paths on standard output, all else on standard error."""
 
 from __future__ import annotations
 
@@ -11,104 +8,14 @@ import json
 import os
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 import typer
 
 from decoupe.errors import DecoupeError, DownloadError, InputError, MissingExtraError, OutputError
-from decoupe.inference.media import write_bytes
-from decoupe.inference.predictor import SizeWarning
-from decoupe.plan import Plan
-
-Files = Sequence[tuple[bytes, Path | None]]
-"""What is written for one picture, in this order: the bytes of files, and where; None is standard output."""
-
-
-def run(
-    plan: Plan,
-    work: Callable[[Path | BinaryIO, Path | None], tuple[Files, Callable[[], dict[str, Any]]]],
-    *,
-    done: str,
-    chosen: str,
-    quiet: bool,
-    verbose: bool,
-    record: Callable[[dict[str, Any]], None] | None = None,
-) -> int:
-    """Do the plan's jobs.
-
-    Args:
-        plan: what is to be done.
-        work: from a picture and its target to what is written, and what tells of it, which is asked only
-            where it is recorded; raises DecoupeError where it cannot.
-        done: what happened to a picture that is done, as ``"cut"``.
-        chosen: the model, device and precision, to be told.
-        quiet: say nothing but errors.
-        verbose: name each output.
-        record: gets what there is to tell of each job when it is done: ``source``, ``target``, ``seconds``
-            and what ``work`` says, or ``source`` and ``error``.
-
-    Returns:
-        How many jobs failed.
-    """
-    failed = 0
-    with (
-        progress_bar(len(plan.jobs), drawn=len(plan.jobs) > 1 and drawn(quiet)) as advance,
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("always", SizeWarning)
-        warnings.showwarning = lambda message, *_: None if quiet else say(str(message))
-        for job in plan.jobs:
-            named_source = "-" if job.source is None else str(job.source)
-            begun = time.perf_counter()
-            try:
-                source = _opened(sys.stdin, "input").buffer if job.source is None else job.source
-                written, about = work(source, job.target)
-                for data, target in written:
-                    _write(data, target, plan.several)
-                if record is not None:
-                    told_target = None if job.target is None else str(job.target)
-                    seconds = round(time.perf_counter() - begun, 3)
-                    record({"source": named_source, "target": told_target, "seconds": seconds, **about()})
-                if job.target is not None and (verbose or not (quiet or plan.several)):
-                    say(f"wrote {job.target} ({chosen})")
-            except DecoupeError as error:
-                failed += 1
-                line = str(error)
-                if record is not None:
-                    record({"source": named_source, "error": line})
-                named = str(job.source) in line or str(job.target) in line
-                say(line if named or not plan.several else f"{job.source}: {line}")
-            advance()
-    if plan.several and not quiet:
-        counts = {
-            done: len(plan.jobs) - failed,
-            "there already": plan.skipped,
-            "of them older than their pictures": plan.outdated,
-            "failed": failed + len(plan.problems),
-        }
-        summary = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        say(f"{summary}; {chosen}")
-    return failed
-
-
-def _write(data: bytes, target: Path | None, make_folders: bool) -> None:
-    if target is None:
-        stream = _opened(sys.stdout, "output").buffer
-        stream.write(data)
-        stream.flush()
-        return
-    if make_folders:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"cannot make the folder {target.parent} ({error.strerror}): name another with -o"
-            ) from error
-    write_bytes(data, target)
 
 
 def recorder(path: Path | None, printed: bool) -> Callable[[dict[str, Any]], None] | None:
@@ -137,7 +44,7 @@ def recorder(path: Path | None, printed: bool) -> Callable[[dict[str, Any]], Non
     return record if printed or path is not None else None
 
 
-def _opened(stream: TextIO | None, name: str) -> TextIO:
+def opened(stream: TextIO | None, name: str) -> TextIO:
     """A standard stream, which is None where the process was started without it."""
     if stream is None:
         raise InputError(f"standard {name} is closed: name a file instead of -")
@@ -169,6 +76,17 @@ def progress_bar(total: int, *, drawn: bool) -> Iterator[Callable[[], None]]:
             progress.update(task, advance=1, rate=f"{done / (time.perf_counter() - begun):.1f}/s")
 
         yield advance
+
+
+def hush_downloads(quiet: bool) -> None:
+    """Let downloads draw no bars where nobody wants them; the hub's library looks when it is loaded."""
+    if quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def imported(module: str, command: str, extra: str) -> ModuleType:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from decoupe.cut_options import CutOptions
 from decoupe.errors import InputError, OutputError, unknown
 from decoupe.inference.edits import Edits
+from decoupe.inference.matting import Matting, check_pymatting
 from decoupe.inference.media import SUFFIXES, check_quality, encode
 from decoupe.inference.preprocess import NO_METADATA
 from decoupe.plan import Plan, check_formats
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from decoupe.inference.results import Background, Matte
 
 
@@ -25,6 +29,7 @@ class Wanted:
         kind: ``"cut"``, ``"over"``, ``"matte"``, ``"overlay"`` or ``"side-by-side"``; also what outputs are
             called that nobody named.
         background: of ``"over"``: a colour, an image that has been read, or ``"blur"``.
+        matting: of the matte's edge, as `Matting` names it; None leaves it as it is.
         edits: changes of the matte, as `Edits` names them.
         crop: whether only the part with the subject is kept.
         margin: around it, as `Matte.crop` takes it.
@@ -38,6 +43,7 @@ class Wanted:
 
     kind: str = "cut"
     background: Background | None = None
+    matting: Mapping[str, Any] | None = None
     edits: Mapping[str, Any] = field(default_factory=dict)
     crop: bool = False
     margin: float = 0
@@ -56,23 +62,36 @@ class Wanted:
     def bytes_of(self, matte: Matte, target: Path | None) -> bytes:
         """The bytes of the output file; ``target`` None is standard output."""
         suffix = self.suffix if target is None else target.suffix
+        matte = self.changed(matte)
+        if self.kind in ("cut", "over"):
+            return matte.encode(
+                suffix,
+                over=self.background,
+                shadow=self.shadow,
+                keep_hidden=self.keep_hidden,
+                quality=self.quality,
+            )
+        return encode(self.image_of(matte), suffix, quality=self.quality)
+
+    def changed(self, matte: Matte) -> Matte:
+        """The matte refined, edited and framed."""
         if not self.metadata:
             matte = replace(matte, metadata=NO_METADATA)
+        if self.matting is not None:
+            matte = matte.refined(**self.matting)
         if self.edits:
             matte = matte.edited(**self.edits)
-        if self.crop:
-            matte = matte.crop(self.margin, self.aspect)
+        return matte.crop(self.margin, self.aspect) if self.crop else matte
+
+    def image_of(self, matte: Matte) -> Image.Image:
+        """The picture that is made of a matte, with 8 bits a channel."""
         if self.kind == "cut":
-            return matte.encode(
-                suffix, shadow=self.shadow, keep_hidden=self.keep_hidden, quality=self.quality
-            )
+            return matte.cutout(shadow=self.shadow, keep_hidden=self.keep_hidden)
         if self.kind == "over":
             assert self.background is not None  # Wanted is made by `wanted`
-            image = matte.over(self.background, shadow=self.shadow)
-        else:
-            make = {"matte": matte.mask, "overlay": matte.overlay, "side-by-side": matte.side_by_side}
-            image = make[self.kind]()
-        return encode(image, suffix, quality=self.quality)
+            return matte.over(self.background, shadow=self.shadow)
+        make = {"matte": matte.mask, "overlay": matte.overlay, "side-by-side": matte.side_by_side}
+        return make[self.kind]()
 
     def check(self, plan: Plan) -> None:
         """Refuse, before the first picture is read, outputs that could not be written so.
@@ -97,70 +116,78 @@ def describe(matte: Matte) -> dict[str, Any]:
     return {"width": width, "height": height, "subject": share, "box": list(box) if any(box) else None}
 
 
-def wanted(
-    *,
-    over: str | None,
-    flags: Mapping[str, bool],
-    edits: Mapping[str, Any],
-    crop: bool,
-    margin: str | None,
-    aspect: str | None,
-    shadow: float,
-    keep_hidden: bool,
-    quality: int | None,
-    metadata: bool,
-    form: str | None,
-    out: str | None,
-    max_pixels: int,
-) -> Wanted:
-    """The options of a command line, where they go together.
-
-    Args:
-        over: of ``--over``.
-        flags: ``matte``, ``overlay`` and ``side-by-side``, as given.
-        edits: as `Edits` names them.
-        crop: of ``--crop``.
-        margin: of ``--margin``, as ``20`` or ``5%``.
-        aspect: of ``--aspect``, as ``4:5``.
-        shadow: of ``--shadow``.
-        keep_hidden: of ``--keep-hidden``.
-        quality: of ``--quality``.
-        metadata: of ``--metadata``.
-        form: of ``--format``, as ``webp``.
-        out: of ``--out``.
-        max_pixels: largest background that is read.
+def wanted(options: CutOptions) -> Wanted:
+    """What the options ask for, where they go together.
 
     Raises:
         InputError: options that exclude each other, or that cannot be used.
         OutputError: an unknown format.
     """
-    kinds = [name for name, given in {**flags, "over": over is not None}.items() if given]
-    if len(kinds) > 1:
-        raise InputError(f"--{kinds[0]} and --{kinds[1]} exclude each other: give one of them")
-    kind = kinds[0] if kinds else "cut"
-    if shadow and kind not in ("cut", "over"):
+    kind = _kind(options)
+    if options.shadow and kind not in ("cut", "over"):
         raise InputError(f"--shadow lies below a subject, and --{kind} shows none: leave one of them out")
-    if not 0 <= shadow <= 1:
-        raise InputError(f"--shadow is {shadow}, expected a number from 0 to 1")
-    if keep_hidden and kind != "cut":
+    if not 0 <= options.shadow <= 1:
+        raise InputError(f"--shadow is {options.shadow}, expected a number from 0 to 1")
+    if options.keep_hidden and kind != "cut":
         raise InputError(f"--keep-hidden is for transparent parts, and --{kind} has none: leave it out")
-    if (margin is not None or aspect is not None) and not crop:
+    if (options.margin is not None or options.aspect is not None) and not options.crop:
         raise InputError("--margin and --aspect are of the part that --crop keeps: add --crop")
-    changes = {name: value for name, value in edits.items() if value != getattr(Edits(), name)}
-    Edits(**changes)
     return Wanted(
         kind=kind,
-        background=None if over is None else _background(over, max_pixels),
-        edits=changes,
-        crop=crop,
-        margin=_margin(margin),
-        aspect=_aspect(aspect),
-        shadow=shadow,
-        keep_hidden=keep_hidden,
-        quality=quality,
-        metadata=metadata,
-        suffix=_suffix(form, out),
+        background=None if options.over is None else _background(options.over, options.max_pixels),
+        matting=_matting(options),
+        edits=_edits(options),
+        crop=options.crop,
+        margin=_margin("--margin", options.margin or "0"),
+        aspect=_aspect(options.aspect),
+        shadow=options.shadow,
+        keep_hidden=options.keep_hidden,
+        quality=options.quality,
+        metadata=options.metadata,
+        suffix=_suffix(options.form, options.out),
     )
+
+
+def _kind(options: CutOptions) -> str:
+    given = {
+        "matte": options.matte,
+        "overlay": options.overlay,
+        "side-by-side": options.side_by_side,
+        "over": options.over is not None,
+    }
+    kinds = [name for name, asked in given.items() if asked]
+    if len(kinds) > 1:
+        raise InputError(f"--{kinds[0]} and --{kinds[1]} exclude each other: give one of them")
+    return kinds[0] if kinds else "cut"
+
+
+def _matting(options: CutOptions) -> dict[str, float] | None:
+    names = [f.name for f in fields(CutOptions) if f.name.startswith("matting_")]
+    changed = [name for name in names if getattr(options, name) != getattr(CutOptions, name)]
+    if changed and not options.matting:
+        raise InputError(f"--{changed[0].replace('_', '-')} is of --matting: add it")
+    if not options.matting:
+        return None
+    check_pymatting()
+    asked = {
+        "foreground": options.matting_foreground,
+        "background": options.matting_background,
+        "erode": _margin("--matting-erode", options.matting_erode),
+        "dilate": _margin("--matting-dilate", options.matting_dilate),
+    }
+    Matting(**asked)
+    return asked
+
+
+def _edits(options: CutOptions) -> dict[str, Any]:
+    """The changes that are asked for, as `Edits` names them."""
+    if options.grow and options.shrink:
+        raise InputError("--grow and --shrink undo each other: give one of them")
+    asked = {edit.name: getattr(options, edit.name) for edit in fields(Edits)}
+    asked["grow"] = options.grow - options.shrink
+    changes = {name: value for name, value in asked.items() if value != getattr(Edits(), name)}
+    Edits(**changes)
+    return changes
 
 
 def _background(over: str, max_pixels: int) -> Background:
@@ -175,11 +202,11 @@ def _background(over: str, max_pixels: int) -> Background:
     return background
 
 
-def _margin(text: str | None) -> float:
-    number = _number((text or "0").removesuffix("%"))
-    if number is None or number < 0 or ((text or "").endswith("%") and number >= 100):
-        raise InputError(f"--margin is {text!r}, expected pixels or a share: such as 20 or 5%")
-    return number / 100 if (text or "").endswith("%") else round(number)
+def _margin(option: str, text: str) -> float:
+    number = _number(text.removesuffix("%"))
+    if number is None or number < 0 or (text.endswith("%") and number >= 100):
+        raise InputError(f"{option} is {text!r}, expected pixels or a share: such as 20 or 5%")
+    return number / 100 if text.endswith("%") else round(number)
 
 
 def _aspect(text: str | None) -> tuple[float, float] | None:

@@ -52,6 +52,8 @@ EXTRAS = {
     "torch": Extra("torch", "every model of `decoupe models`, on CPU, CUDA and MPS", 5300),
     "timm": Extra("timm", "DINOv3 backbones", 20),
     "train": Extra("accelerate", "training", 65),
+    "matting": Extra("pymatting", "hair solved anew: `decoupe cut --matting`", 350),
+    "heic": Extra("pillow_heif", "HEIC photographs", 27),
     "export": Extra("onnxscript", "trained models as .onnx files", 45),
 }
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoupe.console import drawn, imported, progress_bar, say, told
+from decoupe.console import cores, drawn, imported, progress_bar, say, told
 from decoupe.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -94,13 +93,12 @@ def evaluate(
         stretches = chosen.stretch if stretch is None else stretch
         known = _evaluation("published").rows_beside(beside or (), chosen.names)
         jobs, count, title, settings, look = _work(pred, gt, model, data, device, quiet)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         with progress_bar(count, drawn=drawn(quiet)) as advance:
             evaluation: Evaluation = _evaluation("run").evaluate(
                 jobs,
                 chosen.names,
                 stretch=stretches,
-                workers=min(workers or cores, max(1, count // 8)),  # a process takes a second to start
+                workers=min(workers or cores(), max(1, count // 8)),  # a process takes a second to start
                 advance=advance,
             )
         for problem in evaluation.problems:

@@ -32,6 +32,11 @@ class Job:
     source: Path | None
     target: Path | None
 
+    @property
+    def name(self) -> str:
+        """What the picture is called where it is told of."""
+        return "-" if self.source is None else str(self.source)
+
 
 @dataclass
 class Plan:
@@ -42,7 +47,8 @@ class Plan:
         skipped: how many pictures of folders are done already.
         outdated: how many of those were changed after they were done.
         problems: one line for each input of which nothing can be made.
-        several: whether outputs go into folders, which are made, and are counted, or the one is named.
+        several: whether the outputs are counted; the one of a single picture is named.
+        folders: whether the outputs' folders are made where they do not exist.
         owners: the input of every output, by where the output lies.
     """
 
@@ -51,6 +57,7 @@ class Plan:
     outdated: int = 0
     problems: list[str] = field(default_factory=list)
     several: bool = False
+    folders: bool = False
     owners: dict[str, Path] = field(default_factory=dict)
 
     def claim(self, source: Path, target: Path) -> None:
@@ -102,7 +109,7 @@ def make_plan(
             raise InputError("- stands for one picture: give no other inputs, and no folder")
         return _plan_stream(inputs[0], out, overwrite, text)
     folder = _output_folder(out, several)
-    plan = Plan(several=several)
+    plan = Plan(several=several, folders=several or folder is not None)
     named = [Path(name) for name in inputs]
     places = real_paths(named)
     target_of = functools.partial(

@@ -28,7 +28,9 @@ def arrivals(look: Callable[[], Plan]) -> Iterator[Plan]:
     told: set[str] = set()
     while True:
         plan = look()
-        ready = Plan(several=True, problems=[line for line in plan.problems if line not in told])
+        ready = Plan(
+            several=True, folders=True, problems=[line for line in plan.problems if line not in told]
+        )
         told |= set(plan.problems)
         states = {job.source: _state(job.source) for job in plan.jobs if job.source is not None}
         for job in plan.jobs:

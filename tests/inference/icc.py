@@ -29,13 +29,18 @@ def linear_grey() -> bytes:
     return _profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": b"curv" + struct.pack(">4xIH", 1, 256)})
 
 
+def display_p3() -> bytes:
+    """Display P3's primaries, whose red and green are stronger than sRGB's."""
+    return _rgb(red=(0.5151, 0.2412, -0.0011), green=(0.2920, 0.6922, 0.0419), blue=(0.1571, 0.0666, 0.7841))
+
+
 def exchanged_rgb() -> bytes:
     """RGB with sRGB's primaries, red's and blue's exchanged."""
-    colourants = {
-        b"bXYZ": (0.4361, 0.2225, 0.0139),
-        b"gXYZ": (0.3851, 0.7169, 0.0971),
-        b"rXYZ": (0.1431, 0.0606, 0.7141),
-    }
+    return _rgb(red=(0.1431, 0.0606, 0.7141), green=(0.3851, 0.7169, 0.0971), blue=(0.4361, 0.2225, 0.0139))
+
+
+def _rgb(**primaries: tuple[float, float, float]) -> bytes:
+    colourants = {f"{name[0]}XYZ".encode(): colour for name, colour in primaries.items()}
     tags = {name: b"XYZ " + bytes(4) + _fixed(*colour) for name, colour in colourants.items()}
     curve = b"curv" + struct.pack(">4xIH", 1, round(2.2 * 256))
     return _profile(b"mntr", b"RGB ", b"XYZ ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve))

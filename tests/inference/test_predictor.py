@@ -171,3 +171,11 @@ def test_red_is_the_subject(tiny: Path) -> None:
     matte = decoupe.cut(picture, model=tiny)
     assert matte.alpha[30, 45] > 0.95
     assert matte.alpha[5, 5] < 0.5
+
+
+@pytest.mark.parametrize("size", [[64, 64], (64, "64"), {"side": 64}, 64.0, ("64", 64)])
+def test_a_size_that_is_none_is_told(size: object) -> None:
+    with pytest.raises(InputError, match=r"size is .*, expected a number, \(height, width\) or 'native'"):
+        decoupe.cut(np.zeros((8, 8, 3), np.uint8), size=size)  # type: ignore[call-overload]
+    with pytest.raises(InputError, match="size is"):
+        decoupe.load(size=size)

@@ -17,6 +17,7 @@ from decoupe.errors import InputError
 from decoupe.inference.preprocess import (
     GREY,
     LONGEST_ASPECT,
+    FramesWarning,
     Picture,
     from_network,
     network_size,
@@ -228,10 +229,25 @@ def test_transparent_parts_hide_their_colour_and_stay_transparent(mode: str) -> 
     np.testing.assert_array_equal(alpha, picture.opacity)
 
 
-def test_first_frame_of_an_animation() -> None:
+@pytest.mark.parametrize(
+    ("kind", "several"), [("GIF", "frames"), ("PNG", "frames"), ("WEBP", "frames"), ("TIFF", "pages")]
+)
+def test_the_first_frame_is_read_and_the_others_are_told(kind: str, several: str) -> None:
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue", "lime")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    with pytest.warns(FramesWarning, match=f"image has several {several}: the first is read"):
+        picture = read_image(data)
+    assert (picture.pixels == (255, 0, 0)).all()
+
+
+def test_a_damaged_second_frame_does_not_matter() -> None:
     frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
-    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert read_image(data).pixels[0, 0].tolist() == [255, 0, 0]
+    whole = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    second = whole.rindex(b"\x2c")  # an image descriptor
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FramesWarning)
+        assert read_image(whole[: second + 6]).pixels[0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize(

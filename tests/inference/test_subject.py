@@ -177,6 +177,14 @@ def test_a_label_that_is_not_there_is_told_with_what_is() -> None:
         nothing(photograph(EVERYWHERE), what="dog")
 
 
+def test_a_chosen_part_that_the_matte_model_does_not_see_is_told(predictor: Predictor) -> None:
+    nothing = photograph(np.zeros(SIZE))
+    for choice in ({"what": "dog"}, {"box": (10, 20, 60, 60)}):
+        with pytest.raises(InputError, match=r"^array shows nothing to cut there, as known sees it: choose"):
+            predictor(nothing, **choice)
+    assert predictor(nothing).alpha.max() < 0.1  # nobody said that there is something
+
+
 def test_an_unknown_label_suggests_the_nearest(predictor: Predictor) -> None:
     with pytest.raises(InputError, match="unknown label 'dgo'; did you mean 'dog'"):
         predictor(photograph(EVERYWHERE), what="dgo")

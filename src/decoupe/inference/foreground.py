@@ -2,13 +2,15 @@
 
 Fast multi-level foreground estimation: Germer, Uelwer, Conrad and Harmeling, "Fast Multi-Level Foreground
 Estimation", ICPR 2020 (arXiv 2006.14970), with two changes that make it fit for large photographs in NumPy.
-Fine levels relax soft pixels only, since everywhere else the colours are known; and the levels end at a
-working size, from which the full size follows pixel by pixel in closed form.
+Fine levels relax soft pixels only, since everywhere else the colours are known; and the levels go up to a
+working size, from which there is one step to the full size, for soft pixels alone. `benchmarks/foreground.py`
+measures it beside pymatting's.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +24,10 @@ Floats = npt.NDArray[np.float32]
 HIDDEN = 0.5 / 255
 """Alpha below which a pixel is invisible in 8 bits, and 1 minus which it is opaque."""
 
-_WORKING_PIXELS = 512 * 512  # more changed the error in no test, on pictures up to 12 megapixels
+_WORKING_PIXELS = 512 * 512
 _DENSE_PIXELS = 64 * 64  # levels up to this size relax every pixel, to spread colours into unknown regions
-_SMALL_SIDE, _SMALL_SWEEPS, _SWEEPS = 32, 10, 3
+_SMALL_SIDE, _SMALL_SWEEPS, _SWEEPS, _FULL_SWEEPS = 32, 10, 3, 4
+_STEEP = 0.05  # change of alpha
 _SMOOTHNESS = 1e-5  # the paper's ε_r; its ω, the weight of alpha's gradient, is 1
 
 
@@ -39,17 +42,23 @@ def estimate_foreground(image: Pixels, alpha: Floats) -> Pixels:
         RGB ``(H, W, 3)`` of the type of ``image``, and equal to it where alpha is 0 or 1.
     """
     foreground = image.copy()
-    soft = np.flatnonzero(_soft(alpha))
-    if len(soft) == 0:
+    soft = _soft(alpha)
+    if not soft.any():
         return foreground
     coarse = _coarse_layers(image, alpha)
-    pixels, alphas, written = image.reshape(-1, 3), alpha.reshape(-1), foreground.reshape(-1, 3)
+    steep = _steep(alpha)
+    pixels, written = image.reshape(-1, 3), foreground.reshape(-1, 3)
 
-    def finish(places: Indices) -> None:
-        layers = interpolated(coarse, places, alpha.shape)  # (P, 6)
-        written[places] = _corrected(pixels[places], alphas[places], layers)
+    def finish(places: Indices, *, fine: bool) -> None:
+        layers = (
+            _fine_layers(image, alpha, coarse, places) if fine else interpolated(coarse, places, alpha.shape)
+        )
+        a = alpha.ravel()[places, np.newaxis]  # (P, 1)
+        front = layers[:, :3] + a * _missing(_unit(pixels[places]), a, layers)
+        written[places] = np.rint(front.clip(0, 1) * np.iinfo(image.dtype).max).astype(image.dtype)
 
-    for_chunks(finish, soft)
+    for_chunks(partial(finish, fine=False), np.flatnonzero(soft & ~steep))
+    for_chunks(partial(finish, fine=True), np.flatnonzero(soft & steep))
     return foreground
 
 
@@ -57,18 +66,74 @@ def _soft(alpha: Floats) -> npt.NDArray[np.bool_]:
     return (alpha >= HIDDEN) & (alpha <= 1 - HIDDEN)
 
 
-def _corrected(pixels: Pixels, alpha: Floats, layers: Floats) -> Pixels:
-    """The foreground nearest to the coarse estimates ``(P, 6)`` that meets the pixels ``(P, 3)`` exactly.
+def _unit(pixels: Pixels) -> Floats:
+    """Integers as colours in [0, 1]."""
+    unit: Floats = np.divide(pixels, np.iinfo(pixels.dtype).max, dtype=np.float32)
+    return unit
 
-    It minimises |F − F'|² + |B − B'|² under alpha·F + (1 − alpha)·B = pixels.
+
+def _missing(colours: Floats, a: Floats, layers: Floats) -> Floats:
+    """What estimates ``(P, 6)`` lack to meet the colours ``(P, 3)`` exactly, where alpha is ``a`` ``(P, 1)``.
+
+    F' + a·missing and B' + (1 − a)·missing minimise |F − F'|² + |B − B'|² under a·F + (1 − a)·B = colours.
     """
-    top = np.iinfo(pixels.dtype).max
-    a = alpha[:, np.newaxis]  # (P, 1)
-    front, back = layers[:, :3], layers[:, 3:]
-    residual = pixels / np.float32(top) - a * front - (1 - a) * back
-    foreground = front + residual * (a / (a * a + (1 - a) * (1 - a)))
-    corrected: Pixels = np.rint(foreground.clip(0, 1) * top).astype(pixels.dtype)
-    return corrected
+    residual = colours - a * layers[:, :3] - (1 - a) * layers[:, 3:]
+    missing: Floats = residual / (a * a + (1 - a) * (1 - a))
+    return missing
+
+
+def _steep(alpha: Floats) -> npt.NDArray[np.bool_]:
+    """Where alpha changes from pixel to pixel, ``(H, W)``: elsewhere the coarse layers lack no detail."""
+    steep = np.zeros(alpha.shape, bool)
+    for along, result in ((alpha, steep), (alpha.T, steep.T)):
+        change = np.abs(np.diff(along, axis=0)) > _STEEP
+        result[:-1] |= change
+        result[1:] |= change
+    return steep
+
+
+def _fine_layers(image: Pixels, alpha: Floats, coarse: Floats, places: Indices) -> Floats:
+    """Foreground and background ``(P, 6)`` at flat indices of the picture, from the coarse ``(h, w, 6)``."""
+    height, width = alpha.shape
+    rows, columns = np.divmod(places, width)
+    neighbours = [
+        np.where(rows > 0, places - width, places),
+        np.where(columns > 0, places - 1, places),
+        np.where(columns < width - 1, places + 1, places),
+        np.where(rows < height - 1, places + width, places),
+    ]
+    seen = np.zeros(alpha.size, bool)
+    for some in (places, *neighbours):
+        seen[some] = True
+    near = np.flatnonzero(seen)
+    index = np.empty(alpha.size, np.int32)  # of what is near alone
+    index[near] = np.arange(len(near))
+    layers, alphas = interpolated(coarse, near, alpha.shape), alpha.ravel()[near]
+    colours = _unit(image.reshape(-1, 3)[near])
+    _fill_known(layers, colours, alphas)
+    own = index[places]
+    a = alphas[own, np.newaxis]
+    missing = _missing(colours[own], a, layers[own])
+    layers[own] = (layers[own] + np.hstack([a * missing, (1 - a) * missing])).clip(0, 1)
+    beside = [index[neighbour] for neighbour in neighbours]
+    black = (rows + columns) % 2 == 0
+    halves = [
+        _half(own[half], [neighbour[half] for neighbour in beside], colours[own[half]], alphas)
+        for half in (black, ~black)
+    ]
+    # The farther from the working size, the more there is left to find.
+    doublings = math.log2(height * width / (coarse.shape[0] * coarse.shape[1]))
+    for _ in range(_FULL_SWEEPS + round(doublings)):
+        for half in halves:
+            _sweep(layers, half)
+    return layers[own]
+
+
+def _fill_known(layers: Floats, image: Floats, alpha: Floats) -> None:
+    """Put the colours ``(…, 3)`` of opaque and of hidden pixels into the layers ``(…, 6)``."""
+    opaque, hidden = alpha > 1 - HIDDEN, alpha < HIDDEN
+    layers[opaque, :3] = image[opaque]
+    layers[hidden, 3:] = image[hidden]
 
 
 def _coarse_layers(image: Pixels, alpha: Floats) -> Floats:
@@ -76,8 +141,7 @@ def _coarse_layers(image: Pixels, alpha: Floats) -> Floats:
     height, width = alpha.shape
     scale = min(1.0, math.sqrt(_WORKING_PIXELS / (height * width)))
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    colours = _sampled(image, size).astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
-    return _solve(colours, _sampled(alpha, size))
+    return _solve(_unit(_sampled(image, size)), _sampled(alpha, size))
 
 
 def _solve(image: Floats, alpha: Floats) -> Floats:
@@ -106,9 +170,7 @@ def _relax(layers: Floats, image: Floats, alpha: Floats) -> None:
     active = np.ones_like(alpha, dtype=bool)
     if height * width > _DENSE_PIXELS:
         active = _soft(alpha)
-        opaque, hidden = alpha > 1 - HIDDEN, alpha < HIDDEN
-        layers[opaque, :3] = image[opaque]
-        layers[hidden, 3:] = image[hidden]
+        _fill_known(layers, image, alpha)
     rows, columns = np.nonzero(active)
     # A border of copies gives edge pixels four neighbours; neighbours in the flat array are offsets.
     padded = np.pad(layers, ((1, 1), (1, 1), (0, 0)), mode="edge").reshape(-1, 6)
@@ -117,7 +179,11 @@ def _relax(layers: Floats, image: Floats, alpha: Floats) -> None:
     colours = image[rows, columns]
     # Like the squares of a chessboard: no two of one colour are neighbours, so each half is solved at once.
     black = (rows + columns) % 2 == 0
-    halves = [_half(places[half], colours[half], alphas, width + 2) for half in (black, ~black)]
+    offsets = (-width - 2, -1, 1, width + 2)
+    halves = [
+        _half(places[half], [places[half] + offset for offset in offsets], colours[half], alphas)
+        for half in (black, ~black)
+    ]
     for _ in range(_SMALL_SWEEPS if max(height, width) <= _SMALL_SIDE else _SWEEPS):
         for half in halves:
             _sweep(padded, half)
@@ -128,7 +194,7 @@ class _Half(NamedTuple):
     """Half the pixels of a level with their 2×2 systems (the paper's equation 4), inverted.
 
     Attributes:
-        places: indices ``(P,)`` in the padded, flat level.
+        places: indices ``(P,)`` into the layers.
         neighbours: four such, of the neighbours.
         weights: four times ``(P, 1)``, how much each neighbour counts.
         inverse: entries [0, 0], [0, 1] and [1, 1] of the inverse matrices, each ``(P, 1)``.
@@ -142,9 +208,8 @@ class _Half(NamedTuple):
     data: tuple[Floats, Floats]
 
 
-def _half(places: Indices, colours: Floats, alphas: Floats, stride: int) -> _Half:
+def _half(places: Indices, neighbours: list[Indices], colours: Floats, alphas: Floats) -> _Half:
     a = alphas[places][:, np.newaxis]  # (P, 1)
-    neighbours = [places + offset for offset in (-stride, -1, 1, stride)]
     weights = [_SMOOTHNESS + np.abs(a - alphas[neighbour][:, np.newaxis]) for neighbour in neighbours]
     total: Any = sum(weights)
     front, mixed, back = a * a + total, a * (1 - a), (1 - a) * (1 - a) + total

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 from PIL import ExifTags, Image
 
 from decoupe.errors import InputError, OutputError, unknown
+
+if sys.platform != "win32":
+    import fcntl
 
 READABLE = frozenset(
     f".{ending}"
@@ -27,6 +32,8 @@ READABLE = frozenset(
         "bmp",
         "gif",
         "avif",
+        "heic",
+        "heif",
         "jp2",
         "ppm",
         "pgm",
@@ -226,10 +233,14 @@ def replacing(target: Path) -> Iterator[Path]:
     """
     if _is_special(target):
         raise OutputError(f"{target} is not a regular file: name another output")
-    temporary = target.with_name(f".decoupe-{os.urandom(8).hex()}.part")
     try:
-        yield temporary
-        temporary.replace(target)
+        with _held_file(target.parent) as temporary:
+            try:
+                yield temporary
+                temporary.replace(target)
+            finally:
+                with suppress(OSError):
+                    temporary.unlink()
     except FileNotFoundError:
         raise OutputError(
             f"{target} cannot be written, its folder does not exist: create {target.parent}"
@@ -239,9 +250,43 @@ def replacing(target: Path) -> Iterator[Path]:
         raise OutputError(
             f"{target} cannot be written ({reason}): check the folder's permissions and free space"
         ) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+
+
+@contextmanager
+def _held_file(folder: Path) -> Iterator[Path]:
+    """A new, empty file in ``folder``, locked while its writer lives, so that no other run removes it."""
+    while True:
+        path = folder / f".decoupe-{os.urandom(8).hex()}.part"
+        with path.open("xb") as file:
+            # Another run may have taken it for a dead one's before it was locked.
+            if _lock(file) == "another's" or not path.exists():
+                continue
+            if sys.platform == "win32":
+                file.close()  # no open file is replaced there
+            yield path
+            return
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the temporary files that killed runs left in ``folder``, and none of a run that is alive."""
+    with suppress(OSError):
+        for path in folder.glob(".decoupe-*.part"):
+            with suppress(OSError), path.open("r+b") as file:
+                if _lock(file) == "ours":
+                    path.unlink()
+
+
+def _lock(file: BinaryIO) -> Literal["ours", "another's", "none"]:
+    """Lock an open file until it is closed or its process ends: whose it is then; some disks know none."""
+    if sys.platform == "win32":
+        return "none"
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "another's"
+    except OSError:
+        return "none"
+    return "ours"
 
 
 def _is_special(target: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from decoupe.errors import InputError
+from decoupe.inference.framing import VISIBLE
 from decoupe.inference.guided import LEAST_RATIO, enlarged
 from decoupe.inference.preprocess import (
     MAX_PIXELS,
     Picture,
     Size,
     Source,
+    check_size,
     from_network,
     network_size,
     read_image,
@@ -63,6 +66,8 @@ class _Opened(ABC, Generic[Result]):
         self.spec = spec
         self._model = runtime
         self._warned = False
+        # Threads may share a model: they read and write at the same time, and compute in turns.
+        self._turn = threading.Lock()
         network_size((1024, 1024), self.preprocessing, size)
 
     @property
@@ -207,7 +212,9 @@ class Segmenter(_Opened[Segments]):
         return self._predict([read_image(image, max_pixels)])[0]
 
     def _computed(self, pictures: Sequence[Picture], size: Pair, closer: Pair | None) -> list[Segments]:
-        classes, masks = self.runtime(self._batch(pictures, size))
+        batch = self._batch(pictures, size)
+        with self._turn:
+            classes, masks = self.runtime(batch)
         return [
             Segments(
                 class_logits,
@@ -271,9 +278,10 @@ class Predictor(_Opened[Matte]):
         Raises:
             DecoupeError: as `load` does.
         """
-        if not isinstance(self._segmenter, Segmenter):
-            self._segmenter = (self._segmenter or open_segmenter)()
-        return self._segmenter
+        with self._turn:
+            if not isinstance(self._segmenter, Segmenter):
+                self._segmenter = (self._segmenter or open_segmenter)()
+            return self._segmenter
 
     def __call__(
         self,
@@ -350,14 +358,18 @@ class Predictor(_Opened[Matte]):
     def _cut(self, picture: Picture, parts: Sequence[Part]) -> Matte:
         """The matte of chosen parts, each seen by itself."""
         alphas = [self._predict([picture.crop(part.box)])[0].alpha for part in parts]
-        return _matte(joined(parts, alphas, picture.size), picture)
+        alpha = joined(parts, alphas, picture.size)
+        if alpha.max() < VISIBLE:
+            raise InputError(
+                f"{picture.source} shows nothing to cut there, as {self.runtime.name} sees it: "
+                "choose another part, or another model"
+            )
+        return _matte(alpha, picture)
 
     def _computed(self, pictures: Sequence[Picture], size: Pair, closer: Pair | None) -> list[Matte]:
-        batch = self._batch(pictures, size)
-        if closer is None:
-            alphas = self.runtime(batch)[:, 0]  # (N, h, w)
-        else:
-            alphas = self.runtime(self._batch(pictures, closer), batch)[:, 0]
+        batches = [self._batch(pictures, scale) for scale in (closer, size) if scale is not None]
+        with self._turn:
+            alphas = self.runtime(*batches)[:, 0]  # (N, h, w)
         if self.minmax:
             alphas = np.stack([stretched(alpha) for alpha in alphas])
         return [self._as_matte(alpha, picture) for alpha, picture in zip(alphas, pictures, strict=True)]
@@ -512,6 +524,8 @@ def cut(
     Raises:
         DecoupeError: as `load` and `Predictor` do.
     """
+    if size is not None:
+        check_size(size)
     predictor = _cached_predictor(
         model,
         device=device,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 import threading
 import warnings
@@ -86,6 +87,16 @@ _OF_PIXELS = frozenset({int(ExifTags.Base.ExifImageWidth), int(ExifTags.Base.Exi
 
 _pillow_lock = threading.Lock()
 
+# Formats whose further frames are not more of the same picture, as the depth map in a phone's JPEG is.
+_ANIMATED = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages"}
+
+# How a HEIC file begins: its brands, the major one or another (ISO/IEC 23008-12, section 10.2).
+_HEIC = re.compile(rb".{4}ftyp.{0,48}?(hei[cxms]|hev[cxms])", re.DOTALL)
+
+
+class FramesWarning(UserWarning):
+    """A picture of several frames or pages, of which the first was read."""
+
 
 @dataclass(frozen=True)
 class Metadata:
@@ -148,8 +159,8 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
 
     EXIF orientation is applied, once. CMYK, LAB and 8-bit grey become sRGB through their ICC profile, RGB
     keeps its profile. 16-bit grey, RGB and RGBA files (PNG, TIFF), 16-bit arrays and float arrays stay
-    16-bit. Of an animation the first frame is read. Transparent parts are laid over mid-grey, with their
-    transparency beside the pixels.
+    16-bit. Of an animation the first frame is read, with a `FramesWarning`. HEIC files need pillow-heif.
+    Transparent parts are laid over mid-grey, with their transparency beside the pixels.
 
     Args:
         source: a path, the bytes of a file, a binary file object, a Pillow image, or an array ``(H, W)``,
@@ -284,10 +295,16 @@ def resize_plane(plane: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[
     return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
+def check_size(size: Size) -> None:
+    """Raise InputError for what is no network size."""
+    if size != "native":
+        _as_pair(size)
+
+
 def _as_pair(size: int | tuple[int, int] | str) -> tuple[int, int]:
     if isinstance(size, int):
         return size, size
-    if isinstance(size, tuple) and len(size) == 2:
+    if isinstance(size, tuple) and len(size) == 2 and all(isinstance(side, int) for side in size):
         return size
     raise InputError(f"size is {size!r}, expected a number, (height, width) or 'native'")
 
@@ -358,10 +375,14 @@ def _without_pillow_limit() -> Iterator[None]:
 
 
 def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
+    if _HEIC.match(stream.read(64)):
+        _register_heic(name)
+    stream.seek(0)
     try:
         with _opened(stream) as image:
             _check_pixels(image.size, name, max_pixels)
-            return (
+            further = _further(image)
+            picture = (
                 _from_sixteen_bits(image, stream, name)
                 if has_sixteen_bits(image)
                 else _from_pillow(image, name)
@@ -376,6 +397,33 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
         ) from None
     except _DAMAGED as error:
         raise InputError(f"{name} is damaged or truncated ({error}): get the file again") from None
+    if further is not None:
+        warnings.warn(f"{name} has several {further}: the first is read", FramesWarning, stacklevel=4)
+    return picture
+
+
+def _further(image: ImageFile.ImageFile) -> str | None:
+    """What an open file has several of, frames or pages; None where it holds one picture."""
+    try:
+        return _ANIMATED.get(str(image.format)) if getattr(image, "is_animated", False) else None
+    except _DAMAGED:
+        return None  # the second one is damaged, and nobody looks at it
+
+
+def _register_heic(name: str) -> None:
+    """Let Pillow read HEIC files.
+
+    Raises:
+        InputError: pillow-heif is not installed.
+    """
+    try:
+        import pillow_heif
+    except ModuleNotFoundError:
+        raise InputError(
+            f"{name} is a HEIC file, which needs pillow-heif: pip install 'decoupe[heic]'"
+        ) from None
+    with _pillow_lock:
+        pillow_heif.register_heif_opener()
 
 
 def _opened(stream: BinaryIO) -> ImageFile.ImageFile:
@@ -402,6 +450,8 @@ def _from_pillow(image: Image.Image, name: str) -> Picture:
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return replace(_from_array(_wide_values(image, name), name), metadata=metadata)
+    if image.mode == "La":
+        image = image.convert("LA")  # the one conversion that Pillow has for it
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         if image.mode == "LA":
@@ -432,7 +482,7 @@ def _metadata(image: Image.Image) -> Metadata:
     dpi = image.info.get("dpi")
     try:
         with _pillow_lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged parts: the rest is kept
+            warnings.filterwarnings("ignore", module="PIL")  # of damaged parts: the rest is kept
             told, turned = _told(image)
     except _DAMAGED:
         # Unreadable metadata is no reason to refuse readable pixels.

@@ -18,6 +18,7 @@ from decoupe.inference import sixteen
 from decoupe.inference.edits import Edits, edited, feathered
 from decoupe.inference.foreground import HIDDEN, estimate_foreground
 from decoupe.inference.framing import cropped, framed, subject_box
+from decoupe.inference.matting import Matting, refined
 from decoupe.inference.media import encode, write_bytes
 from decoupe.inference.preprocess import NO_METADATA, Metadata, Picture, Pixels, Source, read_image
 
@@ -70,6 +71,17 @@ class Matte:
     def foreground(self) -> Pixels:
         """``image`` with the subject's own colours at soft edges, ``(H, W, 3)``, uint8 or uint16."""
         return estimate_foreground(self.image, self.alpha)
+
+    def refined(self, **changes: Any) -> Matte:
+        """The matte with its soft edge solved anew from the colours: ``matte.refined(dilate=0.05)``.
+
+        For fur and hair; see `Matting` for what can be changed. Needs pymatting.
+
+        Raises:
+            InputError: a value out of range.
+            MissingExtraError: pymatting is not installed.
+        """
+        return replace(self, alpha=refined(self.alpha, self.image, Matting(**changes)))
 
     def edited(self, **changes: Any) -> Matte:
         """The matte with what `Edits` names changed: ``matte.edited(keep_largest=True, grow=-1)``.
@@ -137,10 +149,7 @@ class Matte:
             InputError: a string that is neither a colour nor a file, an image that cannot be read, or a
                 shadow outside [0, 1].
         """
-        below = self._background(background)
-        if shadow:
-            dark = Image.fromarray(_alpha_bytes(shadow_of(self.alpha, shadow)))
-            below = Image.composite(Image.new("RGB", below.size), below, dark)
+        below = self._shaded(background, shadow)
         foreground = Image.fromarray(_eight_bits(self.foreground))
         composite = Image.composite(foreground, below, self.mask())
         return self._finished(composite)
@@ -175,35 +184,36 @@ class Matte:
         self,
         suffix: str = ".png",
         *,
+        over: Background | None = None,
         shadow: float = 0,
         keep_hidden: bool = False,
         quality: int | None = None,
     ) -> bytes:
-        """The cut-out as the bytes of a PNG, WebP, TIFF or AVIF file.
+        """The cut-out as the bytes of a PNG, WebP, TIFF or AVIF file, or `over` as those of any.
 
-        Where ``image`` has 16 bits a channel, so has the PNG; the other formats have 8.
+        Where ``image`` has 16 bits a channel, so have PNG and TIFF; the other formats have 8.
 
         Args:
             suffix: the file's ending, which tells the format.
+            over: a background, as for `over`; None is transparent ground.
             shadow: as for `cutout`.
             keep_hidden: as for `cutout`.
-            quality: 1 to 100, of WebP and AVIF; None is lossless, or nearly.
+            quality: 1 to 100, of WebP, AVIF and JPEG; None is lossless, or nearly.
 
         Raises:
-            OutputError: another suffix, or JPEG, which has no transparency: save `over` instead.
-            InputError: a shadow or quality out of range.
+            OutputError: another suffix, or JPEG without a background: it has no transparency.
+            InputError: a background, shadow or quality that cannot be used.
         """
-        if self.image.dtype == np.uint16 and suffix.lower() == ".png" and quality is None:
-            return sixteen.encode_png(
-                self._wide_cutout(shadow, keep_hidden),
-                self.icc_profile,
-                self.metadata.exif,
-                self.metadata.dpi,
-            )
+        encoder = sixteen.ENCODERS.get(suffix.lower())
+        if self.image.dtype == np.uint16 and encoder is not None and quality is None:
+            pixels = self._wide_cutout(shadow, keep_hidden) if over is None else self._wide_over(over, shadow)
+            return encoder(pixels, self.icc_profile, self.metadata.exif, self.metadata.dpi)
+        if over is not None:
+            return encode(self.over(over, shadow=shadow), suffix, quality=quality)
         return encode(self.cutout(shadow=shadow, keep_hidden=keep_hidden), suffix, quality=quality)
 
     def save(self, path: str | os.PathLike[str], **options: Any) -> None:
-        """Write the cut-out in the format of the ending of ``path``; whole or not at all.
+        """Write what `encode` gives in the format of the ending of ``path``; whole or not at all.
 
         Args:
             path: the file.
@@ -229,6 +239,20 @@ class Matte:
         pixels[..., :3] = front
         pixels[..., 3:] = np.rint(alpha * 65535)
         return pixels
+
+    def _wide_over(self, background: Background, shadow: float) -> npt.NDArray[np.uint16]:
+        below = np.asarray(self._shaded(background, shadow), np.float32) * np.float32(257)
+        mixed = below + self.alpha[..., np.newaxis] * (self.foreground - below)
+        whole: npt.NDArray[np.uint16] = np.rint(mixed).astype(np.uint16)
+        return whole
+
+    def _shaded(self, background: Background, shadow: float) -> Image.Image:
+        """A background with the subject's shadow on it, mode RGB."""
+        below = self._background(background)
+        if not shadow:
+            return below
+        dark = Image.fromarray(_alpha_bytes(shadow_of(self.alpha, shadow)))
+        return Image.composite(Image.new("RGB", below.size), below, dark)
 
     def _finished(self, image: Image.Image) -> Image.Image:
         kept = {"icc_profile": self.icc_profile, "exif": self.metadata.exif, "dpi": self.metadata.dpi}

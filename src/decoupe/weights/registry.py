@@ -98,6 +98,7 @@ class CatalogueRow:
         commercial: whether the licence admits commercial use.
         megabytes: size of the weights file, 10^6 bytes.
         downloaded: whether the file is already on this machine.
+        seconds: for one picture here, as ``decoupe bench`` measured; None where it did not.
     """
 
     name: str
@@ -109,6 +110,7 @@ class CatalogueRow:
     commercial: bool
     megabytes: float
     downloaded: bool
+    seconds: float | None = None
 
 
 def _trained_at(height: int, width: int) -> Preprocessing:
@@ -495,7 +497,9 @@ def suited(need: str) -> list[CatalogueRow]:
 def catalogue() -> list[CatalogueRow]:
     """Every known model, the embedded default first."""
     from decoupe.weights.download import cached_path  # download imports this module
+    from decoupe.weights.timings import timings
 
+    measured = timings()
     return [
         CatalogueRow(
             name=model.name,
@@ -507,6 +511,7 @@ def catalogue() -> list[CatalogueRow]:
             commercial=model.commercial,
             megabytes=model.megabytes,
             downloaded=cached_path(model) is not None,
+            seconds=measured[model.name].seconds if model.name in measured else None,
         )
         for model in _MODELS
     ]

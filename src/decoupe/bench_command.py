@@ -1,0 +1,93 @@
+"""``decoupe bench``: how long models take on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import statistics
+import time
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from decoupe.console import hush_downloads, say, told
+from decoupe.errors import DecoupeError, OutputError
+from decoupe.inference.media import write_bytes
+from decoupe.options import AsJson, Device, Precision, Quiet, known_models
+from decoupe.runtimes import find_spec
+from decoupe.weights.registry import catalogue
+from decoupe.weights.timings import Timing, timings_file, with_timing
+
+PICTURE = 800, 1200
+"""``(height, width)`` of the picture that is measured with."""
+
+
+def bench(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL...]",
+            help="Names or files; else every model that is here.",
+            autocompletion=known_models,
+        ),
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Pictures; the median counts.")] = 3,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the seconds that models take here for a picture; `decoupe models` shows them from then on."""
+    with told():
+        hush_downloads(quiet)
+        for name in names or ():  # an unknown one is told before anything else
+            find_spec(name)
+        measured, failed = [], False
+        for name in names or [row.name for row in catalogue() if row.downloaded]:
+            try:
+                measured.append(_measured(name, device, precision, repeats))
+                _remember(measured[-1])
+            except DecoupeError as error:
+                say(str(error))
+                failed = True
+                continue
+            if not as_json:
+                last = measured[-1]
+                typer.echo(f"{name:<32} {last.seconds:>8.3f} s  {last.device} in {last.dtype}")
+        if as_json:
+            typer.echo(json.dumps([dataclasses.asdict(one) for one in measured]))
+        if failed:
+            raise typer.Exit(1)
+
+
+def _measured(name: str, device: str, precision: str, repeats: int) -> Timing:
+    """The median seconds of a model, after a picture that is not counted.
+
+    Raises:
+        DecoupeError: the model cannot be opened, or cannot compute.
+    """
+    from decoupe.inference.predictor import load
+
+    opened = load(name, device=device, dtype=precision)
+    # Steps of grey: no picture is needed, and nothing depends on what is on it.
+    height, width = PICTURE
+    picture = np.linspace(0, 255, height * width * 3).astype(np.uint8).reshape(height, width, 3)
+    seconds = []
+    for _ in range(repeats + 1):
+        begun = time.perf_counter()
+        opened(picture)
+        seconds.append(time.perf_counter() - begun)
+    median = round(statistics.median(seconds[1:]), 4)
+    return Timing(name, median, opened.device, opened.dtype, platform.node())
+
+
+def _remember(timing: Timing) -> None:
+    try:
+        timings_file().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make the cache {timings_file().parent} ({error.strerror}): set DECOUPE_CACHE to another"
+        ) from None
+    write_bytes(with_timing(timing), timings_file())

@@ -1,0 +1,133 @@
+"""``decoupe cut``: pictures, folders, a pipe, or raw frames in it."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import typer
+
+from decoupe.console import cores, hush_downloads, printable, say, told
+from decoupe.cut_files import Wanted, describe, wanted
+from decoupe.cut_options import CutOptions
+from decoupe.errors import DecoupeError, InputError
+from decoupe.inference.media import find_images
+from decoupe.options import parse_numbers, parse_size, taking
+from decoupe.plan import make_plan
+from decoupe.raw_frames import cut_frames
+from decoupe.running import Telling, Worked, do
+from decoupe.runtimes import find_spec
+from decoupe.weights.labels import plain
+
+if TYPE_CHECKING:
+    from decoupe.inference.predictor import Predictor
+
+
+@taking(CutOptions)
+def cut(options: CutOptions) -> None:
+    """Cut the subject out of pictures; a folder gives a folder, and a second run does what is left."""
+    with told():
+        hush_downloads(options.quiet)
+        if options.what == ["list"]:
+            raise typer.Exit(_list_labels(options))
+        for name in (options.model, options.segments):  # an unknown name is told before anything else
+            find_spec(name)
+        open_model = functools.partial(_open, options, parse_size(options.size))
+        choice = _choice(options)
+        output = wanted(options)
+        workers = options.workers or min(4, cores())
+        telling = Telling(options.quiet, options.verbose, options.as_json, options.log)
+        if options.raw is not None:
+            cut_frames(options, output, open_model, choice, workers, telling)
+            return
+        look = functools.partial(
+            make_plan,
+            options.inputs,
+            options.out,
+            word=output.word,
+            overwrite=options.overwrite,
+            suffix=output.suffix,
+            waiting=options.watch,
+        )
+        if options.watch and not all(Path(name).is_dir() for name in options.inputs):
+            raise InputError("--watch waits for pictures to arrive in folders: name folders only")
+        plan = look()
+        output.check(plan)
+        work = functools.partial(_cut, output=output, max_pixels=options.max_pixels, choice=choice)
+        watched = look if options.watch else None
+        do(plan, open_model, work, done="cut", telling=telling, workers=workers, look=watched)
+
+
+def _open(options: CutOptions, size: Any) -> Predictor:
+    from decoupe.inference.predictor import open_predictor
+
+    predictor = open_predictor(
+        options.model,
+        device=options.device,
+        dtype=options.precision,
+        size=size,
+        minmax=options.minmax,
+        guided=options.guided,
+        segments=options.segments,
+    )
+    # An unknown label is told once, not for each picture.
+    for label in options.what or ():
+        predictor.segmenter.vocabulary.find(label)
+    return predictor
+
+
+def _choice(options: CutOptions) -> dict[str, Any]:
+    """What is cut, as a `Predictor` takes it."""
+    if options.segments is not None and options.what is None:
+        raise InputError("--segments names the model that finds what --what names: add --what LABEL")
+    return {
+        "what": options.what,
+        "box": parse_numbers("--box", options.box, 4, "X0,Y0,X1,Y1"),
+        "point": parse_numbers("--point", options.point, 2, "X,Y"),
+    }
+
+
+def _cut(
+    predictor: Predictor,
+    source: Path | BinaryIO,
+    target: Path | None,
+    *,
+    output: Wanted,
+    max_pixels: int,
+    choice: dict[str, Any],
+) -> Worked:
+    matte = predictor(source, max_pixels=max_pixels, **choice)
+    return [(output.bytes_of(matte, target), target)], functools.partial(describe, matte)
+
+
+def _list_labels(options: CutOptions) -> int:
+    """Print what the segment model sees in each picture; the exit status."""
+    from decoupe.inference.predictor import open_segmenter
+
+    used = {"segments", "device", "precision", "max_pixels", "inputs", "what", "quiet", "verbose"}
+    if options != CutOptions(**{name: getattr(options, name) for name in used}):
+        raise InputError("--what list cuts nothing: leave the options of cutting out")
+    find_spec(options.segments)
+    if "" in options.inputs or "-" in options.inputs:
+        raise InputError("--what list takes files and folders: name them")
+    pictures: list[Path] = []
+    for name in options.inputs:
+        found = find_images(Path(name)) if Path(name).is_dir() else [Path(name)]
+        if not found:
+            raise InputError(f"{name} holds no pictures: name another folder, or the files")
+        pictures += found
+    segmenter = open_segmenter(options.segments, device=options.device, dtype=options.precision)
+    status = 0
+    for picture in pictures:
+        try:
+            segments = segmenter(picture, max_pixels=options.max_pixels).panoptic
+        except DecoupeError as error:
+            say(str(error))
+            status = 1
+            continue
+        counts = Counter(plain(segment.label) for segment in segments).most_common()
+        labels = ", ".join(label if count == 1 else f"{count} {label}" for label, count in counts)
+        typer.echo(printable(f"{picture}: {labels or 'nothing'}"))
+    return status

@@ -1,0 +1,109 @@
+"""Options that commands share, each with the help that a user reads; a command's options as a dataclass."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+from decoupe.errors import InputError
+from decoupe.inference.preprocess import Size
+from decoupe.weights.own import own_models
+from decoupe.weights.registry import CATALOGUE, SUITED
+
+Options = TypeVar("Options")
+
+
+def taking(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
+    """A function of one dataclass as a command whose arguments and options are the dataclass's fields."""
+
+    def decorate(function: Callable[[Options], None]) -> Callable[..., None]:
+        def command(**given: Any) -> None:
+            function(options(**given))
+
+        hints = get_type_hints(options, include_extras=True)
+        fields = inspect.signature(options).parameters.values()
+        parameters = [field.replace(annotation=hints[field.name]) for field in fields]
+        # Typer reads a function's parameters from these.
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = hints
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        return command
+
+    return decorate
+
+
+def known_models(beginning: str) -> list[str]:
+    """Names of models for a shell to complete; uses no network."""
+    return [name for name in (*CATALOGUE, *own_models()) if name.startswith(beginning)]
+
+
+def known_needs(beginning: str) -> list[str]:
+    """What ``--for`` takes, likewise."""
+    return [need for need in SUITED if need.startswith(beginning)]
+
+
+def parse_numbers(option: str, text: str | None, count: int, form: str) -> tuple[int, ...] | None:
+    """Whole pixels such as ``10,20``.
+
+    Raises:
+        InputError: something else.
+    """
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != count or not all(part.strip().isdecimal() and len(part) < 10 for part in parts):
+        raise InputError(f"{option} is {text!r}, expected {form} in whole pixels")
+    return tuple(int(part) for part in parts)
+
+
+def parse_size(text: str | None) -> Size | None:
+    """A network size: ``1024``, ``1440x960`` (width first) or ``native``.
+
+    Raises:
+        InputError: something else.
+    """
+    if text is None:
+        return None
+    if text == "native":
+        return "native"
+    sides = text.lower().replace("×", "x").split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and len(side) < 10 for side in sides):
+        raise InputError(f"--size is {text!r}, expected N, WxH or native: such as 1024 or 1440x960")
+    width, height = int(sides[0]), int(sides[-1])
+    return height, width
+
+
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders, or - for standard input.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="Name (see `decoupe models`), .onnx, .safetensors or .pth file.",
+        autocompletion=known_models,
+    ),
+]
+NetworkSize = Annotated[
+    str | None, typer.Option(metavar="N|WxH|native", help="Size at which the model sees the picture.")
+]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
+Precision = Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+MaxPixels = Annotated[int, typer.Option(min=1, metavar="N", help="Largest width × height to open.")]
+Log = Annotated[
+    Path | None,
+    typer.Option("--log", metavar="FILE", help="Add a line of JSON about each picture to this file."),
+]
+JsonLines = Annotated[
+    bool, typer.Option("--json", help="Print a line of JSON about each picture on standard output.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Name the model and each output.")]

@@ -1,0 +1,156 @@
+"""Raw frames in a pipe: ``ffmpeg … -f rawvideo -pix_fmt rgb24 - | decoupe cut - --raw 1920x1080``."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import typer
+
+from decoupe.console import opened, recorder, say
+from decoupe.cut_files import Wanted, describe
+from decoupe.cut_options import CutOptions
+from decoupe.errors import DecoupeError, InputError, OutputError
+from decoupe.inference.media import is_done
+from decoupe.plan import Job, Plan
+from decoupe.running import Telling, announced, in_order, said_warnings, write
+
+if TYPE_CHECKING:
+    from decoupe.inference.predictor import Predictor
+
+_NUMBER = re.compile(r"%(0\d+)?[du]")  # as ffmpeg writes it in names
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A frame as it came: its number, from 1; its bytes, which are fewer at a broken end; where it goes."""
+
+    number: int
+    data: bytes
+    target: Path | None
+
+
+def cut_frames(
+    options: CutOptions,
+    output: Wanted,
+    open_model: Callable[[], Predictor],
+    choice: dict[str, Any],
+    workers: int,
+    telling: Telling,
+) -> None:
+    """Cut each frame of standard input: into numbered files, or as raw frames on standard output.
+
+    Raises:
+        InputError: options that do not go together.
+        OutputError: outputs that cannot be written.
+        typer.Exit: 1, where some frames failed.
+    """
+    size = _frame_size(options)
+    target_of = _targets(options, output)
+    record = recorder(telling.log, telling.as_json)
+    model = announced(open_model(), telling)
+    work = functools.partial(_cut_frame, predictor=model, size=size, output=output, choice=choice)
+    counts = {"cut": 0, "there already": 0, "failed": 0}
+
+    def left() -> Iterator[Frame]:
+        for number, data in enumerate(_frames(opened(sys.stdin, "input").buffer, size), 1):
+            target = target_of(number)
+            if target is None or options.overwrite or not is_done(target):
+                yield Frame(number, data, target)
+            else:
+                counts["there already"] += 1
+
+    with said_warnings(telling), contextlib.closing(in_order(work, left(), workers)) as results:
+        for frame, result in results:
+            try:
+                data, about = result()
+                if frame.target is None:
+                    write(data, None)
+                counts["cut"] += 1
+                if telling.verbose and frame.target is not None:
+                    say(f"wrote {frame.target}")
+            except DecoupeError as error:
+                counts["failed"] += 1
+                about = {"source": f"frame {frame.number}", "error": str(error)}
+                say(f"frame {frame.number}: {error}")
+            if record is not None:
+                record(about)
+    if not telling.quiet:
+        summary = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        say(f"frames: {summary or 'none'}; {model.runtime.name} on {model.device} in {model.dtype}")
+    if counts["failed"] or not any(counts.values()):
+        raise typer.Exit(1)
+
+
+def _cut_frame(
+    frame: Frame, *, predictor: Predictor, size: tuple[int, int], output: Wanted, choice: dict[str, Any]
+) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of one frame's output, written already where it has a file; and what tells of it."""
+    begun = time.perf_counter()
+    height, width = size
+    expected = height * width * 3
+    if len(frame.data) < expected:
+        raise InputError(
+            f"it ends after {len(frame.data)} of {expected} bytes: "
+            f"check that the frames are rgb24 and of {width}×{height}"
+        )
+    matte = predictor(np.frombuffer(frame.data, np.uint8).reshape(height, width, 3), **choice)
+    if frame.target is None:
+        data = np.asarray(output.image_of(output.changed(matte))).tobytes()
+    else:
+        data = output.bytes_of(matte, frame.target)
+        write(data, frame.target, make_folders=True)
+    seconds = round(time.perf_counter() - begun, 3)
+    target = None if frame.target is None else str(frame.target)
+    return data, {"source": f"frame {frame.number}", "target": target, "seconds": seconds, **describe(matte)}
+
+
+def _frames(stream: BinaryIO, size: tuple[int, int]) -> Iterator[bytes]:
+    """The frames of a stream; the last may be cut off."""
+    while data := stream.read(size[0] * size[1] * 3):
+        yield data
+
+
+def _frame_size(options: CutOptions) -> tuple[int, int]:
+    """``(height, width)`` of the frames, where the options go with raw ones."""
+    sides = str(options.raw).lower().replace("×", "x").split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and 0 < int(side) < 10**9 for side in sides):
+        raise InputError(f"--raw is {options.raw!r}, expected WIDTHxHEIGHT: such as 1920x1080")
+    size = int(sides[1]), int(sides[0])
+    if size[0] * size[1] > options.max_pixels:
+        raise InputError(f"--raw is {options.raw}, over {options.max_pixels:,} pixels: raise --max-pixels")
+    if options.inputs != ["-"]:
+        raise InputError("--raw frames come from standard input: name - as the only input")
+    if options.watch:
+        raise InputError("--watch waits in folders, and --raw reads standard input: leave one of them out")
+    return size
+
+
+def _targets(options: CutOptions, output: Wanted) -> Callable[[int], Path | None]:
+    """Where the frame of a number goes; None is standard output."""
+    out = options.out
+    if out is None or out == "-":
+        piped = {"--json": options.as_json, "--crop": options.crop}
+        piped |= {"--format": options.form is not None, "--quality": options.quality is not None}
+        for option in [option for option, given in piped.items() if given]:
+            raise InputError(f"{option} is of files, and frames go to standard output: add -o out/%05d.png")
+        if sys.stdout is not None and sys.stdout.isatty():
+            raise OutputError("frames are not written to a terminal: name -o out/%05d.png, or redirect them")
+        return lambda _: None
+    pattern = f"{out.rstrip('/')}/%05d{output.suffix}" if out.endswith("/") or Path(out).is_dir() else out
+    if len(_NUMBER.findall(pattern)) != 1 or pattern.count("%") != 1:
+        raise OutputError(f"{out} names one file, and frames are many: number them, such as out/%05d.png")
+
+    def target_of(number: int) -> Path:
+        return Path(_NUMBER.sub(lambda found: found[0].replace("u", "d") % number, pattern))
+
+    output.check(Plan(jobs=[Job(None, target_of(1))]))
+    return target_of

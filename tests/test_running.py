@@ -1,0 +1,167 @@
+"""Several pictures at a time, and runs that are killed: every output is whole, and equal to one by one."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+import decoupe
+from decoupe.cli import app
+from decoupe.inference.media import remove_stale, replacing
+from decoupe.running import in_order
+from inference.tiny import write_onnx
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Bright red pixels are the subject."""
+    return write_onnx(tmp_path / "tiny.onnx")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """40 pictures of different sizes in two folders, one of them no picture."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "in"
+    for number in range(40):
+        height, width = rng.integers(20, 60, 2)
+        pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+        pixels[5:15, 5:15] = (255, 10, 20)
+        place = folder / f"{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{number:02}.png")
+    (folder / "0" / "20.png").write_bytes(b"no picture")
+    return folder
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_several_at_a_time_write_and_tell_the_same(tmp_path: Path, model: Path, photos: Path) -> None:
+    told = {}
+    for workers in ("1", "4"):
+        out = tmp_path / f"out{workers}"
+        command = ["cut", str(photos), "-o", str(out), "-m", str(model), "--json", "--workers", workers]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 1
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        told[workers] = [(line["source"], line.get("error"), line.get("subject")) for line in lines]
+        assert done.stderr.splitlines()[-1] == "decoupe: 39 cut, 1 failed; tiny on cpu in float32"
+    assert told["1"] == told["4"]
+    assert outputs(tmp_path / "out1") == outputs(tmp_path / "out4")
+
+
+def test_threads_may_share_a_predictor(model: Path) -> None:
+    predictor = decoupe.load(model)
+    images = np.random.default_rng(0).integers(0, 256, (12, 40, 50, 3), np.uint8)
+    alone = [predictor(image).alpha for image in images]
+    together = [result().alpha for _, result in in_order(predictor, images, 4)]
+    np.testing.assert_array_equal(alone, together)
+
+
+def test_results_come_in_order_and_few_are_ahead() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.002 * (number % 3))
+        if number == 5:
+            raise ValueError("five")
+        return number
+
+    seen = []
+    for number, result in in_order(work, range(60), 3):
+        assert max(begun, default=0) <= number + 2 * 3 + 1
+        if number == 5:
+            with pytest.raises(ValueError, match="five"):
+                result()
+        else:
+            seen.append(result())
+    assert seen == [number for number in range(60) if number != 5]
+
+
+def test_a_run_that_is_killed_twice_is_finished_by_a_third(tmp_path: Path, model: Path, photos: Path) -> None:
+    (photos / "0" / "20.png").unlink()
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "decoupe", "cut", str(photos), "-o", str(out), "-m", str(model)]
+    for least in (5, 15):
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            while len(list(out.rglob("*.png"))) < least and process.poll() is None:
+                time.sleep(0.002)
+            process.send_signal(signal.SIGKILL)
+    (out / "0" / ".decoupe-0123456789abcdef.part").write_bytes(b"as a kill may leave it")
+    done = {name: (out / name).stat().st_mtime_ns for name in outputs(out) if name.endswith(".png")}
+    last = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert f"{39 - len(done)} cut, {len(done)} there already" in last.stderr
+    assert all((out / name).stat().st_mtime_ns == when for name, when in done.items())
+    names = outputs(out)
+    assert sorted(names) == sorted(str(path.relative_to(photos)) for path in photos.rglob("*.png"))
+    for name in names:
+        with Image.open(out / name) as cutout, Image.open(photos / name) as photo:
+            cutout.load()
+            assert (cutout.mode, cutout.size) == ("RGBA", photo.size)
+
+
+HELD = """
+import sys, time
+from pathlib import Path
+from decoupe.inference.media import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_bytes(b"half")
+    print("holding", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there, nor removed")
+def test_only_what_dead_runs_left_is_removed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HELD, str(tmp_path / "a.png")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (part,) = tmp_path.iterdir()
+        remove_stale(tmp_path)
+        assert part.read_bytes() == b"half"
+        process.send_signal(signal.SIGKILL)
+    assert part.exists()
+    (tmp_path / ".decoupe-notes.txt").write_text("mine")
+    remove_stale(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".decoupe-notes.txt"]
+    remove_stale(tmp_path / "no such folder")
+
+
+def test_writers_and_removers_never_meet(tmp_path: Path) -> None:
+    """A remover that runs all the time never takes a file from a writer that is alive."""
+    stop = threading.Event()
+
+    def remove() -> None:
+        while not stop.is_set():
+            remove_stale(tmp_path)
+
+    removers = [threading.Thread(target=remove) for _ in range(2)]
+    for remover in removers:
+        remover.start()
+    try:
+        for number in range(200):
+            with replacing(tmp_path / f"{number}.png") as temporary:
+                temporary.write_bytes(b"whole")
+    finally:
+        stop.set()
+        for remover in removers:
+            remover.join()
+    assert {path.name for path in tmp_path.iterdir()} == {f"{number}.png" for number in range(200)}

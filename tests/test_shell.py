@@ -1,0 +1,138 @@
+"""What a shell sees of the command: help, completion, colours, silence."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from decoupe.cli import app
+from inference.tiny import write_onnx
+from weights.fake_hub import FakeHub
+
+Names = tuple[str, ...]
+
+
+def commands(group: click.Group, names: Names = ()) -> Iterator[tuple[Names, click.Command]]:
+    """Every command, with the words that call it."""
+    for name, command in group.commands.items():
+        yield (*names, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, (*names, name))
+
+
+TREE = typer.main.get_command(app)
+COMMANDS = dict(commands(TREE))
+
+
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_every_command_and_every_option_tells_what_it_does(names: Names) -> None:
+    shown = CliRunner().invoke(app, [*names, "--help"])
+    assert shown.exit_code == 0
+    words = " ".join(shown.output.split())
+    assert (COMMANDS[names].help or "").split("\n")[0] in words
+    for parameter in COMMANDS[names].params:
+        told = getattr(parameter, "help", None)
+        assert told, parameter.name
+        assert told.split()[0] in words
+        assert all(option in words for option in parameter.opts if option.startswith("-"))
+
+
+def test_every_option_of_cut_is_in_a_page_of_the_documents() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    pages = "".join(page.read_text() for page in docs.glob("*.md"))
+    for parameter in COMMANDS["cut",].params:
+        if isinstance(parameter, click.Option):
+            assert any(re.search(rf"{option}(?![\w-])", pages) for option in parameter.opts), parameter.name
+
+
+@pytest.mark.parametrize(
+    ("words", "found", "absent"),
+    [
+        ("cut -m biref", {"birefnet", "birefnet-lite"}, {"pocket"}),
+        ("cut -m mu", {"mugs"}, {"pocket"}),
+        ("get inspy", {"inspyrenet"}, {"birefnet"}),
+        ("models --for h", {"hair"}, {"products"}),
+        ("cut --mattin", {"--matting", "--matting-dilate"}, {"--matte"}),
+        ("be", {"bench"}, {"cut"}),
+    ],
+)
+def test_shells_complete_commands_options_and_models(
+    words: str, found: set[str], absent: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.ini").write_text("[models]\nmugs = best.onnx\n")
+    environment = {
+        "DECOUPE_CONFIG": str(tmp_path / "config.ini"),
+        "HF_ENDPOINT": "http://127.0.0.1:9",  # nobody listens: completing needs no network
+        "_DECOUPE_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"decoupe {words}",
+        "COMP_CWORD": str(len(words.split())),
+    }
+    done = CliRunner().invoke(app, [], prog_name="decoupe", env=environment)
+    names = set(done.output.split())
+    assert found <= names
+    assert not absent & names
+
+
+def test_completion_can_be_installed() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).output
+    assert "--install-completion" in shown
+    script = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="decoupe")
+    assert "_DECOUPE_COMPLETE" in script.output
+
+
+def said(*arguments: str, folder: Path, terminal: bool, **environment: str) -> str:
+    """All that the command says, into a terminal or into pipes."""
+    command = [sys.executable, "-m", "decoupe", *arguments]
+    plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    whole = {**plain, "TERM": "xterm-256color", "COLUMNS": "120", **environment}
+    if not terminal:
+        done = subprocess.run(command, capture_output=True, cwd=folder, env=whole, timeout=60, check=True)
+        return (done.stdout + done.stderr).decode()
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command, stdout=theirs, stderr=theirs, stdin=theirs, cwd=folder, env=whole
+    ) as process:
+        os.close(theirs)
+        text = b""
+        with contextlib.suppress(OSError):  # once the other side is closed
+            while part := os.read(ours, 65536):
+                text += part
+        assert process.wait(60) == 0
+    os.close(ours)
+    return text.decode()
+
+
+COLOUR = re.compile(r"\x1b\[[\d;]*\b(3|4|9|10)\d(;[\d;]*)?m")
+
+
+def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
+    model = str(write_onnx(tmp_path / "tiny.onnx"))
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "in" / name)
+    arguments = ["cut", "in", "-o", "out", "-m", model, "--overwrite"]
+    assert COLOUR.search(said(*arguments, folder=tmp_path, terminal=True))
+    assert not COLOUR.search(said(*arguments, folder=tmp_path, terminal=True, NO_COLOR="1"))
+    assert "\x1b" not in said(*arguments, folder=tmp_path, terminal=False)
+    assert "\x1b" not in said("models", folder=tmp_path, terminal=False)
+
+
+def test_quiet_downloads_draw_no_bar(tmp_path: Path) -> None:
+    with FakeHub() as hub:
+        hub.files["me/tiny/model.safetensors"] = b"weights" * 1000
+        environment = {"HF_ENDPOINT": hub.url, "DECOUPE_CACHE": str(tmp_path / "cache")}
+        told = said("get", "me/tiny", "-q", "--json", folder=tmp_path, terminal=False, **environment)
+    assert re.fullmatch(r'\{"name": "me/tiny", "path": "[^"]+"\}\n', told)
