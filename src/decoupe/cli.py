@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 import decoupe
-from decoupe import catalogue_commands, evaluation_commands, training_commands
-from decoupe.console import Files, printable, recorder, run, say, told
+from decoupe import catalogue_commands, evaluation_commands, training_commands, video_command
+from decoupe.console import Files, parse_size, printable, recorder, run, say, told
 from decoupe.cut_files import describe, wanted
 from decoupe.errors import DecoupeError, InputError
-from decoupe.inference.preprocess import MAX_PIXELS, Size
+from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.plan import Plan, make_plan
 from decoupe.runtimes import find_spec
 from decoupe.segment_files import check_form, check_targets, segment_files
@@ -159,6 +159,7 @@ def main() -> None:
     app()
 
 
+app.command()(video_command.video)
 app.command()(catalogue_commands.models)
 app.command()(catalogue_commands.get)
 app.add_typer(catalogue_commands.cache_app, name="cache")
@@ -240,7 +241,7 @@ def cut(
             "box": _numbers("--box", box, 4, "X0,Y0,X1,Y1"),
             "point": _numbers("--point", point, 2, "X,Y"),
         }
-        network_size = _parse_size(size)
+        network_size = parse_size(size)
         if grow and shrink:
             raise InputError("--grow and --shrink undo each other: give one of them")
         output = wanted(
@@ -351,7 +352,7 @@ def segment(
     """Say what is where in pictures: a picture with labels, and the segments as JSON beside it."""
     with told():
         find_spec(model)
-        network_size = _parse_size(size)
+        network_size = parse_size(size)
         form, kind = check_form(form, reading)
         if score is not None and kind == "semantic":
             raise InputError(
@@ -491,15 +492,3 @@ def _numbers(option: str, text: str | None, count: int, form: str) -> tuple[int,
     if len(parts) != count or not all(part.strip().isdecimal() and len(part) < 10 for part in parts):
         raise InputError(f"{option} is {text!r}, expected {form} in whole pixels")
     return tuple(int(part) for part in parts)
-
-
-def _parse_size(text: str | None) -> Size | None:
-    if text is None:
-        return None
-    if text == "native":
-        return "native"
-    sides = text.lower().replace("×", "x").split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and len(side) < 10 for side in sides):
-        raise InputError(f"--size is {text!r}, expected N, WxH or native: such as 1024 or 1440x960")
-    width, height = int(sides[0]), int(sides[-1])
-    return height, width

@@ -22,6 +22,7 @@ import typer
 from decoupe.errors import DecoupeError, DownloadError, InputError, MissingExtraError, OutputError
 from decoupe.inference.media import write_bytes
 from decoupe.inference.predictor import SizeWarning
+from decoupe.inference.preprocess import Size
 from decoupe.plan import Plan
 
 Files = Sequence[tuple[bytes, Path | None]]
@@ -150,8 +151,11 @@ def drawn(quiet: bool) -> bool:
 
 
 @contextlib.contextmanager
-def progress_bar(total: int, *, drawn: bool) -> Iterator[Callable[[], None]]:
-    """A bar on standard error with the rate and the time left; yields what to call after each picture."""
+def progress_bar(total: int | None, *, drawn: bool) -> Iterator[Callable[[], None]]:
+    """A bar on standard error with the rate and the time left; yields what to call after each picture.
+
+    Where nobody knows the total, None, it tells how many there were.
+    """
     if not drawn:
         yield lambda: None
         return
@@ -179,6 +183,23 @@ def imported(module: str, command: str, extra: str) -> ModuleType:
         if error.name and error.name.startswith("decoupe"):
             raise
         raise MissingExtraError(command, extra) from error
+
+
+def parse_size(text: str | None) -> Size | None:
+    """The network size that ``--size`` names.
+
+    Raises:
+        InputError: another form.
+    """
+    if text is None:
+        return None
+    if text == "native":
+        return "native"
+    sides = text.lower().replace("×", "x").split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and len(side) < 10 for side in sides):
+        raise InputError(f"--size is {text!r}, expected N, WxH or native: such as 1024 or 1440x960")
+    width, height = int(sides[0]), int(sides[-1])
+    return height, width
 
 
 def say(line: str) -> None:
