@@ -25,7 +25,7 @@ LEAST_GAIN = 0.2
 
 _SIDE = 480  # change is looked for in pictures reduced to about this longer side, which lowers their noise
 _LEAST_NOISE = 0.4  # of 255: compressed video has flat parts without any noise
-_STILL, _MOVED = 1.3, 2.0  # mean squares of the change, in those of noise: below the first all is still
+_STILL, _MOVED = 1.4, 2.2  # mean squares of the change, in those of noise: below the first all is still
 
 
 class Known(NamedTuple):
@@ -111,9 +111,9 @@ def _reduced(image: Pixels) -> Floats:
 def _moving(change: Floats, variance: Floats, noise: float) -> Floats:
     """How surely each pixel ``(h, w)`` of the reduced picture moved: 0 to 1."""
     square = (change**2).mean(axis=2)
-    share = _near(square / (noise**2 * (1 + variance)))
+    share = _near(_near(square / (noise**2 * (1 + variance))))
     moving = ((share - _STILL) / (_MOVED - _STILL)).clip(0, 1)
-    return grown(moving.astype(np.float32), 2)
+    return grown(moving.astype(np.float32), 1)
 
 
 def _near(plane: Floats) -> Floats:

@@ -107,11 +107,14 @@ def mattes(
             cannot be, or ``batch_size`` below 1.
     """
     reader = _reader(source, start, end, max_pixels)
-    with closing(reader):
-        found = _predicted(reader, reader.frames(), predictor, batch_size)
-        with closing(_smoothed(found, Smoother() if smooth else None)) as smoothed:
-            for time, matte in smoothed:
-                yield float(time * reader.time_base), matte
+    # From the last to the first: the file is let go of when nothing reads it any more.
+    with (
+        closing(reader),
+        closing(_predicted(reader, reader.frames(), predictor, batch_size)) as found,
+        closing(_smoothed(found, Smoother() if smooth else None)) as smoothed,
+    ):
+        for time, matte in smoothed:
+            yield float(time * reader.time_base), matte
 
 
 def cut_video(
@@ -164,6 +167,8 @@ def cut_video(
     """
     if matte and over is not None:
         raise InputError("matte shows no background: leave matte or over out")
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}, expected at least 1")
     target = Path(target)
     form = form_of(target, codec, transparent=over is None and not matte)
     wanted = {
@@ -239,8 +244,9 @@ def _predicted(
             times.append(time)
             yield Picture(pixels, source=f"{reader.name} at {float(time * reader.time_base):.3f} s")
 
-    for matte in _ahead(predictor.map(pictures(), batch_size), batch_size):
-        yield times.popleft(), matte
+    with closing(_ahead(predictor.map(pictures(), batch_size), batch_size)) as found:
+        for matte in found:
+            yield times.popleft(), matte
 
 
 def _smoothed(found: Found, smoother: Smoother | None) -> Found:
@@ -250,7 +256,7 @@ def _smoothed(found: Found, smoother: Smoother | None) -> Found:
         yield time, matte
 
 
-def _ahead(items: Iterator[_Item], count: int) -> Iterator[_Item]:
+def _ahead(items: Iterator[_Item], count: int) -> Generator[_Item, None, None]:
     """``items`` in their order, up to ``count`` of them made by a thread before they are asked for."""
     end: Any = object()
     pool = ThreadPoolExecutor(1)
@@ -411,7 +417,6 @@ class _Work:
         smoother = self._smoother() if smooth else None
         after = self._times[-1][-1] if self._times else None
         frames = _until(reader.frames(after), stop)
-        found = _predicted(reader, frames, predictor, batch_size)
         # Pieces end where batches do: after an interruption the batches are those of an uninterrupted run.
         length = -(-PIECE // batch_size) * batch_size
 
@@ -422,7 +427,10 @@ class _Work:
                 done += 1
                 progress(done, reader.count)
 
-        with closing(_smoothed(found, smoother)) as mattes:
+        with (
+            closing(_predicted(reader, frames, predictor, batch_size)) as found,
+            closing(_smoothed(found, smoother)) as mattes,
+        ):
             for first in mattes:
                 some = composed(chain([first], islice(mattes, length - 1)))
                 with _written_to(self._target):

@@ -96,7 +96,7 @@ class Container:
 CONTAINERS = {
     ".mov": Container("mov", ("prores", "qtrle", "h264", "mpeg4"), "aac"),
     ".webm": Container("webm", ("vp9",), "libopus"),
-    ".mkv": Container("matroska", ("ffv1", "h264", "vp9", "mpeg4"), "aac"),
+    ".mkv": Container("matroska", ("ffv1", "h264", "vp9", "mpeg4"), "aac", {"avoid_negative_ts": "disabled"}),
     ".mp4": Container("mp4", ("h264", "mpeg4"), "aac", {"movflags": "+faststart"}),
 }
 """Containers by file ending."""
@@ -587,6 +587,9 @@ def join_pieces(
     with av.open(str(pieces[0][0])) as first, av.open(str(path), "w", container.name, options) as out:
         stream = out.add_stream_from_template(first.streams.video[0])
         stream.time_base = reader.time_base
+        # Without this mark players do not look for the transparency that VP9 keeps beside its frames.
+        if "alpha_mode" in first.streams.video[0].metadata:
+            stream.metadata["alpha_mode"] = "1"
         source = reader.audio()
         sound = _Sound(source, out, container, reader, times[-1]) if source is not None else None
         if source is not None:
