@@ -33,6 +33,7 @@ ORDER = (
     "cut_files",
     "segment_files",
     "doctor",
+    "video_command",
     "catalogue_commands",
     "training_commands",
     "evaluation_commands",

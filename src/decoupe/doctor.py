@@ -52,6 +52,7 @@ EXTRAS = {
     "torch": Extra("torch", "every model of `decoupe models`, on CPU, CUDA and MPS", 5300),
     "timm": Extra("timm", "DINOv3 backbones", 20),
     "train": Extra("accelerate", "training", 65),
+    "video": Extra("av", "decoupe video", 110),
     "export": Extra("onnxscript", "trained models as .onnx files", 45),
 }
 

@@ -314,6 +314,7 @@ def test_files_that_cannot_be_read(predictor: decoupe.Predictor) -> None:
         cut_video("in.mp4", "out.mov", predictor, batch_size=0)
     with pytest.raises(decoupe.InputError, match=r"in.mp4 ends before 99 s: start earlier"):
         cut_video("in.mp4", "out.mov", predictor, start=99)
+    assert not Path("out.mov.part").exists()
 
 
 def test_a_file_cut_short_is_told_and_what_there_is_can_be_had(predictor: decoupe.Predictor) -> None:

@@ -183,10 +183,13 @@ def cut_video(
         "version": decoupe.__version__,
     }
     with closing(_reader(source, start, end, max_pixels)) as reader:
-        work = _Work(target, form, {"input": _told_of(reader.name), **wanted}, overwrite, reader)
         composer = _Composer(over, matte, form, reader.size, max_pixels)
-        work.advance(predictor, composer, smooth, batch_size, stop, progress)
-        return work.finish()
+        work = _Work(target, form, {"input": _told_of(reader.name), **wanted}, overwrite, reader)
+        try:
+            work.advance(predictor, composer, smooth, batch_size, stop, progress)
+            return work.finish()
+        finally:
+            work.leave()
 
 
 def seconds_of(time: Seconds) -> Fraction:
@@ -435,6 +438,11 @@ class _Work:
                 some = composed(chain([first], islice(mattes, length - 1)))
                 with _written_to(self._target):
                     self._add(some, smoother)
+
+    def leave(self) -> None:
+        """Take the folder away where it holds nothing to go on with."""
+        if not self._times:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _add(self, frames: Iterator[tuple[int, Pixels8]], smoother: Smoother | None) -> None:
         number = len(self._times)

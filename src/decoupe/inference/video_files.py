@@ -28,7 +28,7 @@ try:
     from av import FFmpegError as FFmpegError
     from av.sidedata.sidedata import Type as SideDataType
 except ModuleNotFoundError as error:
-    raise MissingExtraError("video", "video") from error
+    raise MissingExtraError("decoupe video", "video") from error
 
 Pixels8 = npt.NDArray[np.uint8]
 
