@@ -399,8 +399,8 @@ class VideoReader:
         turned = self.size != (frame.height, frame.width)
         return Look(
             matrix=_matrix(frame),
-            primaries=frame.color_primaries,
-            transfer=frame.color_trc,
+            primaries=self._stream.codec_context.color_primaries,
+            transfer=self._stream.codec_context.color_trc,
             aspect=1 / aspect if turned else aspect,
         )
 
@@ -561,7 +561,7 @@ def _frame(pixels: Pixels8, stream: Any, time: int, time_base: Fraction, look: L
 
 def join_pieces(
     path: Path,
-    container: Container,
+    form: Form,
     pieces: Iterable[tuple[Path, list[int]]],
     reader: VideoReader,
 ) -> str:
@@ -571,7 +571,7 @@ def join_pieces(
 
     Args:
         path: the file.
-        container: its kind.
+        form: how it is written, not a PNG sequence.
         pieces: files of `write_piece`, in order, with the ticks of their frames.
         reader: the source.
 
@@ -580,13 +580,19 @@ def join_pieces(
     """
     pieces = list(pieces)
     times = [time for _, some in pieces for time in some]
+    container = form.container
+    assert container is not None
+    assert form.codec is not None
     options = {**container.options}
     if container.name in ("mov", "mp4"):
         # In which beginnings are told; milliseconds, the default, would move them.
         options["movie_timescale"] = str(reader.time_base.denominator)
     with av.open(str(pieces[0][0])) as first, av.open(str(path), "w", container.name, options) as out:
-        stream = out.add_stream_from_template(first.streams.video[0])
+        stream: Any = out.add_stream_from_template(first.streams.video[0])
         stream.time_base = reader.time_base
+        if stream.codec_context is not None:
+            # Before 17 PyAV opens an encoder that is not used, and ProRes' would refuse the decoder's format.
+            stream.codec_context.pix_fmt = form.codec.alpha if form.transparent else form.codec.flat
         # Without this mark players do not look for the transparency that VP9 keeps beside its frames.
         if "alpha_mode" in first.streams.video[0].metadata:
             stream.metadata["alpha_mode"] = "1"
