@@ -20,12 +20,12 @@ from decoupe.inference.preprocess import Pixels, resize_plane
 
 Floats = npt.NDArray[np.float32]
 
-LEAST_GAIN = 0.2
-"""Of a new matte where nothing moves: the mean reaches back about ten frames."""
+LEAST_GAIN = 0.3
+"""Of a new matte where nothing moves: the mean reaches back about six frames."""
 
 _SIDE = 480  # change is looked for in pictures reduced to about this longer side, which lowers their noise
 _LEAST_NOISE = 0.4  # of 255: compressed video has flat parts without any noise
-_STILL, _MOVED = 1.4, 2.2  # mean squares of the change, in those of noise: below the first all is still
+_STILL, _MOVED = 1.3, 2.0  # mean squares of the change, in those of noise: below the first all is still
 
 
 class Known(NamedTuple):

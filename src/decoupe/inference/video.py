@@ -479,7 +479,7 @@ class _Work:
                 self._move_pictures(pieces)
             else:
                 joined = self._folder / f"joined{self._target.suffix}"
-                audio = join_pieces(joined, self._form, pieces, reader)
+                audio = join_pieces(joined, self._form.container, pieces, reader)
                 joined.replace(self._target)
             (self._folder / "job.json").unlink()  # first: without it the rest is no run to go on with
             shutil.rmtree(self._folder)

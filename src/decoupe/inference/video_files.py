@@ -561,7 +561,7 @@ def _frame(pixels: Pixels8, stream: Any, time: int, time_base: Fraction, look: L
 
 def join_pieces(
     path: Path,
-    form: Form,
+    container: Container,
     pieces: Iterable[tuple[Path, list[int]]],
     reader: VideoReader,
 ) -> str:
@@ -571,7 +571,7 @@ def join_pieces(
 
     Args:
         path: the file.
-        form: how it is written, not a PNG sequence.
+        container: its kind.
         pieces: files of `write_piece`, in order, with the ticks of their frames.
         reader: the source.
 
@@ -580,9 +580,6 @@ def join_pieces(
     """
     pieces = list(pieces)
     times = [time for _, some in pieces for time in some]
-    container = form.container
-    assert container is not None
-    assert form.codec is not None
     options = {**container.options}
     if container.name in ("mov", "mp4"):
         # In which beginnings are told; milliseconds, the default, would move them.
@@ -590,9 +587,6 @@ def join_pieces(
     with av.open(str(pieces[0][0])) as first, av.open(str(path), "w", container.name, options) as out:
         stream: Any = out.add_stream_from_template(first.streams.video[0])
         stream.time_base = reader.time_base
-        if stream.codec_context is not None:
-            # Before 17 PyAV opens an encoder that is not used, and ProRes' would refuse the decoder's format.
-            stream.codec_context.pix_fmt = form.codec.alpha if form.transparent else form.codec.flat
         # Without this mark players do not look for the transparency that VP9 keeps beside its frames.
         if "alpha_mode" in first.streams.video[0].metadata:
             stream.metadata["alpha_mode"] = "1"
