@@ -344,7 +344,8 @@ def surrounded(cutout: Image.Image) -> Image.Image:
     for radius in (8, 2):
         near = small.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
         wide = np.asarray(near.resize(cutout.size, Image.Resampling.BILINEAR))
-        filled = np.where((wide[..., 3:] > 0), wide, filled)
+        # Where little of the subject reaches, 8 bits no longer tell its colour.
+        filled = np.where(wide[..., 3:] >= 32, wide, filled)
     colours = np.where(alpha[..., np.newaxis] > 0, bare, filled)
     colours[..., 3] = alpha
     return Image.fromarray(colours)
