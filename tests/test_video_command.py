@@ -53,6 +53,12 @@ def test_what_was_written_is_told(run: Run) -> None:
     assert run("in.mp4", "out.webm", "-q").output == ""
 
 
+def test_a_size_at_which_the_model_is_not_known_to_work_is_told_once(run: Run) -> None:
+    done = run("in.mp4", "out.mov", "--size", "16")
+    assert done.exit_code == 0
+    assert done.stderr.count("is known to work at 32 to 256 pixels a side, not at 16×16") == 1
+
+
 def test_json(run: Run) -> None:
     line = valid(run("in.mp4", "out.webm", "--json", "--from", "0.2", "--to", "0:00.5").stdout)
     assert (line["target"], line["codec"], line["audio"]) == ("out.webm", "vp9", "encoded again")
@@ -95,7 +101,7 @@ def test_every_choice_reaches_the_video(run: Run) -> None:
         (["tiny.onnx", "out.mov"], 1, "tiny.onnx is not a video that can be read"),
         (["in.mp4", "no/out.mov"], 1, "its folder does not exist: create no"),
         (["in.mp4", "out.mp4", "--over", "bleu"], 1, "background 'bleu' is neither a colour nor a file"),
-        (["webcam:97", "out.mov"], 1, "webcam webcam:97 cannot be opened"),
+        (["webcam:97", "out.mov"], 1, "webcam:97 cannot be opened as a webcam"),
     ],
 )
 def test_wrong_inputs(run: Run, arguments: list[str], status: int, line: str) -> None:

@@ -58,10 +58,8 @@ def run(
     failed = 0
     with (
         progress_bar(len(plan.jobs), drawn=len(plan.jobs) > 1 and drawn(quiet)) as advance,
-        warnings.catch_warnings(),
+        warnings_told(quiet),
     ):
-        warnings.simplefilter("always", SizeWarning)
-        warnings.showwarning = lambda message, *_: None if quiet else say(str(message))
         for job in plan.jobs:
             named_source = "-" if job.source is None else str(job.source)
             begun = time.perf_counter()
@@ -143,6 +141,15 @@ def _opened(stream: TextIO | None, name: str) -> TextIO:
     if stream is None:
         raise InputError(f"standard {name} is closed: name a file instead of -")
     return stream
+
+
+@contextlib.contextmanager
+def warnings_told(quiet: bool) -> Iterator[None]:
+    """Warnings as one line each, those of sizes every time; none where nothing but errors is wanted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", SizeWarning)
+        warnings.showwarning = lambda message, *_: None if quiet else say(str(message))
+        yield
 
 
 def drawn(quiet: bool) -> bool:

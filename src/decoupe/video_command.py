@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoupe.console import drawn, parse_size, progress_bar, say, told
+from decoupe.console import drawn, parse_size, progress_bar, say, told, warnings_told
 from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.runtimes import find_spec
@@ -109,7 +109,7 @@ def video(
         options: dict[str, Any] = {"over": over, "matte": matte, "codec": codec, "start": first, "end": last}
         options |= {"smooth": smooth, "batch_size": batch, "max_pixels": max_pixels, "overwrite": overwrite}
         try:
-            with _progress(quiet) as progress, _until_ctrl_c(live) as stopped:
+            with _progress(quiet) as progress, _until_ctrl_c(live) as stopped, warnings_told(quiet):
                 written = videos.cut_video(source, out, predictor, stop=stopped, progress=progress, **options)
         except DecoupeError as error:
             say(str(error))

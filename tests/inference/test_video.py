@@ -346,6 +346,12 @@ def test_outputs_that_cannot_be_written(predictor: decoupe.Predictor) -> None:
         with pytest.raises(decoupe.OutputError, match=line):
             cut_video("in.mov", target, predictor, overwrite=target == "in.mov")
     assert Path("there.mov").read_bytes() == b"mine"
+    Path("out.mov.part").mkdir()
+    Path("out.mov.part/mine").touch()
+    for overwrite in (False, True):
+        with pytest.raises(decoupe.OutputError, match=r"out.mov.part is in the way, and no interrupted run"):
+            cut_video("in.mov", "out.mov", predictor, overwrite=overwrite)
+    assert Path("out.mov.part/mine").exists()
     assert cut_video("in.mov", "there.mov", predictor, overwrite=True).frames == 3
     with pytest.raises(decoupe.InputError, match="neither a colour nor a file"):
         cut_video("in.mov", "out.mp4", predictor, over="beach.jpg")
@@ -369,7 +375,7 @@ def test_no_webcam_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for source in ("webcam:97", "97", "/dev/video97"):
         with pytest.raises(
             decoupe.InputError,
-            match=rf"webcam {source} cannot be opened \(.*\): plug one in, or name another",
+            match=rf"{source} cannot be opened as a webcam \(.*\): plug one in, or name another",
         ):
             VideoReader(source)
     monkeypatch.setattr(video_files.sys, "platform", "plan9")

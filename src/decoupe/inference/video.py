@@ -376,6 +376,8 @@ class _Work:
 
     def _open(self, job: dict[str, Any], overwrite: bool) -> None:
         described = self._folder / "job.json"
+        if not described.exists() and self._folder.exists():
+            raise OutputError(f"{self._folder} is in the way, and no interrupted run: rename or delete it")
         if overwrite or self._reader.live:
             shutil.rmtree(self._folder, ignore_errors=True)
         elif described.exists():

@@ -426,7 +426,7 @@ def _open_device(source: str, reader: str, name: str) -> av.container.InputConta
     except (FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"webcam {source} cannot be opened ({reason}): plug one in, or name another, as webcam:1"
+            f"{source} cannot be opened as a webcam ({reason}): plug one in, or name another, as webcam:1"
         ) from None
 
 
