@@ -229,7 +229,7 @@ class VideoReader:
         self._device = device_of(source)
         self.live = self._device is not None
         self._container = self._open()
-        stream = self._stream = self._container.streams.video[0]
+        stream = self._stream = _pictures_of(self._container)
         self.time_base = stream.time_base or _TICK
         self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         if stream.width * stream.height > max_pixels:
@@ -241,6 +241,7 @@ class VideoReader:
             raise InputError(f"{source} holds no frame that can be decoded: is it whole?") from None
         self._decoded = itertools.chain([first], self._decoded)
         self._turn = turn_of(first)
+        self._stored = first.width, first.height
         height, width = self._turn(np.empty((first.height, first.width, 0), np.uint8)).shape[:2]
         self.size = height, width
         self.look = self._look_of(first)
@@ -297,7 +298,7 @@ class VideoReader:
             # Two frames at one time, which broken files have, cannot be written.
             time = pts - self.origin if previous is None else max(pts - self.origin, previous + 1)
             previous = time
-            yield time, self._turn(rgb_of(frame))
+            yield time, self._turn(rgb_of(frame, *self._stored))
         self._check_end(last)
         if previous is None and after is None:
             raise InputError(f"{self.name} ends before {_clock(self.origin * self.time_base)}: start earlier")
@@ -307,7 +308,7 @@ class VideoReader:
         if self.live:
             return None
         container = self._open()
-        if container.streams.audio:
+        if _sound_of(container):
             return container
         container.close()
         return None
@@ -333,8 +334,7 @@ class VideoReader:
         if not container.streams.video:
             container.close()
             raise InputError(f"{self.name} has no pictures, only sound: name a video")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+        _pictures_of(container).thread_type = "AUTO"
         return container
 
     def _decode(self) -> Iterator[av.VideoFrame]:
@@ -356,7 +356,7 @@ class VideoReader:
         for place in (least, None):
             self._container.close()
             self._container = self._open()
-            self._stream = self._container.streams.video[0]
+            self._stream = _pictures_of(self._container)
             frames = self._decode()
             if place is None:
                 return frames
@@ -403,6 +403,18 @@ class VideoReader:
             transfer=self._stream.codec_context.color_trc,
             aspect=1 / aspect if turned else aspect,
         )
+
+
+def _pictures_of(container: av.container.InputContainer) -> av.VideoStream:
+    """The stream that players show: not a cover beside it."""
+    best = container.streams.best("video")
+    assert isinstance(best, av.VideoStream)
+    return best
+
+
+def _sound_of(container: av.container.InputContainer) -> list[av.AudioStream]:
+    """The audio tracks whose codec is known."""
+    return [track for track in container.streams.audio if track.codec_context is not None]
 
 
 def device_of(source: str) -> tuple[str, str] | None:
@@ -455,10 +467,10 @@ def _matrix(frame: av.VideoFrame) -> int:
     return _BT709 if frame.height >= 720 else _BT601
 
 
-def rgb_of(frame: av.VideoFrame) -> Pixels8:
-    """A frame as RGB ``(H, W, 3)`` in 8 bits."""
+def rgb_of(frame: av.VideoFrame, width: int, height: int) -> Pixels8:
+    """A frame as RGB ``(height, width, 3)`` in 8 bits; recorded calls change their size on the way."""
     matrix = None if frame.format.is_rgb else _matrix(frame)
-    pixels = frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray()
+    pixels = frame.reformat(width, height, "rgb24", src_colorspace=matrix).to_ndarray()
     return pixels.astype(np.uint8, copy=False)
 
 
@@ -646,7 +658,7 @@ class _Sound:
         self._cut = reader.cut
         self._copied: dict[int, Any] = {}  # output streams by the source's index
         self._encoded: dict[int, Any] = {}
-        for track in source.streams.audio:
+        for track in _sound_of(source):
             if track.codec_context.codec.canonical_name in out.supported_codecs:
                 self._copied[track.index] = out.add_stream_from_template(track)
             else:
@@ -663,7 +675,7 @@ class _Sound:
             )
             for index, stream in self._encoded.items()
         }
-        for packet in self._source.demux(self._source.streams.audio):
+        for packet in self._source.demux(_sound_of(self._source)):
             index = packet.stream.index
             if index in self._copied:
                 yield from self._moved(packet, self._copied[index])
