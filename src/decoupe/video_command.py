@@ -93,7 +93,8 @@ def video(
         find_spec(model)  # an unknown name is told before anything else
         from decoupe.inference import video as videos
         from decoupe.inference.predictor import open_predictor
-        from decoupe.inference.video_files import device_of, form_of
+        from decoupe.inference.video_files import form_of
+        from decoupe.inference.video_reader import device_of
 
         network_size = parse_size(size)
         if "" in (source, out):

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 import decoupe
-from decoupe.inference import video, video_files
+from decoupe.inference import video, video_reader
 from decoupe.inference.video import cut_video, interval, mattes, seconds_of, surrounded
-from decoupe.inference.video_files import CODECS, VideoReader, form_of
+from decoupe.inference.video_files import CODECS, form_of
+from decoupe.inference.video_reader import VideoReader
 from inference.clips import (
     RATE,
     TIME_BASE,
@@ -379,9 +380,9 @@ def test_outputs_that_cannot_be_written(predictor: decoupe.Predictor) -> None:
 def test_a_webcam_is_read_until_it_is_stopped(
     predictor: decoupe.Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video_files.sys, "platform", "linux")
+    monkeypatch.setattr(video_reader.sys, "platform", "linux")
     # FFmpeg's test picture stands in for a camera: it never ends either.
-    monkeypatch.setitem(video_files.DEVICES, "linux", ("lavfi", "testsrc=size=64x48:rate=25"))
+    monkeypatch.setitem(video_reader.DEVICES, "linux", ("lavfi", "testsrc=size=64x48:rate=25"))
     shown: list[int] = []
     options = {"progress": lambda done, _: shown.append(done), "batch_size": 2}
     written = cut_video("webcam", "out.mov", predictor, stop=lambda: len(shown) > 4, **options)
@@ -390,13 +391,13 @@ def test_a_webcam_is_read_until_it_is_stopped(
 
 
 def test_no_webcam_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_files.sys, "platform", "linux")
+    monkeypatch.setattr(video_reader.sys, "platform", "linux")
     for source in ("webcam:97", "97", "/dev/video97"):
         with pytest.raises(
             decoupe.InputError,
             match=rf"{source} cannot be opened as a webcam \(.*\): plug one in, or name another",
         ):
             VideoReader(source)
-    monkeypatch.setattr(video_files.sys, "platform", "plan9")
+    monkeypatch.setattr(video_reader.sys, "platform", "plan9")
     with pytest.raises(decoupe.InputError, match="webcams are read on linux and darwin, not on plan9"):
         VideoReader("webcam")

@@ -34,16 +34,8 @@ from decoupe.inference.predictor import Predictor
 from decoupe.inference.preprocess import MAX_PIXELS, Picture, read_image
 from decoupe.inference.results import Background, Matte
 from decoupe.inference.smoothing import Known, Smoother
-from decoupe.inference.video_files import (
-    FFmpegError,
-    Form,
-    Pixels8,
-    VideoReader,
-    form_of,
-    join_pieces,
-    sequence_path,
-    write_piece,
-)
+from decoupe.inference.video_files import Form, form_of, join_pieces, sequence_path, write_piece
+from decoupe.inference.video_reader import FFmpegError, Pixels8, VideoReader
 
 PIECE = 64
 """Frames in a piece, at least: what an interrupted run loses at most."""
