@@ -115,6 +115,15 @@ def test_edges_of_lossy_videos_are_not_darkened(predictor: decoupe.Predictor) ->
             assert abs(error[edge].mean()) < 4
 
 
+def test_a_shorter_sequence_replaces_a_longer_one_whole(predictor: decoupe.Predictor) -> None:
+    write_clip(Path("in.mp4"), uneven(6), audio=None)
+    cut_video("in.mp4", "out", predictor)
+    with pytest.raises(decoupe.OutputError, match="out exists"):
+        cut_video("in.mp4", "out", predictor)
+    cut_video("in.mp4", "out", predictor, end=0.1, overwrite=True)
+    assert sorted(path.name for path in Path("out").iterdir()) == ["00001.png", "00002.png"]
+
+
 def test_hidden_pixels_get_the_subjects_colours() -> None:
     pixels = np.zeros((64, 64, 4), np.uint8)
     pixels[20:40, 20:40] = (200, 100, 50, 255)

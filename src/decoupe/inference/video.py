@@ -11,6 +11,7 @@ last piece, and the output is what an uninterrupted run would have written.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -499,6 +500,11 @@ class _Work:
                 source = folder / f"{index:05d}.png"
                 if source.exists():
                     source.replace(sequence_path(self._target, number))
+        # What a longer sequence had after this one's end is replaced as well.
+        for later in itertools.count(number + 1):
+            if not sequence_path(self._target, later).exists():
+                break
+            sequence_path(self._target, later).unlink()
 
 
 def _until(frames: Iterable[_Item], stop: Callable[[], bool]) -> Iterator[_Item]:
