@@ -39,6 +39,7 @@ ORDER = (
     "segment_files",
     "doctor",
     "bench_command",
+    "video_command",
     "catalogue_commands",
     "training_commands",
     "evaluation_commands",

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from decoupe.cli import app
 from decoupe.training.recipes import read_recipe
+from inference.clips import uneven, write_clip
 from inference.queries import see
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,7 @@ COMMANDS = [
 
 def test_there_is_something_to_run() -> None:
     assert len(SNIPPETS) >= 4
-    assert {"cut", "segment", "models", "get", "doctor"} <= {command for command, _ in COMMANDS}
+    assert {"cut", "segment", "video", "models", "get", "doctor"} <= {command for command, _ in COMMANDS}
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
@@ -38,6 +39,8 @@ def test_python_runs(snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     dog[50:250, 100:350] = True
     see(monkeypatch, [dog, ~dog], [1, 2])  # in place of a segment model, which would be downloaded
     shutil.copy(ROOT / "examples" / "chelsea.jpg", tmp_path / "photo.jpg")
+    if "clip.mp4" in snippet:
+        write_clip(tmp_path / "clip.mp4", uneven(12))
     monkeypatch.chdir(tmp_path)
     exec(compile(snippet, "README.md", "exec"), {})
     assert (tmp_path / "photo.png").exists() == ("photo.png" in snippet)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 import decoupe
-from decoupe import catalogue_commands, evaluation_commands, training_commands
+from decoupe import catalogue_commands, evaluation_commands, training_commands, video_command
 from decoupe.bench_command import bench
 from decoupe.console import hush_downloads, told
 from decoupe.cut_command import cut
@@ -59,6 +59,7 @@ def main() -> None:
 
 
 app.command()(cut)
+app.command()(video_command.video)
 app.command()(catalogue_commands.models)
 app.command()(catalogue_commands.get)
 app.command()(bench)

@@ -57,8 +57,11 @@ def drawn(quiet: bool) -> bool:
 
 
 @contextlib.contextmanager
-def progress_bar(total: int, *, drawn: bool) -> Iterator[Callable[[], None]]:
-    """A bar on standard error with the rate and the time left; yields what to call after each picture."""
+def progress_bar(total: int | None, *, drawn: bool) -> Iterator[Callable[[], None]]:
+    """A bar on standard error with the rate and the time left; yields what to call after each picture.
+
+    Where nobody knows the total, None, it tells how many there were.
+    """
     if not drawn:
         yield lambda: None
         return

@@ -54,6 +54,7 @@ EXTRAS = {
     "train": Extra("accelerate", "training", 65),
     "matting": Extra("pymatting", "hair solved anew: `decoupe cut --matting`", 350),
     "heic": Extra("pillow_heif", "HEIC photographs", 27),
+    "video": Extra("av", "decoupe video", 110),
     "export": Extra("onnxscript", "trained models as .onnx files", 45),
 }
 

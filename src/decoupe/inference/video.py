@@ -1,0 +1,556 @@
+"""Videos: the matte of every frame, and a video made of them.
+
+>>> for seconds, matte in mattes("clip.mp4", decoupe.load()):  # doctest: +SKIP
+...     print(seconds, matte.alpha.mean())
+>>> cut_video("clip.mp4", "clip.mov", decoupe.load())  # doctest: +SKIP
+
+Frames are read, predicted and written as they come, so that memory does not grow with the video. What is
+written is kept in pieces beside the output until all are there: a run that was interrupted goes on after the
+last piece, and the output is what an uninterrupted run would have written.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+import decoupe
+from decoupe.errors import DecoupeError, InputError, OutputError
+from decoupe.inference.media import READABLE
+from decoupe.inference.predictor import Predictor
+from decoupe.inference.preprocess import MAX_PIXELS, Picture, read_image
+from decoupe.inference.results import Background, Matte
+from decoupe.inference.smoothing import Known, Smoother
+from decoupe.inference.video_files import Form, form_of, join_pieces, sequence_path, write_piece
+from decoupe.inference.video_reader import FFmpegError, Pixels8, VideoReader
+
+PIECE = 64
+"""Frames in a piece, at least: what an interrupted run loses at most."""
+
+Seconds = float | Fraction | str
+"""Seconds, or ``"m:ss"`` or ``"h:mm:ss"``, with a decimal part where wanted."""
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was made of a video.
+
+    Attributes:
+        frames: how many it has.
+        resumed: how many of them an interrupted run had left.
+        width: of a frame, in pixels.
+        height: of a frame, in pixels.
+        seconds: from its beginning to its last frame.
+        codec: of its frames: ``"prores"``, ``"qtrle"``, ``"vp9"``, ``"ffv1"``, ``"h264"``, ``"mpeg4"`` or
+            ``"png"``.
+        audio: ``"kept"``, ``"encoded again"`` where the container cannot hold it as it was, or ``"none"``.
+    """
+
+    frames: int
+    resumed: int
+    width: int
+    height: int
+    seconds: float
+    codec: str
+    audio: str
+
+
+def mattes(
+    source: str | os.PathLike[str],
+    predictor: Predictor,
+    *,
+    start: Seconds = 0,
+    end: Seconds | None = None,
+    smooth: bool = True,
+    batch_size: int = 8,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[tuple[float, Matte]]:
+    """The mattes of a video's frames, upright, in the order in which they are shown.
+
+    Args:
+        source: a video file, or a webcam: ``"webcam"``, ``"webcam:1"``, ``"/dev/video0"``.
+        predictor: what cuts, from `decoupe.load`.
+        start: where in the video to begin.
+        end: where to end; None is the video's end.
+        smooth: whether mattes are smoothed where nothing moves, see `Smoother`.
+        batch_size: frames that are predicted together.
+        max_pixels: largest width × height of a frame.
+
+    Yields:
+        Seconds since ``start``, and the `Matte`, its picture in 8 bits.
+
+    Raises:
+        InputError: a file that is missing, damaged or no video, a webcam that is not there, times that
+            cannot be, or ``batch_size`` below 1.
+    """
+    reader = _reader(source, start, end, max_pixels)
+    # From the last to the first: the file is let go of when nothing reads it any more.
+    with (
+        closing(reader),
+        closing(_predicted(reader, reader.frames(), predictor, batch_size)) as found,
+        closing(_smoothed(found, Smoother() if smooth else None)) as smoothed,
+    ):
+        for time, matte in smoothed:
+            yield float(time * reader.time_base), matte
+
+
+def cut_video(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    predictor: Predictor,
+    *,
+    over: Background | None = None,
+    matte: bool = False,
+    codec: str | None = None,
+    start: Seconds = 0,
+    end: Seconds | None = None,
+    smooth: bool = True,
+    batch_size: int = 8,
+    max_pixels: int = MAX_PIXELS,
+    overwrite: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int | None], object] = lambda done, count: None,
+) -> Written:
+    """Cut the subject out of a video, and write it: with its transparency, over something, or the matte.
+
+    Alpha is straight, and colours at soft edges are the subject's own. Each frame keeps its time, audio is
+    copied where the container can hold it, and what the video says about turning it is applied.
+
+    Args:
+        source: a video file, or a webcam: ``"webcam"``, ``"webcam:1"``, ``"/dev/video0"``.
+        target: a ``.mov``, ``.webm``, ``.mkv`` or ``.mp4`` file; a folder, or a pattern such as
+            ``"out/%05d.png"``, for PNG files.
+        predictor: what cuts, from `decoupe.load`.
+        over: what the subject is put over: as `Matte.over` takes it, or another video, which begins anew when
+            it ends.
+        matte: write the matte instead: white is the subject.
+        codec: ``"prores"``, ``"qtrle"``, ``"vp9"``, ``"ffv1"``, ``"h264"`` or ``"mpeg4"``; None chooses.
+        start: where in the video to begin; the output begins at 0.
+        end: where to end; None is the video's end.
+        smooth: whether mattes are smoothed where nothing moves, see `Smoother`.
+        batch_size: frames that are predicted together.
+        max_pixels: largest width × height of a frame.
+        overwrite: replace an output, or an interrupted one of another kind.
+        stop: asked before each frame whether to end here; for webcams, which do not end.
+        progress: called after each frame with how many are done, and about how many there are, if known.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: as `mattes` does; a background that cannot be used; an interrupted run of another kind.
+        OutputError: an output that exists, or that cannot be written so.
+        MissingExtraError: PyAV is not installed.
+    """
+    if matte and over is not None:
+        raise InputError("matte shows no background: leave matte or over out")
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}, expected at least 1")
+    target = Path(target)
+    form = form_of(target, codec, transparent=over is None and not matte)
+    wanted = {
+        "over": _told_of(over),
+        "matte": matte,
+        "codec": form.word,
+        "from": str(seconds_of(start)),
+        "to": None if end is None else str(seconds_of(end)),
+        "smooth": smooth,
+        "batch": batch_size,
+        "model": f"{predictor.describe()}{', guided' if predictor.guided else ''}",
+        "version": decoupe.__version__,
+    }
+    with closing(_reader(source, start, end, max_pixels)) as reader:
+        composer = _Composer(over, matte, form, reader.size, max_pixels)
+        work = _Work(target, form, {"input": _told_of(reader.name), **wanted}, overwrite, reader)
+        try:
+            work.advance(predictor, composer, smooth, batch_size, stop, progress)
+            return work.finish()
+        finally:
+            work.leave()
+
+
+def seconds_of(time: Seconds) -> Fraction:
+    """Seconds of ``12.5``, ``"12.5"``, ``"1:02"`` or ``"1:00:02.5"``.
+
+    Raises:
+        InputError: anything else.
+    """
+    if isinstance(time, Fraction) and time >= 0:
+        return time
+    parts = str(time).split(":")
+    try:
+        numbers = [Fraction(part) for part in parts]
+    except (ValueError, ZeroDivisionError):
+        numbers = []
+    later_parts_fit = all(0 <= number < 60 for number in numbers[1:])
+    if not 1 <= len(numbers) <= 3 or "/" in str(time) or min(numbers) < 0 or not later_parts_fit:
+        raise InputError(f"{time!r} is no time, expected seconds, m:ss or h:mm:ss: such as 12.5 or 0:01:30")
+    total = Fraction(0)
+    for number in numbers:
+        total = total * 60 + number
+    return total
+
+
+def interval(start: Seconds, end: Seconds | None) -> tuple[Fraction, Fraction | None]:
+    """Both in seconds.
+
+    Raises:
+        InputError: no times, or an end that does not come after the start.
+    """
+    first, last = seconds_of(start), None if end is None else seconds_of(end)
+    if last is not None and last <= first:
+        raise InputError(f"the end, {end}, does not come after the start, {start}: give a later end")
+    return first, last
+
+
+def _reader(
+    source: str | os.PathLike[str], start: Seconds, end: Seconds | None, max_pixels: int
+) -> VideoReader:
+    first, last = interval(start, end)
+    return VideoReader(os.fspath(source), start=first, end=last, max_pixels=max_pixels)
+
+
+Found = Generator[tuple[int, Matte], None, None]
+
+
+def _predicted(
+    reader: VideoReader, frames: Iterable[tuple[int, Pixels8]], predictor: Predictor, batch_size: int
+) -> Found:
+    """Ticks and mattes; while one is used, the next are read and predicted."""
+    times: deque[int] = deque()
+
+    def pictures() -> Iterator[Picture]:
+        for time, pixels in frames:
+            times.append(time)
+            yield Picture(pixels, source=f"{reader.name} at {float(time * reader.time_base):.3f} s")
+
+    with closing(_ahead(predictor.map(pictures(), batch_size), batch_size)) as found:
+        for matte in found:
+            yield times.popleft(), matte
+
+
+def _smoothed(found: Found, smoother: Smoother | None) -> Found:
+    for time, matte in found:
+        if smoother is not None:
+            matte = replace(matte, alpha=smoother(matte.image, matte.alpha))
+        yield time, matte
+
+
+def _ahead(items: Iterator[_Item], count: int) -> Generator[_Item, None, None]:
+    """``items`` in their order, up to ``count`` of them made by a thread before they are asked for."""
+    end: Any = object()
+    pool = ThreadPoolExecutor(1)
+    try:
+        pending = deque(pool.submit(next, items, end) for _ in range(count))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(pool.submit(next, items, end))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Composer:
+    """The picture that is written of each matte, ``(H, W, 3)`` or ``(H, W, 4)``."""
+
+    def __init__(
+        self, over: Background | None, matte: bool, form: Form, size: tuple[int, int], max_pixels: int
+    ) -> None:
+        self._matte = matte
+        self._form = form
+        self._over = over
+        self._video: _BackgroundVideo | None = None
+        if isinstance(over, (str, os.PathLike)) and _is_video(Path(over)):
+            self._video = _BackgroundVideo(os.fspath(over), max_pixels)
+        elif over is not None and not (isinstance(over, str) and over == "blur"):
+            # Fitted once, and one that cannot be used is told before the first frame is predicted.
+            nothing = Matte(np.zeros(size, np.float32), np.zeros((*size, 3), np.uint8))
+            self._over = np.asarray(nothing.over(over))
+
+    def __call__(self, seconds: Fraction, matte: Matte) -> Pixels8:
+        """The frame at this time."""
+        if self._matte:
+            return np.asarray(matte.mask().convert("RGB"))
+        if self._video is not None:
+            return np.asarray(matte.over(self._video.at(seconds)))
+        if self._over is not None:
+            return np.asarray(matte.over(self._over))
+        cutout = matte.cutout()
+        return np.asarray(cutout if self._form.lossless else surrounded(cutout))
+
+
+def _is_video(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() not in READABLE
+
+
+class _BackgroundVideo:
+    """A video behind the subject: its frame at each time, from the beginning again when it ends."""
+
+    def __init__(self, name: str, max_pixels: int) -> None:
+        self._frames = _forever(name, max_pixels)
+        self._shown = next(self._frames)[1]
+        self._next = next(self._frames)
+
+    def at(self, seconds: Fraction) -> Pixels8:
+        """The frame that is shown then; times come in their order."""
+        while self._next[0] <= seconds:
+            self._shown, self._next = self._next[1], next(self._frames)
+        return self._shown
+
+
+def _forever(name: str, max_pixels: int) -> Iterator[tuple[Fraction, Pixels8]]:
+    """The frames of a video with their seconds, again and again."""
+    offset = Fraction(0)
+    while True:
+        reader = VideoReader(name, max_pixels=max_pixels)
+        time = 0
+        for time, pixels in reader.frames():
+            yield offset + time * reader.time_base, pixels
+        offset += time * reader.time_base + 1 / reader.rate
+        reader.close()
+
+
+def surrounded(cutout: Image.Image) -> Image.Image:
+    """A cut-out whose hidden pixels have the colours of the subject near them, instead of black.
+
+    Codecs that lose something mix the colours of neighbours, and black would darken the edge.
+    """
+    bare = np.asarray(cutout)
+    alpha = bare[..., 3]
+    small = cutout.convert("RGBa").reduce(4)
+    filled = np.zeros_like(bare)
+    for radius in (8, 2):
+        near = small.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
+        wide = np.asarray(near.resize(cutout.size, Image.Resampling.BILINEAR))
+        # Where little of the subject reaches, 8 bits no longer tell its colour.
+        filled = np.where(wide[..., 3:] >= 32, wide, filled)
+    colours = np.where(alpha[..., np.newaxis] > 0, bare, filled)
+    colours[..., 3] = alpha
+    return Image.fromarray(colours)
+
+
+class _Work:
+    """The pieces of an output in a folder beside it, and their joining.
+
+    The folder holds what was asked for, ``job.json``; of each piece the file or folder, which is renamed to
+    its name when it is whole, the ticks of its frames, and what the smoother knew at its end.
+    """
+
+    def __init__(
+        self, target: Path, form: Form, job: dict[str, Any], overwrite: bool, reader: VideoReader
+    ) -> None:
+        self._target, self._form, self._reader = target, form, reader
+        self._folder = target.with_name(f"{target.name.replace('%', '_')}.part")
+        if not target.parent.is_dir() and form.container is not None:
+            raise OutputError(
+                f"{target} cannot be written, its folder does not exist: create {target.parent}"
+            )
+        if not reader.live and target.exists() and target.samefile(reader.name):
+            raise OutputError(f"{target} is the input, and would be overwritten: choose another output")
+        self._times: list[list[int]] = []
+        with _written_to(target):
+            self._open(job, overwrite)
+        self.resumed = sum(map(len, self._times))
+
+    def _open(self, job: dict[str, Any], overwrite: bool) -> None:
+        described = self._folder / "job.json"
+        if not described.exists() and self._folder.exists():
+            raise OutputError(f"{self._folder} is in the way, and no interrupted run: rename or delete it")
+        if overwrite or self._reader.live:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        elif described.exists():
+            before = json.loads(described.read_text())
+            differing = [name for name in job if before.get(name) != job[name]]
+            if differing:
+                raise InputError(
+                    f"{self._folder} holds an interrupted run with another {' and '.join(differing)}: give "
+                    "what was given then, or begin anew with overwrite, --overwrite"
+                )
+            self._times = list(self._whole_pieces())
+            return
+        if _stands(self._target, self._form) and not overwrite:
+            raise OutputError(f"{self._target} exists: choose another output, or overwrite it (--overwrite)")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _replace(described, json.dumps(job).encode())
+
+    def _whole_pieces(self) -> Iterator[list[int]]:
+        number = 0
+        while self._piece(number).exists():
+            yield json.loads(self._beside(number, "json").read_text())
+            number += 1
+
+    def _piece(self, number: int) -> Path:
+        return self._folder / f"{number:05d}{'' if self._form.container is None else self._target.suffix}"
+
+    def _beside(self, number: int, ending: str) -> Path:
+        return self._folder / f"{number:05d}.{ending}"
+
+    def advance(
+        self,
+        predictor: Predictor,
+        compose: _Composer,
+        smooth: bool,
+        batch_size: int,
+        stop: Callable[[], bool],
+        progress: Callable[[int, int | None], object],
+    ) -> None:
+        """Make the pieces that are missing."""
+        reader = self._reader
+        done = self.resumed
+        progress(done, reader.count)
+        smoother = self._smoother() if smooth else None
+        after = self._times[-1][-1] if self._times else None
+        frames = _until(reader.frames(after), stop)
+        # Pieces end where batches do: after an interruption the batches are those of an uninterrupted run.
+        length = -(-PIECE // batch_size) * batch_size
+
+        def composed(some: Iterable[tuple[int, Matte]]) -> Iterator[tuple[int, Pixels8]]:
+            nonlocal done
+            for time, matte in some:
+                yield time, compose(time * reader.time_base, matte)
+                done += 1
+                progress(done, reader.count)
+
+        with (
+            closing(_predicted(reader, frames, predictor, batch_size)) as found,
+            closing(_smoothed(found, smoother)) as mattes,
+        ):
+            for first in mattes:
+                some = composed(chain([first], islice(mattes, length - 1)))
+                with _written_to(self._target):
+                    self._add(some, smoother)
+
+    def leave(self) -> None:
+        """Take the folder away where it holds nothing to go on with."""
+        if not self._times:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _add(self, frames: Iterator[tuple[int, Pixels8]], smoother: Smoother | None) -> None:
+        number = len(self._times)
+        piece = self._piece(number)
+        unfinished = piece.with_name(f"unfinished{piece.suffix}")
+        reader = self._reader
+        times = write_piece(
+            unfinished, self._form, frames, time_base=reader.time_base, rate=reader.rate, look=reader.look
+        )
+        _replace(self._beside(number, "json"), json.dumps(times).encode())
+        if smoother is not None and smoother.known is not None:
+            with self._beside(number, "npz").open("wb") as file:
+                np.savez(file, **smoother.known._asdict())
+        unfinished.replace(piece)
+        self._times.append(times)
+        if number:
+            self._beside(number - 1, "npz").unlink(missing_ok=True)
+
+    def _smoother(self) -> Smoother:
+        if not self._times:
+            return Smoother()
+        with np.load(self._beside(len(self._times) - 1, "npz")) as state:
+            return Smoother(Known(**state))
+
+    def finish(self) -> Written:
+        """Join the pieces, give the output its name, and tidy up."""
+        reader = self._reader
+        if not self._times:
+            raise InputError(f"{reader.name} gave no frame: end it later")
+        pieces = [(self._piece(number), times) for number, times in enumerate(self._times)]
+        with _written_to(self._target):
+            if self._form.container is None:
+                audio = "none"
+                self._move_pictures(pieces)
+            else:
+                joined = self._folder / f"joined{self._target.suffix}"
+                audio = join_pieces(joined, self._form.container, pieces, reader)
+                joined.replace(self._target)
+            (self._folder / "job.json").unlink()  # first: without it the rest is no run to go on with
+            shutil.rmtree(self._folder)
+        height, width = reader.size
+        return Written(
+            frames=sum(map(len, self._times)),
+            resumed=self.resumed,
+            width=width,
+            height=height,
+            seconds=round(float(self._times[-1][-1] * reader.time_base), 3),
+            codec=self._form.word,
+            audio=audio,
+        )
+
+    def _move_pictures(self, pieces: Iterable[tuple[Path, list[int]]]) -> None:
+        """Each frame to its own name; those that an interrupted run moved are there."""
+        number = 0
+        sequence_path(self._target, 1).parent.mkdir(parents=True, exist_ok=True)
+        for folder, times in pieces:
+            for index in range(len(times)):
+                number += 1
+                source = folder / f"{index:05d}.png"
+                if source.exists():
+                    source.replace(sequence_path(self._target, number))
+        # What a longer sequence had after this one's end is replaced as well.
+        for later in itertools.count(number + 1):
+            if not sequence_path(self._target, later).exists():
+                break
+            sequence_path(self._target, later).unlink()
+
+
+def _until(frames: Iterable[_Item], stop: Callable[[], bool]) -> Iterator[_Item]:
+    for frame in frames:
+        if stop():
+            return
+        yield frame
+
+
+@contextmanager
+def _written_to(target: Path) -> Iterator[None]:
+    """Raise OutputError, as one line, where ``target`` or what is beside it cannot be written."""
+    try:
+        yield
+    except DecoupeError:
+        raise
+    except (OSError, FFmpegError) as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"{target} cannot be written ({reason}): check the folder's permissions and free space"
+        ) from None
+
+
+def _stands(target: Path, form: Form) -> bool:
+    """Whether there is an output already."""
+    if form.container is None:
+        return sequence_path(target, 1).exists()
+    return target.exists()
+
+
+def _replace(target: Path, data: bytes) -> None:
+    unfinished = target.with_name(f"unfinished-{target.name}")
+    unfinished.write_bytes(data)
+    unfinished.replace(target)
+
+
+def _told_of(source: Any) -> str | None:
+    """What tells a source from another, to know whether an interrupted run was of the same."""
+    if source is None or isinstance(source, tuple):
+        return None if source is None else str(source)
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if path.is_file():
+            about = path.stat()
+            return f"{path.resolve()}, {about.st_size} bytes of {about.st_mtime_ns}"
+        return str(source)
+    import hashlib
+
+    return hashlib.sha256(read_image(source).pixels.tobytes()).hexdigest()

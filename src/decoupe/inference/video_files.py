@@ -1,0 +1,395 @@
+"""Videos out: pieces of an encoded video, and one file of them, with the source's sound."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from decoupe.errors import OutputError, unknown
+from decoupe.inference.media import encode
+from decoupe.inference.video_reader import Look, Pixels8, VideoReader, av, sound_of
+
+_DELAY = 2  # most frames by which an encoder below writes a frame before those shown earlier
+_TICK = Fraction(1, 1000)  # of pieces, which count frames: the one time base that all containers keep
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How frames are compressed.
+
+    Attributes:
+        encoder: libavcodec's name.
+        alpha: its pixel format with transparency, None where it has none.
+        flat: its pixel format without.
+        options: its own, so that nothing is visibly lost and speed stays sensible.
+        lossless: whether frames come back as they were.
+    """
+
+    encoder: str
+    alpha: str | None
+    flat: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    lossless: bool = False
+
+
+CODECS = {
+    "prores": Codec(
+        "prores_ks", "yuva444p10le", "yuv444p10le", {"profile": "4444", "alpha_bits": "16", "vendor": "apl0"}
+    ),
+    "qtrle": Codec("qtrle", "argb", "rgb24", lossless=True),
+    "vp9": Codec(
+        "libvpx-vp9",
+        "yuva420p",
+        "yuv420p",
+        # Frames that are only looked back to cannot be had with transparency.
+        {"crf": "18", "b": "0", "auto-alt-ref": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
+    ),
+    "ffv1": Codec("ffv1", "bgra", "bgr0", {"level": "3"}, lossless=True),
+    "h264": Codec("libx264", None, "yuv420p", {"crf": "16", "preset": "medium"}),
+    "mpeg4": Codec("mpeg4", None, "yuv420p", {"q": "2"}),
+}
+"""Codecs by the names that users give them."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """A kind of file.
+
+    Attributes:
+        name: libavformat's.
+        codecs: those of `CODECS` that it holds, the preferred first.
+        audio: what audio becomes that it cannot hold as it is.
+        options: of the muxer.
+    """
+
+    name: str
+    codecs: tuple[str, ...]
+    audio: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+CONTAINERS = {
+    ".mov": Container("mov", ("prores", "qtrle", "h264", "mpeg4"), "aac"),
+    ".webm": Container("webm", ("vp9",), "libopus"),
+    ".mkv": Container("matroska", ("ffv1", "h264", "vp9", "mpeg4"), "aac", {"avoid_negative_ts": "disabled"}),
+    ".mp4": Container("mp4", ("h264", "mpeg4"), "aac", {"movflags": "+faststart"}),
+}
+"""Containers by file ending."""
+
+_LARGE = ("prores", "qtrle", "ffv1")  # not what is wanted unasked where nothing is transparent
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a video is written: as a file, or as one PNG file for each frame.
+
+    Attributes:
+        container: the kind of file; None is a PNG sequence.
+        codec: how frames are compressed; None is PNG.
+        word: the codec's name among `CODECS`, or ``"png"``.
+        transparent: whether frames are RGBA.
+    """
+
+    container: Container | None
+    codec: Codec | None
+    word: str
+    transparent: bool
+
+    @property
+    def lossless(self) -> bool:
+        """Whether frames come back as they were."""
+        return self.codec is None or self.codec.lossless
+
+
+def form_of(target: Path, codec: str | None, *, transparent: bool) -> Form:
+    """How ``target`` is written: a video by its ending; a folder or a pattern such as ``f%05d.png`` as PNG.
+
+    Args:
+        target: the output.
+        codec: one of `CODECS`; None is what suits.
+        transparent: whether there is transparency to be kept.
+
+    Raises:
+        OutputError: an ending, or a codec, that is not written or that does not suit.
+    """
+    suffix = target.suffix.lower()
+    if not suffix or (suffix == ".png" and _pattern(target.name)):
+        if codec is not None:
+            raise OutputError(f"{target} is a sequence of PNG files: leave the codec out")
+        return Form(None, None, "png", transparent)
+    if suffix == ".png":
+        raise OutputError(f"{target} is one picture: name a pattern such as frame%05d.png, or a folder")
+    if suffix not in CONTAINERS:
+        raise OutputError(unknown("kind of video", suffix, CONTAINERS))
+    if codec is not None and codec not in CODECS:
+        raise OutputError(unknown("codec", codec, CODECS))
+    container = CONTAINERS[suffix]
+    if codec is not None and codec not in container.codecs:
+        raise OutputError(f"{suffix} holds no {codec}: it holds {', '.join(container.codecs)}")
+    names = [name for name in container.codecs if CODECS[name].alpha is not None or not transparent]
+    if not names or codec not in (None, *names):
+        raise OutputError(
+            f"{codec or suffix} has no transparency: name a .mov or .webm file, or put the subject over a "
+            "background (over, --over)"
+        )
+    if not transparent:
+        names.sort(key=lambda name: name in _LARGE)  # stable: the preferred stay first
+    for name in [codec] if codec is not None else names:
+        if CODECS[name].encoder in av.codecs_available:
+            return Form(container, CODECS[name], name, transparent)
+    raise OutputError(f"the installed PyAV encodes no {codec or suffix}: pip install --upgrade av")
+
+
+def _pattern(name: str) -> bool:
+    return re.fullmatch(r"[^%]*%0?\d*d[^%]*", name) is not None
+
+
+def sequence_path(target: Path, number: int) -> Path:
+    """Where the frame of this number, from 1, of a PNG sequence goes."""
+    return target.with_name(target.name % number) if target.suffix else target / f"{number:05d}.png"
+
+
+def write_piece(
+    path: Path,
+    form: Form,
+    frames: Iterable[tuple[int, Pixels8]],
+    *,
+    time_base: Fraction,
+    rate: Fraction,
+    look: Look,
+) -> list[int]:
+    """Encode some frames by themselves: as a file in which frame ``n`` is at n milliseconds, or as PNG files.
+
+    Args:
+        path: of the file, or the folder.
+        form: how.
+        frames: ticks, and RGB or RGBA ``(H, W, …)``; at least one.
+        time_base: of the ticks, in seconds.
+        rate: frames per second, on average.
+        look: see `Look`.
+
+    Returns:
+        The ticks of the frames.
+    """
+    if form.container is None or form.codec is None:
+        path.mkdir(exist_ok=True)
+        times = []
+        for number, (time, pixels) in enumerate(frames):
+            (path / f"{number:05d}.png").write_bytes(encode(Image.fromarray(pixels)))
+            times.append(time)
+        return times
+    places: dict[int, int] = {}
+    with av.open(str(path), "w", format=form.container.name) as out:
+        stream: Any = None
+        order = itertools.count()
+
+        def mux(packets: Iterable[Any]) -> None:
+            for packet in packets:
+                packet.pts, packet.dts = places[packet.pts], next(order) - _DELAY
+                packet.time_base = _TICK
+                packet.duration = 1
+                out.mux(packet)
+
+        for time, pixels in frames:
+            pixels = _fitting(pixels, form)
+            if stream is None:
+                stream = _encoder(out, form, pixels.shape, time_base, rate, look)
+            places[time] = len(places)
+            mux(stream.encode(_frame(pixels, stream, time, time_base, look)))
+        mux(stream.encode(None))
+    return list(places)
+
+
+def _fitting(pixels: Pixels8, form: Form) -> Pixels8:
+    """Where pixels share colours sides have to be even: the last pixel is repeated where one lacks."""
+    assert form.codec is not None
+    if form.transparent or "420" not in form.codec.flat:
+        return pixels
+    height, width = pixels.shape[:2]
+    if height % 2 == 0 and width % 2 == 0:
+        return pixels
+    return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def _encoder(
+    out: av.container.OutputContainer,
+    form: Form,
+    shape: tuple[int, ...],
+    time_base: Fraction,
+    rate: Fraction,
+    look: Look,
+) -> Any:
+    assert form.codec is not None
+    stream: Any = out.add_stream(form.codec.encoder, rate=rate, options=dict(form.codec.options))
+    stream.height, stream.width = shape[:2]
+    stream.pix_fmt = form.codec.alpha if form.transparent else form.codec.flat
+    stream.time_base = _TICK
+    context = stream.codec_context
+    context.time_base = time_base
+    context.sample_aspect_ratio = look.aspect
+    context.color_primaries, context.color_trc = look.primaries, look.transfer
+    if not _is_rgb(stream.pix_fmt):
+        context.colorspace = look.matrix
+        context.color_range = 1
+    return stream
+
+
+def _is_rgb(pixel_format: str) -> bool:
+    return bool(av.VideoFormat(pixel_format).is_rgb)
+
+
+def _frame(pixels: Pixels8, stream: Any, time: int, time_base: Fraction, look: Look) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgba" if pixels.shape[2] == 4 else "rgb24")
+    matrix = None if _is_rgb(stream.pix_fmt) else look.matrix
+    frame = frame.reformat(format=stream.pix_fmt, dst_colorspace=matrix)
+    frame.pts, frame.time_base = time, time_base
+    return frame
+
+
+def join_pieces(
+    path: Path,
+    container: Container,
+    pieces: Iterable[tuple[Path, list[int]]],
+    reader: VideoReader,
+) -> str:
+    """One file of encoded pieces, each frame at its time, and of the source's audio.
+
+    Nothing is encoded again but audio that the container cannot hold.
+
+    Args:
+        path: the file.
+        container: its kind.
+        pieces: files of `write_piece`, in order, with the ticks of their frames.
+        reader: the source.
+
+    Returns:
+        What became of the audio: ``"kept"``, ``"encoded again"`` or ``"none"``.
+    """
+    pieces = list(pieces)
+    times = [time for _, some in pieces for time in some]
+    options = {**container.options}
+    if container.name in ("mov", "mp4"):
+        # In which beginnings are told; milliseconds, the default, would move them.
+        options["movie_timescale"] = str(reader.time_base.denominator)
+    with av.open(str(pieces[0][0])) as first, av.open(str(path), "w", container.name, options) as out:
+        stream: Any = out.add_stream_from_template(first.streams.video[0])
+        stream.time_base = reader.time_base
+        # Without this mark players do not look for the transparency that VP9 keeps beside its frames.
+        if "alpha_mode" in first.streams.video[0].metadata:
+            stream.metadata["alpha_mode"] = "1"
+        source = reader.audio()
+        sound = _Sound(source, out, container, reader, times[-1]) if source is not None else None
+        if source is not None:
+            out.metadata.update(source.metadata)
+        out.start_encoding()
+        tracks = [_video_packets(pieces, times, stream, reader), sound.packets() if sound else iter(())]
+        for _, _, packet in heapq.merge(*tracks, key=lambda one: one[:2]):
+            out.mux(packet)
+        if source is not None:
+            source.close()
+    return "none" if sound is None else sound.done
+
+
+Timed = tuple[Fraction, int, Any]
+"""Seconds at which a packet is wanted, its track's number, and the packet."""
+
+
+def _video_packets(
+    pieces: Iterable[tuple[Path, list[int]]], times: list[int], stream: Any, reader: VideoReader
+) -> Iterator[Timed]:
+    order = itertools.count()
+    usual = max(1, reader.ticks(1 / reader.rate))
+    base = 0
+    for path, some in pieces:
+        with av.open(str(path)) as piece:
+            for packet in piece.demux(video=0):
+                if packet.size == 0 or packet.pts is None:
+                    continue
+                number = base + round(packet.pts * packet.time_base / _TICK)
+                place = next(order) - _DELAY
+                packet.pts = times[number]
+                packet.dts = times[place] if place >= 0 else times[0] + place
+                packet.duration = times[number + 1] - times[number] if number + 1 < len(times) else usual
+                packet.time_base = reader.time_base
+                packet.stream = stream
+                yield packet.dts * reader.time_base, 0, packet
+        base += len(some)
+
+
+class _Sound:
+    """The audio tracks of a source, as they are where the container takes them, else encoded again."""
+
+    def __init__(
+        self,
+        source: av.container.InputContainer,
+        out: av.container.OutputContainer,
+        container: Container,
+        reader: VideoReader,
+        last: int,
+    ) -> None:
+        self._source = source
+        self._start = reader.origin * reader.time_base
+        self._end = self._start + last * reader.time_base + 1 / reader.rate
+        self._cut = reader.cut
+        self._copied: dict[int, Any] = {}  # output streams by the source's index
+        self._encoded: dict[int, Any] = {}
+        for track in sound_of(source):
+            if track.codec_context.codec.canonical_name in out.supported_codecs:
+                self._copied[track.index] = out.add_stream_from_template(track)
+            else:
+                rate = 48_000 if container.audio == "libopus" else track.rate  # the one that Opus has
+                stream = out.add_stream(container.audio, rate=rate, layout=track.layout.name)
+                self._encoded[track.index] = stream
+        self.done = "encoded again" if self._encoded else "kept"
+
+    def packets(self) -> Iterator[Timed]:
+        """The packets of all tracks, in the source's order."""
+        resamplers = {
+            index: av.AudioResampler(
+                stream.format.name, stream.layout.name, stream.rate, stream.codec_context.frame_size
+            )
+            for index, stream in self._encoded.items()
+        }
+        for packet in self._source.demux(sound_of(self._source)):
+            index = packet.stream.index
+            if index in self._copied:
+                yield from self._moved(packet, self._copied[index])
+                continue
+            # The empty packet at the end flushes the decoder, as None does the resampler and the encoder.
+            frames: list[Any] = packet.decode()
+            wanted = [frame for frame in frames if self._wanted(frame.pts, frame.time_base)]
+            for frame in wanted:
+                frame.pts -= round(self._start / frame.time_base)
+            if packet.size == 0:
+                wanted.append(None)
+            for resampled in (one for frame in wanted for one in resamplers[index].resample(frame)):
+                yield from self._timed(self._encoded[index].encode(resampled))
+            if packet.size == 0:
+                yield from self._timed(self._encoded[index].encode(None))
+
+    def _moved(self, packet: Any, stream: Any) -> Iterator[Timed]:
+        if packet.size == 0 or not self._wanted(packet.pts, packet.time_base):
+            return
+        shift = round(self._start / packet.time_base)
+        packet.pts -= shift
+        packet.dts = packet.pts if packet.dts is None else packet.dts - shift
+        packet.stream = stream
+        yield packet.dts * packet.time_base, 1, packet
+
+    def _wanted(self, pts: int | None, time_base: Fraction) -> bool:
+        if pts is None:
+            return False
+        return not self._cut or self._start <= pts * time_base < self._end
+
+    def _timed(self, packets: Iterable[Any]) -> Iterator[Timed]:
+        for packet in packets:
+            yield packet.dts * packet.time_base, 1, packet

@@ -1,0 +1,339 @@
+"""Videos in: frames upright and at their times, from files and webcams.
+
+Times are whole numbers of the source's time base throughout, so that none is rounded on its way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from decoupe.errors import InputError, MissingExtraError
+from decoupe.inference.preprocess import MAX_PIXELS
+
+try:
+    import av as av
+    from av import FFmpegError as FFmpegError
+    from av.sidedata.sidedata import Type as SideDataType
+except ModuleNotFoundError as error:
+    raise MissingExtraError("decoupe video", "video") from error
+
+Pixels8 = npt.NDArray[np.uint8]
+
+DEVICES = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
+"""What reads webcams, and their names, by `sys.platform`."""
+
+_DISCONTINUOUS = 0x0200  # libavformat's AVFMT_TS_DISCONT: times start anywhere, as in broadcasts
+_BT709, _UNSPECIFIED, _BT601 = 1, 2, 5
+_MILLISECOND = Fraction(1, 1000)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What players have to know of frames beside their pixels.
+
+    Attributes:
+        matrix: between RGB and YCbCr, by its number in ITU-T H.273.
+        primaries: of the colours, likewise.
+        transfer: of the colours, likewise.
+        aspect: width to height of a pixel.
+    """
+
+    matrix: int = _BT709
+    primaries: int = _UNSPECIFIED
+    transfer: int = _UNSPECIFIED
+    aspect: Fraction = Fraction(1)
+
+
+class VideoReader:
+    """A video that is read frame by frame, upright.
+
+    Args:
+        source: a file, or a webcam: ``"webcam"``, ``"webcam:1"``, its number, or its device.
+        start: seconds from the video's beginning at which it starts here; the output's time 0.
+        end: seconds at which it ends; None is its end.
+        max_pixels: largest width × height.
+
+    Attributes:
+        name: of the source, for messages.
+        live: whether it is a webcam.
+        time_base: seconds that one tick is.
+        rate: frames per second, on average.
+        size: ``(height, width)`` upright.
+        look: see `Look`.
+        origin: ticks of the source at the output's time 0.
+        cut: whether audio has to be cut, or moved.
+
+    Raises:
+        InputError: no such file, not a video, no picture in it, too large, or a webcam that is not there.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        start: Fraction = Fraction(0),
+        end: Fraction | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.name = source
+        self._device = device_of(source)
+        self.live = self._device is not None
+        self._container = self._open()
+        stream = self._stream = _pictures_of(self._container)
+        self.time_base = stream.time_base or _MILLISECOND
+        self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        if stream.width * stream.height > max_pixels:
+            raise InputError(f"{source} is {stream.width}×{stream.height}, more than {max_pixels} pixels")
+        self._decoded = self._decode()
+        try:
+            first = next(self._decoded)
+        except StopIteration:
+            raise InputError(f"{source} holds no frame that can be decoded: is it whole?") from None
+        self._decoded = itertools.chain([first], self._decoded)
+        self._turn = turn_of(first)
+        self._stored = first.width, first.height
+        height, width = self._turn(np.empty((first.height, first.width, 0), np.uint8)).shape[:2]
+        self.size = height, width
+        self.look = self._look_of(first)
+        zero = (first.pts or 0) if self.live else self._beginning()
+        self.origin = zero + self.ticks(start)
+        self._end = None if end is None else zero + self.ticks(end)
+        self._zero = zero
+        self.cut = self.origin != 0 or end is not None
+
+    def ticks(self, seconds: Fraction) -> int:
+        """Seconds in the source's time base."""
+        return round(seconds / self.time_base)
+
+    @property
+    def count(self) -> int | None:
+        """About how many frames there are; None where the video does not tell."""
+        whole = self.duration
+        if self._end is not None:
+            whole = min(whole or self._end - self._zero, self._end - self._zero)
+        if not whole:
+            return None
+        return max(1, round((whole + self._zero - self.origin) * self.time_base * self.rate))
+
+    @property
+    def duration(self) -> int | None:
+        """Ticks from the video's beginning to its end, where it tells."""
+        if self._stream.duration:
+            return self._stream.duration + (self._stream.start_time or 0) - self._zero
+        if self._container.duration:
+            return self.ticks(Fraction(self._container.duration, av.time_base))
+        return None
+
+    def frames(self, after: int | None = None) -> Iterator[tuple[int, Pixels8]]:
+        """The frames in the order in which they are shown.
+
+        Args:
+            after: only those later than this, in ticks of the output.
+
+        Yields:
+            Ticks since the output's time 0, each later than the one before, and RGB ``(H, W, 3)``.
+
+        Raises:
+            InputError: the file is damaged, or ends before its time.
+        """
+        least = self.origin if after is None else self.origin + after + 1
+        previous, last = None, None
+        for frame in self._from(least):
+            pts = self._time_of(frame, last)
+            last = pts
+            if self._end is not None and pts >= self._end:
+                return
+            if pts < least:
+                continue
+            # Two frames at one time, which broken files have, cannot be written.
+            time = pts - self.origin if previous is None else max(pts - self.origin, previous + 1)
+            previous = time
+            yield time, self._turn(rgb_of(frame, *self._stored))
+        self._check_end(last)
+        if previous is None and after is None:
+            raise InputError(f"{self.name} ends before {_clock(self.origin * self.time_base)}: start earlier")
+
+    def audio(self) -> av.container.InputContainer | None:
+        """The file opened once more, to read its audio; None where there is none."""
+        if self.live:
+            return None
+        container = self._open()
+        if sound_of(container):
+            return container
+        container.close()
+        return None
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._container.close()
+
+    def _open(self) -> av.container.InputContainer:
+        if self._device is not None:
+            return _open_device(self.name, *self._device)
+        if not Path(self.name).exists():
+            raise InputError(f"{self.name} does not exist: check the path")
+        if Path(self.name).is_dir():
+            raise InputError(f"{self.name} is a folder: name a video")
+        try:
+            container = av.open(self.name)
+        except FFmpegError as error:
+            reason = "is not a video that can be read, or is damaged"
+            if isinstance(error, PermissionError):
+                reason = "cannot be read: check its permissions"
+            raise InputError(f"{self.name} {reason} ({error.strerror})") from None
+        if not container.streams.video:
+            container.close()
+            raise InputError(f"{self.name} has no pictures, only sound: name a video")
+        _pictures_of(container).thread_type = "AUTO"
+        return container
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        last: Any = None
+        try:
+            for frame in self._container.decode(self._stream):
+                last = frame.time
+                yield frame
+        except FFmpegError as error:
+            where = "" if last is None else f" after {_clock(Fraction(last))}"
+            raise InputError(
+                f"{self.name} is damaged{where} ({error.strerror}): repair it, or end before (end, --to)"
+            ) from None
+
+    def _from(self, least: int) -> Iterator[av.VideoFrame]:
+        """Decoded frames, those from ``least`` on among them, if possible without all that come before."""
+        if self.live or least <= self._zero:
+            return self._decoded
+        for place in (least, None):
+            self._container.close()
+            self._container = self._open()
+            self._stream = _pictures_of(self._container)
+            frames = self._decode()
+            if place is None:
+                return frames
+            try:
+                self._container.seek(place, stream=self._stream)
+            except FFmpegError:
+                continue
+            first = next(frames, None)
+            if first is not None and first.pts is not None and first.pts <= least:
+                return itertools.chain([first], frames)
+        raise AssertionError("the second place returns")
+
+    def _time_of(self, frame: av.VideoFrame, last: int | None) -> int:
+        if frame.pts is not None:
+            return frame.pts
+        return self._zero if last is None else last + max(1, self.ticks(1 / self.rate))
+
+    def _beginning(self) -> int:
+        """The ticks that are the video's time 0: those of its first packet where clocks run from anywhere."""
+        if self._container.format.flags & _DISCONTINUOUS and self._container.start_time:
+            return self.ticks(Fraction(self._container.start_time, av.time_base))
+        return 0
+
+    def _check_end(self, last: int | None) -> None:
+        """Refuse a file that tells its duration and ends long before."""
+        if self._end is not None or self.live or "mov" not in self._container.format.name:
+            return
+        whole = self.duration
+        if whole is None or last is None:
+            return
+        missing = (self._zero + whole - last) * self.time_base
+        if missing > max(Fraction(1), 3 / self.rate, whole * self.time_base / 20):
+            raise InputError(
+                f"{self.name} ends after {_clock(last * self.time_base)} of "
+                f"{_clock(whole * self.time_base)}, it is damaged: get it whole, or end before (end, --to)"
+            )
+
+    def _look_of(self, frame: av.VideoFrame) -> Look:
+        aspect = self._stream.sample_aspect_ratio or Fraction(1)
+        turned = self.size != (frame.height, frame.width)
+        return Look(
+            matrix=_matrix(frame),
+            primaries=self._stream.codec_context.color_primaries,
+            transfer=self._stream.codec_context.color_trc,
+            aspect=1 / aspect if turned else aspect,
+        )
+
+
+def _pictures_of(container: av.container.InputContainer) -> av.VideoStream:
+    """The stream that players show: not a cover beside it."""
+    best = container.streams.best("video")
+    assert isinstance(best, av.VideoStream)
+    return best
+
+
+def sound_of(container: av.container.InputContainer) -> list[av.AudioStream]:
+    """The audio tracks whose codec is known."""
+    return [track for track in container.streams.audio if track.codec_context is not None]
+
+
+def device_of(source: str) -> tuple[str, str] | None:
+    """What reads the webcam that ``source`` names, and its name there; None where it names a file.
+
+    Raises:
+        InputError: a webcam on a system where none is read.
+    """
+    found = re.fullmatch(r"webcam(?::(\d+))?|(\d+)", source)
+    if found is None or Path(source).exists():
+        return ("v4l2", source) if re.fullmatch(r"/dev/video\d+", source) else None
+    if sys.platform not in DEVICES:
+        raise InputError(f"webcams are read on {' and '.join(DEVICES)}, not on {sys.platform}: name a file")
+    reader, name = DEVICES[sys.platform]
+    return reader, name.format(found[1] or found[2] or 0)
+
+
+def _open_device(source: str, reader: str, name: str) -> av.container.InputContainer:
+    try:
+        return av.open(name, format=reader)
+    except (FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"{source} cannot be opened as a webcam ({reason}): plug one in, or name another, as webcam:1"
+        ) from None
+
+
+def turn_of(frame: av.VideoFrame) -> Callable[[Pixels8], Pixels8]:
+    """What makes frames ``(H, W, C)`` of a stream upright, by the display matrix of its first frame."""
+    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+    if matrix is None:
+        return lambda pixels: pixels
+    # x' = a·x + c·y and y' = b·x + d·y, of which quarter turns and mirrors are kept.
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5]
+    swapped = abs(int(a)) + abs(int(d)) < abs(int(b)) + abs(int(c))
+    columns, rows = (c, b) if swapped else (a, d)
+
+    def upright(pixels: Pixels8) -> Pixels8:
+        turned = pixels.swapaxes(0, 1) if swapped else pixels
+        turned = turned[:: -1 if rows < 0 else 1, :: -1 if columns < 0 else 1]
+        return np.ascontiguousarray(turned)
+
+    return upright
+
+
+def _matrix(frame: av.VideoFrame) -> int:
+    """The matrix of a frame's YCbCr; where it tells none, by its height, as players do."""
+    if frame.colorspace in (_BT709, 4, _BT601, 6, 7, 9, 10):
+        return frame.colorspace
+    return _BT709 if frame.height >= 720 else _BT601
+
+
+def rgb_of(frame: av.VideoFrame, width: int, height: int) -> Pixels8:
+    """A frame as RGB ``(height, width, 3)`` in 8 bits; recorded calls change their size on the way."""
+    matrix = None if frame.format.is_rgb else _matrix(frame)
+    pixels = frame.reformat(width, height, "rgb24", src_colorspace=matrix).to_ndarray()
+    return pixels.astype(np.uint8, copy=False)
+
+
+def _clock(seconds: Fraction | float) -> str:
+    """Seconds as ``--from`` and ``--to`` take them."""
+    return f"{float(seconds):.3f}".rstrip("0").rstrip(".") + " s"

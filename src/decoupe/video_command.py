@@ -1,0 +1,165 @@
+"""``decoupe video``: the subject cut out of a video, every frame of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from decoupe.console import drawn, progress_bar, say, told
+from decoupe.errors import DecoupeError, InputError
+from decoupe.inference.preprocess import MAX_PIXELS
+from decoupe.options import (
+    Device,
+    MaxPixels,
+    Model,
+    NetworkSize,
+    Precision,
+    Quiet,
+    Verbose,
+    parse_size,
+)
+from decoupe.running import Telling, said_warnings
+from decoupe.runtimes import find_spec
+
+if TYPE_CHECKING:
+    from decoupe.inference.predictor import Predictor
+    from decoupe.inference.video import Written
+
+
+def video(
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A video, or a webcam: webcam, webcam:1, /dev/video0.")
+    ],
+    out: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT", help="A .mov, .webm, .mkv or .mp4 file; a folder or frame%05d.png for PNG files."
+        ),
+    ],
+    model: Model = None,
+    over: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLOUR|IMAGE|VIDEO|blur",
+            help="Put the subject over a colour, an image, another video or a blur.",
+        ),
+    ] = None,
+    matte: Annotated[bool, typer.Option("--matte", help="Write the matte: white is the subject.")] = False,
+    codec: Annotated[
+        str | None,
+        typer.Option(metavar="CODEC", help="prores, qtrle, vp9, ffv1, h264 or mpeg4; else what suits OUT."),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Begin here: seconds, m:ss or h:mm:ss.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="End here.")] = None,
+    smooth: Annotated[
+        bool, typer.Option("--smooth/--no-smooth", help="Keep mattes from flickering where nothing moves.")
+    ] = True,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Frames that the model sees at a time.")] = 8,
+    guided: Annotated[
+        bool | None,
+        typer.Option(
+            "--guided/--no-guided",
+            help="Enlarge mattes along the frames' outlines, or plainly; else as the model says.",
+        ),
+    ] = None,
+    size: NetworkSize = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an output that exists, or begin it anew.")
+    ] = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what was written, or why not, as a line of JSON.")
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Cut the subject out of a video: with transparency, or over something; run again, it goes on."""
+    with told():
+        find_spec(model)  # an unknown name is told before anything else
+        from decoupe.inference import video as videos
+        from decoupe.inference.predictor import open_predictor
+        from decoupe.inference.video_files import form_of
+        from decoupe.inference.video_reader import device_of
+
+        network_size = parse_size(size)
+        if "" in (source, out):
+            raise InputError("a path is empty: check the variable that it came from")
+        if matte and over is not None:
+            raise InputError("--matte and --over exclude each other: give one of them")
+        form_of(Path(out), codec, transparent=over is None and not matte)
+        first, last = videos.interval(start or "0", end)
+        live = device_of(source) is not None
+        predictor = open_predictor(model, device=device, dtype=precision, size=network_size, guided=guided)
+        if verbose:
+            say(predictor.describe())
+        options: dict[str, Any] = {"over": over, "matte": matte, "codec": codec, "start": first, "end": last}
+        options |= {"smooth": smooth, "batch_size": batch, "max_pixels": max_pixels, "overwrite": overwrite}
+        try:
+            with (
+                _progress(quiet) as progress,
+                _until_ctrl_c(live) as stopped,
+                said_warnings(Telling(quiet=quiet)),
+            ):
+                written = videos.cut_video(source, out, predictor, stop=stopped, progress=progress, **options)
+        except DecoupeError as error:
+            say(str(error))
+            if as_json:
+                typer.echo(json.dumps({"source": source, "error": str(error)}))
+            raise typer.Exit(1) from None
+        if not quiet:
+            say(_summary(written, out, predictor))
+        if as_json:
+            about = {"source": source, "target": out, **dataclasses.asdict(written)}
+            typer.echo(json.dumps(about))
+
+
+def _summary(written: Written, out: str, predictor: Predictor) -> str:
+    """What was written, and what of the source is not in it."""
+    parts = [f"wrote {out}: {written.frames} frames of {written.width}×{written.height}, {written.codec}"]
+    if written.resumed:
+        parts.append(f"{written.resumed} of them from the interrupted run")
+    parts.append({"none": "no audio"}.get(written.audio, f"audio {written.audio}"))
+    return f"{', '.join(parts)} ({predictor.runtime.name} on {predictor.device} in {predictor.dtype})"
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar of the frames that are left, which appears with the first call."""
+    with contextlib.ExitStack() as stack:
+        advance: Callable[[], None] | None = None
+
+        def progress(done: int, count: int | None) -> None:
+            nonlocal advance
+            if advance is None:
+                left = None if count is None else max(0, count - done)
+                advance = stack.enter_context(progress_bar(left, drawn=drawn(quiet)))
+            else:
+                advance()
+
+        yield progress
+
+
+@contextlib.contextmanager
+def _until_ctrl_c(live: bool) -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, which ends a webcam's video and makes it whole; elsewhere it interrupts."""
+    stopped = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    if live:
+        signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    try:
+        yield stopped.is_set
+    finally:
+        if live:
+            signal.signal(signal.SIGINT, before)

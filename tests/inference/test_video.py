@@ -1,0 +1,412 @@
+"""Videos in and out: real files, made and read back through PyAV."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+import decoupe
+from decoupe.inference import video, video_reader
+from decoupe.inference.video import cut_video, interval, mattes, seconds_of, surrounded
+from decoupe.inference.video_files import CODECS, form_of
+from decoupe.inference.video_reader import VideoReader
+from inference.clips import (
+    RATE,
+    TIME_BASE,
+    TURNS,
+    frames_of,
+    packets_of,
+    picture,
+    sound_of,
+    uneven,
+    write_clip,
+)
+from inference.tiny import write_onnx
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> decoupe.Predictor:
+    """A model to which bright red is the subject."""
+    return decoupe.load(write_onnx(tmp_path_factory.mktemp("model") / "tiny.onnx"))
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("start", [0, 7001])
+def test_frames_times_and_sound_are_those_of_the_source(predictor: decoupe.Predictor, start: int) -> None:
+    times = [start + time for time in uneven(70)]
+    source = write_clip(Path("in.mp4"), times, turn=90)
+    written = cut_video(source, "out.mov", predictor)
+    assert (written.frames, written.width, written.height) == (70, 64, 96)  # upright
+    assert (written.audio, written.codec, written.resumed) == ("kept", "prores", 0)
+    frames = frames_of(Path("out.mov"))
+    assert [time for time, _ in frames] == [time * TIME_BASE for time in times]
+    assert packets_of(Path("out.mov")) == packets_of(source)
+    assert np.array_equal(sound_of(Path("out.mov")), sound_of(source))
+    assert sorted(path.name for path in Path().iterdir()) == ["in.mp4", "out.mov"]
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_what_is_told_about_turning_is_applied_once(predictor: decoupe.Predictor, turn: int | str) -> None:
+    write_clip(Path("in.mp4"), uneven(2), turn=turn, audio=None)
+    stored = picture(0, 96, 64)
+    upright = stored[:, ::-1] if turn == "mirror" else np.rot90(stored, -int(turn) // 90)
+    _, matte = next(mattes("in.mp4", predictor))
+    assert matte.image.shape == upright.shape
+    assert abs(matte.image.astype(int) - upright).mean() < 6
+    cut_video("in.mp4", "out.mp4", predictor, over="white")
+    (_, first), *_ = frames_of(Path("out.mp4"))
+    assert first.shape[:2] == upright.shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("target", "codec", "loss"),
+    [
+        ("out.mov", "prores", 3),
+        ("out.mov", "qtrle", 0),
+        ("out.webm", "vp9", 6),
+        ("out.mkv", "ffv1", 0),
+        ("out", "png", 0),
+        ("out/f%03d.png", "png", 0),
+    ],
+)
+def test_transparency_comes_back(predictor: decoupe.Predictor, target: str, codec: str, loss: float) -> None:
+    times = uneven(5)
+    write_clip(Path("in.mp4"), times)
+    given = codec if codec in CODECS else None
+    written = cut_video("in.mp4", target, predictor, codec=given)
+    assert written.codec == codec
+    wanted = [np.asarray(matte.cutout()) for _, matte in mattes("in.mp4", predictor)]
+    if codec == "png":
+        names = sorted(Path("out").iterdir())
+        assert names[0].name == ("f001.png" if "%" in target else "00001.png")
+        found = [np.asarray(Image.open(name)) for name in names]
+    else:
+        found = [pixels for _, pixels in frames_of(Path(target))]
+        step = Fraction(1, 1000) if target.endswith((".webm", ".mkv")) else 0
+        pairs = zip(frames_of(Path(target)), times, strict=True)
+        assert all(abs(time - want * TIME_BASE) <= step / 2 for (time, _), want in pairs)
+    assert len(found) == 5
+    for got, want in zip(found, wanted, strict=True):
+        assert abs(got[..., 3].astype(int) - want[..., 3]).mean() <= loss / 3
+        assert abs(got[..., 3].astype(int) - want[..., 3]).max() <= loss * 5
+        seen = want[..., 3:] / 255
+        assert abs((got[..., :3] - want[..., :3].astype(float)) * seen).mean() <= loss
+
+
+def test_edges_of_lossy_videos_are_not_darkened(predictor: decoupe.Predictor) -> None:
+    write_clip(Path("in.mp4"), uneven(3), noise=0)
+    wanted = [np.asarray(matte.over("white"), float) for _, matte in mattes("in.mp4", predictor)]
+    for target in ("out.webm", "out.mov"):
+        cut_video("in.mp4", target, predictor)
+        for (_, pixels), want in zip(frames_of(Path(target)), wanted, strict=True):
+            alpha = pixels[..., 3:] / 255
+            error = pixels[..., :3] * alpha + 255 * (1 - alpha) - want
+            edge = (pixels[..., 3] > 20) & (pixels[..., 3] < 235)
+            assert edge.any()
+            assert abs(error[edge].mean()) < 4
+
+
+def test_a_shorter_sequence_replaces_a_longer_one_whole(predictor: decoupe.Predictor) -> None:
+    write_clip(Path("in.mp4"), uneven(6), audio=None)
+    cut_video("in.mp4", "out", predictor)
+    with pytest.raises(decoupe.OutputError, match="out exists"):
+        cut_video("in.mp4", "out", predictor)
+    cut_video("in.mp4", "out", predictor, end=0.1, overwrite=True)
+    assert sorted(path.name for path in Path("out").iterdir()) == ["00001.png", "00002.png"]
+
+
+def test_hidden_pixels_get_the_subjects_colours() -> None:
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[20:40, 20:40] = (200, 100, 50, 255)
+    filled = np.asarray(surrounded(Image.fromarray(pixels)))
+    assert np.array_equal(filled[..., 3], pixels[..., 3])
+    assert np.array_equal(filled[20:40, 20:40], pixels[20:40, 20:40])
+    assert abs(filled[30, 41:46, :3].astype(int) - (200, 100, 50)).max() <= 12
+
+
+def test_over_things_and_the_matte(predictor: decoupe.Predictor) -> None:
+    write_clip(Path("in.mp4"), uneven(6))
+    Image.new("RGB", (30, 30), "blue").save("blue.png")
+    write_clip(Path("back.mp4"), [0, 1000, 2000], size=(48, 32), audio=None)
+    away = {}
+    for name, options in {
+        "white": {"over": "white"},
+        "picture": {"over": "blue.png"},
+        "video": {"over": "back.mp4"},
+        "blur": {"over": "blur"},
+        "matte": {"matte": True},
+    }.items():
+        assert cut_video("in.mp4", f"{name}.mp4", predictor, **options).codec == "h264"
+        frames = frames_of(Path(f"{name}.mp4"))
+        assert len(frames) == 6
+        away[name] = frames[0][1][60, 90, :3].astype(int)
+        inside = frames[0][1][32, 22, :3].astype(int)
+        assert abs(inside - (255 if name == "matte" else (225, 30, 30))).max() < 25, name
+    assert away["white"].min() > 245
+    assert abs(away["picture"] - (0, 0, 255)).max() < 12
+    assert abs(away["video"] - (70, 130, 120)).max() < 12
+    assert away["matte"].max() < 16
+
+
+def test_a_background_video_is_shown_at_its_times_and_begins_anew() -> None:
+    write_clip(Path("back.mp4"), [0, 6144, 12288], audio=None, noise=0)
+    background = video._BackgroundVideo("back.mp4", 10**6)
+    own = [matte[1] for matte in frames_of(Path("back.mp4"))]
+
+    def shown(seconds: float) -> int:
+        pixels = background.at(Fraction(seconds))
+        return int(np.argmin([abs(pixels - frame[..., :3].astype(int)).mean() for frame in own]))
+
+    # The last is shown for one mean frame.
+    assert [shown(time) for time in (0, 0.39, 0.41, 0.79, 0.81, 1.07, 1.09, 1.5)] == [0, 0, 1, 1, 2, 2, 0, 1]
+
+
+def test_a_video_can_be_left_before_its_end(predictor: decoupe.Predictor) -> None:
+    """The file is closed after what reads it ahead: this ended the process."""
+    write_clip(Path("in.mp4"), uneven(60), audio=None)
+    for _ in range(5):
+        found = mattes("in.mp4", predictor)
+        next(found)
+        del found
+
+
+def test_part_of_a_video(predictor: decoupe.Predictor) -> None:
+    times = uneven(60)
+    source = write_clip(Path("in.mp4"), times)
+    cut_video(source, "part.mov", predictor, start="0:00.5", end=1.25)
+    start, end = 7680, 19200
+    wanted = [time - start for time in times if start <= time < end]
+    assert [time for time, _ in frames_of(Path("part.mov"))] == [time * TIME_BASE for time in wanted]
+    assert len(sound_of(Path("part.mov"))) / RATE == pytest.approx(0.75, abs=2 * 1024 / RATE)
+    whole = [matte.image for _, matte in mattes(source, predictor)]
+    first = next(mattes(source, predictor, start=0.5))[1].image
+    assert np.array_equal(first, whole[[time >= start for time in times].index(True)])
+
+
+def test_audio_that_the_container_cannot_hold_is_encoded_again(predictor: decoupe.Predictor) -> None:
+    source = write_clip(Path("in.mp4"), uneven(40))
+    assert cut_video(source, "out.webm", predictor).audio == "encoded again"
+    with av.open("out.webm") as clip:
+        assert clip.streams.audio[0].codec_context.name == "opus"
+    one, other = sound_of(source), sound_of(Path("out.webm"))
+    assert len(other) == pytest.approx(len(one), abs=2 * 1024)
+    common = min(len(one), len(other))
+    assert np.corrcoef(one[:common], other[:common])[0, 1] > 0.95  # in time with each other
+
+
+def test_a_video_without_sound(predictor: decoupe.Predictor) -> None:
+    write_clip(Path("in.mp4"), uneven(3), audio=None)
+    assert cut_video("in.mp4", "out.mov", predictor).audio == "none"
+
+
+def test_odd_sides(predictor: decoupe.Predictor) -> None:
+    frames = [np.full((33, 51, 4), 200, np.uint8)] * 2
+    with av.open("odd.mkv", "w") as out:
+        stream = out.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 51, 33, "bgra"
+        for frame in frames:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="bgra")))
+        out.mux(stream.encode(None))
+    for target, options, shape in (("a.mov", {}, (33, 51)), ("b.mp4", {"over": "white"}, (34, 52))):
+        cut_video("odd.mkv", target, predictor, **options)
+        assert frames_of(Path(target))[0][1].shape[:2] == shape
+    assert cut_video("odd.mkv", "c.webm", predictor).frames == 2
+    assert frames_of(Path("c.webm"))[0][1].shape[:2] == (33, 51)
+
+
+def test_colours_survive(predictor: decoupe.Predictor) -> None:
+    """Through the source's matrix and back through the output's, as a player reads both."""
+    write_clip(Path("in.mp4"), uneven(2), noise=0)
+    cut_video("in.mp4", "out.mp4", predictor, over="#4682b4")
+    pixels = frames_of(Path("out.mp4"))[0][1][50:, 60:, :3].astype(int)
+    _, matte = next(mattes("in.mp4", predictor))
+    wanted = np.asarray(matte.over("#4682b4"))[50:, 60:]
+    assert abs(pixels - wanted).max() <= 3
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(
+    predictor: decoupe.Predictor, monkeypatch: pytest.MonkeyPatch, smooth: bool
+) -> None:
+    monkeypatch.setattr(video, "PIECE", 6)
+    write_clip(Path("in.mp4"), uneven(32))
+    options = {"batch_size": 3, "smooth": smooth, "codec": "qtrle"}
+    cut_video("in.mp4", "whole.mov", predictor, **options)
+
+    def interrupt(done: int, _: int | None) -> None:
+        if done == 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cut_video("in.mp4", "out.mov", predictor, progress=interrupt, **options)
+    assert not Path("out.mov").exists()
+    with pytest.raises(decoupe.InputError, match=r"another smooth: give what was given then, or begin anew"):
+        cut_video("in.mp4", "out.mov", predictor, **{**options, "smooth": not smooth})
+    written = cut_video("in.mp4", "out.mov", predictor, **options)
+    assert (written.frames, written.resumed) == (32, 12)
+    assert Path("out.mov").read_bytes() == Path("whole.mov").read_bytes()
+    assert not Path("out.mov.part").exists()
+
+
+def test_times() -> None:
+    assert [seconds_of(time) for time in (2, 2.5, "2.5", "1:02", "1:00:02.5")] == [
+        2,
+        Fraction(5, 2),
+        Fraction(5, 2),
+        62,
+        Fraction(7205, 2),
+    ]
+    for wrong in ("", "x", "-1", "1:60", "1:2:3:4", "1/2", "nan", "inf", -1, "1:-2"):
+        with pytest.raises(decoupe.InputError, match="is no time, expected seconds"):
+            seconds_of(wrong)
+    with pytest.raises(decoupe.InputError, match="does not come after the start, 3"):
+        interval(3, "0:02")
+
+
+@pytest.mark.parametrize(
+    ("target", "codec", "transparent", "line"),
+    [
+        ("out.avi", None, True, r"unknown kind of video '.avi'; (did you mean|known)"),
+        ("out.mp4", None, True, "mp4 has no transparency: name a .mov or .webm file, or put"),
+        ("out.mov", "h264", True, "h264 has no transparency"),
+        ("out.mov", "prorez", True, "unknown codec 'prorez'; did you mean 'prores'?"),
+        ("out.webm", "h264", False, ".webm holds no h264: it holds vp9"),
+        ("out.png", None, True, "out.png is one picture: name a pattern such as frame%05d.png"),
+        ("out", "prores", True, "is a sequence of PNG files: leave the codec out"),
+    ],
+)
+def test_forms_that_are_not_written(target: str, codec: str | None, transparent: bool, line: str) -> None:
+    with pytest.raises(decoupe.OutputError, match=line):
+        form_of(Path(target), codec, transparent=transparent)
+
+
+def test_what_suits_is_chosen() -> None:
+    chosen = {
+        (ending, flat): form_of(Path(f"a{ending}"), None, transparent=not flat).word
+        for ending in (".mov", ".webm", ".mkv")
+        for flat in (False, True)
+    }
+    assert list(chosen.values()) == ["prores", "h264", "vp9", "vp9", "ffv1", "h264"]
+
+
+def test_files_that_cannot_be_read(predictor: decoupe.Predictor) -> None:
+    whole = write_clip(Path("in.mp4"), uneven(150)).read_bytes()
+    Path("text.mp4").write_text("no video")
+    Path("short.mp4").write_bytes(whole[: len(whole) // 3])
+    Path("empty.mp4").touch()
+    Path("folder").mkdir()
+    with av.open("sound.mka", "w", format="matroska") as out:
+        stream = out.add_stream("pcm_s16le", rate=8000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.rate = 8000
+        out.mux(stream.encode(sound))
+    for name, line in {
+        "gone.mp4": "gone.mp4 does not exist: check the path",
+        "text.mp4": "text.mp4 is not a video that can be read, or is damaged",
+        "short.mp4": "short.mp4 is not a video that can be read, or is damaged",  # its index was at its end
+        "empty.mp4": "empty.mp4 is not a video",
+        "folder": "folder is a folder: name a video",
+        "sound.mka": "sound.mka has no pictures, only sound",
+    }.items():
+        with pytest.raises(decoupe.InputError, match=line):
+            cut_video(name, "out.mov", predictor)
+        assert not Path("out.mov").exists()
+    with pytest.raises(decoupe.InputError, match=r"in.mp4 is 96×64, more than 1000 pixels"):
+        cut_video("in.mp4", "out.mov", predictor, max_pixels=1000)
+    with pytest.raises(decoupe.InputError, match="batch_size is 0"):
+        cut_video("in.mp4", "out.mov", predictor, batch_size=0)
+    with pytest.raises(decoupe.InputError, match=r"in.mp4 ends before 99 s: start earlier"):
+        cut_video("in.mp4", "out.mov", predictor, start=99)
+    assert not Path("out.mov.part").exists()
+
+
+def test_frames_that_change_their_size_and_clocks_that_start_anywhere(predictor: decoupe.Predictor) -> None:
+    for name, start, (width, height) in (("a.ts", 100, (96, 64)), ("b.ts", 110, (48, 32))):
+        with av.open(name, "w", format="mpegts") as out:
+            stream = out.add_stream("mpeg2video", rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for number in range(10):
+                frame = av.VideoFrame.from_ndarray(picture(number, width, height), format="rgb24")
+                frame.pts, frame.time_base = 10 * start + number, Fraction(1, 25)
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+    Path("in.ts").write_bytes(Path("a.ts").read_bytes() + Path("b.ts").read_bytes())
+    assert cut_video("in.ts", "out.mov", predictor).frames >= 19
+    frames = frames_of(Path("out.mov"))
+    assert frames[0][0] < 0.1
+    assert {pixels.shape[:2] for _, pixels in frames} == {(64, 96)}
+
+
+def test_a_file_cut_short_is_told_and_what_there_is_can_be_had(predictor: decoupe.Predictor) -> None:
+    source = write_clip(Path("in.mp4"), uneven(150), audio=None)
+    with av.open(str(source)) as clip, av.open("fast.mp4", "w", options={"movflags": "+faststart"}) as out:
+        stream = out.add_stream_from_template(clip.streams.video[0])
+        for packet in clip.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    whole = Path("fast.mp4").read_bytes()
+    Path("fast.mp4").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(decoupe.InputError, match=r"fast.mp4 .*damaged.*end before \(end, --to\)"):
+        cut_video("fast.mp4", "out.mov", predictor)
+    assert not Path("out.mov").exists()
+    assert cut_video("fast.mp4", "out.mov", predictor, end=1, overwrite=True).frames > 10
+
+
+def test_outputs_that_cannot_be_written(predictor: decoupe.Predictor) -> None:
+    write_clip(Path("in.mov"), uneven(3), audio=None)
+    Path("there.mov").write_bytes(b"mine")
+    Path("file").touch()
+    for target, line in {
+        "there.mov": r"there.mov exists: choose another output, or overwrite it \(--overwrite\)",
+        "gone/out.mov": "gone/out.mov cannot be written, its folder does not exist: create gone",
+        "in.mov": "in.mov is the input, and would be overwritten",
+        "file/out": "file/out cannot be written",
+    }.items():
+        with pytest.raises(decoupe.OutputError, match=line):
+            cut_video("in.mov", target, predictor, overwrite=target == "in.mov")
+    assert Path("there.mov").read_bytes() == b"mine"
+    Path("out.mov.part").mkdir()
+    Path("out.mov.part/mine").touch()
+    for overwrite in (False, True):
+        with pytest.raises(decoupe.OutputError, match=r"out.mov.part is in the way, and no interrupted run"):
+            cut_video("in.mov", "out.mov", predictor, overwrite=overwrite)
+    assert Path("out.mov.part/mine").exists()
+    assert cut_video("in.mov", "there.mov", predictor, overwrite=True).frames == 3
+    with pytest.raises(decoupe.InputError, match="neither a colour nor a file"):
+        cut_video("in.mov", "out.mp4", predictor, over="beach.jpg")
+
+
+def test_a_webcam_is_read_until_it_is_stopped(
+    predictor: decoupe.Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_reader.sys, "platform", "linux")
+    # FFmpeg's test picture stands in for a camera: it never ends either.
+    monkeypatch.setitem(video_reader.DEVICES, "linux", ("lavfi", "testsrc=size=64x48:rate=25"))
+    shown: list[int] = []
+    options = {"progress": lambda done, _: shown.append(done), "batch_size": 2}
+    written = cut_video("webcam", "out.mov", predictor, stop=lambda: len(shown) > 4, **options)
+    assert written.frames == len(frames_of(Path("out.mov"))) == shown[-1] < 20
+    assert cut_video("0", "short.mov", predictor, end=0.2).frames == 5
+
+
+def test_no_webcam_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_reader.sys, "platform", "linux")
+    for source in ("webcam:97", "97", "/dev/video97"):
+        with pytest.raises(
+            decoupe.InputError,
+            match=rf"{source} cannot be opened as a webcam \(.*\): plug one in, or name another",
+        ):
+            VideoReader(source)
+    monkeypatch.setattr(video_reader.sys, "platform", "plan9")
+    with pytest.raises(decoupe.InputError, match="webcams are read on linux and darwin, not on plan9"):
+        VideoReader("webcam")
