@@ -11,8 +11,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """What `torch.nn.functional.linear` computes, on a CPU by a 1×1 convolution.
 
     PyTorch multiplies float32 matrices on a CPU with MKL, which on AMD's processors reaches half the rate of
-    oneDNN's convolutions (``benchmarks/products.py``). Elsewhere, and where a compiler chooses for itself, it
-    is the plain function.
+    oneDNN's convolutions (``benchmarks/fast.py`` prints both). Elsewhere, and where a compiler chooses for
+    itself, it is the plain function.
 
     Args:
         x: ``(..., in)``.
