@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 import decoupe
-from decoupe import catalogue_commands, evaluation_commands, training_commands
+from decoupe import catalogue_commands, evaluation_commands, serve_command, training_commands
 from decoupe.console import Files, printable, recorder, run, say, told
-from decoupe.cut_files import describe, wanted
+from decoupe.cut_files import describe, read_background, wanted
 from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.preprocess import MAX_PIXELS, Size
 from decoupe.plan import Plan, make_plan
@@ -167,6 +167,8 @@ app.command()(training_commands.calibrate)
 app.command()(training_commands.export)
 app.add_typer(training_commands.data_app, name="data")
 app.add_typer(evaluation_commands.eval_app, name="eval")
+app.command()(serve_command.serve)
+app.command()(serve_command.ui)
 
 
 def _version(asked: bool) -> None:
@@ -244,7 +246,7 @@ def cut(
         if grow and shrink:
             raise InputError("--grow and --shrink undo each other: give one of them")
         output = wanted(
-            over=over,
+            over=None if over is None else read_background(over, max_pixels),
             flags={"matte": matte, "overlay": overlay, "side-by-side": side_by_side},
             edits={
                 "threshold": threshold,
@@ -263,7 +265,6 @@ def cut(
             metadata=metadata,
             form=form,
             out=out,
-            max_pixels=max_pixels,
         )
         look = functools.partial(
             make_plan,

@@ -99,7 +99,7 @@ def describe(matte: Matte) -> dict[str, Any]:
 
 def wanted(
     *,
-    over: str | None,
+    over: Background | None,
     flags: Mapping[str, bool],
     edits: Mapping[str, Any],
     crop: bool,
@@ -111,12 +111,11 @@ def wanted(
     metadata: bool,
     form: str | None,
     out: str | None,
-    max_pixels: int,
 ) -> Wanted:
     """The options of a command line, where they go together.
 
     Args:
-        over: of ``--over``.
+        over: of ``--over``, as `read_background` gives it.
         flags: ``matte``, ``overlay`` and ``side-by-side``, as given.
         edits: as `Edits` names them.
         crop: of ``--crop``.
@@ -128,7 +127,6 @@ def wanted(
         metadata: of ``--metadata``.
         form: of ``--format``, as ``webp``.
         out: of ``--out``.
-        max_pixels: largest background that is read.
 
     Raises:
         InputError: options that exclude each other, or that cannot be used.
@@ -150,7 +148,7 @@ def wanted(
     Edits(**changes)
     return Wanted(
         kind=kind,
-        background=None if over is None else _background(over, max_pixels),
+        background=over,
         edits=changes,
         crop=crop,
         margin=_margin(margin),
@@ -163,8 +161,12 @@ def wanted(
     )
 
 
-def _background(over: str, max_pixels: int) -> Background:
-    """What a subject is put over; one that cannot be used is refused before the first picture."""
+def read_background(over: str, max_pixels: int) -> Background:
+    """What ``--over`` names; one that cannot be used is refused before the first picture.
+
+    Raises:
+        InputError: neither a colour nor ``"blur"`` nor a picture of at most ``max_pixels`` that can be read.
+    """
     import numpy as np
 
     from decoupe.inference.preprocess import read_image
