@@ -70,7 +70,7 @@ def serve(
     max_megabytes: MaxMegabytes = 25,
     max_pixels: MaxPixels = 50_000_000,
     max_frames: MaxFrames = 100,
-    memory: Memory = 6144,
+    memory: Memory = 4096,
     cors: Origins = None,
     quiet: Quiet = False,
 ) -> None:
@@ -83,7 +83,7 @@ def serve(
             raise InputError("--token is too easy to guess: give at least 16 printable characters")
         if not is_loopback(host) and token is None and not no_auth:
             raise InputError(
-                f"{host} can be reached from elsewhere: give a --token, or say --no-auth where everybody may come"
+                f"{host} can be reached from elsewhere: give a --token, or say --no-auth if everybody may come"
             )
         models = named(model or [DEFAULT_MODEL])
         place = server.Workplace(

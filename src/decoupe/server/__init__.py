@@ -1,1 +1,1 @@
-"""The server behind ``decoupe serve``: safe by default, one model worker a device, and a page to use it by."""
+"""The server of ``decoupe serve``: safe by default, a model worker for each device, and a page to use it."""

@@ -1,4 +1,4 @@
-"""The routes of remove.bg and rembg: clients written for them work when they are given this server's address.
+"""The routes of remove.bg and rembg: clients written for them work once they have this server's address.
 
 remove.bg's ``POST /v1.0/removebg`` and rembg's ``POST /api/remove``, by their public documentation. Nothing is
 fetched from addresses, and what this server cannot do is refused, not left out in silence.
@@ -27,7 +27,7 @@ from decoupe.inference.media import encode
 from decoupe.inference.preprocess import MAX_PIXELS, read_image
 from decoupe.inference.results import Matte
 from decoupe.server.forms import Form
-from decoupe.server.jobs import MEDIA_TYPES, Answer, Cut, Looks
+from decoupe.server.jobs import MEDIA_TYPES, PLAIN, Answer, Cut, Looks
 from decoupe.server.options import Known, chosen_model
 from decoupe.server.problems import ProblemError
 
@@ -123,7 +123,7 @@ class RemoveBg:
     colour: tuple[int, int, int, int] | None = None
     background: bytes | None = None
     as_json: bool = False
-    looks: Looks = Looks()
+    looks: Looks = PLAIN
 
     @property
     def pictures(self) -> tuple[bytes, ...]:

@@ -40,6 +40,10 @@ class Looks:
     guided: bool | None = None
 
 
+PLAIN = Looks()
+"""How a model looks where nothing else is asked for."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a job gives.
@@ -100,7 +104,7 @@ class Cut:
     wanted: Wanted = field(default_factory=Wanted)
     chosen: Mapping[str, Any] = field(default_factory=dict)
     background: bytes | None = None
-    looks: Looks = Looks()
+    looks: Looks = PLAIN
 
     @property
     def pictures(self) -> tuple[bytes, ...]:
@@ -140,7 +144,7 @@ class Segmentation:
     reading: ReadingName = "panoptic"
     picture: bool = False
     score: float | None = None
-    looks: Looks = Looks()
+    looks: Looks = PLAIN
 
     @property
     def pictures(self) -> tuple[bytes, ...]:

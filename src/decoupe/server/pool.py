@@ -182,7 +182,7 @@ class Pool:
         """Give waiting jobs to the workers that have fewest, and no more than keeps them busy."""
         while self._waiting and self._ready:
             free = min(self._ready, key=lambda one: len(one.given))
-            if len(free.given) >= free.place.batch + free.place.threads:
+            if len(free.given) >= 2 * (free.place.batch + free.place.threads):
                 return
             ticket = self._waiting.popleft()
             ticket.worker = free

@@ -27,7 +27,7 @@ from PIL import Image
 from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.predictor import Predictor, Segmenter, load
 from decoupe.inference.preprocess import MAX_PIXELS, Picture, read_image
-from decoupe.server.jobs import Answer, Job, Looks
+from decoupe.server.jobs import PLAIN, Answer, Job, Looks
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "JPEG2000")
 """The formats, as Pillow calls them, that a server opens: some of the others start programs, as EPS does."""
@@ -56,7 +56,7 @@ class Workplace:
     threads: int = 2
     max_pixels: int = 50_000_000
     max_frames: int = 100
-    memory: int = 6144
+    memory: int = 4096
 
 
 class TooLargeError(InputError):
@@ -119,7 +119,7 @@ def opened(place: Workplace) -> dict[str, Predictor | Segmenter]:
 
 def looking(model: Predictor | Segmenter, looks: Looks) -> Predictor | Segmenter:
     """The same model with these options."""
-    if isinstance(model, Segmenter) or looks == Looks():
+    if isinstance(model, Segmenter) or looks == PLAIN:
         return model
     return Predictor(
         model.runtime,
