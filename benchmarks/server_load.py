@@ -2,8 +2,9 @@
 
     python benchmarks/server_load.py [PHOTO ...] [--clients 64] [--seconds 60] [--requests 5000]
 
-The bare predictor reads, cuts and encodes the same pictures one after the other, in a process that does nothing
-else. The clients are coroutines of one process on the same machine: what they take is the server's loss.
+The bare predictor reads, cuts and encodes the same pictures one after the other, in a process that does
+nothing else. The clients are coroutines of one process on the same machine: what they take is the server's
+loss.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import numpy as np
 from machine import machine, print_table, versions
 from served import Served, served
 
-EXAMPLES = [Path(__file__).parents[1] / "examples" / name for name in ("astronaut.jpg", "chelsea.jpg", "coffee.jpg")]
+EXAMPLES = [
+    Path(__file__).parents[1] / "examples" / name for name in ("astronaut.jpg", "chelsea.jpg", "coffee.jpg")
+]
 
 BARE = """
 import itertools, json, sys, time
@@ -81,7 +84,10 @@ async def load(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure, and print tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos", nargs="*", type=Path, default=EXAMPLES)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)

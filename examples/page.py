@@ -23,7 +23,11 @@ PHOTOS = [HERE / name for name in ("coffee.jpg", "chelsea.jpg", "astronaut.jpg")
 SIGHTS: dict[str, dict[str, Any]] = {
     "page": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
     "page-dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
-    "page-phone": {"viewport": {"width": 360, "height": 740}, "color_scheme": "light", "device_scale_factor": 2},
+    "page-phone": {
+        "viewport": {"width": 360, "height": 740},
+        "color_scheme": "light",
+        "device_scale_factor": 2,
+    },
 }
 
 
@@ -35,6 +39,7 @@ def cut(page: Page, photos: list[Path]) -> None:
 
 
 def main() -> None:
+    """Visit, and photograph."""
     with served("--quiet") as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, options in SIGHTS.items():
@@ -53,9 +58,6 @@ def main() -> None:
             page.wait_for_selector("#told:empty", state="attached")
             page.screenshot(path=HERE.parent / "docs" / f"{name}.png", full_page=name == "page-phone")
             page.close()
-        page = browser.new_page(**SIGHTS["page"])
-        page.goto(server.address)
-        page.screenshot(path="/tmp/h/welcome.png")
         browser.close()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
+import socket as sockets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,7 +83,7 @@ def serve(
             raise InputError("--token is too easy to guess: give at least 16 printable characters")
         if not is_loopback(host) and token is None and not no_auth:
             raise InputError(
-                f"{host} can be reached from elsewhere: give a --token, or say --no-auth if everybody may come"
+                f"{host} is reached from elsewhere too: give a --token, or say --no-auth if everybody may come"
             )
         models = named(model or [DEFAULT_MODEL])
         place = server.Workplace(
@@ -124,18 +124,19 @@ def run(settings: Settings, host: str, port: int, *, log: bool, browser: bool = 
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("decoupe.server").setLevel(logging.INFO if log else logging.WARNING)
-    _imported().serve(settings, listening(host, port), lambda address: _tell(address, browser))
+    with listening(host, port) as socket:
+        _imported().serve(settings, socket, lambda address: _tell(address, browser))
 
 
-def listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> sockets.socket:
     """A socket that listens on an address.
 
     Raises:
         OutputError: it cannot.
     """
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        family, *_, address = sockets.getaddrinfo(host, port, type=sockets.SOCK_STREAM)[0]
+        return sockets.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         raise OutputError(
             f"cannot listen on {host}:{port} ({error.strerror}): name another --host or --port"

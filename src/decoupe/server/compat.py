@@ -1,7 +1,7 @@
 """The routes of remove.bg and rembg: clients written for them work once they have this server's address.
 
-remove.bg's ``POST /v1.0/removebg`` and rembg's ``POST /api/remove``, by their public documentation. Nothing is
-fetched from addresses, and what this server cannot do is refused, not left out in silence.
+remove.bg's ``POST /v1.0/removebg`` and rembg's ``POST /api/remove``, by their public documentation. Nothing
+is fetched from addresses, and what this server cannot do is refused, not left out in silence.
 """
 
 from __future__ import annotations

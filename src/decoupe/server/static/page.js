@@ -84,6 +84,7 @@ function options(picture) {
 
 function next() {
   draw();
+  if (timer) return;
   const running = pictures.filter((picture) => picture.abort).length;
   const waiting = pictures.filter((picture) => picture.state === "waiting" && !picture.abort);
   waiting.sort((a, b) => (b === shown) - (a === shown));
@@ -138,12 +139,14 @@ async function patiently(picture, chosen) {
 function again(some = pictures) {
   clearTimeout(timer);
   timer = setTimeout(() => {
-    for (const picture of some) {
-      picture.state = "waiting";
-      picture.abort?.abort();
-    }
+    timer = null;
     next();
   }, PATIENCE);
+  for (const picture of some) {
+    picture.state = "waiting";
+    picture.abort?.abort();
+  }
+  draw();
 }
 
 // ---- What is seen
