@@ -132,7 +132,8 @@ def full_disk() -> str:
             with served("--quiet", TMPDIR=folder) as server:
                 padded = PHOTO + bytes(5_000_000)  # more than a spooled file would keep in memory
                 statuses = [ask(server, data).status_code for data in (PHOTO, padded)]
-            return f"answers {statuses}; {len(list(Path(folder).iterdir())) - 1} files left"
+                left = sorted(path.name for path in Path(folder).iterdir() if path.name != "all")
+            return f"answers {statuses}; files there: {', '.join(left) or 'none'}"
         finally:
             subprocess.run(["umount", folder], check=True)
 

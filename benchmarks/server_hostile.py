@@ -1,4 +1,4 @@
-"""What strangers may send: mutated pictures, bombs, names and tokens. Never a 500, never memory beyond the cap.
+"""What strangers may send: mutated pictures, bombs, names, tokens. Never a 500, never memory beyond the cap.
 
 python benchmarks/server_hostile.py [--count 10000]
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket as sockets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,6 +91,7 @@ def serve(
             models=models,
             dtype=precision,
             batch=batch,
+            threads=max(2, os.cpu_count() or 2),
             max_pixels=max_pixels,
             max_frames=max_frames,
             memory=memory,

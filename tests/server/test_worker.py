@@ -7,6 +7,7 @@ import io
 import json
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -139,6 +140,29 @@ def test_pictures_wait_until_there_is_memory_for_them(hire: Hire) -> None:
     pixels = 96 * 64
     answers = hire(max_pixels=pixels + 1).ask(*[Cut(SQUARES, "tiny")] * 5)
     assert all("failed" not in about for about, _ in answers)
+
+
+def test_what_nobody_waits_for_is_not_computed(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    whole = Predictor.map
+    gate = threading.Event()
+
+    def watched(self: Predictor, images: list[Any], **options: Any) -> Any:
+        assert gate.wait(20)
+        seen.append(len(images))
+        return whole(self, images, **options)
+
+    monkeypatch.setattr(Predictor, "map", watched)
+    one = hire(batch=1, max_pixels=10**6)
+    for number in range(4):
+        one.here.send((number, Cut(SQUARES, "tiny")))
+    for number in (1, 2):
+        one.here.send((number, None))
+    time.sleep(0.3)
+    gate.set()
+    answered = {json.loads(one.here.recv_bytes().partition(b"\n")[0])["number"] for _ in range(2)}
+    assert answered == {0, 3}
+    assert seen == [1, 1]
 
 
 def test_labels_choose_and_segments_are_told(hire: Hire) -> None:

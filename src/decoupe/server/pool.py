@@ -6,7 +6,9 @@ import asyncio
 import itertools
 import json
 import multiprocessing
+import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +18,14 @@ from typing import Any
 
 from decoupe.errors import ModelError
 from decoupe.server import worker
-from decoupe.server.jobs import Answer, Job
-from decoupe.server.metrics import Metrics
+from decoupe.server.jobs import MEDIA_TYPES, Answer, Job
+from decoupe.server.metrics import STAGES, Metrics
 from decoupe.server.problems import ProblemError
 from decoupe.server.worker import Workplace
 
 _START_SECONDS = 600  # a large model may come from a slow disk
 _LONGEST_REST = 30  # seconds between two tries to start a worker that ends at once
+_LARGEST_ANSWER = 2**30  # bytes; a worker that says more is not to be believed
 
 _STATUS = {"input": 400, "large": 413, "fault": 500}
 
@@ -39,7 +42,7 @@ class _Ticket:
 
 @dataclass(eq=False)
 class _Worker:
-    """A worker as the server sees it: its process, and what it was given."""
+    """A worker as the server sees it: its process, what it was given, and when it last did something."""
 
     place: Workplace
     heard: Callable[[_Worker, bytes], None]
@@ -48,6 +51,7 @@ class _Worker:
     given: dict[int, _Ticket] = field(default_factory=dict)
     process: Any = None
     connection: Any = None
+    answered: float = 0.0
 
     def start(self) -> None:
         """Start the process and wait until its models are open; blocks.
@@ -77,7 +81,7 @@ class _Worker:
         def hear() -> None:
             with suppress(EOFError, OSError, RuntimeError):  # the last: the loop is closed
                 while True:
-                    loop.call_soon_threadsafe(self.heard, self, connection.recv_bytes())
+                    loop.call_soon_threadsafe(self.heard, self, connection.recv_bytes(_LARGEST_ANSWER))
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self.lost, self)
 
@@ -165,18 +169,24 @@ class Pool:
         try:
             return await asyncio.wait_for(ticket.done, self._seconds)
         except asyncio.TimeoutError:
-            if ticket.worker is not None and ticket.number in ticket.worker.given:
-                # Nothing else can stop what it is doing; the others that it was given are told to come back.
-                ticket.worker.process.kill()
+            self._check(ticket)
             raise ProblemError(
                 504, f"the picture took longer than {self._seconds:g} seconds: make it smaller"
             ) from None
         finally:
             with suppress(ValueError):
                 self._waiting.remove(ticket)
-            if ticket.worker is not None:
-                ticket.worker.given.pop(ticket.number, None)
+            if ticket.worker is not None and ticket.worker.given.pop(ticket.number, None) is not None:
+                self._senders.submit(_send, ticket.worker.connection, (ticket.number, None))
                 self._dispatch()
+
+    def _check(self, ticket: _Ticket) -> None:
+        """End a worker that had a job until its time was over, unless it was busy with others."""
+        one = ticket.worker
+        if one is not None and ticket.number in one.given:
+            silent = time.monotonic() - one.answered
+            if silent > self._seconds / 2:
+                one.process.kill()  # nothing else can stop what it is doing
 
     def _dispatch(self) -> None:
         """Give waiting jobs to the workers that have fewest, and no more than keeps them busy."""
@@ -186,23 +196,32 @@ class Pool:
                 return
             ticket = self._waiting.popleft()
             ticket.worker = free
+            if not free.given:
+                free.answered = time.monotonic()
             free.given[ticket.number] = ticket
             self._senders.submit(_send, free.connection, (ticket.number, ticket.job))
 
     def _heard(self, one: _Worker, message: bytes) -> None:
-        """A worker's answer."""
+        """A worker's answer; one that makes no sense ends the worker."""
         line, _, body = message.partition(b"\n")
-        told = json.loads(line)
-        ticket = one.given.pop(told["number"], None)
+        try:
+            told = json.loads(line)
+            ticket = one.given.pop(told["number"], None)
+            result = _result(told, body)
+            seconds = {stage: float(told["seconds"][stage]) for stage in STAGES if "seconds" in told}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            one.process.kill()
+            return
+        one.answered = time.monotonic()
         self._dispatch()
         if ticket is None or ticket.done.done():
             return  # whoever asked is gone
-        if "failed" in told:
-            ticket.done.set_exception(ProblemError(_STATUS[told["failed"]], told["line"]))
-            return
-        for stage, seconds in told["seconds"].items():
-            self._metrics.stages.labels(stage).observe(seconds)
-        ticket.done.set_result(Answer(body, told["media_type"], told["headers"]))
+        for stage, took in seconds.items():
+            self._metrics.stages.labels(stage).observe(took)
+        if isinstance(result, Answer):
+            ticket.done.set_result(result)
+        else:
+            ticket.done.set_exception(result)
 
     def _lost(self, one: _Worker) -> None:
         """A worker's end: those whose jobs it had are told, and another is started."""
@@ -236,6 +255,21 @@ class Pool:
         self._dispatch()
 
 
-def _send(connection: Any, message: tuple[int, Job]) -> None:
+def _result(told: dict[str, Any], body: bytes) -> Answer | ProblemError:
+    """What a worker's answer says, where it makes sense."""
+    if "failed" in told:
+        return ProblemError(_STATUS[told["failed"]], str(told["line"]))
+    headers = {str(name): str(value) for name, value in told["headers"].items()}
+    if told["media_type"] not in MEDIA_TYPES.values() or not all(map(_is_header, headers.items())):
+        raise ValueError("no such answer")
+    return Answer(body, told["media_type"], headers)
+
+
+def _is_header(pair: tuple[str, str]) -> bool:
+    name, value = pair
+    return bool(re.fullmatch(r"X-[A-Za-z-]+", name)) and value.isascii() and value.isprintable()
+
+
+def _send(connection: Any, message: tuple[int, Job | None]) -> None:
     with suppress(OSError, ValueError):  # a worker that died is noticed where its answers are awaited
         connection.send(message)

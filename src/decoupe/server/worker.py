@@ -1,8 +1,9 @@
 """A process that opens pictures and computes: what a hostile picture may bring down, and nothing else.
 
 It reads pictures, lets the model see those that are ready in one batch, and writes answers, each in threads
-of its own. Jobs come pickled from the server, which is trusted. Answers go back as a line of JSON and bytes:
-the server believes nothing else of a process in which strangers' files were opened.
+of its own. Jobs come pickled from the server, which is trusted; a number without a job is of one that nobody
+waits for any more. Answers go back as a line of JSON and bytes: the server believes nothing else of a process
+in which strangers' files were opened.
 """
 
 from __future__ import annotations
@@ -218,6 +219,7 @@ class _Worker:
         self._models = models
         self._budget = _Budget(place.max_pixels)
         self._read: queue.SimpleQueue[_Read] = queue.SimpleQueue()
+        self._wanted: set[int] = set()  # numbers of jobs for whose answers somebody waits
         self._sending = threading.Lock()
         self._readers = ThreadPoolExecutor(place.threads)
         self._writers = ThreadPoolExecutor(place.threads)
@@ -230,11 +232,17 @@ class _Worker:
                 number, job = self._connection.recv()
             except (EOFError, OSError):
                 break
+            if job is None:
+                self._wanted.discard(number)
+                continue
+            self._wanted.add(number)
             self._readers.submit(self._guarded, self._open, _Task(number, job, time.perf_counter()))
         for pool in (self._readers, self._writers):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _open(self, task: _Task) -> None:
+        if task.number not in self._wanted:
+            return
         cap, frames = self._place.max_pixels, self._place.max_frames
         task.pixels = self._budget.take(sum(measured(data, cap, frames) for data in task.job.pictures))
         self._read.put((task, read_image(task.job.pictures[0], MAX_PIXELS)))
@@ -246,7 +254,10 @@ class _Worker:
                 batch.append(self._read.get())
             groups: dict[tuple[str, Looks], list[_Read]] = {}
             for task, picture in batch:
-                groups.setdefault((task.job.model, task.job.looks), []).append((task, picture))
+                if task.number in self._wanted:
+                    groups.setdefault((task.job.model, task.job.looks), []).append((task, picture))
+                else:
+                    self._budget.give(task.pixels)
             for (name, looks), group in groups.items():
                 self._predict(looking(self._models[name], looks), group)
 
@@ -299,6 +310,7 @@ class _Worker:
 
     def _send(self, task: _Task, about: dict[str, Any], body: bytes = b"") -> None:
         self._budget.give(task.pixels)
+        self._wanted.discard(task.number)
         line = json.dumps({"number": task.number, **about}).encode()
         try:
             with self._sending:
