@@ -41,7 +41,7 @@ class Quiet(pools._Worker):
     def end(self) -> None:
         self.killed = True
 
-    def send(self, message: object) -> None:
+    def send(self, number: int, job: object) -> None:
         pass
 
     def say(self, about: object, body: bytes = b"") -> None:

@@ -252,10 +252,10 @@ def test_what_the_server_tells(client: httpx.Client, server: Running) -> None:
 
 def test_a_token_is_asked_for(tiny: Path) -> None:
     token = "correct-horse-battery"
-    options = ("-m", str(tiny), "--cors", "https://shop.example")
+    options = ("-m", str(tiny), "--cors", "https://shop.example", "--device", "cpu", "--device", "cpu")
     with running(*options, DECOUPE_TOKEN=token) as server, server.client() as client:
         assert client.get("/").status_code == client.get("/readyz").status_code == 200
-        for path in ("/v1/models", "/metrics"):
+        for path in ("/v1/models", "/metrics", "/nothing", "//v1/models"):
             assert client.get(path).status_code == 401
         for headers in (
             {},
@@ -266,7 +266,7 @@ def test_a_token_is_asked_for(tiny: Path) -> None:
             refused = client.post("/v1/cut", files={"image": SQUARES}, headers=headers)
             assert refused.status_code == 401
             assert "the token is missing or wrong" in detail(refused)
-        for headers in ({"Authorization": f"Bearer {token}"}, {"X-Api-Key": token}):
+        for headers in 4 * ({"Authorization": f"Bearer {token}"}, {"X-Api-Key": token}):
             assert client.post("/v1/cut", files={"image": SQUARES}, headers=headers).status_code == 200
         wrong = client.post("/v1.0/removebg", files={"image_file": SQUARES}, headers={"X-Api-Key": "wrong"})
         assert (wrong.status_code, wrong.json()) == (

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
@@ -104,12 +103,11 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _add_errors(app: FastAPI) -> None:
     async def refuse(request: Request, error: Exception) -> Response:
-        problem = (
-            error
-            if isinstance(error, ProblemError)
-            else ProblemError(500, "the server failed; its log says why")
-        )
-        return problem.response(request.url.path)
+        assert isinstance(error, ProblemError)  # it is registered for nothing else
+        return error.response(request.url.path)
+
+    async def confess(request: Request, error: Exception) -> Response:
+        return ProblemError(500, "the server failed; its log says why").response(request.url.path)
 
     async def explain(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # it is registered for nothing else
@@ -120,13 +118,9 @@ def _add_errors(app: FastAPI) -> None:
         response.headers.update(error.headers or {})
         return response
 
-    async def invalid(request: Request, error: Exception) -> Response:
-        return ProblemError(400, "the request cannot be read").response(request.url.path)
-
     app.add_exception_handler(ProblemError, refuse)
     app.add_exception_handler(HTTPException, explain)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(Exception, refuse)
+    app.add_exception_handler(Exception, confess)
 
 
 def _add_routes(app: FastAPI, pool: Pool, limits: Limits, place: Workplace, metrics: Metrics) -> None:

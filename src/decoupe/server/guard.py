@@ -26,7 +26,8 @@ from decoupe.server.problems import REMOVE_BG, ProblemError
 
 LOG = logging.getLogger("decoupe.server")
 
-_PROTECTED = ("/v1/", "/api/", "/metrics", REMOVE_BG)
+_OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
+_STATIC = "/static/"
 _HERE = ("localhost", "127.0.0.1", "[::1]")
 
 _HEADERS = {
@@ -160,13 +161,13 @@ class Guard:
             raise ProblemError(
                 403, "this server answers on this machine alone: start it with a token for others"
             )
-        if path.startswith(_PROTECTED):
+        if path not in _OPEN and not path.startswith(_STATIC):
             foreign = headers.get("sec-fetch-site") == "cross-site"
             if foreign and headers.get("origin") not in self._origins:
                 raise ProblemError(403, "pages of other sites may not ask: list them with --cors")
             self._check_token(path, headers)
         length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._limits.megabytes * 1e6:
+        if length.isdecimal() and (len(length) > 12 or int(length) > self._limits.megabytes * 1e6):
             raise self._too_large()
 
     def _check_token(self, path: str, headers: Headers) -> None:

@@ -52,6 +52,8 @@ class _Worker:
     process: Any = None
     connection: Any = None
     answered: float = 0.0
+    # A thread of its own: a large picture is handed over while others are answered.
+    sender: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     def start(self) -> None:
         """Start the process and wait until its models are open; blocks.
@@ -93,6 +95,10 @@ class _Worker:
             self.process.kill()
             self.process.join()
 
+    def send(self, number: int, job: Job | None) -> None:
+        """Give it a job, or None where nobody waits for one any more; returns before it has been taken."""
+        self.sender.submit(_send, self.connection, (number, job))
+
 
 class Pool:
     """The workers of a server, and the queue in front of them.
@@ -116,8 +122,6 @@ class Pool:
         self._ready: set[_Worker] = set()
         self._restarts: set[asyncio.Task[None]] = set()
         self._closing = False
-        # One thread a worker: a large picture is handed over while others are answered.
-        self._senders = ThreadPoolExecutor(len(places))
 
     @property
     def models(self) -> list[dict[str, Any]]:
@@ -150,7 +154,7 @@ class Pool:
         self._ready.clear()
         for one in self._workers:
             one.end()
-        self._senders.shutdown(wait=False, cancel_futures=True)
+            one.sender.shutdown(wait=False, cancel_futures=True)
 
     async def do(self, job: Job) -> Answer:
         """The answer to a job; a caller that is cancelled leaves the queue.
@@ -177,7 +181,7 @@ class Pool:
             with suppress(ValueError):
                 self._waiting.remove(ticket)
             if ticket.worker is not None and ticket.worker.given.pop(ticket.number, None) is not None:
-                self._senders.submit(_send, ticket.worker.connection, (ticket.number, None))
+                ticket.worker.send(ticket.number, None)
                 self._dispatch()
 
     def _check(self, ticket: _Ticket) -> None:
@@ -199,7 +203,7 @@ class Pool:
             if not free.given:
                 free.answered = time.monotonic()
             free.given[ticket.number] = ticket
-            self._senders.submit(_send, free.connection, (ticket.number, ticket.job))
+            free.send(ticket.number, ticket.job)
 
     def _heard(self, one: _Worker, message: bytes) -> None:
         """A worker's answer; one that makes no sense ends the worker."""
