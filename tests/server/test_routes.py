@@ -17,6 +17,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from decoupe.cli import app
+from decoupe.server.forms import Form
+from decoupe.server.options import cut_job
+from decoupe.server.problems import ProblemError
 from server.running import Running, png, running, squares
 
 SQUARES = squares()
@@ -182,6 +185,19 @@ def test_mutated_pictures_never_fail_the_server(
         data[place : place + len(other)] = other
     answer = cut(client, bytes(data))
     assert answer.status_code in (200, 400, 413), answer.text
+
+
+def test_a_crop_cannot_be_made_larger_than_memory(client: httpx.Client) -> None:
+    for options in ({"aspect": "1:100000"}, {"aspect": "1:1", "margin": "90000"}):
+        answer = cut(client, crop="1", **options)
+        assert answer.status_code == 413
+        assert "the crop would be" in detail(answer)
+
+
+def test_a_server_without_a_matte_model() -> None:
+    known = {"matte": [], "segment": ["maskformer"]}
+    with pytest.raises(ProblemError, match="no matte model: start it with one, such as -m pocket"):
+        cut_job(Form({}, {"image": SQUARES}), known)
 
 
 def test_bytes_are_counted_as_they_come(client: httpx.Client, server: Running) -> None:

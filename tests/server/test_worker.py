@@ -167,7 +167,7 @@ def test_what_nobody_waits_for_is_not_computed(hire: Hire, monkeypatch: pytest.M
 
 def test_labels_choose_and_segments_are_told(hire: Hire) -> None:
     one = hire("maskformer-swin-base-coco")
-    known = {"matte": ["tiny"], "segments": ["maskformer-swin-base-coco"]}
+    known = {"matte": ["tiny"], "segment": ["maskformer-swin-base-coco"]}
     files = {"image": SQUARES}
     jobs: list[Job] = [
         cut_job(Form({"what": ["dog"], "matte": ["1"]}, files), known),

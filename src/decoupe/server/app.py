@@ -125,7 +125,7 @@ def _add_errors(app: FastAPI) -> None:
 
 def _add_routes(app: FastAPI, pool: Pool, limits: Limits, place: Workplace, metrics: Metrics) -> None:
     def known() -> Known:
-        tasks = ("matte", "segments")
+        tasks = ("matte", "segment")
         return {task: [one["name"] for one in pool.models if one["task"] == task] for task in tasks}
 
     def route(path: str, make: Callable[[Request], Coroutine[Any, Any, Job]], about: dict[str, Any]) -> None:

@@ -234,7 +234,7 @@ def remove_bg_job(form: Form, known: Known, *, as_json: bool) -> RemoveBg:
     scale = fields.get("scale", "original")
     asked = RemoveBg(
         image=image,
-        model=chosen_model(None, known["matte"]),
+        model=chosen_model(None, known, "matte"),
         pixels=_SIZES[_one_of(fields, "size", tuple(_SIZES), "preview")],
         form=_one_of(fields, "format", _FORMATS, "auto"),
         kind=_one_of(fields, "type", _TYPES, "auto"),
@@ -290,7 +290,7 @@ def rembg_job(form: Form, known: Known) -> Cut:
     if not image:
         raise ProblemError(400, "there is no picture: send it as the file 'file'")
     asked = fields.get("model")
-    model = chosen_model(None if asked == "u2net" else asked, known["matte"])
+    model = chosen_model(None if asked == "u2net" else asked, known, "matte")
     for name in ("af", "ab", "ae"):
         if not re.fullmatch(r"\d{1,3}", fields.get(name, "0")):
             raise ProblemError(400, f"{name} is {fields[name][:20]!r}, expected a whole number")

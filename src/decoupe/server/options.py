@@ -16,12 +16,15 @@ from decoupe.segment_files import check_form
 from decoupe.server.forms import Form
 from decoupe.server.jobs import Cut, Looks, Segmentation
 from decoupe.server.problems import ProblemError, of_options
+from decoupe.weights.registry import DEFAULT_MODEL, DEFAULT_SEGMENT_MODEL
 
 _BOX = r"^\d{1,9}(,\d{1,9}){3}$"
 _POINT = r"^\d{1,9},\d{1,9}$"
 
 Known = Mapping[str, list[str]]
-"""The names of the models that a server has loaded, by their task: ``matte`` and ``segments``."""
+"""The names of the models that a server has loaded, by their task: ``matte`` and ``segment``."""
+
+_SUCH_AS = {"matte": f"such as -m {DEFAULT_MODEL}", "segment": f"such as -m {DEFAULT_SEGMENT_MODEL}"}
 
 
 class CutOptions(BaseModel):
@@ -144,7 +147,7 @@ def cut_job(form: Form, known: Known) -> Cut:
         raise ProblemError(400, "over is given as a picture and as a colour: give one of them")
     if options.grow and options.shrink:
         raise ProblemError(400, "grow and shrink undo each other: give one of them")
-    if options.what is not None and not known["segments"]:
+    if options.what is not None and not known["segment"]:
         raise ProblemError(
             400, "what needs a segment model, and this server has none: choose by box or point"
         )
@@ -172,7 +175,7 @@ def cut_job(form: Form, known: Known) -> Cut:
         raise ProblemError(400, of_options(str(error))) from None
     return Cut(
         image=image,
-        model=chosen_model(options.model, known["matte"]),
+        model=chosen_model(options.model, known, "matte"),
         wanted=asked,
         chosen=_chosen(options),
         background=background,
@@ -188,10 +191,7 @@ def segment_job(form: Form, known: Known) -> Segmentation:
     """
     image = _only(form, "image", set())
     options = read_options(form, SegmentOptions)
-    if not known["segments"]:
-        raise ProblemError(
-            404, "this server has no segment model: start it with one, such as -m maskformer-swin-base-coco"
-        )
+    model = chosen_model(options.model, known, "segment")
     try:
         shape, reading = check_form(options.format, options.reading)
     except DecoupeError as error:
@@ -204,7 +204,7 @@ def segment_job(form: Form, known: Known) -> Segmentation:
         raise ProblemError(400, "coco is JSON and has no picture: leave picture out")
     return Segmentation(
         image=image,
-        model=chosen_model(options.model, known["segments"]),
+        model=model,
         form=shape,
         reading=reading,
         picture=options.picture,
@@ -212,16 +212,19 @@ def segment_job(form: Form, known: Known) -> Segmentation:
     )
 
 
-def chosen_model(name: str | None, known: list[str]) -> str:
-    """The model of that name, of those that are loaded; the first of them where none is named.
+def chosen_model(name: str | None, known: Known, task: str) -> str:
+    """The model of that name, of those of a task that are loaded; the first of them where none is named.
 
     Raises:
-        ProblemError: it is not one of them.
+        ProblemError: it is not one of them, or there is none.
     """
+    names = known[task]
+    if not names:
+        raise ProblemError(404, f"this server has no {task} model: start it with one, {_SUCH_AS[task]}")
     if name is None:
-        return known[0]
-    if name not in known:
-        raise ProblemError(400, unknown("model", name[:60], known), code="unknown_model")
+        return names[0]
+    if name not in names:
+        raise ProblemError(400, unknown("model", name[:60], names), code="unknown_model")
     return name
 
 

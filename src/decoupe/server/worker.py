@@ -25,10 +25,10 @@ from typing import Any
 
 from PIL import Image
 
-from decoupe.errors import DecoupeError, InputError
+from decoupe.errors import DecoupeError
 from decoupe.inference.predictor import Predictor, Segmenter, load
 from decoupe.inference.preprocess import MAX_PIXELS, Picture, read_image
-from decoupe.server.jobs import PLAIN, Answer, Job, Looks
+from decoupe.server.jobs import PLAIN, Answer, Job, Looks, TooLargeError
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "JPEG2000")
 """The formats, as Pillow calls them, that a server opens: some of the others start programs, as EPS does."""
@@ -58,10 +58,6 @@ class Workplace:
     max_pixels: int = 50_000_000
     max_frames: int = 100
     memory: int = 4096
-
-
-class TooLargeError(InputError):
-    """A picture of more pixels, frames or memory than the server gives to one."""
 
 
 @dataclass
@@ -136,7 +132,7 @@ def told(name: str, model: Predictor | Segmenter) -> dict[str, Any]:
     height, width = model.preprocessing.size
     about: dict[str, Any] = {
         "name": name,
-        "task": "matte" if isinstance(model, Predictor) else "segments",
+        "task": "matte" if isinstance(model, Predictor) else "segment",
         "device": model.device,
         "precision": model.dtype,
         "size": [width, height],

@@ -322,7 +322,7 @@ async function prepare() {
     const mattes = loaded.filter((model) => model.task === "matte");
     page.model.replaceChildren(...mattes.map((model) => new Option(model.name)));
     page.modelChoice.hidden = mattes.length < 2;
-    const labels = loaded.find((model) => model.task === "segments")?.labels ?? [];
+    const labels = loaded.find((model) => model.task === "segment")?.labels ?? [];
     page.labelChoice.hidden = !labels.length;
     page.labels.replaceChildren(...labels.map((label) => new Option(label)));
   } catch (error) {
