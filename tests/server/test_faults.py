@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from PIL import Image
 
 from decoupe.server.guard import PatientProtocol
-from server.running import Running, running, squares, until
+from server.running import Running, png, running, squares, until
 
 SQUARES = squares()
 IN_WORK = 2 * (4 + 2)  # that a worker is given before others wait
@@ -89,6 +91,20 @@ def test_a_picture_that_takes_too_long_is_given_up(tiny: Path, threads: ThreadPo
         assert answer.status_code == 504
         assert "longer than 1 seconds" in answer.json()["detail"]
         until(lambda: post(server).status_code == 200)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system bounds memory on Linux")
+def test_a_picture_that_needs_too_much_memory_is_refused(tiny: Path) -> None:
+    large = png(Image.new("1", (6000, 6000)))
+    assert len(large) < 10_000
+    with running("-m", str(tiny), "--memory", "250") as server, server.client() as client:
+        worker = server.worker.pid
+        for _ in range(3):
+            answer = client.post("/v1/cut", content=large)
+            assert answer.status_code == 413
+            assert "needs more memory than this server gives" in answer.json()["detail"]
+        assert post(server).status_code == 200
+        assert server.worker.pid == worker
 
 
 def test_what_was_accepted_is_finished(tiny: Path, threads: ThreadPoolExecutor) -> None:

@@ -284,20 +284,11 @@ class _Worker:
 
     def _guarded(self, step: Callable[[_Task], None], task: _Task) -> None:
         """A step of a task; what it raises is the answer."""
-        try:
-            step(task)
-        except TooLargeError as error:
-            self._fail(task, "large", str(error))
-        except DecoupeError as error:
-            self._fail(task, "input", str(error))
-        except MemoryError:
-            self._fail(task, "large", "the picture needs more memory than this server gives: make it smaller")
-        except Exception:
-            traceback.print_exc(file=sys.stderr)
-            self._fail(task, "fault", "the picture could not be done; the server's log says why")
-
-    def _fail(self, task: _Task, kind: str, line: str) -> None:
-        self._send(task, {"failed": kind, "line": line})
+        failure = _failure(step, task)
+        # Not before what failed has let go of its memory: the next job comes as soon as this one is answered.
+        if failure is not None:
+            kind, line = failure
+            self._send(task, {"failed": kind, "line": line})
 
     def _answer(self, task: _Task, answer: Answer) -> None:
         seconds = {"model": task.seconds, "worker": time.perf_counter() - task.begun}
@@ -313,3 +304,19 @@ class _Worker:
                 self._connection.send_bytes(line + b"\n" + body)
         except OSError:
             pass  # the server is gone, and this process is about to end
+
+
+def _failure(step: Callable[[_Task], None], task: _Task) -> tuple[str, str] | None:
+    """What a step raises, as a kind and a line."""
+    try:
+        step(task)
+    except TooLargeError as error:
+        return "large", str(error)
+    except DecoupeError as error:
+        return "input", str(error)
+    except MemoryError:
+        return "large", "the picture needs more memory than this server gives: make it smaller"
+    except Exception:
+        traceback.print_exc(file=sys.stderr)
+        return "fault", "the picture could not be done; the server's log says why"
+    return None
