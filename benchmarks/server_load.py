@@ -4,7 +4,8 @@
 
 The bare predictor reads, cuts and encodes the same pictures one after the other, in a process that does
 nothing else. The clients are coroutines of one process on the same machine: what they take is the server's
-loss.
+loss. Seconds of processor for each picture do not depend on what else the machine does. The requests after which
+memory is compared are of the same photographs, reduced to 160 pixels.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
+import io
 import itertools
 import json
 import subprocess
@@ -21,6 +23,8 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
+from PIL import Image
 
 from machine import machine, print_table, versions
 from served import Served, served
@@ -40,19 +44,35 @@ predictor, wanted = decoupe.load(), Wanted()
 for matte in predictor.map(pictures, batch_size=1):
     wanted.bytes_of(matte, None)
 begun, done = time.perf_counter(), 0
+before = time.process_time()
 for matte in predictor.map(itertools.cycle(pictures), batch_size=batch):
     wanted.bytes_of(matte, None)
     done += 1
     if time.perf_counter() - begun > seconds:
         break
-print(json.dumps(done / (time.perf_counter() - begun)))
+print(json.dumps([done / (time.perf_counter() - begun), (time.process_time() - before) / done]))
 """
 
 
-def bare(photos: list[Path], seconds: float, batch: int) -> float:
-    """Pictures a second of a predictor with nothing around it."""
+def bare(photos: list[Path], seconds: float, batch: int) -> tuple[float, float]:
+    """Pictures a second of a predictor with nothing around it, and seconds of processor for each."""
     command = [sys.executable, "-c", BARE, str(seconds), str(batch), *map(str, photos)]
-    return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    rate, processor = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return rate, processor
+
+
+def processor(server: Served) -> float:
+    """Seconds that the server and its worker have computed."""
+    both = (psutil.Process(server.process.pid), server.worker)
+    return sum(sum(one.cpu_times()[:2]) for one in both)
+
+
+def reduced(picture: bytes) -> bytes:
+    """A thumbnail of a photograph."""
+    image, buffer = Image.open(io.BytesIO(picture)), io.BytesIO()
+    image.thumbnail((160, 160))
+    image.save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
 async def load(
@@ -94,29 +114,31 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=5000, help="after which memory is compared; 0: not")
     arguments = parser.parse_args()
     pictures = [photo.read_bytes() for photo in arguments.photos]
+    small = [reduced(picture) for picture in pictures]
     print(machine(), versions("onnxruntime", "fastapi", "uvicorn"), sep="\n")
 
     alone = {batch: bare(arguments.photos, arguments.seconds / 3, batch) for batch in (1, 4)}
     with served("--quiet") as server:
         asyncio.run(load(server, pictures, 8, time.perf_counter() + 3, float("inf")))  # warm
-        begun = time.perf_counter()
+        begun, computed = time.perf_counter(), processor(server)
         until = begun + arguments.seconds
         seconds, statuses = asyncio.run(load(server, pictures, arguments.clients, until, float("inf")))
         rate = len(seconds) / (time.perf_counter() - begun)
+        computed = (processor(server) - computed) / len(seconds)
         p50, p95, p99 = np.percentile(seconds, [50, 95, 99])
         print_table(
-            ["", "pictures/s"],
+            ["", "pictures/s", "processor, s/picture"],
             [
-                ["predictor alone, one by one", f"{alone[1]:.2f}"],
-                ["predictor alone, batches of 4", f"{alone[4]:.2f}"],
-                [f"server, {arguments.clients} clients", f"{rate:.2f}"],
+                ["predictor alone, one by one", *(f"{figure:.3f}" for figure in alone[1])],
+                ["predictor alone, batches of 4", *(f"{figure:.3f}" for figure in alone[4])],
+                [f"server, {arguments.clients} clients", f"{rate:.3f}", f"{computed:.3f}"],
             ],
         )
-        print(f"server/predictor {rate / max(alone.values()):.0%}")
+        print(f"server/predictor {rate / max(alone[1][0], alone[4][0]):.0%}")
         print(f"p50 {p50:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s; answers {dict(statuses)}")
         rows = [["after the load", *(f"{size:.0f}" for size in server.megabytes())]]
         for part in range(1, 6 if arguments.requests else 1):
-            asyncio.run(load(server, pictures, 16, float("inf"), arguments.requests / 5))
+            asyncio.run(load(server, small, 16, float("inf"), arguments.requests / 5))
             count = part * arguments.requests // 5
             rows.append([f"{count} requests later", *(f"{size:.0f}" for size in server.megabytes())])
         print_table(["", "server, MB", "worker, MB"], rows)
