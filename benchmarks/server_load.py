@@ -4,8 +4,8 @@
 
 The bare predictor reads, cuts and encodes the same pictures one after the other, in a process that does
 nothing else. The clients are coroutines of one process on the same machine: what they take is the server's
-loss. Seconds of processor for each picture do not depend on what else the machine does. The requests after which
-memory is compared are of the same photographs, reduced to 160 pixels.
+loss. Seconds of processor for each picture do not depend on what else the machine does. The requests after
+which memory is compared are of the same photographs, reduced to 160 pixels.
 """
 
 from __future__ import annotations

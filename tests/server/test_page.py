@@ -311,3 +311,29 @@ def test_a_token_is_asked_for_once(visit: Open) -> None:
     page.get_by_role("button", name="Continue").click()
     give(page, "a.png")
     assert len(refusals) == 1
+
+
+def test_models_and_labels_are_those_of_the_server(visit: Open) -> None:
+    page = visit()
+    models = [
+        {"name": "tiny", "task": "matte"},
+        {"name": "large", "task": "matte"},
+        {"name": "maskformer", "task": "segment", "labels": ["cat", "dog"]},
+    ]
+    sent = []
+
+    def answer(route: Any) -> None:
+        sent.append(route.request.post_data_buffer)
+        route.fulfill(body=SQUARES, content_type="image/png")
+
+    page.route("**/v1/models", lambda route: route.fulfill(json={"models": models}))
+    page.route("**/v1/cut", answer)
+    page.reload()
+    page.get_by_label("Model").select_option("large")
+    give(page, "a.png")
+    page.get_by_label("Label", exact=True).check()
+    page.get_by_label("Cut what is called").fill("dog")
+    page.keyboard.press("Tab")
+    settled(page)
+    assert [b'name="model"\r\n\r\nlarge' in body for body in sent] == [True, True]
+    assert [b'name="what"\r\n\r\ndog' in body for body in sent] == [False, True]
