@@ -231,6 +231,16 @@ def test_an_error_is_told_kindly(visit: Open) -> None:
     page.get_by_role("heading", name="Drop pictures here").wait_for()
 
 
+def test_a_format_that_the_browser_does_not_know(visit: Open) -> None:
+    page = visit()
+    give(page, "scan.tif", data=png(Image.open(io.BytesIO(SQUARES)), "TIFF"))
+    page.wait_for_selector("#sheet:visible")
+    sheet = page.locator("#sheet").bounding_box()
+    assert sheet is not None
+    assert (sheet["width"], sheet["height"]) == (96, 64)
+    assert not page.locator("#divider").is_visible()
+
+
 def test_by_keyboard_alone(visit: Open, server: Running) -> None:
     page = visit()
     with page.expect_file_chooser() as chooser:

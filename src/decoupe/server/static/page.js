@@ -51,12 +51,15 @@ function show(picture) {
   for (const image of [page.before, page.after]) image.removeAttribute("src");
   if (picture) {
     viewer.mark(picture);
-    page.before.onload = () => {
-      Object.assign(picture, { width: page.before.naturalWidth, height: page.before.naturalHeight });
-      if (shown === picture) viewer.show(picture.width, picture.height);
-    };
+    page.before.onload = () => viewer.show(page.before.naturalWidth, page.before.naturalHeight);
     // A format that this browser does not know: the result alone can be seen.
-    page.before.onerror = () => page.before.removeAttribute("src");
+    page.before.onerror = () => {
+      page.before.removeAttribute("src");
+      viewer.draw();
+    };
+    page.after.onload = () => {
+      if (!page.before.hasAttribute("src")) viewer.show(page.after.naturalWidth, page.after.naturalHeight);
+    };
     page.before.src = picture.url;
     page.before.alt = `${picture.name}, before`;
     fill();
@@ -197,6 +200,7 @@ function thumbnail() {
   button.type = "button";
   button.append(document.createElement("img"), document.createElement("span"));
   button.firstChild.alt = "";
+  button.firstChild.onerror = () => (button.firstChild.hidden = true);
   button.lastChild.className = "state";
   entry.append(button);
   return entry;

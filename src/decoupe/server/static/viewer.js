@@ -69,6 +69,7 @@ export class Viewer extends EventTarget {
     sheet.style.backgroundSize = `${24 / this.scale}px ${24 / this.scale}px`;
     sheet.classList.toggle("close", this.scale >= PIXELATED);
     const share = Number(split.value);
+    sheet.hidden = !after.hasAttribute("src") && !before.hasAttribute("src");
     const both = after.hasAttribute("src") && before.hasAttribute("src");
     before.style.clipPath = both ? `inset(0 ${100 - share}% 0 0)` : "none";
     after.style.clipPath = both ? `inset(0 0 0 ${share}%)` : "none";
