@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from decoupe import serve_command
 from decoupe.cli import app
-from decoupe.serve_command import is_loopback, named
+from decoupe.serve_command import is_loopback, listening, named
 from inference.tiny import write_onnx
 
 TOKEN = "correct-horse-battery"
@@ -42,6 +42,13 @@ def test_an_address_that_is_taken() -> None:
         refused = CliRunner().invoke(app, ["serve", "--port", str(port)])
     assert refused.exit_code == 2
     assert f"cannot listen on 127.0.0.1:{port}" in refused.stderr
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    with listening("127.0.0.1", 0) as one, socket.create_connection(one.getsockname()):
+        accepted, _ = one.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_missing_extra_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,11 +138,14 @@ def listening(host: str, port: int) -> sockets.socket:
     """
     try:
         family, *_, address = sockets.getaddrinfo(host, port, type=sockets.SOCK_STREAM)[0]
-        return sockets.create_server(address[:2], family=family, backlog=2048)
+        socket = sockets.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         raise OutputError(
             f"cannot listen on {host}:{port} ({error.strerror}): name another --host or --port"
         ) from None
+    # Connections inherit it. Without, an answer's body waits 40 ms until its head is acknowledged.
+    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
+    return socket
 
 
 def is_loopback(host: str) -> bool:
