@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
+from urllib.parse import parse_qsl
 
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from decoupe.server.guard import Limits
@@ -16,6 +16,10 @@ from decoupe.server.problems import ProblemError
 
 _MOST_FILES = 2
 _LONGEST_FIELD = 4096  # characters; remove.bg's base64 pictures alone are longer
+
+
+Part = tuple[str, str | bytes]
+"""A field or a file, with its name."""
 
 
 @dataclass(frozen=True)
@@ -45,61 +49,66 @@ async def read_form(
         ProblemError: a form that is broken, or has too many fields or files; JSON that holds no object.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    fields = _by_name(request.query_params.multi_items())
-    files: dict[str, bytes] = {}
-    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        data = await _parsed(request, kind, limits)
-        for name, value in data.multi_items():
-            if isinstance(value, UploadFile):
-                if name in files:
-                    raise ProblemError(400, f"{_shown(name)} is given twice: give it once")
-                files[name] = await value.read()
-            elif value:
-                fields.setdefault(name, []).append(value)
+    parts: list[Part] = [*request.query_params.multi_items()]
+    if kind == "multipart/form-data":
+        parts += await _multipart(request, limits)
+    elif kind == "application/x-www-form-urlencoded":
+        parts += _urlencoded(await request.body(), limits)
     elif kind == "application/json" and long is not None:
-        fields = _by_name(
-            [*((n, v) for n, vs in fields.items() for v in vs), *_of_json(await request.body())]
-        )
-    else:
-        body = await request.body()
-        if raw is None and body:
-            raise ProblemError(
-                415, "expected multipart/form-data, or another form: send the picture as a field"
-            )
-        if raw is not None:
-            files[raw] = body
+        parts += _of_json(await request.body())
+    elif raw is not None:
+        parts.append((raw, await request.body()))
+    elif await request.body():
+        raise ProblemError(415, "expected multipart/form-data, or another form: send the picture as a field")
+    return _checked(parts, limits, long)
+
+
+def _checked(parts: list[Part], limits: Limits, long: str | None) -> Form:
+    fields: dict[str, list[str]] = {}
+    files: dict[str, bytes] = {}
+    for name, value in parts:
+        if isinstance(value, bytes):
+            if name in files:
+                raise ProblemError(400, f"{name[:40]!r} is given twice: give it once")
+            files[name] = value
+        elif value:  # an empty field is as if it were not there
+            fields.setdefault(name, []).append(value)
+            if name != long and len(value) > _LONGEST_FIELD:
+                raise ProblemError(
+                    400, f"{name[:40]!r} is longer than {_LONGEST_FIELD} characters: make it shorter"
+                )
     if sum(map(len, fields.values())) > limits.fields:
         raise ProblemError(400, f"there are more than {limits.fields} fields: leave some out")
-    for name, values in fields.items():
-        if name != long and max(map(len, values)) > _LONGEST_FIELD:
-            raise ProblemError(
-                400, f"{_shown(name)} is longer than {_LONGEST_FIELD} characters: make it shorter"
-            )
     return Form(fields, files)
 
 
-async def _parsed(request: Request, kind: str, limits: Limits) -> FormData:
-    longest = int(limits.megabytes * 1e6)
-    stream = cast(Any, request.stream())
+async def _multipart(request: Request, limits: Limits) -> list[Part]:
     try:
-        if kind == "multipart/form-data":
-            return await _InMemory(
-                request.headers,
-                stream,
-                max_files=_MOST_FILES,
-                max_fields=limits.fields,
-                max_part_size=longest,
-            ).parse()
-        return await FormParser(
-            request.headers, stream, max_fields=limits.fields, max_part_size=longest
+        parsed = await _InMemory(
+            request.headers,
+            cast(Any, request.stream()),
+            max_files=_MOST_FILES,
+            max_fields=limits.fields,
+            max_part_size=int(limits.megabytes * 1e6),
         ).parse()
     except MultiPartException as error:
         raise ProblemError(400, f"the form cannot be read: {error.message.rstrip('.')}") from None
     except (KeyError, ValueError, AssertionError):  # whatever a broken head of a part makes the parser raise
         raise ProblemError(400, "the form cannot be read: its boundary or a part's head is broken") from None
+    return [
+        (name, value if isinstance(value, str) else await value.read())
+        for name, value in parsed.multi_items()
+    ]
 
 
-def _of_json(body: bytes) -> list[tuple[str, str]]:
+def _urlencoded(body: bytes, limits: Limits) -> list[Part]:
+    try:
+        return [*parse_qsl(body.decode("utf-8", "replace"), max_num_fields=limits.fields)]
+    except ValueError:
+        raise ProblemError(400, f"there are more than {limits.fields} fields: leave some out") from None
+
+
+def _of_json(body: bytes) -> list[Part]:
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
@@ -114,15 +123,3 @@ def _of_json(body: bytes) -> list[tuple[str, str]]:
         for name, value in data.items()
         if value is not None and value != ""
     ]
-
-
-def _by_name(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, value in pairs:
-        if value:
-            found.setdefault(name, []).append(value)
-    return found
-
-
-def _shown(name: str) -> str:
-    return repr(name[:40])
