@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from decoupe import serve_command
@@ -96,3 +99,25 @@ def test_ui_serves_this_machine_and_opens_the_browser(monkeypatch: pytest.Monkey
     monkeypatch.setattr(serve_command, "_imported", lambda: Stub)
     assert CliRunner().invoke(app, ["ui"]).exit_code == 0
     assert launched == ["http://127.0.0.1:7000"]
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "compose.yaml", "deploy/decoupe.service"])
+def test_options_in_deployment_files_exist(file: str) -> None:
+    shown = CliRunner().invoke(app, ["serve", "--help"]).output
+    text = re.sub(r"(?m)^ *#.*|(apt-get|venv|pip|HEALTHCHECK).*", "", (ROOT / file).read_text())
+    for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text):
+        assert option in shown, option
+
+
+def test_ray_serves_what_the_file_names() -> None:
+    config = yaml.safe_load((ROOT / "deploy" / "ray.yaml").read_text())
+    (application,) = config["applications"]
+    module, name = application["import_path"].split(":")
+    tree = ast.parse((ROOT / "deploy" / f"{module}.py").read_text())
+    assigned = {node.targets[0].id for node in tree.body if isinstance(node, ast.Assign)}
+    classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert name in assigned
+    assert {one["name"] for one in application["deployments"]} == classes
