@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 import decoupe
-from decoupe import catalogue_commands, evaluation_commands, training_commands, video_command
+from decoupe import (
+    catalogue_commands,
+    evaluation_commands,
+    serve_command,
+    training_commands,
+    video_command,
+)
 from decoupe.bench_command import bench
 from decoupe.console import hush_downloads, told
 from decoupe.cut_command import cut
@@ -64,6 +70,8 @@ app.command()(catalogue_commands.models)
 app.command()(catalogue_commands.get)
 app.command()(bench)
 app.add_typer(catalogue_commands.cache_app, name="cache")
+app.command()(serve_command.serve)
+app.command()(serve_command.ui)
 app.command()(training_commands.train)
 app.command()(training_commands.calibrate)
 app.command()(training_commands.export)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import typer
 
 from decoupe.console import cores, hush_downloads, printable, say, told
-from decoupe.cut_files import Wanted, describe, wanted
+from decoupe.cut_files import Wanted, describe, read_background, wanted
 from decoupe.cut_options import CutOptions
 from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.media import find_images
@@ -36,7 +36,8 @@ def cut(options: CutOptions) -> None:
             find_spec(name)
         open_model = functools.partial(_open, options, parse_size(options.size))
         choice = _choice(options)
-        output = wanted(options)
+        over = None if options.over is None else read_background(options.over, options.max_pixels)
+        output = wanted(options, over)
         workers = options.workers or min(4, cores())
         telling = Telling(options.quiet, options.verbose, options.as_json, options.log)
         if options.raw is not None:

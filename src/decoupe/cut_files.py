@@ -116,14 +116,18 @@ def describe(matte: Matte) -> dict[str, Any]:
     return {"width": width, "height": height, "subject": share, "box": list(box) if any(box) else None}
 
 
-def wanted(options: CutOptions) -> Wanted:
+def wanted(options: CutOptions, background: Background | None) -> Wanted:
     """What the options ask for, where they go together.
+
+    Args:
+        options: of the command line; ``over`` is not read here.
+        background: what ``over`` names, as `read_background` gives it.
 
     Raises:
         InputError: options that exclude each other, or that cannot be used.
         OutputError: an unknown format.
     """
-    kind = _kind(options)
+    kind = _kind(options, background)
     if options.shadow and kind not in ("cut", "over"):
         raise InputError(f"--shadow lies below a subject, and --{kind} shows none: leave one of them out")
     if not 0 <= options.shadow <= 1:
@@ -134,7 +138,7 @@ def wanted(options: CutOptions) -> Wanted:
         raise InputError("--margin and --aspect are of the part that --crop keeps: add --crop")
     return Wanted(
         kind=kind,
-        background=None if options.over is None else _background(options.over, options.max_pixels),
+        background=background,
         matting=_matting(options),
         edits=_edits(options),
         crop=options.crop,
@@ -148,12 +152,12 @@ def wanted(options: CutOptions) -> Wanted:
     )
 
 
-def _kind(options: CutOptions) -> str:
+def _kind(options: CutOptions, background: Background | None) -> str:
     given = {
         "matte": options.matte,
         "overlay": options.overlay,
         "side-by-side": options.side_by_side,
-        "over": options.over is not None,
+        "over": background is not None,
     }
     kinds = [name for name, asked in given.items() if asked]
     if len(kinds) > 1:
@@ -190,8 +194,12 @@ def _edits(options: CutOptions) -> dict[str, Any]:
     return changes
 
 
-def _background(over: str, max_pixels: int) -> Background:
-    """What a subject is put over; one that cannot be used is refused before the first picture."""
+def read_background(over: str, max_pixels: int) -> Background:
+    """What ``--over`` names; one that cannot be used is refused before the first picture.
+
+    Raises:
+        InputError: neither a colour nor ``"blur"`` nor a picture of at most ``max_pixels`` that can be read.
+    """
     import numpy as np
 
     from decoupe.inference.preprocess import read_image

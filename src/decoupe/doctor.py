@@ -51,6 +51,7 @@ class Extra:
 EXTRAS = {
     "torch": Extra("torch", "every model of `decoupe models`, on CPU, CUDA and MPS", 5300),
     "timm": Extra("timm", "DINOv3 backbones", 20),
+    "server": Extra("uvicorn", "decoupe serve and decoupe ui", 15),
     "train": Extra("accelerate", "training", 65),
     "matting": Extra("pymatting", "hair solved anew: `decoupe cut --matting`", 350),
     "heic": Extra("pillow_heif", "HEIC photographs", 27),

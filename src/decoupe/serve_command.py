@@ -1,0 +1,183 @@
+"""``decoupe serve`` and ``decoupe ui``: pictures cut over HTTP, and the page in a browser."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket as sockets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from decoupe.console import imported, say, told
+from decoupe.errors import InputError, OutputError
+from decoupe.runtimes import find_spec
+from decoupe.weights.registry import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from decoupe.server.app import Settings
+
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="0 takes a free one.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="Model that clients may use, several times for several; the first is the default.",
+    ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKEN", envvar="DECOUPE_TOKEN", help="What clients must send; better in the environment."
+    ),
+]
+NoAuth = Annotated[bool, typer.Option("--no-auth", help="Let everybody in who reaches the address.")]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, …; several times: a worker on each."),
+]
+Precision = Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")]
+Batch = Annotated[int, typer.Option(min=1, metavar="N", help="Most pictures that a model sees at once.")]
+Waiting = Annotated[int, typer.Option("--queue", min=1, metavar="N", help="Most pictures that wait.")]
+Seconds = Annotated[float, typer.Option("--timeout", min=1, metavar="S", help="Most seconds for a picture.")]
+MaxMegabytes = Annotated[float, typer.Option(min=0.1, metavar="N", help="Largest request.")]
+MaxPixels = Annotated[int, typer.Option(min=1, metavar="N", help="Largest width × height to open.")]
+MaxFrames = Annotated[int, typer.Option(min=1, metavar="N", help="Most frames of an animation.")]
+Memory = Annotated[
+    int, typer.Option(min=0, metavar="MB", help="What a worker on a CPU may take beyond its models; 0: all.")
+]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option("--cors", metavar="ORIGIN", help="Another page that may ask, as https://example.org."),
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Log no requests.")]
+
+
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 7000,
+    model: Models = None,
+    token: Token = None,
+    no_auth: NoAuth = False,
+    device: Devices = None,
+    precision: Precision = "auto",
+    batch: Batch = 4,
+    waiting: Waiting = 64,
+    seconds: Seconds = 60,
+    max_megabytes: MaxMegabytes = 25,
+    max_pixels: MaxPixels = 50_000_000,
+    max_frames: MaxFrames = 100,
+    memory: Memory = 4096,
+    cors: Origins = None,
+    quiet: Quiet = False,
+) -> None:
+    """Cut pictures over HTTP, and show the page; requests are logged as JSON on standard error."""
+    with told():
+        server = _imported()
+        if token is not None and no_auth:
+            raise InputError("--token and --no-auth exclude each other: give one of them")
+        if token is not None and (len(token) < 16 or not token.isascii() or not token.isprintable()):
+            raise InputError("--token is too easy to guess: give at least 16 printable characters")
+        if not is_loopback(host) and token is None and not no_auth:
+            raise InputError(
+                f"{host} is reached from elsewhere too: give a --token, or --no-auth if everybody may come"
+            )
+        models = named(model or [DEFAULT_MODEL])
+        place = server.Workplace(
+            models=models,
+            dtype=precision,
+            batch=batch,
+            threads=max(2, os.cpu_count() or 2),
+            max_pixels=max_pixels,
+            max_frames=max_frames,
+            memory=memory,
+        )
+        settings = server.Settings(
+            devices=device or ["auto"],
+            limits=server.Limits(megabytes=max_megabytes, seconds=seconds, waiting=waiting),
+            workplace=place,
+            token=token,
+            local=token is None and not no_auth,
+            origins=cors or (),
+        )
+        run(settings, host, port, log=not quiet)
+
+
+def ui(model: Models = None, port: Port = 0) -> None:
+    """Open the page in the browser; it works on this machine alone, until Ctrl-C."""
+    with told():
+        server = _imported()
+        place = server.Workplace(models=named(model or [DEFAULT_MODEL]))
+        run(server.Settings(workplace=place), "127.0.0.1", port, log=False, browser=True)
+
+
+def run(settings: Settings, host: str, port: int, *, log: bool, browser: bool = False) -> None:
+    """Serve until SIGTERM or Ctrl-C; what has been accepted is finished first.
+
+    Raises:
+        OutputError: the address cannot be listened on.
+        ModelError: a model cannot be opened.
+    """
+    import logging
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("decoupe.server").setLevel(logging.INFO if log else logging.WARNING)
+    with listening(host, port) as socket:
+        _imported().serve(settings, socket, lambda address: _tell(address, browser))
+
+
+def listening(host: str, port: int) -> sockets.socket:
+    """A socket that listens on an address.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    try:
+        family, *_, address = sockets.getaddrinfo(host, port, type=sockets.SOCK_STREAM)[0]
+        socket = sockets.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise OutputError(
+            f"cannot listen on {host}:{port} ({error.strerror}): name another --host or --port"
+        ) from None
+    # Connections inherit it. Without, an answer's body waits 40 ms until its head is acknowledged.
+    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
+    return socket
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def named(models: list[str]) -> dict[str, str]:
+    """What is opened, by the names that clients use: of a file its stem.
+
+    Raises:
+        UnknownModelError: no such name.
+        InputError: two of one name.
+    """
+    found: dict[str, str] = {}
+    for model in models:
+        find_spec(model)  # an unknown name is told before anything else
+        name = Path(model).stem if Path(model).suffix else model
+        if name in found:
+            raise InputError(f"two models are called {name}: give one of them, or rename a file")
+        found[name] = model
+    return found
+
+
+def _imported() -> Any:
+    return imported("decoupe.server.running", "decoupe serve", "server")
+
+
+def _tell(address: str, browser: bool) -> None:
+    say(f"listening on {address}")
+    if browser:
+        typer.launch(address)

@@ -1,0 +1,201 @@
+"""The routes: what is asked over HTTP, as jobs for the workers, and their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+import decoupe
+from decoupe.server import documents
+from decoupe.server.compat import rembg_job, remove_bg_job
+from decoupe.server.forms import read_form
+from decoupe.server.guard import Guard, Limits
+from decoupe.server.jobs import Answer, Job
+from decoupe.server.metrics import Metrics
+from decoupe.server.options import Known, cut_job, segment_job
+from decoupe.server.pool import Pool
+from decoupe.server.problems import ProblemError
+from decoupe.server.worker import Workplace
+
+STATIC = Path(__file__).parent / "static"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server is run.
+
+    Attributes:
+        devices: one worker for each.
+        limits: how much a request may take.
+        workplace: how each worker works; the device is one of those above.
+        token: what clients must know; None asks for nothing.
+        local: whether only clients that call the server by a name of this machine are answered.
+        origins: of other pages that may ask.
+    """
+
+    devices: Sequence[str] = ("auto",)
+    limits: Limits = field(default_factory=Limits)
+    workplace: Workplace = field(default_factory=Workplace)
+    token: str | None = None
+    local: bool = True
+    origins: Sequence[str] = ()
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The server as an ASGI application; its workers start and end with its lifespan."""
+    metrics = Metrics()
+    pool = Pool(
+        [replace(settings.workplace, device=device) for device in settings.devices],
+        waiting=settings.limits.waiting,
+        seconds=settings.limits.seconds,
+        metrics=metrics,
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await pool.start()
+        try:
+            yield
+        finally:
+            await pool.close()
+
+    app = FastAPI(
+        title="decoupe",
+        version=decoupe.__version__,
+        description="Cut the subject out of any picture, down to the hair.",
+        lifespan=lifespan,
+        # Their pages load scripts from elsewhere; the document itself is at /openapi.json.
+        docs_url=None,
+        redoc_url=None,
+    )
+    metrics.waiting.set_function(lambda: pool.waiting)
+    _add_errors(app)
+    _add_routes(app, pool, settings.limits, settings.workplace, metrics)
+    app.mount("/static", StaticFiles(directory=STATIC))
+    app.add_middleware(
+        Guard,
+        limits=settings.limits,
+        token=settings.token,
+        local=settings.local,
+        origins=settings.origins,
+        metrics=metrics,
+    )
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-Api-Key", "Content-Type"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    async def refuse(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ProblemError)  # it is registered for nothing else
+        return error.response(request.url.path)
+
+    async def confess(request: Request, error: Exception) -> Response:
+        return ProblemError(500, "the server failed; its log says why").response(request.url.path)
+
+    async def explain(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # it is registered for nothing else
+        lines = {404: "there is nothing here: see /openapi.json", 405: "this route has another method"}
+        response = ProblemError(error.status_code, lines.get(error.status_code, error.detail)).response(
+            request.url.path
+        )
+        response.headers.update(error.headers or {})
+        return response
+
+    app.add_exception_handler(ProblemError, refuse)
+    app.add_exception_handler(HTTPException, explain)
+    app.add_exception_handler(Exception, confess)
+
+
+def _add_routes(app: FastAPI, pool: Pool, limits: Limits, place: Workplace, metrics: Metrics) -> None:
+    def known() -> Known:
+        tasks = ("matte", "segment")
+        return {task: [one["name"] for one in pool.models if one["task"] == task] for task in tasks}
+
+    def route(path: str, make: Callable[[Request], Coroutine[Any, Any, Job]], about: dict[str, Any]) -> None:
+        async def answer(request: Request) -> Response:
+            return await _answered(request, pool, await make(request))
+
+        app.post(path, **about)(answer)
+
+    async def cut(request: Request) -> Job:
+        form = await read_form(request, limits, raw="image")
+        return cut_job(form, known())
+
+    async def segment(request: Request) -> Job:
+        form = await read_form(request, limits, raw="image")
+        return segment_job(form, known())
+
+    async def remove_bg(request: Request) -> Job:
+        form = await read_form(request, limits, long="image_file_b64")
+        as_json = "application/json" in request.headers.get("accept", "")
+        return remove_bg_job(form, known(), as_json=as_json)
+
+    async def rembg(request: Request) -> Job:
+        return rembg_job(await read_form(request, limits), known())
+
+    route("/v1/cut", cut, documents.CUT)
+    route("/v1/segment", segment, documents.SEGMENT)
+    route("/v1.0/removebg", remove_bg, documents.REMOVE_BG)
+    route("/api/remove", rembg, documents.REMBG)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(STATIC / "index.html")
+
+    @app.get("/v1/models", **documents.MODELS)
+    async def models() -> Response:
+        return JSONResponse({"models": pool.models, "limits": documents.limits_told(limits, place)})
+
+    @app.get("/healthz", **documents.HEALTH)
+    async def healthz() -> Response:
+        return JSONResponse({"status": "alive"})
+
+    @app.get("/readyz", **documents.READY)
+    async def readyz() -> Response:
+        if not pool.ready:
+            raise ProblemError(503, "no worker is ready: try again in a moment", retry_after=2)
+        return JSONResponse({"status": "ready"})
+
+    @app.get("/metrics", **documents.METRICS)
+    async def measures() -> Response:
+        return Response(metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _answered(request: Request, pool: Pool, job: Job) -> Response:
+    """The answer to a job, unless whoever asked leaves before."""
+    work = asyncio.ensure_future(pool.do(job))
+    left = asyncio.ensure_future(_departure(request))
+    try:
+        await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            return Response(status_code=499)  # for the log: nobody reads it
+        return _response(work.result())
+    finally:
+        for task in (work, left):
+            task.cancel()
+
+
+async def _departure(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _response(answer: Answer) -> Response:
+    return Response(answer.body, media_type=answer.media_type, headers=dict(answer.headers))

@@ -1,0 +1,443 @@
+"""The routes of remove.bg and rembg: clients written for them work once they have this server's address.
+
+remove.bg's ``POST /v1.0/removebg`` and rembg's ``POST /api/remove``, by their public documentation. Nothing
+is fetched from addresses, and what this server cannot do is refused, not left out in silence.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageColor
+
+from decoupe.cut_files import Wanted
+from decoupe.errors import InputError, unknown
+from decoupe.inference.framing import subject_box
+from decoupe.inference.media import encode
+from decoupe.inference.preprocess import MAX_PIXELS, read_image
+from decoupe.inference.results import Matte
+from decoupe.server.forms import Form
+from decoupe.server.jobs import MEDIA_TYPES, PLAIN, Answer, Cut, Looks
+from decoupe.server.options import Known, chosen_model
+from decoupe.server.problems import ProblemError
+
+# Of remove.bg: the most pixels of the answer.
+_SIZES = {
+    "preview": 250_000,
+    "small": 250_000,
+    "regular": 250_000,
+    "medium": 1_500_000,
+    "hd": 4_000_000,
+    "full": 25_000_000,
+    "4k": 25_000_000,
+    "auto": 25_000_000,
+    "50MP": 50_000_000,
+}
+_FORMATS = ("auto", "png", "jpg", "webp", "zip")
+_TYPES = (
+    "auto",
+    "person",
+    "product",
+    "car",
+    "car_interior",
+    "car_part",
+    "animal",
+    "graphic",
+    "graphics",
+    "transportation",
+    "other",
+)
+_LEVELS = ("none", "1", "2", "latest")
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+_OPTIONS = (
+    "image_file_b64",
+    "image_url",
+    "size",
+    "type",
+    "type_level",
+    "format",
+    "roi",
+    "crop",
+    "crop_margin",
+    "scale",
+    "position",
+    "channels",
+    "add_shadow",
+    "shadow_type",
+    "shadow_opacity",
+    "semitransparency",
+    "bg_color",
+    "bg_image_url",
+)
+_SHADOW = 50  # percent, where a shadow is asked for and not how dark
+
+Length = tuple[float, bool]
+"""A number, and whether it is a share (percent) of something, else pixels."""
+
+
+@dataclass(frozen=True)
+class RemoveBg:
+    """A picture to be cut as remove.bg does.
+
+    Attributes:
+        image: the bytes of the picture's file.
+        model: the matte model's name.
+        pixels: most pixels of the answer.
+        form: ``auto``, ``png``, ``jpg``, ``webp`` or ``zip``.
+        kind: what the client says that the subject is.
+        roi: the only part in which the subject is looked for: left, top, right, bottom.
+        crop: whether empty parts are cropped off.
+        margin: around the subject when they are: top, right, bottom, left, shares being of the subject.
+        scale: of the subject's longer side to the picture's, as a share; None leaves its size.
+        position: of the subject, as shares across and down; None leaves it where it is.
+        alpha: whether the matte alone is wanted.
+        shadow: how dark a shadow is, 0 to 1.
+        colour: what the subject is put over, (r, g, b, a).
+        background: the bytes of a picture that the subject is put over.
+        as_json: whether the answer is JSON with the file in it.
+        looks: as of every job.
+    """
+
+    image: bytes
+    model: str
+    pixels: int = _SIZES["preview"]
+    form: str = "auto"
+    kind: str = "auto"
+    roi: tuple[Length, Length, Length, Length] | None = None
+    crop: bool = False
+    margin: tuple[Length, Length, Length, Length] = ((0, False),) * 4
+    scale: float | None = None
+    position: tuple[float, float] | None = None
+    alpha: bool = False
+    shadow: float = 0
+    colour: tuple[int, int, int, int] | None = None
+    background: bytes | None = None
+    as_json: bool = False
+    looks: Looks = PLAIN
+
+    @property
+    def pictures(self) -> tuple[bytes, ...]:
+        """The bytes of all files that are read."""
+        return (self.image,) if self.background is None else (self.image, self.background)
+
+    def choice(self, size: tuple[int, int]) -> dict[str, Any]:
+        """The region of interest as a box."""
+        if self.roi is None:
+            return {}
+        height, width = size
+        ends = (width, height, width, height)
+        return {"box": tuple(_pixels(part, end) for part, end in zip(self.roi, ends, strict=True))}
+
+    def answer(self, matte: Matte) -> Answer:
+        """The file, and where in it the subject is."""
+        box = subject_box(matte.alpha)
+        if not any(box):
+            raise InputError("Could not identify foreground in image.")
+        cutout = matte.cutout(shadow=self.shadow)
+        told = dict(cutout.info)
+        image, box = self._framed(cutout, box)
+        image, box = _reduced(image, box, self.pixels)
+        image = image.getchannel("A") if self.alpha else self._over(image)
+        image.info.update(told)
+        left, top, right, bottom = box
+        place = {"left": left, "top": top, "width": right - left, "height": bottom - top}
+        headers = {f"X-Foreground-{name.title()}": str(value) for name, value in place.items()}
+        headers |= {
+            "X-Type": "other" if self.kind == "auto" else self.kind,
+            "X-Width": str(image.width),
+            "X-Height": str(image.height),
+            "X-Credits-Charged": "0",
+        }
+        body, suffix = self._encoded(image)
+        if not self.as_json:
+            return Answer(body, MEDIA_TYPES[suffix], headers)
+        told_place = {f"foreground_{name}": value for name, value in place.items()}
+        data = {"data": {"result_b64": base64.b64encode(body).decode(), **told_place}}
+        return Answer(json.dumps(data).encode(), MEDIA_TYPES[".json"], headers)
+
+    def _framed(
+        self, image: Image.Image, box: tuple[int, int, int, int]
+    ) -> tuple[Image.Image, tuple[int, int, int, int]]:
+        """The cut-out cropped, and its subject scaled and moved; where it then is."""
+        if self.crop:
+            left, top, right, bottom = box
+            wide, high = right - left, bottom - top
+            ends = (high, wide, high, wide)
+            above, after, below, before = (
+                _pixels(part, end) for part, end in zip(self.margin, ends, strict=True)
+            )
+            image = image.crop((left - before, top - above, right + after, bottom + below))
+            box = (before, above, before + wide, above + high)
+        if self.scale is None and self.position is None:
+            return image, box
+        subject = image.crop(box)
+        if self.scale is not None:
+            ratio = self.scale * min(image.width / subject.width, image.height / subject.height)
+            sides = (max(1, round(subject.width * ratio)), max(1, round(subject.height * ratio)))
+            subject = subject.resize(sides, Image.Resampling.LANCZOS)
+        across, down = self.position or (0.5, 0.5)
+        left, top = (
+            round((image.width - subject.width) * across),
+            round((image.height - subject.height) * down),
+        )
+        canvas = Image.new("RGBA", image.size)
+        canvas.paste(subject, (left, top))
+        return canvas, (left, top, left + subject.width, top + subject.height)
+
+    def _over(self, image: Image.Image) -> Image.Image:
+        """The cut-out over what it is put over; opaque where that is, or must be."""
+        below = None
+        if self.background is not None:
+            below = _fitted(self.background, image.size)
+        elif self.colour is not None:
+            below = Image.new("RGBA", image.size, self.colour)
+        elif self.form == "jpg":
+            below = Image.new("RGBA", image.size, "white")
+        if below is not None:
+            image = Image.alpha_composite(below, image)
+        opaque = image.getchannel("A").getextrema()[0] == 255
+        return image.convert("RGB") if opaque or self.form == "jpg" else image
+
+    def _encoded(self, image: Image.Image) -> tuple[bytes, str]:
+        if self.form == "zip":
+            return _zipped(image), ".zip"
+        opaque = image.mode == "RGB"
+        suffix = f".{self.form}" if self.form != "auto" else ".jpg" if opaque else ".png"
+        return encode(image, suffix), suffix
+
+
+def remove_bg_job(form: Form, known: Known, *, as_json: bool) -> RemoveBg:
+    """What a client of remove.bg asks for.
+
+    Raises:
+        ProblemError: in remove.bg's words where it has them.
+    """
+    fields = {name: values[-1] for name, values in form.fields.items()}
+    for name in (*fields, *form.files):
+        if name not in (*_OPTIONS, "image_file", "bg_image_file"):
+            raise ProblemError(400, unknown("parameter", name[:40], _OPTIONS), code="unknown_parameter")
+    if "image_url" in fields or "bg_image_url" in fields:
+        raise ProblemError(
+            400, "This server fetches nothing: send the file instead of its address", code="invalid_image_url"
+        )
+    image = _source(form.files.get("image_file"), fields.get("image_file_b64"))
+    scale = fields.get("scale", "original")
+    asked = RemoveBg(
+        image=image,
+        model=chosen_model(None, known, "matte"),
+        pixels=_SIZES[_one_of(fields, "size", tuple(_SIZES), "preview")],
+        form=_one_of(fields, "format", _FORMATS, "auto"),
+        kind=_one_of(fields, "type", _TYPES, "auto"),
+        roi=_lengths(fields, "roi", (4,)),
+        crop=_flag(fields, "crop"),
+        margin=_margins(fields),
+        scale=None if scale == "original" else _share("scale", scale, 0.1),
+        position=_position(fields, scale),
+        alpha=_one_of(fields, "channels", ("rgba", "alpha"), "rgba") == "alpha",
+        shadow=_shadow(fields),
+        colour=_colour(fields),
+        background=form.files.get("bg_image_file"),
+        as_json=as_json,
+    )
+    _one_of(fields, "type_level", _LEVELS, "1")
+    if not _flag(fields, "semitransparency", default=True):
+        raise ProblemError(
+            400, "semitransparency=false is not supported: leave it out", code="invalid_parameter"
+        )
+    if asked.colour is not None and asked.background is not None:
+        raise ProblemError(
+            400, "bg_color and bg_image_file exclude each other: give one", code="invalid_parameter"
+        )
+    if asked.alpha and (asked.colour is not None or asked.background is not None):
+        raise ProblemError(
+            400,
+            "channels=alpha has no background: leave bg_color and bg_image_file out",
+            code="invalid_parameter",
+        )
+    return asked
+
+
+# As rembg's server names them: alpha matting and its numbers, the mask alone, a hard mask, a background. What
+# matting is for, soft alpha and colours of the subject alone, is always done here.
+_OF_REMBG = ("model", "a", "af", "ab", "ae", "om", "ppm", "bgc", "extras")
+
+
+def rembg_job(form: Form, known: Known) -> Cut:
+    """What a client of rembg asks for; ``u2net``, which its clients name by default, is the server's default.
+
+    Raises:
+        ProblemError: what rembg's server has and this one does not; no picture.
+    """
+    fields = {name: values[-1] for name, values in form.fields.items()}
+    if "url" in fields:
+        raise ProblemError(400, "this server fetches nothing: send the picture as the file 'file'")
+    for name in fields:
+        if name not in _OF_REMBG:
+            raise ProblemError(400, unknown("option", name[:40], _OF_REMBG), code="unknown_option")
+    if "extras" in fields:
+        raise ProblemError(400, "extras are of models that this server does not have: leave them out")
+    image = form.files.get("file")
+    if not image:
+        raise ProblemError(400, "there is no picture: send it as the file 'file'")
+    asked = fields.get("model")
+    model = chosen_model(None if asked == "u2net" else asked, known, "matte")
+    for name in ("af", "ab", "ae"):
+        if not re.fullmatch(r"\d{1,3}", fields.get(name, "0")):
+            raise ProblemError(400, f"{name} is {fields[name][:20]!r}, expected a whole number")
+    _flag(fields, "a")
+    edits = {"threshold": 0.5} if _flag(fields, "ppm") else {}
+    if _flag(fields, "om"):
+        return Cut(image, model, Wanted(kind="matte", edits=edits))
+    if "bgc" not in fields:
+        return Cut(image, model, Wanted(edits=edits))
+    parts = fields["bgc"].split(",")
+    if len(parts) != 4 or not all(re.fullmatch(r"\s*\d{1,3}\s*", part) and int(part) < 256 for part in parts):
+        raise ProblemError(400, f"bgc is {fields['bgc'][:30]!r}, expected R,G,B,A of 0 to 255")
+    red, green, blue, opacity = map(int, parts)
+    if opacity == 0:
+        return Cut(image, model, Wanted(edits=edits))
+    if opacity < 255:
+        raise ProblemError(400, f"bgc has the opacity {opacity}, expected 255, or 0 for none")
+    return Cut(image, model, Wanted(kind="over", background=(red, green, blue), edits=edits))
+
+
+def _source(file: bytes | None, encoded: str | None) -> bytes:
+    if file is not None and encoded is not None:
+        raise ProblemError(400, "Multiple image sources given: give one", code="multiple_sources")
+    if encoded is not None:
+        try:
+            file = base64.b64decode(encoded.rpartition("base64,")[2], validate=True)
+        except (binascii.Error, ValueError):
+            raise ProblemError(
+                400, "image_file_b64 is no base64: encode the file's bytes", code="invalid_file"
+            ) from None
+    if not file:
+        raise ProblemError(400, "No image given: send image_file or image_file_b64", code="missing_source")
+    return file
+
+
+def _wrong(name: str, value: str, expected: str) -> ProblemError:
+    return ProblemError(400, f"{name} is {value[:40]!r}, expected {expected}", code="invalid_parameter")
+
+
+def _one_of(fields: Mapping[str, str], name: str, known: tuple[str, ...], default: str) -> str:
+    value = fields.get(name, default)
+    if value not in known:
+        raise _wrong(name, value, f"one of {', '.join(known)}")
+    return value
+
+
+def _flag(fields: Mapping[str, str], name: str, *, default: bool = False) -> bool:
+    value = fields.get(name)
+    if value is None:
+        return default
+    if value.lower() not in (*_TRUE, *_FALSE):
+        raise _wrong(name, value, "true or false")
+    return value.lower() in _TRUE
+
+
+def _share(name: str, value: str, least: float = 0.0) -> float:
+    """A percentage as a share."""
+    found = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", value.strip())
+    if not found or not least <= float(found[1]) / 100 <= 1:
+        raise _wrong(name, value, f"a percentage from {least:.0%} to 100%")
+    return float(found[1]) / 100
+
+
+def _lengths(
+    fields: Mapping[str, str], name: str, counts: tuple[int, ...]
+) -> tuple[Length, Length, Length, Length] | None:
+    """Pixels or percentages, as many as in one of ``counts``, as four: CSS's way with one and two."""
+    text = fields.get(name)
+    if text is None:
+        return None
+    found = [re.fullmatch(r"(\d{1,5}(?:\.\d{1,6})?)(px|%)?", part) for part in text.split()]
+    if len(found) not in counts or not all(found):
+        raise _wrong(name, text, f"{' or '.join(map(str, counts))} lengths such as 30px or 10%")
+    lengths = [(float(part[1]), part[2] == "%") for part in found if part]
+    if any(share and number > 100 for number, share in lengths):
+        raise _wrong(name, text, "percentages of at most 100%")
+    first, second, third, fourth = (lengths * 4)[:4]
+    return first, second, third, fourth
+
+
+def _margins(fields: Mapping[str, str]) -> tuple[Length, Length, Length, Length]:
+    margin = _lengths(fields, "crop_margin", (1, 2, 4)) or ((0, False),) * 4
+    if any(number > (50 if share else 500) for number, share in margin):
+        raise _wrong("crop_margin", fields["crop_margin"], "at most 50% or 500px")
+    return margin
+
+
+def _pixels(length: Length, whole: int) -> int:
+    number, share = length
+    return round(number / 100 * whole if share else number)
+
+
+def _position(fields: Mapping[str, str], scale: str) -> tuple[float, float] | None:
+    text = fields.get("position", "original" if scale == "original" else "center")
+    if text in ("original", "center"):
+        return None if text == "original" else (0.5, 0.5)
+    parts = text.split()
+    if len(parts) not in (1, 2):
+        raise _wrong("position", text, "original, center, or one or two percentages")
+    return _share("position", parts[0]), _share("position", parts[-1])
+
+
+def _shadow(fields: Mapping[str, str]) -> float:
+    kind = _one_of(fields, "shadow_type", ("none", "drop"), "drop" if _flag(fields, "add_shadow") else "none")
+    text = fields.get("shadow_opacity", str(_SHADOW))
+    if not re.fullmatch(r"\d{1,3}", text) or int(text) > 100:
+        raise _wrong("shadow_opacity", text, "a number from 0 to 100")
+    return 0 if kind == "none" else int(text) / 100
+
+
+def _colour(fields: Mapping[str, str]) -> tuple[int, int, int, int] | None:
+    text = fields.get("bg_color")
+    if text is None:
+        return None
+    hexadecimal = re.fullmatch(r"#?([0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})", text)
+    try:
+        colour = ImageColor.getcolor(f"#{hexadecimal[1]}" if hexadecimal else text, "RGBA")
+    except ValueError:
+        raise _wrong("bg_color", text, "a colour such as 81d4fa, fff, 81d4fa77 or green") from None
+    assert isinstance(colour, tuple)  # it is asked for as RGBA
+    red, green, blue, opacity = colour
+    return red, green, blue, opacity
+
+
+def _reduced(
+    image: Image.Image, box: tuple[int, int, int, int], pixels: int
+) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    """An image of at most so many pixels, and a box in it."""
+    scale = math.sqrt(pixels / (image.width * image.height))
+    if scale >= 1:
+        return image, box
+    size = max(1, math.floor(image.width * scale)), max(1, math.floor(image.height * scale))
+    left, top, right, bottom = (round(side * scale) for side in box)
+    return image.resize(size, Image.Resampling.BOX), (left, top, right, bottom)
+
+
+def _fitted(background: bytes, size: tuple[int, int]) -> Image.Image:
+    """A picture that covers ``size``, by `Matte.over` of nothing at all."""
+    nothing = Matte(np.zeros(size[::-1], np.float32), np.zeros((*size[::-1], 3), np.uint8))
+    return nothing.over(read_image(background, MAX_PIXELS)).convert("RGBA")
+
+
+def _zipped(image: Image.Image) -> bytes:
+    """Colours and alpha apart, as remove.bg's clients put them together."""
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("color.jpg", encode(image.convert("RGB"), ".jpg"))
+        alpha = image.getchannel("A") if image.mode == "RGBA" else Image.new("L", image.size, 255)
+        archive.writestr("alpha.png", encode(alpha, ".png"))
+    return buffer.getvalue()

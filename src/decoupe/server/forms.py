@@ -1,0 +1,125 @@
+"""What a request holds: fields and files, kept in memory and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from decoupe.server.guard import Limits
+from decoupe.server.problems import ProblemError
+
+_MOST_FILES = 2
+_LONGEST_FIELD = 4096  # characters; remove.bg's base64 pictures alone are longer
+
+
+Part = tuple[str, str | bytes]
+"""A field or a file, with its name."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The fields and files of a request, by name."""
+
+    fields: Mapping[str, list[str]] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class _InMemory(MultiPartParser):
+    spool_max_size = 2**62  # Starlette's own writes files of more than a megabyte to disk
+
+
+async def read_form(
+    request: Request, limits: Limits, *, raw: str | None = None, long: str | None = None
+) -> Form:
+    """What a request holds, of its address and of its body.
+
+    Args:
+        request: whose body has not been read.
+        limits: of fields; the `Guard` has those of bytes.
+        raw: the name that a body gets which is neither a form nor JSON; None refuses it.
+        long: a field that may be as long as the request.
+
+    Raises:
+        ProblemError: a form that is broken, or has too many fields or files; JSON that holds no object.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    parts: list[Part] = [*request.query_params.multi_items()]
+    if kind == "multipart/form-data":
+        parts += await _multipart(request, limits)
+    elif kind == "application/x-www-form-urlencoded":
+        parts += _urlencoded(await request.body(), limits)
+    elif kind == "application/json" and long is not None:
+        parts += _of_json(await request.body())
+    elif raw is not None:
+        parts.append((raw, await request.body()))
+    elif await request.body():
+        raise ProblemError(415, "expected multipart/form-data, or another form: send the picture as a field")
+    return _checked(parts, limits, long)
+
+
+def _checked(parts: list[Part], limits: Limits, long: str | None) -> Form:
+    fields: dict[str, list[str]] = {}
+    files: dict[str, bytes] = {}
+    for name, value in parts:
+        if isinstance(value, bytes):
+            if name in files:
+                raise ProblemError(400, f"{name[:40]!r} is given twice: give it once")
+            files[name] = value
+        elif value:  # an empty field is as if it were not there
+            fields.setdefault(name, []).append(value)
+            if name != long and len(value) > _LONGEST_FIELD:
+                raise ProblemError(
+                    400, f"{name[:40]!r} is longer than {_LONGEST_FIELD} characters: make it shorter"
+                )
+    if sum(map(len, fields.values())) > limits.fields:
+        raise ProblemError(400, f"there are more than {limits.fields} fields: leave some out")
+    return Form(fields, files)
+
+
+async def _multipart(request: Request, limits: Limits) -> list[Part]:
+    try:
+        parsed = await _InMemory(
+            request.headers,
+            cast(Any, request.stream()),
+            max_files=_MOST_FILES,
+            max_fields=limits.fields,
+            max_part_size=int(limits.megabytes * 1e6),
+        ).parse()
+    except MultiPartException as error:
+        raise ProblemError(400, f"the form cannot be read: {error.message.rstrip('.')}") from None
+    except (KeyError, ValueError, AssertionError):  # whatever a broken head of a part makes the parser raise
+        raise ProblemError(400, "the form cannot be read: its boundary or a part's head is broken") from None
+    return [
+        (name, value if isinstance(value, str) else await value.read())
+        for name, value in parsed.multi_items()
+    ]
+
+
+def _urlencoded(body: bytes, limits: Limits) -> list[Part]:
+    try:
+        return [*parse_qsl(body.decode("utf-8", "replace"), max_num_fields=limits.fields)]
+    except ValueError:
+        raise ProblemError(400, f"there are more than {limits.fields} fields: leave some out") from None
+
+
+def _of_json(body: bytes) -> list[Part]:
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise ProblemError(
+            400, 'the body is no JSON object: send the options as one, such as {"size": "auto"}'
+        )
+    words = {True: "true", False: "false"}
+    return [
+        (name, words[value] if isinstance(value, bool) else str(value))
+        for name, value in data.items()
+        if value is not None and value != ""
+    ]

@@ -1,0 +1,277 @@
+"""What stands in front of every route: who may ask, how much and how slowly, and what is told of it.
+
+Nothing of a request is written to disk. Bytes are counted as they come, before they are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import h11
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from decoupe.server.metrics import Metrics
+from decoupe.server.problems import REMOVE_BG, ProblemError
+
+LOG = logging.getLogger("decoupe.server")
+
+_OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
+_STATIC = "/static/"
+_HERE = ("localhost", "127.0.0.1", "[::1]")
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+        "manifest-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a request may take.
+
+    Attributes:
+        megabytes: of a request's body.
+        held: megabytes of all requests that are in memory together.
+        fields: form fields of a request; files are two at most.
+        receiving: seconds in which a body must have come.
+        seconds: in which a picture must have been done, waiting included.
+        waiting: pictures in the queue.
+        connections: that are open at the same time.
+    """
+
+    megabytes: float = 25
+    held: float = 1024
+    fields: int = 40
+    receiving: float = 60
+    seconds: float = 60
+    waiting: int = 64
+    connections: int = 512
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP/1.1, whose clients have ten seconds to send a request's head.
+
+    uvicorn waits for ever for a head that never ends, on new connections and on kept ones.
+    """
+
+    head_seconds = 10.0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Stop it when a head has come, start it when the next begins."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop it."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._stop()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.head_seconds, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Guard:
+    """The ASGI middleware.
+
+    Args:
+        app: what is guarded.
+        limits: how much a request may take.
+        token: what protected routes ask for; None asks for nothing.
+        local: answer only those who call the server by a name of this machine, so that no page of the web
+            can reach it by a name of its own.
+        origins: of other pages that may ask.
+        metrics: counts what happens.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limits: Limits,
+        token: str | None,
+        local: bool,
+        origins: Sequence[str],
+        metrics: Metrics,
+    ) -> None:
+        self._app = app
+        self._limits = limits
+        self._token = None if token is None else _digest(token)
+        self._local = local
+        self._origins = frozenset(origins)
+        self._metrics = metrics
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        visit = _Visit(scope, send)
+        body = _Body(self, receive)
+        try:
+            try:
+                self._admit(scope, Headers(scope=scope))
+                await self._app(scope, body.receive, visit.send)
+            except ProblemError as problem:
+                if visit.status is None:
+                    await problem.response(scope["path"])(scope, receive, visit.send)
+        finally:
+            self._hold(-body.size)
+            self._tell(visit, body)
+
+    def _admit(self, scope: Scope, headers: Headers) -> None:
+        """Refuse who may not ask, and what is too large by its own account."""
+        path = scope["path"]
+        host = re.sub(r":\d+$", "", headers.get("host", ""))
+        if self._local and host not in _HERE:
+            raise ProblemError(
+                403, "this server answers on this machine alone: start it with a token for others"
+            )
+        if path not in _OPEN and not path.startswith(_STATIC):
+            foreign = headers.get("sec-fetch-site") == "cross-site"
+            if foreign and headers.get("origin") not in self._origins:
+                raise ProblemError(403, "pages of other sites may not ask: list them with --cors")
+            self._check_token(path, headers)
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and (len(length) > 12 or int(length) > self._limits.megabytes * 1e6):
+            raise self._too_large()
+
+    def _check_token(self, path: str, headers: Headers) -> None:
+        if self._token is None:
+            return
+        kind, _, bearer = headers.get("authorization", "").partition(" ")
+        given = bearer.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
+        # Digests are of one length and are compared in constant time: how long it took tells nothing.
+        if hmac.compare_digest(_digest(given), self._token):
+            return
+        if path.startswith(REMOVE_BG):
+            raise ProblemError(403, "API Key invalid", code="auth_failed")
+        raise ProblemError(401, "the token is missing or wrong: send Authorization: Bearer TOKEN")
+
+    def _too_large(self) -> ProblemError:
+        return ProblemError(
+            413, f"the request is larger than {self._limits.megabytes:g} MB: send a smaller picture"
+        )
+
+    def _hold(self, size: int) -> None:
+        """Count bytes that are kept, or no longer."""
+        self._held += size
+        self._metrics.held.set(self._held)
+
+    def _tell(self, visit: _Visit, body: _Body) -> None:
+        seconds = time.perf_counter() - visit.begun
+        # Known routes only: a label for each path that somebody tries would fill the memory.
+        route = getattr(visit.scope.get("route"), "path", "none")
+        # Who left before the answer is told apart as nginx does it.
+        status = 499 if visit.status is None else visit.status
+        self._metrics.requests.labels(route, str(status)).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        LOG.info(
+            json.dumps(
+                {
+                    "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    "id": visit.name,
+                    "client": (visit.scope.get("client") or [None])[0],
+                    "method": visit.scope["method"],
+                    "route": route,
+                    "status": status,
+                    "seconds": round(seconds, 4),
+                    "bytes_in": body.total,
+                    "bytes_out": visit.size,
+                }
+            )
+        )
+
+
+class _Visit:
+    """One request, as it is told of."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope = scope
+        self.name = uuid.uuid4().hex
+        self.begun = time.perf_counter()
+        self.status: int | None = None
+        self.size = 0
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in {**_HEADERS, "X-Request-Id": self.name}.items():
+                headers.setdefault(name, value)
+        elif message["type"] == "http.response.body":
+            self.size += len(message.get("body", b""))
+        await self._send(message)
+
+
+class _Body:
+    """A request's body, counted and timed as it comes."""
+
+    def __init__(self, guard: Guard, receive: Receive) -> None:
+        self.size = 0
+        self.total = 0
+        self._guard = guard
+        self._receive = receive
+        self._end = time.monotonic() + guard._limits.receiving
+        self._complete = False
+
+    async def receive(self) -> Message:
+        if self._complete:
+            return await self._receive()
+        left = max(0, self._end - time.monotonic())
+        try:
+            message = await asyncio.wait_for(self._receive(), left)
+        except asyncio.TimeoutError:
+            raise ProblemError(408, "the request did not come in time: send it faster, or smaller") from None
+        self._count(len(message.get("body", b"")))
+        self._complete = not message.get("more_body", False)
+        return message
+
+    def _count(self, size: int) -> None:
+        limits = self._guard._limits
+        self.total += size
+        if self.total > limits.megabytes * 1e6:
+            raise self._guard._too_large()
+        if self._guard._held + size > limits.held * 1e6:
+            raise ProblemError(429, "the server holds too much: try again in a moment", retry_after=5)
+        self.size += size
+        self._guard._hold(size)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,189 @@
+"""What is asked of a worker: pictures to be read, what of them is wanted, and how it is answered.
+
+Jobs are made in the server's process, which never opens a picture, and done in a worker's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from decoupe.cut_files import Wanted
+from decoupe.errors import InputError
+from decoupe.inference.edits import Edits, edited
+from decoupe.inference.framing import framed, subject_box
+from decoupe.inference.preprocess import MAX_PIXELS, read_image
+from decoupe.segment_files import segment_files
+
+if TYPE_CHECKING:
+    from decoupe.inference.results import Matte
+    from decoupe.inference.segments import ReadingName, Segments
+
+MEDIA_TYPES = {
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".avif": "image/avif",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".json": "application/json",
+    ".zip": "application/zip",
+}
+"""Of each file ending that is answered with."""
+
+
+_FRAMED = 25_000_000
+"""Pixels that a crop may have, or four times the photograph's: an aspect can make it very large."""
+
+
+class TooLargeError(InputError):
+    """A picture of more pixels, frames or memory than the server gives to one."""
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Options of a `Predictor` that may differ from picture to picture."""
+
+    minmax: bool = False
+    guided: bool | None = None
+
+
+PLAIN = Looks()
+"""How a model looks where nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a job gives.
+
+    Attributes:
+        body: the bytes of a file.
+        media_type: of the body.
+        headers: what else is told of it.
+    """
+
+    body: bytes
+    media_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Job(Protocol):
+    """One picture, and what is wanted of it."""
+
+    @property
+    def model(self) -> str:
+        """The name of a model that the server has loaded."""
+        ...
+
+    @property
+    def looks(self) -> Looks:
+        """How a matte model looks at the picture."""
+        ...
+
+    @property
+    def pictures(self) -> tuple[bytes, ...]:
+        """The bytes of all files that are read, the one to be cut first."""
+        ...
+
+    def choice(self, size: tuple[int, int]) -> dict[str, Any]:
+        """What of a picture of ``size`` ``(height, width)`` is cut, as a `Predictor` takes it; {} is all."""
+        ...
+
+    def answer(self, result: Any) -> Answer:
+        """What is made of the model's result."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A picture to be cut as ``decoupe cut`` does.
+
+    Attributes:
+        image: the bytes of the picture's file.
+        model: the matte model's name.
+        wanted: what is written.
+        chosen: ``what``, ``box`` and ``point``, where they are given.
+        background: the bytes of a picture that the subject is put over.
+        looks: how the model looks at it.
+    """
+
+    image: bytes
+    model: str
+    wanted: Wanted = field(default_factory=Wanted)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    background: bytes | None = None
+    looks: Looks = PLAIN
+
+    @property
+    def pictures(self) -> tuple[bytes, ...]:
+        """The bytes of all files that are read."""
+        return (self.image,) if self.background is None else (self.image, self.background)
+
+    def choice(self, size: tuple[int, int]) -> dict[str, Any]:
+        """What is cut of the picture."""
+        del size  # boxes and points are in pixels
+        return dict(self.chosen)
+
+    def answer(self, matte: Matte) -> Answer:
+        """The file that ``decoupe cut`` would write."""
+        wanted = self.wanted
+        if wanted.aspect is not None:
+            _check_framed(matte, wanted)
+        if self.background is not None:
+            wanted = replace(wanted, background=read_image(self.background, MAX_PIXELS))
+        return Answer(wanted.bytes_of(matte, None), MEDIA_TYPES[wanted.suffix])
+
+
+def _check_framed(matte: Matte, wanted: Wanted) -> None:
+    """Raise TooLargeError for a crop that is larger than a server makes."""
+    alpha = edited(matte.alpha, Edits(**wanted.edits))
+    box = framed(subject_box(alpha), wanted.margin, wanted.aspect, alpha.shape, matte.source)
+    width, height = box[2] - box[0], box[3] - box[1]
+    if width * height > max(_FRAMED, 4 * alpha.size):
+        raise TooLargeError(f"the crop would be {width}×{height}: choose another aspect, or less margin")
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A picture whose segments are told as ``decoupe segment`` does.
+
+    Attributes:
+        image: the bytes of the picture's file.
+        model: the segment model's name.
+        form: of the answer, as ``--format`` has it.
+        reading: how pixels become segments.
+        picture: whether the picture is wanted, else its JSON.
+        score: least score of a segment; None is the model's own.
+        looks: for matte models alone.
+    """
+
+    image: bytes
+    model: str
+    form: str = "overlay"
+    reading: ReadingName = "panoptic"
+    picture: bool = False
+    score: float | None = None
+    looks: Looks = PLAIN
+
+    @property
+    def pictures(self) -> tuple[bytes, ...]:
+        """The bytes of the one file that is read."""
+        return (self.image,)
+
+    def choice(self, size: tuple[int, int]) -> dict[str, Any]:
+        """A segment model sees all of the picture."""
+        del size
+        return {}
+
+    def answer(self, segments: Segments) -> Answer:
+        """The file that ``decoupe segment`` would write."""
+        from decoupe.inference.segments import Thresholds
+
+        if self.score is not None:
+            segments = replace(segments, thresholds=Thresholds(score=self.score, instance=self.score))
+        target = Path("image.png") if self.picture else None
+        body, _ = segment_files(segments, self.form, self.reading, target, self.model)[-1]
+        return Answer(body, MEDIA_TYPES[".png" if self.picture else ".json"])

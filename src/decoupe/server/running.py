@@ -1,0 +1,66 @@
+"""Running a server: its workers, and uvicorn around the application."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import uvicorn
+
+from decoupe.server.app import Settings, create_app
+from decoupe.server.guard import Limits, PatientProtocol
+from decoupe.server.worker import Workplace
+
+__all__ = ["Limits", "Settings", "Workplace", "serve"]
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, told: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._told = told
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and tell."""
+        await super().startup(sockets)
+        self._told()
+
+
+def serve(settings: Settings, listening: socket.socket, told: Callable[[str], None]) -> None:
+    """Serve on a socket until SIGTERM or Ctrl-C; requests that have been accepted are finished first.
+
+    Args:
+        settings: how.
+        listening: where.
+        told: gets the server's address when its models are open.
+
+    Raises:
+        ModelError: a model cannot be opened.
+    """
+    host, port = listening.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    app, limits = create_app(settings), settings.limits
+    config = uvicorn.Config(
+        app,
+        http=PatientProtocol,
+        ws="none",
+        # The lifespan is entered here, so that what goes wrong in it is an exception and not a log entry.
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=int(limits.receiving + limits.seconds),
+    )
+    # uvicorn finishes first, then repeats the signal.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+    async def main() -> None:
+        async with app.router.lifespan_context(app):
+            await _Server(config, lambda: told(address)).serve(sockets=[listening])
+
+    asyncio.run(main())

@@ -1,0 +1,322 @@
+"""A process that opens pictures and computes: what a hostile picture may bring down, and nothing else.
+
+It reads pictures, lets the model see those that are ready in one batch, and writes answers, each in threads
+of its own. Jobs come pickled from the server, which is trusted; a number without a job is of one that nobody
+waits for any more. Answers go back as a line of JSON and bytes: the server believes nothing else of a process
+in which strangers' files were opened.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from io import BytesIO
+from multiprocessing.connection import Connection
+from typing import Any
+
+from PIL import Image
+
+from decoupe.errors import DecoupeError
+from decoupe.inference.predictor import Predictor, Segmenter, load
+from decoupe.inference.preprocess import MAX_PIXELS, Picture, read_image
+from decoupe.server.jobs import PLAIN, Answer, Job, Looks, TooLargeError
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "JPEG2000")
+"""The formats, as Pillow calls them, that a server opens: some of the others start programs, as EPS does."""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a worker is started with.
+
+    Attributes:
+        models: what is opened, by the names that clients use, as `load` takes it; None is the embedded model.
+        device: where they compute.
+        dtype: in which precision.
+        batch: most pictures that a model sees at once.
+        threads: how many pictures are read and written at the same time.
+        max_pixels: most pixels of a picture, and of all that are in work.
+        max_frames: most frames of an animation, of which the first is read.
+        memory: megabytes that the process may take beyond its models; 0 is without bound. The system keeps
+            it to that where it can: on Linux, on a CPU.
+    """
+
+    models: Mapping[str, str | None] = field(default_factory=lambda: {"pocket": None})
+    device: str = "auto"
+    dtype: str = "auto"
+    batch: int = 4
+    threads: int = 2
+    max_pixels: int = 50_000_000
+    max_frames: int = 100
+    memory: int = 4096
+
+
+@dataclass
+class _Task:
+    """A job on its way through a worker."""
+
+    number: int
+    job: Job
+    begun: float
+    pixels: int = 0
+    seconds: float = 0.0
+
+
+def main(connection: Connection, place: Workplace) -> None:
+    """What the process does until the server closes the connection."""
+    # The server is told to stop and lets its workers finish; whoever tells the whole group must not end them.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    open_only(FORMATS)
+    try:
+        models = opened(place)
+    except DecoupeError as error:
+        connection.send_bytes(json.dumps({"error": str(error)}).encode())
+        return
+    if place.memory and all(model.device == "cpu" for model in models.values()):
+        bound_memory(place.memory)
+    connection.send_bytes(json.dumps({"models": [told(name, one) for name, one in models.items()]}).encode())
+    _Worker(connection, place, models).run()
+
+
+def open_only(formats: Sequence[str]) -> None:
+    """Let Pillow open these formats, in this process, and no other."""
+    Image.init()
+    Image.ID[:] = [name for name in Image.ID if name in formats]
+    Image.MAX_IMAGE_PIXELS = None  # each picture is measured before it is decoded
+
+
+def opened(place: Workplace) -> dict[str, Predictor | Segmenter]:
+    """The models by name; a segment model finds what ``what`` names for all matte models.
+
+    Raises:
+        DecoupeError: as `load` does.
+    """
+    models: dict[str, Predictor | Segmenter] = {
+        name: load(path or None, device=place.device, dtype=place.dtype)
+        for name, path in place.models.items()
+    }
+    segmenter = next((model for model in models.values() if isinstance(model, Segmenter)), None)
+    return {
+        name: Predictor(model.runtime, spec=model.spec, segmenter=segmenter)
+        if isinstance(model, Predictor)
+        else model
+        for name, model in models.items()
+    }
+
+
+def looking(model: Predictor | Segmenter, looks: Looks) -> Predictor | Segmenter:
+    """The same model with these options."""
+    if isinstance(model, Segmenter) or looks == PLAIN:
+        return model
+    return Predictor(
+        model.runtime,
+        spec=model.spec,
+        minmax=looks.minmax,
+        guided=looks.guided,
+        segmenter=lambda: model.segmenter,
+    )
+
+
+def told(name: str, model: Predictor | Segmenter) -> dict[str, Any]:
+    """What the server tells of a model."""
+    height, width = model.preprocessing.size
+    about: dict[str, Any] = {
+        "name": name,
+        "task": "matte" if isinstance(model, Predictor) else "segment",
+        "device": model.device,
+        "precision": model.dtype,
+        "size": [width, height],
+        "licence": model.spec.licence if model.spec is not None else None,
+    }
+    return about | ({"labels": list(model.vocabulary.names)} if isinstance(model, Segmenter) else {})
+
+
+def bound_memory(megabytes: int) -> None:
+    """Let the process take so much more address space than it has; where there is no such bound, nothing."""
+    try:
+        import resource
+        from pathlib import Path
+
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        return
+    bound = taken + megabytes * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+
+
+def measured(data: bytes, max_pixels: int, max_frames: int) -> int:
+    """How many pixels a picture has, by its header alone; 0 where `read_image` will say what is wrong.
+
+    Raises:
+        TooLargeError: more pixels or frames than that.
+    """
+    try:
+        with Image.open(BytesIO(data)) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise TooLargeError(
+                    f"the picture is {width}×{height}, {width * height:,} pixels; "
+                    f"this server takes at most {max_pixels:,}: make it smaller"
+                )
+            frames = getattr(image, "n_frames", 1)
+    except TooLargeError:
+        raise
+    except Exception:  # whatever a damaged header makes Pillow raise
+        return 0
+    if frames > max_frames:
+        raise TooLargeError(
+            f"the picture has {frames:,} frames; this server takes at most {max_frames:,}, "
+            "and cuts the first: send that"
+        )
+    return width * height
+
+
+_Read = tuple[_Task, Picture]
+"""A task whose picture has been read."""
+
+
+class _Budget:
+    """Pixels that may be in work at the same time, so that memory is bounded whatever comes together."""
+
+    def __init__(self, total: int) -> None:
+        self._total = self._left = total
+        self._changed = threading.Condition()
+
+    def take(self, pixels: int) -> int:
+        """Wait for as many pixels, at most all of them; how many were taken."""
+        pixels = min(pixels, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= pixels)
+            self._left -= pixels
+        return pixels
+
+    def give(self, pixels: int) -> None:
+        with self._changed:
+            self._left += pixels
+            self._changed.notify_all()
+
+
+class _Worker:
+    def __init__(
+        self, connection: Connection, place: Workplace, models: Mapping[str, Predictor | Segmenter]
+    ) -> None:
+        self._connection = connection
+        self._place = place
+        self._models = models
+        self._budget = _Budget(place.max_pixels)
+        self._read: queue.SimpleQueue[_Read] = queue.SimpleQueue()
+        self._wanted: set[int] = set()  # numbers of jobs for whose answers somebody waits
+        self._sending = threading.Lock()
+        self._readers = ThreadPoolExecutor(place.threads)
+        self._writers = ThreadPoolExecutor(place.threads)
+
+    def run(self) -> None:
+        """Take jobs until the server closes the connection."""
+        threading.Thread(target=self._compute, daemon=True).start()
+        while True:
+            try:
+                number, job = self._connection.recv()
+            except (EOFError, OSError):
+                break
+            if job is None:
+                self._wanted.discard(number)
+                continue
+            self._wanted.add(number)
+            self._readers.submit(self._guarded, self._open, _Task(number, job, time.perf_counter()))
+        for pool in (self._readers, self._writers):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _open(self, task: _Task) -> None:
+        if task.number not in self._wanted:
+            return
+        cap, frames = self._place.max_pixels, self._place.max_frames
+        task.pixels = self._budget.take(sum(measured(data, cap, frames) for data in task.job.pictures))
+        self._read.put((task, read_image(task.job.pictures[0], MAX_PIXELS)))
+
+    def _compute(self) -> None:
+        while True:
+            batch = [self._read.get()]
+            while len(batch) < self._place.batch and not self._read.empty():
+                batch.append(self._read.get())
+            groups: dict[tuple[str, Looks], list[_Read]] = {}
+            for task, picture in batch:
+                if task.number in self._wanted:
+                    groups.setdefault((task.job.model, task.job.looks), []).append((task, picture))
+                else:
+                    self._budget.give(task.pixels)
+            for (name, looks), group in groups.items():
+                self._predict(looking(self._models[name], looks), group)
+
+    def _predict(self, model: Predictor | Segmenter, group: list[_Read]) -> None:
+        """The results of one model: in one batch, but for pictures of which something is chosen."""
+        choices = [task.job.choice(picture.size) for task, picture in group]
+        whole = [read for read, choice in zip(group, choices, strict=True) if not choice]
+        begun = time.perf_counter()
+        try:
+            results = list(model.map([picture for _, picture in whole], batch_size=max(1, len(whole))))
+        except Exception:  # whose it is shows when each is done by itself
+            results = []
+        for (task, _), result in zip(whole, results, strict=False):
+            task.seconds = time.perf_counter() - begun
+            self._finish(task, result)
+        for (task, picture), choice in zip(group, choices, strict=True):
+            if choice or not results:
+                self._guarded(functools.partial(self._predict_one, model, picture, choice), task)
+
+    def _predict_one(self, model: Any, picture: Picture, choice: Mapping[str, Any], task: _Task) -> None:
+        begun = time.perf_counter()
+        result = model(picture, **choice)
+        task.seconds = time.perf_counter() - begun
+        self._finish(task, result)
+
+    def _finish(self, task: _Task, result: Any) -> None:
+        self._writers.submit(self._guarded, lambda task: self._answer(task, task.job.answer(result)), task)
+
+    def _guarded(self, step: Callable[[_Task], None], task: _Task) -> None:
+        """A step of a task; what it raises is the answer."""
+        failure = _failure(step, task)
+        # Not before what failed has let go of its memory: the next job comes as soon as this one is answered.
+        if failure is not None:
+            kind, line = failure
+            self._send(task, {"failed": kind, "line": line})
+
+    def _answer(self, task: _Task, answer: Answer) -> None:
+        seconds = {"model": task.seconds, "worker": time.perf_counter() - task.begun}
+        about = {"media_type": answer.media_type, "headers": dict(answer.headers), "seconds": seconds}
+        self._send(task, about, answer.body)
+
+    def _send(self, task: _Task, about: dict[str, Any], body: bytes = b"") -> None:
+        self._budget.give(task.pixels)
+        self._wanted.discard(task.number)
+        line = json.dumps({"number": task.number, **about}).encode()
+        try:
+            with self._sending:
+                self._connection.send_bytes(line + b"\n" + body)
+        except OSError:
+            pass  # the server is gone, and this process is about to end
+
+
+def _failure(step: Callable[[_Task], None], task: _Task) -> tuple[str, str] | None:
+    """What a step raises, as a kind and a line."""
+    try:
+        step(task)
+    except TooLargeError as error:
+        return "large", str(error)
+    except DecoupeError as error:
+        return "input", str(error)
+    except MemoryError:
+        return "large", "the picture needs more memory than this server gives: make it smaller"
+    except Exception:
+        traceback.print_exc(file=sys.stderr)
+        return "fault", "the picture could not be done; the server's log says why"
+    return None

@@ -1,0 +1,169 @@
+"""The routes of remove.bg and rembg, called as their documentation and their clients call them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zipfile
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from server.running import png, squares
+
+SQUARES = squares()
+
+
+def remove_bg(client: httpx.Client, data: bytes = SQUARES, **fields: str) -> httpx.Response:
+    """The documentation's request: curl -H 'X-API-Key: …' -F 'image_file=@file' -F 'size=auto'."""
+    files = {"image_file": ("file.jpg", data)}
+    return client.post("/v1.0/removebg", headers={"X-API-Key": "INSERT_HERE"}, files=files, data=fields)
+
+
+def opened(answer: httpx.Response) -> Image.Image:
+    assert answer.status_code == 200, answer.text
+    return Image.open(io.BytesIO(answer.content))
+
+
+def test_the_documented_examples(client: httpx.Client) -> None:
+    answer = remove_bg(client, size="auto")
+    image = opened(answer)
+    assert (image.format, image.mode, image.size) == ("PNG", "RGBA", (96, 64))
+    told = {name: answer.headers[name] for name in ("x-width", "x-height", "x-type", "x-credits-charged")}
+    assert told == {"x-width": "96", "x-height": "64", "x-type": "other", "x-credits-charged": "0"}
+    assert int(answer.headers["x-foreground-left"]) == pytest.approx(8, abs=6)  # its edge is soft
+    encoded = {"image_file_b64": base64.b64encode(SQUARES).decode(), "size": "auto"}
+    for body in ({"json": encoded}, {"data": encoded}):
+        assert client.post("/v1.0/removebg", **body).content == answer.content
+    as_json = client.post("/v1.0/removebg", json=encoded, headers={"Accept": "application/json"}).json()
+    assert base64.b64decode(as_json["data"]["result_b64"]) == answer.content
+    assert as_json["data"]["foreground_left"] == int(answer.headers["x-foreground-left"])
+
+
+def test_a_recorded_call_of_the_ruby_client(client: httpx.Client) -> None:
+    """The head of remove-bg-ruby 1.4.1's request, as its own test recorded it."""
+    boundary = "-----------RubyMultipartPost-7371fb881d0c533fa2f93ee874193993"
+    head = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="image_file"; filename="person.jpg"\r\n'
+        f"Content-Length: {len(SQUARES)}\r\nContent-Type: image/jpeg\r\n"
+        "Content-Transfer-Encoding: binary\r\n\r\n"
+    )
+    body = head.encode() + SQUARES + f"\r\n--{boundary}--\r\n\r\n".encode()
+    headers = {
+        "User-Agent": "remove-bg-ruby-1.4.1",
+        "X-Api-Key": "key",
+        "Content-Type": f"multipart/form-data; boundary={boundary}",
+        "Accept-Encoding": "gzip;q=1.0,deflate;q=0.6,identity;q=0.3",
+        "Accept": "*/*",
+    }
+    answer = client.post("/v1.0/removebg", content=body, headers=headers)
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["x-width"] == "96"
+
+
+def test_sizes_formats_and_grounds(client: httpx.Client) -> None:
+    large = png(Image.open(io.BytesIO(SQUARES)).resize((960, 640)))
+    assert opened(remove_bg(client, large)).size == (612, 408)  # preview: a quarter of a megapixel
+    assert opened(remove_bg(client, large, size="full")).size == (960, 640)
+    over = opened(remove_bg(client, bg_color="81d4fa", format="png"))
+    assert over.mode == "RGB"
+    assert opened(remove_bg(client, bg_color="red")).format == "JPEG"  # auto: nothing is transparent
+    assert opened(remove_bg(client, bg_color="81d4fa77")).mode == "RGBA"
+    assert opened(remove_bg(client, format="webp")).format == "WEBP"
+    assert opened(remove_bg(client, channels="alpha")).mode == "L"
+    blue = png(Image.new("RGB", (9, 9), "blue"))
+    files = {"image_file": SQUARES, "bg_image_file": blue}
+    below = opened(client.post("/v1.0/removebg", files=files, data={"format": "png"})).getpixel((90, 60))
+    assert below[2] > 150 > below[0]
+    archive = zipfile.ZipFile(io.BytesIO(remove_bg(client, format="zip").content))
+    assert sorted(archive.namelist()) == ["alpha.png", "color.jpg"]
+
+
+def test_regions_crops_and_places(client: httpx.Client) -> None:
+    left = np.asarray(opened(remove_bg(client, roi="0 0 50% 100%", size="auto")).getchannel("A"))
+    assert left[24, 24] > 200
+    assert not left[:, 50:].any()
+    plain = opened(remove_bg(client, roi="0 0 50 64", crop="true"))
+    wide = opened(remove_bg(client, roi="0 0 50 64", crop="true", crop_margin="10px 20px"))
+    assert (wide.width - plain.width, wide.height - plain.height) == (40, 20)
+    answer = remove_bg(client, roi="0 0 50 64", scale="50%", position="100% 0%")
+    box = opened(answer).getchannel("A").point(lambda value: 255 * (value > 100)).getbbox()
+    assert box is not None
+    assert (box[1], box[2]) == (pytest.approx(0, abs=3), pytest.approx(96, abs=3))
+    assert answer.headers["x-foreground-height"] == "32"
+    assert int(answer.headers["x-foreground-top"]) == 0
+    assert opened(remove_bg(client, add_shadow="true", shadow_opacity="80")).mode == "RGBA"
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "title"),
+    [
+        ({"image_url": "http://169.254.169.254/"}, "invalid_image_url", "This server fetches nothing"),
+        ({"bg_image_url": "http://localhost/"}, "invalid_image_url", "This server fetches nothing"),
+        ({"size": "huge"}, "invalid_parameter", "size is 'huge', expected one of preview"),
+        ({"roi": "0 0 50%"}, "invalid_parameter", "roi is '0 0 50%', expected 4 lengths"),
+        ({"crop_margin": "900px"}, "invalid_parameter", "crop_margin is '900px', expected at most"),
+        ({"scale": "5%"}, "invalid_parameter", "scale is '5%', expected a percentage from 10% to 100%"),
+        ({"position": "a b"}, "invalid_parameter", "position is 'a'"),
+        ({"bg_color": "nocolour"}, "invalid_parameter", "bg_color is 'nocolour'"),
+        ({"semitransparency": "false"}, "invalid_parameter", "semitransparency=false is not supported"),
+        ({"shadow_type": "3D"}, "invalid_parameter", "shadow_type is '3D'"),
+        ({"crop": "maybe"}, "invalid_parameter", "crop is 'maybe', expected true or false"),
+        ({"colour": "red"}, "unknown_parameter", "unknown parameter 'colour'"),
+        ({"channels": "alpha", "bg_color": "red"}, "invalid_parameter", "channels=alpha has no background"),
+        ({"image_file_b64": "AA=="}, "multiple_sources", "Multiple image sources given"),
+    ],
+)
+def test_errors_have_the_form_that_clients_read(
+    client: httpx.Client, fields: dict[str, str], code: str, title: str
+) -> None:
+    answer = remove_bg(client, **fields)
+    (error,) = answer.json()["errors"]
+    assert (answer.status_code, error["code"]) == (400, code)
+    assert title in error["title"]
+
+
+def test_errors_about_pictures(client: httpx.Client) -> None:
+    empty = remove_bg(client, png(Image.new("RGB", (64, 64), (0, 255, 255))))
+    assert empty.json()["errors"][0]["title"] == "Could not identify foreground in image."
+    assert remove_bg(client, b"text").status_code == 400
+    none = client.post("/v1.0/removebg", data={"size": "auto"})
+    assert none.json()["errors"][0]["code"] == "missing_source"
+    broken = client.post("/v1.0/removebg", content=b"[1", headers={"Content-Type": "application/json"})
+    assert "no JSON object" in broken.json()["errors"][0]["title"]
+    assert "errors" in client.get("/v1.0/removebg").json()
+
+
+def test_rembgs_examples(client: httpx.Client) -> None:
+    plain = client.post("/v1/cut", content=SQUARES).content
+    for options in ({}, {"model": "u2net"}, {"a": "true", "af": "240", "ab": "10", "ae": "10"}):
+        answer = client.post("/api/remove", files={"file": ("input.jpg", SQUARES)}, data=options)
+        assert answer.content == plain
+    mask = client.post("/api/remove", params={"om": "true"}, files={"file": SQUARES})
+    assert opened(mask).mode == "L"
+    hard = client.post("/api/remove", files={"file": SQUARES}, data={"om": "1", "ppm": "true"})
+    assert set(np.unique(opened(hard))) == {0, 255}
+    green = opened(client.post("/api/remove", files={"file": SQUARES}, data={"bgc": "0,255,0,255"}))
+    assert green.mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"url": "http://input.png"}, "this server fetches nothing"),
+        ({"model": "u2netp"}, "unknown model 'u2netp'"),
+        ({"extras": "{}"}, "extras are of models that this server does not have"),
+        ({"bgc": "1,2"}, "bgc is '1,2', expected R,G,B,A"),
+        ({"bgc": "1,2,3,4"}, "bgc has the opacity 4"),
+        ({"af": "x"}, "af is 'x', expected a whole number"),
+        ({"crop": "1"}, "unknown option 'crop'"),
+    ],
+)
+def test_what_rembg_has_and_this_server_does_not(
+    client: httpx.Client, fields: dict[str, str], line: str
+) -> None:
+    answer = client.post("/api/remove", files={"file": SQUARES}, data=fields)
+    assert answer.status_code == 400
+    assert line in answer.json()["detail"]

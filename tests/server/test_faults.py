@@ -1,0 +1,147 @@
+"""What goes wrong around a server: workers that die, queues that fill, clients that stall or leave."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from PIL import Image
+
+from decoupe.server.guard import PatientProtocol
+from server.running import Running, png, running, squares, until
+
+SQUARES = squares()
+IN_WORK = 2 * (4 + 2)  # that a worker is given before others wait
+
+
+def post(server: Running) -> httpx.Response:
+    with server.client() as client:
+        return client.post("/v1/cut", content=SQUARES)
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(64) as pool:
+        yield pool
+
+
+def test_a_killed_worker_is_told_and_replaced(server: Running, threads: ThreadPoolExecutor) -> None:
+    with server.stopped() as worker:
+        asked = threads.submit(post, server)
+        time.sleep(0.3)
+        worker.kill()
+        answer = asked.result()
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "2"
+    assert "try again" in answer.json()["detail"]
+    assert post(server).status_code == 200  # it waited for the next worker
+    assert server.gauge("decoupe_worker_restarts_total") == 1
+
+
+def test_a_full_queue_says_when_to_come_back(server: Running, threads: ThreadPoolExecutor) -> None:
+    with server.stopped():
+        asked = [threads.submit(post, server) for _ in range(IN_WORK + 4)]
+        until(lambda: server.gauge("decoupe_waiting") == 4)
+        late = post(server)
+        assert (late.status_code, late.headers["retry-after"]) == (429, "2")
+    assert {one.result().status_code for one in asked} == {200}
+
+
+def test_who_leaves_leaves_the_queue(server: Running, threads: ThreadPoolExecutor) -> None:
+    request = (
+        f"POST /v1/cut HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(SQUARES)}\r\n\r\n".encode()
+        + SQUARES
+    )
+    port = int(server.address.rpartition(":")[2])
+    with server.stopped():
+        asked = [threads.submit(post, server) for _ in range(IN_WORK)]
+        time.sleep(0.3)
+        gone = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+        for one in gone:
+            one.sendall(request)
+        until(lambda: server.gauge("decoupe_waiting") == 3)
+        for one in gone:
+            one.close()
+        until(lambda: server.gauge("decoupe_waiting") == 0)
+    assert {one.result().status_code for one in asked} == {200}
+
+
+def test_half_a_request_is_forgotten(server: Running) -> None:
+    port = int(server.address.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as half:
+        half.sendall(
+            b"POST /v1/cut HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n" + bytes(1000)
+        )
+        until(lambda: server.gauge("decoupe_held_bytes") == 1000)
+    until(lambda: server.gauge("decoupe_held_bytes") == 0)
+
+
+def test_a_picture_that_takes_too_long_is_given_up(tiny: Path, threads: ThreadPoolExecutor) -> None:
+    with running("-m", str(tiny), "--timeout", "1") as server:
+        with server.stopped():
+            answer = post(server)
+        assert answer.status_code == 504
+        assert "longer than 1 seconds" in answer.json()["detail"]
+        until(lambda: post(server).status_code == 200)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system bounds memory on Linux")
+def test_a_picture_that_needs_too_much_memory_is_refused(tiny: Path) -> None:
+    large = png(Image.new("1", (6000, 6000)))
+    assert len(large) < 10_000
+    with running("-m", str(tiny), "--memory", "250") as server, server.client() as client:
+        worker = server.worker.pid
+        for _ in range(3):
+            answer = client.post("/v1/cut", content=large)
+            assert answer.status_code == 413
+            assert "needs more memory than this server gives" in answer.json()["detail"]
+        assert post(server).status_code == 200
+        assert server.worker.pid == worker
+
+
+def test_what_was_accepted_is_finished(tiny: Path, threads: ThreadPoolExecutor) -> None:
+    with running("-m", str(tiny)) as server:
+        with server.stopped():
+            asked = [threads.submit(post, server) for _ in range(3)]
+            time.sleep(0.3)
+            server.process.terminate()
+            time.sleep(0.3)
+        assert [one.result().status_code for one in asked] == [200, 200, 200]
+        assert server.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["first", "later"])
+def test_a_head_that_never_ends_is_hung_up_on(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    monkeypatch.setattr(PatientProtocol, "head_seconds", 0.2)
+
+    async def app(scope: object, receive: object, send: object) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def talk() -> bytes:
+        config = uvicorn.Config(app, http=PatientProtocol, lifespan="off", log_config=None)
+        listening = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        if whole:
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+        writer.write(b"GET / HT")
+        heard = await asyncio.wait_for(reader.read(), 4)
+        writer.close()
+        server.should_exit = True
+        await serving
+        return heard
+
+    assert asyncio.run(talk()) == b""

@@ -1,0 +1,296 @@
+"""The server's own routes: the installed command, asked by a real client."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
+
+from decoupe.cli import app
+from decoupe.server.forms import Form
+from decoupe.server.options import cut_job
+from decoupe.server.problems import ProblemError
+from server.running import Running, png, running, squares
+
+SQUARES = squares()
+
+
+def detail(answer: httpx.Response) -> str:
+    """The one line of a problem."""
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == answer.status_code
+    assert "\n" not in problem["detail"]
+    assert "Traceback" not in problem["detail"]
+    return str(problem["detail"])
+
+
+def cut(client: httpx.Client, data: bytes = SQUARES, **options: object) -> httpx.Response:
+    return client.post("/v1/cut", files={"image": ("photo.png", data)}, data=options)
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        ({}, []),
+        ({"over": "white", "format": "jpg"}, ["--over", "white", "--format", "jpg"]),
+        ({"matte": "true", "grow": "2"}, ["--matte", "--grow", "2"]),
+        ({"threshold": "0.5", "keep_largest": "1"}, ["--threshold", "0.5", "--keep-largest"]),
+        (
+            {"crop": "true", "margin": "10%", "aspect": "1:1", "shadow": "0.4"},
+            ["--crop", "--margin", "10%", "--aspect", "1:1", "--shadow", "0.4"],
+        ),
+        ({"box": "0,0,50,50", "shrink": "1"}, ["--box", "0,0,50,50", "--shrink", "1"]),
+        ({"point": "62,12", "feather": "1.5"}, ["--point", "62,12", "--feather", "1.5"]),
+        ({"over": "blur", "invert": "yes"}, ["--over", "blur", "--invert"]),
+        ({"format": "webp", "quality": "70"}, ["--format", "webp", "--quality", "70"]),
+        ({"side_by_side": "on"}, ["--side-by-side"]),
+        (
+            {"minmax": "true", "guided": "true", "keep_hidden": "true"},
+            ["--minmax", "--guided", "--keep-hidden"],
+        ),
+    ],
+)
+def test_the_answer_is_the_file_that_the_command_writes(
+    client: httpx.Client, tiny: Path, tmp_path: Path, options: dict[str, str], arguments: list[str]
+) -> None:
+    photo, out = tmp_path / "photo.png", tmp_path / "out"
+    photo.write_bytes(SQUARES)
+    suffix = f".{options.get('format', 'png')}"
+    target = out.with_suffix(suffix)
+    done = CliRunner().invoke(app, ["cut", str(photo), "-o", str(target), "-m", str(tiny), *arguments])
+    assert done.exit_code == 0, done.stderr
+    in_form = cut(client, **options)
+    raw = client.post("/v1/cut", params=options, content=SQUARES, headers={"Content-Type": "image/png"})
+    for answer in (in_form, raw):
+        assert answer.status_code == 200, answer.text
+        assert answer.content == target.read_bytes()
+        assert (
+            answer.headers["content-type"]
+            == {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}[suffix]
+        )
+
+
+def test_a_picture_as_background(client: httpx.Client) -> None:
+    blue = png(Image.new("RGB", (10, 10), "blue"))
+    files = {"image": SQUARES, "over": ("b.png", blue)}
+    answer = client.post("/v1/cut", files=files, data={"threshold": "0.5"})
+    pixels = np.asarray(Image.open(io.BytesIO(answer.content)))
+    assert pixels[60, 90].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"grwo": "2"}, "unknown option 'grwo'; did you mean 'grow'?"),
+        ({"grow": "x"}, "grow is 'x': input should be a valid integer"),
+        ({"grow": "1", "shrink": "1"}, "grow and shrink undo each other"),
+        ({"grow": ["1", "2"]}, "grow is given 2 times: give it once"),
+        ({"threshold": "7"}, "threshold is '7': input should be less than or equal to 1"),
+        ({"matte": "1", "overlay": "1"}, "matte and overlay exclude each other"),
+        ({"margin": "5%"}, "margin and aspect are of the part that crop keeps: add crop"),
+        ({"format": "jpg"}, "JPEG has no transparency"),
+        ({"format": "bmp"}, "format is 'bmp': input should be 'png', 'webp'"),
+        ({"quality": "80"}, "PNG is lossless"),
+        ({"box": "1,2,3"}, "box is '1,2,3': string should match pattern"),
+        ({"box": "0,0,5000,5"}, "box"),
+        ({"point": "90,60"}, "point"),
+        ({"what": "dog"}, "what needs a segment model, and this server has none"),
+        ({"model": "birefnet"}, "unknown model 'birefnet'; known: tiny"),
+        ({"over": "/etc/passwd"}, "over is '/etc/passwd', expected a colour"),
+        ({"over": "../examples/coffee.jpg"}, "over is '../examples/coffee.jpg', expected a colour"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    client: httpx.Client, options: dict[str, str | list[str]], line: str
+) -> None:
+    answer = cut(client, **options)
+    assert answer.status_code == 400
+    assert line in detail(answer)
+
+
+def test_requests_without_a_picture(client: httpx.Client) -> None:
+    assert "there is no picture" in detail(client.post("/v1/cut"))
+    assert "unknown file 'photo'" in detail(client.post("/v1/cut", files={"photo": SQUARES}))
+    broken = client.post("/v1/cut", content=b"--x", headers={"Content-Type": "multipart/form-data"})
+    assert "the form cannot be read" in detail(broken)
+    assert "more than 40 fields" in detail(client.post("/v1/cut", params={f"a{n}": "1" for n in range(50)}))
+    assert client.get("/v1/cut").status_code == 405
+    assert client.get("/v2/cut").status_code == 404
+    answer = client.post("/v1/segment", files={"image": SQUARES})
+    assert (answer.status_code, detail(answer)[:32]) == (404, "this server has no segment model")
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that says it is so large, and holds nothing."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in ((b"IHDR", head), (b"IDAT", b""), (b"IEND", b""))
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+GREYS = [Image.new("L", (8, 8), 50 * step) for step in range(5)]
+ANIMATION = png(GREYS[0], "GIF", save_all=True, append_images=GREYS[1:])
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(x) (w) file\n"
+SVG = b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>"
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "line"),
+    [
+        (
+            png_header(30000, 30000),
+            413,
+            "30000×30000, 900,000,000 pixels; this server takes at most 1,000,000",
+        ),
+        (png(Image.new("1", (2000, 2000))), 413, "2000×2000"),
+        (ANIMATION, 413, "has 5 frames; this server takes at most 3"),
+        (SQUARES[:60], 400, "damaged or truncated"),
+        (SVG, 400, "not a picture that can be read"),
+        (b"<html><script>alert(1)</script>", 400, "not a picture that can be read"),
+        (POSTSCRIPT, 400, "not a picture that can be read"),
+        (b"PK\x03\x04" + bytes(100), 400, "not a picture that can be read"),
+    ],
+    ids=["header", "bomb", "frames", "half", "svg", "html", "postscript", "zip"],
+)
+def test_hostile_pictures_are_refused(client: httpx.Client, data: bytes, status: int, line: str) -> None:
+    answer = cut(client, data)
+    assert answer.status_code == status
+    assert line in detail(answer)
+    assert cut(client).status_code == 200
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cuts=st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=6)), max_size=4),
+    form=st.sampled_from(["PNG", "JPEG", "GIF", "WEBP", "TIFF"]),
+)
+def test_mutated_pictures_never_fail_the_server(
+    client: httpx.Client, cuts: list[tuple[int, bytes]], form: str
+) -> None:
+    data = bytearray(png(Image.open(io.BytesIO(SQUARES)), form))
+    for place, other in cuts:
+        data[place : place + len(other)] = other
+    answer = cut(client, bytes(data))
+    assert answer.status_code in (200, 400, 413), answer.text
+
+
+def test_a_crop_cannot_be_made_larger_than_memory(client: httpx.Client) -> None:
+    for options in ({"aspect": "1:100000"}, {"aspect": "1:1", "margin": "90000"}):
+        answer = cut(client, crop="1", **options)
+        assert answer.status_code == 413
+        assert "the crop would be" in detail(answer)
+
+
+def test_a_server_without_a_matte_model() -> None:
+    known = {"matte": [], "segment": ["maskformer"]}
+    with pytest.raises(ProblemError, match="no matte model: start it with one, such as -m pocket"):
+        cut_job(Form({}, {"image": SQUARES}), known)
+
+
+def test_bytes_are_counted_as_they_come(client: httpx.Client, server: Running) -> None:
+    large = bytes(1_100_000)
+    assert "larger than 1 MB" in detail(cut(client, large))
+
+    def parts() -> object:
+        for _ in range(20):
+            yield bytes(100_000)
+
+    try:
+        answer = client.post("/v1/cut", content=parts())
+        assert answer.status_code == 413
+    except httpx.HTTPError:
+        pass  # the server hung up while the client still wrote
+    assert server.gauge("decoupe_held_bytes") < 1000
+
+
+def test_names_of_files_and_headers_lead_nowhere(client: httpx.Client) -> None:
+    for name in ("../../etc/passwd", "a\r\nX-Evil: 1.png", "C:\\boot.ini", "x" * 500):
+        answer = client.post("/v1/cut", files={"image": (name, SQUARES)})
+        assert answer.status_code in (200, 400)
+        assert "x-evil" not in answer.headers
+    for path in (
+        "/static/../app.py",
+        "/static/%2e%2e/app.py",
+        "/static/..%2fguard.py",
+        "/static//etc/passwd",
+    ):
+        assert client.get(path).status_code == 404
+
+
+def test_every_answer_is_guarded(client: httpx.Client) -> None:
+    for answer in (
+        client.get("/"),
+        client.get("/static/page.js"),
+        client.get("/nothing"),
+        cut(client),
+        cut(client, b"x"),
+    ):
+        headers = answer.headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+        assert headers["x-frame-options"] == "DENY"
+        assert "access-control-allow-origin" not in headers
+        assert "server" not in headers
+
+
+def test_pages_of_the_web_cannot_reach_a_server_on_this_machine(client: httpx.Client) -> None:
+    assert client.get("/v1/models", headers={"Host": "evil.example"}).status_code == 403
+    assert client.get("/v1/models", headers={"Host": "localhost:7000"}).status_code == 200
+    foreign = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
+    assert client.post("/v1/cut", files={"image": SQUARES}, headers=foreign).status_code == 403
+
+
+def test_what_the_server_tells(client: httpx.Client, server: Running) -> None:
+    (model,) = client.get("/v1/models").json()["models"]
+    assert (model["name"], model["task"], model["device"]) == ("tiny", "matte", "cpu")
+    assert client.get("/v1/models").json()["limits"]["pixels"] == 1_000_000
+    assert client.get("/healthz").json() == {"status": "alive"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+    cut(client)
+    assert server.gauge(r'decoupe_requests_total\{route="/v1/cut",status="200"\}') >= 1
+    logged = [json.loads(line) for line in server.lines if line.startswith("{")]
+    assert {"route", "status", "seconds", "bytes_in", "id"} <= set(logged[-1])
+    assert "photo.png" not in "".join(server.lines)
+
+
+def test_a_token_is_asked_for(tiny: Path) -> None:
+    token = "correct-horse-battery"
+    options = ("-m", str(tiny), "--cors", "https://shop.example", "--device", "cpu", "--device", "cpu")
+    with running(*options, DECOUPE_TOKEN=token) as server, server.client() as client:
+        assert client.get("/").status_code == client.get("/readyz").status_code == 200
+        for path in ("/v1/models", "/metrics", "/nothing", "//v1/models"):
+            assert client.get(path).status_code == 401
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"X-Api-Key": "wrong"},
+            {"Authorization": token},
+        ):
+            refused = client.post("/v1/cut", files={"image": SQUARES}, headers=headers)
+            assert refused.status_code == 401
+            assert "the token is missing or wrong" in detail(refused)
+        for headers in 4 * ({"Authorization": f"Bearer {token}"}, {"X-Api-Key": token}):
+            assert client.post("/v1/cut", files={"image": SQUARES}, headers=headers).status_code == 200
+        wrong = client.post("/v1.0/removebg", files={"image_file": SQUARES}, headers={"X-Api-Key": "wrong"})
+        assert (wrong.status_code, wrong.json()) == (
+            403,
+            {"errors": [{"title": "API Key invalid", "code": "auth_failed"}]},
+        )
+        listed = client.options(
+            "/v1/cut", headers={"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+        )
+        assert listed.headers["access-control-allow-origin"] == "https://shop.example"
+        assert token not in "".join(server.lines)

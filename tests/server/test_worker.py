@@ -1,0 +1,231 @@
+"""What a worker does, in this process: batches, segment models, budgets and failures."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from decoupe.cut_files import Wanted
+from decoupe.inference.predictor import Predictor, load
+from decoupe.server import worker
+from decoupe.server.forms import Form
+from decoupe.server.jobs import Cut, Job, Looks, Segmentation
+from decoupe.server.options import cut_job, segment_job
+from decoupe.server.worker import Workplace, measured, opened
+from inference.queries import see
+from server.running import png, squares
+
+SQUARES = squares()
+LEFT = np.zeros((64, 96), bool)
+LEFT[:, :50] = True
+
+
+class Hired:
+    """A worker in a thread of this process."""
+
+    def __init__(self, models: dict[str, str | None], **options: Any) -> None:
+        self.here, theirs = multiprocessing.Pipe()
+        place = Workplace(models, **options)
+        one = worker._Worker(theirs, place, opened(place))
+        self.thread = threading.Thread(target=one.run)
+        self.thread.start()
+
+    def ask(self, *jobs: Job) -> list[tuple[dict[str, Any], bytes]]:
+        """The answers to jobs that are given at once, in their order."""
+        for number, job in enumerate(jobs):
+            self.here.send((number, job))
+        answers = {}
+        for _ in jobs:
+            assert self.here.poll(20)
+            line, _, body = self.here.recv_bytes().partition(b"\n")
+            about = json.loads(line)
+            answers[about["number"]] = about, body
+        return [answers[number] for number in range(len(jobs))]
+
+
+Hire = Callable[..., Hired]
+
+
+@pytest.fixture
+def hire(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
+    """Workers that have the tiny model and a segment model that sees a dog on the left, and a cat."""
+    see(monkeypatch, [LEFT, ~LEFT], [1, 0], matte_model=tiny)
+    hired = []
+
+    def one(*others: str, **options: Any) -> Hired:
+        hired.append(Hired({"tiny": str(tiny), **{name: name for name in others}}, **options))
+        return hired[-1]
+
+    yield one
+    for each in hired:
+        each.here.close()
+        each.thread.join(10)
+
+
+def photos(count: int) -> list[bytes]:
+    rng = np.random.default_rng(0)
+    sizes = [(96, 64), (64, 96), (80, 80)]
+    return [png(Image.fromarray(rng.integers(0, 256, (*sizes[n % 3], 3), np.uint8))) for n in range(count)]
+
+
+def test_answers_do_not_depend_on_batch_neighbours(tiny: Path, hire: Hire) -> None:
+    jobs = [Cut(data, "tiny") for data in photos(9)]
+    together = hire(batch=4).ask(*jobs)
+    predictor = load(tiny)
+    for job, (about, body) in zip(jobs, together, strict=True):
+        assert about["media_type"] == "image/png"
+        assert body == Wanted().bytes_of(predictor(job.image), None)
+
+
+def test_the_embedded_model_gives_the_same_in_batches() -> None:
+    """Bytes, not only numbers: what a server answers is what the command writes."""
+    predictor = load()
+    rng = np.random.default_rng(1)
+    pictures = [rng.integers(0, 256, (90, 120, 3), np.uint8) for _ in range(4)]
+    for picture, matte in zip(pictures, predictor.map(pictures, batch_size=4), strict=True):
+        assert np.array_equal(matte.mask(), predictor(picture).mask())
+
+
+def test_a_bad_picture_spoils_no_other(hire: Hire) -> None:
+    jobs = [Cut(SQUARES, "tiny"), Cut(b"text", "tiny"), Cut(SQUARES, "tiny", chosen={"box": (0, 0, 999, 9)})]
+    good, text, box = hire().ask(*jobs)
+    assert good[1].startswith(b"\x89PNG")
+    assert (text[0]["failed"], box[0]["failed"]) == ("input", "input")
+    assert "not a picture" in text[0]["line"]
+
+
+def test_what_no_step_expects_is_told_without_a_traceback(
+    hire: Hire, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = hire()
+
+    def fail(error: Exception) -> None:
+        def raising(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(Wanted, "bytes_of", raising)
+
+    fail(RuntimeError("secret"))
+    ((about, _),) = one.ask(Cut(SQUARES, "tiny"))
+    assert about["failed"] == "fault"
+    assert "secret" not in about["line"]
+    assert "secret" in capsys.readouterr().err
+    fail(MemoryError())
+    ((about, _),) = one.ask(Cut(SQUARES, "tiny"))
+    assert about["failed"] == "large"
+
+
+def test_a_batch_that_fails_is_done_one_by_one(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Predictor, "map", lambda *_, **__: iter([1 / 0]))
+    answers = hire(batch=4).ask(*[Cut(SQUARES, "tiny")] * 3)
+    assert all(body.startswith(b"\x89PNG") for _, body in answers)
+
+
+def test_pictures_wait_until_there_is_memory_for_them(hire: Hire) -> None:
+    pixels = 96 * 64
+    answers = hire(max_pixels=pixels + 1).ask(*[Cut(SQUARES, "tiny")] * 5)
+    assert all("failed" not in about for about, _ in answers)
+
+
+def test_what_nobody_waits_for_is_not_computed(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    whole = Predictor.map
+    gate = threading.Event()
+
+    def watched(self: Predictor, images: list[Any], **options: Any) -> Any:
+        assert gate.wait(20)
+        seen.append(len(images))
+        return whole(self, images, **options)
+
+    monkeypatch.setattr(Predictor, "map", watched)
+    one = hire(batch=1, max_pixels=10**6)
+    for number in range(4):
+        one.here.send((number, Cut(SQUARES, "tiny")))
+    for number in (1, 2):
+        one.here.send((number, None))
+    time.sleep(0.3)
+    gate.set()
+    answered = {json.loads(one.here.recv_bytes().partition(b"\n")[0])["number"] for _ in range(2)}
+    assert answered == {0, 3}
+    assert seen == [1, 1]
+
+
+def test_labels_choose_and_segments_are_told(hire: Hire) -> None:
+    one = hire("maskformer-swin-base-coco")
+    known = {"matte": ["tiny"], "segment": ["maskformer-swin-base-coco"]}
+    files = {"image": SQUARES}
+    jobs: list[Job] = [
+        cut_job(Form({"what": ["dog"], "matte": ["1"]}, files), known),
+        cut_job(Form({"what": ["bird"]}, files), known),
+        segment_job(Form({}, files), known),
+        segment_job(Form({"picture": ["true"], "format": ["labels"]}, files), known),
+        segment_job(Form({"format": ["coco"], "score": ["0.5"]}, files), known),
+    ]
+    dog, bird, polygons, labels, coco = one.ask(*jobs)
+    mask = np.asarray(Image.open(io.BytesIO(dog[1])))
+    assert mask[24, 24] > 200
+    assert not mask[:, 55:].any()
+    assert "unknown label 'bird'" in bird[0]["line"]
+    assert {one["properties"]["label"] for one in json.loads(polygons[1])["features"]} == {"dog", "cat"}
+    assert labels[0]["media_type"] == "image/png"
+    assert len(json.loads(coco[1])["annotations"]) == 2
+
+
+def test_looks_of_a_job_are_its_own(hire: Hire) -> None:
+    grey = png(Image.new("RGB", (64, 64), (150, 128, 128)))
+    wanted = Wanted(kind="matte")
+    plain, stretched = hire().ask(
+        Cut(grey, "tiny", wanted), Cut(SQUARES, "tiny", wanted, looks=Looks(minmax=True))
+    )
+    assert plain[1] != stretched[1]
+    least, most = Image.open(io.BytesIO(stretched[1])).getextrema()
+    assert (least, most) == (0, 255)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.binary(max_size=300),
+    kind=st.sampled_from([b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"II*\0", b"RIFF"]),
+)
+def test_headers_are_measured_whatever_they_hold(data: bytes, kind: bytes) -> None:
+    with contextlib.suppress(worker.TooLargeError):  # and nothing else
+        assert measured(kind + data, 10_000, 3) <= 10_000
+
+
+def test_a_segmentation_has_its_own_thresholds(hire: Hire) -> None:
+    one = hire("maskformer-swin-base-coco")
+    strict = Segmentation(SQUARES, "maskformer-swin-base-coco", score=1.0)
+    none, all_ = one.ask(strict, replace(strict, score=None))
+    assert json.loads(none[1])["features"] == []
+    assert len(json.loads(all_[1])["features"]) == 2
+
+
+def test_a_model_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    here, theirs = multiprocessing.Pipe()
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    # In a process of its own: it changes how that process opens pictures.
+    process = multiprocessing.get_context("spawn").Process(target=start, args=(theirs, str(broken)))
+    process.start()
+    assert "is not a usable ONNX model" in json.loads(here.recv_bytes())["error"]
+    process.join(20)
+    assert process.exitcode == 0
+
+
+def start(connection: Connection, model: str) -> None:
+    worker.main(connection, Workplace({"broken": model}))

@@ -1,0 +1,123 @@
+"""``decoupe serve`` and ``decoupe ui`` before they serve: what they refuse, and what they open."""
+
+from __future__ import annotations
+
+import ast
+import re
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from decoupe import serve_command
+from decoupe.cli import app
+from decoupe.serve_command import is_loopback, listening, named
+from inference.tiny import write_onnx
+
+TOKEN = "correct-horse-battery"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--host", "0.0.0.0"], "0.0.0.0 is reached from elsewhere too: give a --token, or --no-auth"),
+        (["--host", "example.org"], "example.org is reached from elsewhere too"),
+        (["--token", "short"], "--token is too easy to guess: give at least 16 printable characters"),
+        (["--token", TOKEN, "--no-auth"], "--token and --no-auth exclude each other"),
+        (["-m", "birefnt"], "unknown model 'birefnt'; did you mean 'birefnet'?"),
+        (["-m", "pocket", "-m", "pocket"], "two models are called pocket"),
+    ],
+)
+def test_wrong_usage_is_one_line(options: list[str], line: str) -> None:
+    refused = CliRunner().invoke(app, ["serve", *options])
+    assert refused.exit_code == 2
+    assert line in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_an_address_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = CliRunner().invoke(app, ["serve", "--port", str(port)])
+    assert refused.exit_code == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in refused.stderr
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    with listening("127.0.0.1", 0) as one, socket.create_connection(one.getsockname()):
+        accepted, _ = one.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_missing_extra_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    for name in [name for name in sys.modules if name.startswith("decoupe.server")]:
+        monkeypatch.delitem(sys.modules, name)
+    refused = CliRunner().invoke(app, ["serve"])
+    assert refused.exit_code == 2
+    assert "decoupe serve needs the extra 'server': pip install 'decoupe[server]'" in refused.stderr
+
+
+def test_addresses_of_this_machine() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "127.3.0.1", "::1", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "localhost.example.org")))
+
+
+def test_files_are_called_by_their_stems(tmp_path: Path) -> None:
+    mugs = write_onnx(tmp_path / "mugs.onnx")
+    assert named(["pocket", str(mugs)]) == {"pocket": "pocket", "mugs": str(mugs)}
+
+
+def test_a_model_that_cannot_be_opened_ends_the_command(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    refused = CliRunner().invoke(app, ["serve", "--port", "0", "-m", str(broken)])
+    assert refused.exit_code == 2
+    assert refused.stderr.count("\n") == 1
+    assert "is not a usable ONNX model" in refused.stderr
+
+
+def test_ui_serves_this_machine_and_opens_the_browser(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[str] = []
+    monkeypatch.setattr(serve_command.typer, "launch", launched.append)
+
+    class Stub:
+        from decoupe.server.running import Limits, Settings, Workplace
+
+        @staticmethod
+        def serve(settings: Any, listening: socket.socket, told: Any) -> None:
+            assert settings.local
+            assert listening.getsockname()[0] == "127.0.0.1"
+            listening.close()
+            told("http://127.0.0.1:7000")
+
+    monkeypatch.setattr(serve_command, "_imported", lambda: Stub)
+    assert CliRunner().invoke(app, ["ui"]).exit_code == 0
+    assert launched == ["http://127.0.0.1:7000"]
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "compose.yaml", "deploy/decoupe.service"])
+def test_options_in_deployment_files_exist(file: str) -> None:
+    shown = CliRunner().invoke(app, ["serve", "--help"]).output
+    text = re.sub(r"(?m)^ *#.*|(apt-get|venv|pip|HEALTHCHECK).*", "", (ROOT / file).read_text())
+    for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text):
+        assert option in shown, option
+
+
+def test_ray_serves_what_the_file_names() -> None:
+    config = yaml.safe_load((ROOT / "deploy" / "ray.yaml").read_text())
+    (application,) = config["applications"]
+    module, name = application["import_path"].split(":")
+    tree = ast.parse((ROOT / "deploy" / f"{module}.py").read_text())
+    assigned = {node.targets[0].id for node in tree.body if isinstance(node, ast.Assign)}
+    classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert name in assigned
+    assert {one["name"] for one in application["deployments"]} == classes
