@@ -22,7 +22,7 @@ import importlib.util
 import io
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -37,6 +37,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `decoupe.load` sets it,
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import decoupe
@@ -108,13 +109,14 @@ def peak(path: Path, form: str, size: int | None, threads: int) -> float:
 
 def operations(name: str, shapes: list[tuple[int, ...]]) -> float:
     """Floating-point operations of the plain model."""
-    model = drawn(name)[1].to("meta")
+    with FakeTensorMode() as shapes_alone:
+        model = drawn(name)[1]
     for module in model.modules():
         if isinstance(module, DeformConv2d):
             module.method = "gather"  # made of operators that are counted
     counter = FlopCounterMode(display=False)
-    with counter:
-        model(*(torch.zeros(shape, device="meta") for shape in shapes))
+    with shapes_alone, counter:
+        model(*(torch.zeros(shape) for shape in shapes))
     return float(counter.get_total_flops())
 
 
@@ -195,7 +197,7 @@ def compare(name: str, path: Path, repeats: int, threads: int, rates: dict[str, 
     for form, value in seconds.items():
         row = [f"{name}, {form}", f"{value:.2f}", f"{seconds['plain'] / value:.2f}×"]
         if form in predictors:
-            apart = abs(output(predictors[form]) - wanted)
+            apart = (output(predictors[form]) - wanted).abs()
             rate = total / value / rates["bfloat16" if form == "bfloat16" else "float32"]
             row += [
                 f"{peak(path, form, None, threads):.2f}",
@@ -209,10 +211,14 @@ def compare(name: str, path: Path, repeats: int, threads: int, rates: dict[str, 
     return rows
 
 
-def output(predictor: Any) -> Any:
-    """What a form gives for the photograph: alpha, or the logits of masks."""
-    found = predictor(photograph())
-    return found.alpha if hasattr(found, "alpha") else found.mask_logits
+def output(predictor: Any) -> Tensor:
+    """The logits that a form gives for the photograph."""
+    found: list[Any] = []
+    hook = predictor.runtime.module.register_forward_hook(lambda _module, _args, out: found.append(out))
+    predictor(photograph())
+    hook.remove()
+    (out,) = found
+    return (out.mask_logits if hasattr(out, "mask_logits") else out.logits).float()
 
 
 def grow(name: str, path: Path, repeats: int, threads: int, plot: Path | None) -> None:
@@ -269,7 +275,8 @@ def main() -> None:
     if options.peak:
         path, form, size = options.peak
         opened(Path(path), form, int(size) or None)(photograph())
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        # ru_maxrss would be that of the process that started this one, where that is larger.
+        print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
         return
 
     print(f"{machine()}; {versions('torch', 'torchvision')}, {options.threads} threads")

@@ -308,3 +308,8 @@ def test_module_follows_its_predictors():
     )
 
     torch.testing.assert_close(layer(x), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_shapes_alone_can_be_computed() -> None:
+    layer = DeformConv2d(3, 4, 3).to("meta")
+    assert layer(torch.empty(2, 3, 8, 9, device="meta")).shape == (2, 4, 8, 9)

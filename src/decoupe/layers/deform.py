@@ -81,7 +81,7 @@ def deform_conv2d(
     if working_memory < 1:
         raise ConfigError(f"working_memory is {working_memory} bytes: give 1 or more")
     device = x.device.type
-    autocast = torch.is_autocast_enabled(device)
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
     x, weight = x.to(dtype), weight.to(dtype)
     precise = torch.float64 if dtype == torch.float64 else torch.float32

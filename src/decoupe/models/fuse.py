@@ -61,6 +61,7 @@ def fuse(model: Model) -> Model:
     fold_(model.eval())
     if isinstance(model, BiRefNet):
         collapse_tail(model)
+        model.classifier, model.decoder.side_heads = None, nn.ModuleList()  # of training alone
     for module in list(model.modules()):
         for name, child in module.named_children():
             if (faster := FASTER.get(type(child))) is not None:
