@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -14,6 +15,7 @@ from decoupe import export
 from decoupe.errors import ConfigError, OutputError
 from decoupe.models import BiRefNet
 from decoupe.models.birefnet import PRESETS
+from decoupe.models.fuse import fold_batch_norm
 from decoupe.weights.registry import Preprocessing
 
 PREPROCESSING = Preprocessing((320, 320), "keep", (64, 1024))
@@ -34,6 +36,17 @@ def file(model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Pa
     assert len({row.shape for row in report}) == 3
     assert max(row.largest for row in report) <= export.PARITY
     return path
+
+
+@pytest.fixture(scope="module")
+def program(model: torch.nn.Module) -> Any:
+    return export.trace(export.MatteGraph(fold_batch_norm(model)), PREPROCESSING)
+
+
+@pytest.fixture
+def traced(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing takes seconds: what comes after it needs it only once."""
+    monkeypatch.setattr(export, "trace", lambda *_: copy.deepcopy(program))
 
 
 def test_other_sizes_and_batches_run_with_the_models_numbers(model: torch.nn.Module, file: Path) -> None:
@@ -64,6 +77,7 @@ def test_the_callers_model_stays_as_it_is(model: torch.nn.Module, tmp_path: Path
     assert all(torch.equal(tensor, before[name]) for name, tensor in mine.state_dict().items())
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_file_that_gives_no_numbers_is_not_written(
     model: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +88,7 @@ def test_a_file_that_gives_no_numbers_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_file_that_differs_is_not_written(
     model: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +98,7 @@ def test_a_file_that_differs_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("traced")
 def test_an_output_that_cannot_be_written(model: torch.nn.Module, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"):
         export.export_onnx(model, tmp_path / "no" / "a.onnx", preprocessing=PREPROCESSING, metadata={})

@@ -97,7 +97,7 @@ def test_a_picture_that_takes_too_long_is_given_up(tiny: Path, threads: ThreadPo
 def test_a_picture_that_needs_too_much_memory_is_refused(tiny: Path) -> None:
     large = png(Image.new("1", (6000, 6000)))
     assert len(large) < 10_000
-    with running("-m", str(tiny), "--memory", "250") as server, server.client() as client:
+    with running("-m", str(tiny), "--memory", "320") as server, server.client() as client:
         worker = server.worker.pid
         for _ in range(3):
             answer = client.post("/v1/cut", content=large)

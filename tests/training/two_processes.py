@@ -49,7 +49,7 @@ RECIPES = {
     "maskformer": Recipe(
         family="maskformer",
         model=MaskFormerConfig(
-            backbone="swin_t", classes=2, queries=6, layers=2, width=64, feed_forward=64, dropout=0.0
+            backbone="nano", classes=2, queries=6, layers=2, width=64, feed_forward=64, dropout=0.0
         ),
         criterion=MaskFormerCriterion(),
         augmentation=PLAIN,

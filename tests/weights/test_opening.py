@@ -96,7 +96,7 @@ def test_a_folder_that_transformers_wrote(tmp_path: Path, photo: np.ndarray) -> 
         transformers.MaskFormerImageProcessor(
             size={"shortest_edge": 64, "longest_edge": 96}, size_divisor=32
         ).save_pretrained(tmp_path)
-    segmenter = decoupe.load(tmp_path)
+    segmenter = decoupe.load(tmp_path, dtype="float32")
     assert isinstance(segmenter, Segmenter)
     assert segmenter.vocabulary.names == NAMES
     assert segmenter.preprocessing == Preprocessing(
@@ -123,7 +123,7 @@ def test_every_kind_of_file(tmp_path: Path, photo: np.ndarray, maskformer: MaskF
     else:
         torch.save({"model": state}, tmp_path / file)
     write_config(tmp_path)
-    segmenter = decoupe.load(tmp_path / file)
+    segmenter = decoupe.load(tmp_path / file, dtype="float32")
     assert isinstance(segmenter, Segmenter)
     assert segmenter.vocabulary.names == NAMES
     assert segmenter.preprocessing.mean == (0.485, 0.485, 0.485)
@@ -135,7 +135,7 @@ def test_decoupes_own_file_keeps_the_names(tmp_path: Path, photo: np.ndarray, ma
     preprocessing = Preprocessing(size=(64, 64), fit="shorter", longest=96, size_range=(32, 96))
     file = tmp_path / "mine.safetensors"
     save_model(maskformer, file, family="maskformer", preprocessing=preprocessing, vocabulary=words)
-    segmenter = decoupe.load(file)
+    segmenter = decoupe.load(file, dtype="float32")
     assert segmenter.vocabulary == words
     assert_same_segments(segmenter, maskformer, photo)
 
@@ -146,7 +146,7 @@ def test_map_equals_one_by_one(tmp_path: Path, photo: np.ndarray, maskformer: Ma
     save_model(
         maskformer, file, family="maskformer", preprocessing=preprocessing, vocabulary=Vocabulary(NAMES)
     )
-    segmenter = decoupe.load(file)
+    segmenter = decoupe.load(file, dtype="float32")
     pictures = [photo, photo[:, ::-1], photo[:50], photo[::-1]]
     for together, picture in zip(segmenter.map(pictures, batch_size=3), pictures, strict=True):
         alone = segmenter(picture)
@@ -195,7 +195,7 @@ def test_a_segment_model_of_the_hub_brings_its_labels(
     with pytest.raises(decoupe.DownloadError, match=r"has no file 'config\.json'"):
         decoupe.load(spec.name)
     hub.files[f"{spec.repo}/config.json"] = (tmp_path / "config.json").read_bytes()
-    segmenter = decoupe.load(spec.name)
+    segmenter = decoupe.load(spec.name, dtype="float32")
     assert segmenter.vocabulary.names == NAMES
     assert_same_segments(segmenter, maskformer, photo)
 
@@ -206,7 +206,7 @@ def test_a_hub_id_outside_the_catalogue_is_found_out(
     state = {key: value.contiguous() for key, value in convert.to_reference(maskformer).items()}
     save_file(state, tmp_path / "w.safetensors")
     hub.files["me/mine/model.safetensors"] = (tmp_path / "w.safetensors").read_bytes()
-    segmenter = decoupe.load("me/mine")
+    segmenter = decoupe.load("me/mine", dtype="float32")
     assert isinstance(segmenter, Segmenter)
     assert segmenter.vocabulary.names == ("class 0", "class 1", "class 2")
     assert any("inferred" in note for note in segmenter.runtime.notes)
@@ -256,7 +256,7 @@ def test_large_pictures_are_seen_twice_and_blended(
 ) -> None:
     file = tmp_path / "mine.safetensors"
     save_model(inspyrenet, file, family="inspyrenet", preprocessing=TWICE)
-    predictor = decoupe.load(file)
+    predictor = decoupe.load(file, dtype="float32")
     assert isinstance(predictor, Predictor)
     rng = np.random.default_rng(0)
     for size, second in (
@@ -287,7 +287,7 @@ def test_pictures_seen_twice_do_not_depend_on_their_neighbours(
 ) -> None:
     file = tmp_path / "mine.safetensors"
     save_model(inspyrenet, file, family="inspyrenet", preprocessing=TWICE)
-    predictor = decoupe.load(file)
+    predictor = decoupe.load(file, dtype="float32")
     rng = np.random.default_rng(0)
     pictures = [
         rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((100, 160), (60, 60), (100, 160))
