@@ -243,8 +243,10 @@ def test_a_format_that_the_browser_does_not_know(visit: Open) -> None:
 
 def test_by_keyboard_alone(visit: Open, server: Running) -> None:
     page = visit()
+    page.bring_to_front()
+    page.keyboard.press("Tab")
+    page.wait_for_function("document.activeElement.classList.contains('choose')")
     with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Tab")
         page.keyboard.press("Enter")
     chooser.value.set_files([{"name": "a.png", "mimeType": "image/png", "buffer": SQUARES}])
     settled(page)
