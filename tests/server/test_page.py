@@ -243,7 +243,7 @@ def test_a_format_that_the_browser_does_not_know(visit: Open) -> None:
 
 def test_by_keyboard_alone(visit: Open, server: Running) -> None:
     page = visit()
-    page.bring_to_front()
+    page.on("filechooser", lambda _: None)  # from now on Chromium asks the test, not the desktop
     page.keyboard.press("Tab")
     page.wait_for_function("document.activeElement.classList.contains('choose')")
     with page.expect_file_chooser() as chooser:
