@@ -127,7 +127,8 @@ def video(
 
 def _summary(written: Written, out: str, predictor: Predictor) -> str:
     """What was written, and what of the source is not in it."""
-    parts = [f"wrote {out}: {written.frames} frames of {written.width}×{written.height}, {written.codec}"]
+    counted = "1 frame" if written.frames == 1 else f"{written.frames} frames"
+    parts = [f"wrote {out}: {counted} of {written.width}×{written.height}, {written.codec}"]
     if written.resumed:
         parts.append(f"{written.resumed} of them from the interrupted run")
     parts.append({"none": "no audio"}.get(written.audio, f"audio {written.audio}"))

@@ -1,6 +1,6 @@
 """A trained model -> an equal, faster one.
 
-`fuse` is for inference: what training alone needs is gone, and the numbers are the same up to rounding.
+`fuse` is for inference: the numbers are the same up to rounding, and the model cannot be trained any more.
 
 - Batch norms are folded into the convolutions before them.
 - A context module adds up what its branches give instead of concatenating it; deformable branches are
