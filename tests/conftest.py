@@ -8,9 +8,10 @@ from drawn import draw_pair
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["DECOUPE_CONFIG"] = os.devnull  # not the names that a developer has given
-    # Each worker of `pytest -n` has one core: more threads than that only wait for each other.
+    # Each worker of `pytest -n` has one core: more threads than that only wait for each other. Numba, which
+    # pymatting brings, sets PyTorch's threads with its own.
     if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ["OMP_NUM_THREADS"] = "1"
+        os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
     else:
         # For the workers to come: glibc gives large blocks back at once, and to touch new ones each time
         # takes a quarter of the suite's time.
