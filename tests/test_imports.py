@@ -19,6 +19,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 ORDER = (
     "errors",
     "readings",
+    "memory",
     "layers",
     "backbones",
     "models",

@@ -15,7 +15,8 @@ from decoupe.errors import (
     OutputError,
     UnknownModelError,
 )
-from decoupe.inference.predictor import Predictor, Segmenter, SizeWarning, cut, load
+from decoupe.inference.opened import SizeWarning
+from decoupe.inference.predictor import Predictor, Segmenter, cut, load
 from decoupe.inference.preprocess import FramesWarning
 from decoupe.inference.results import Matte
 from decoupe.inference.segments import Segment, Segments

@@ -34,6 +34,7 @@ from decoupe.options import (
     JsonLines,
     Log,
     MaxPixels,
+    Memory,
     Model,
     NetworkSize,
     Overwrite,
@@ -131,6 +132,7 @@ def segment(
     size: NetworkSize = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    memory: Memory = None,
     overwrite: Overwrite = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     log: Log = None,
@@ -155,7 +157,9 @@ def segment(
             from decoupe.inference.predictor import open_segmenter
             from decoupe.inference.segments import Thresholds
 
-            segmenter = open_segmenter(model, device=device, dtype=precision, size=network_size)
+            segmenter = open_segmenter(
+                model, device=device, dtype=precision, size=network_size, memory=memory
+            )
             if score is not None:
                 segmenter.thresholds = Thresholds(score=score, instance=score)
             return segmenter

@@ -72,6 +72,7 @@ def _open(options: CutOptions, size: Any) -> Predictor:
         minmax=options.minmax,
         guided=options.guided,
         segments=options.segments,
+        memory=options.memory,
     )
     # An unknown label is told once, not for each picture.
     for label in options.what or ():
@@ -107,7 +108,7 @@ def _list_labels(options: CutOptions) -> int:
     """Print what the segment model sees in each picture; the exit status."""
     from decoupe.inference.predictor import open_segmenter
 
-    used = {"segments", "device", "precision", "max_pixels", "inputs", "what", "quiet", "verbose"}
+    used = {"segments", "device", "precision", "memory", "max_pixels", "inputs", "what", "quiet", "verbose"}
     if options != CutOptions(**{name: getattr(options, name) for name in used}):
         raise InputError("--what list cuts nothing: leave the options of cutting out")
     find_spec(options.segments)
@@ -119,7 +120,9 @@ def _list_labels(options: CutOptions) -> int:
         if not found:
             raise InputError(f"{name} holds no pictures: name another folder, or the files")
         pictures += found
-    segmenter = open_segmenter(options.segments, device=options.device, dtype=options.precision)
+    segmenter = open_segmenter(
+        options.segments, device=options.device, dtype=options.precision, memory=options.memory
+    )
     status = 0
     for picture in pictures:
         try:

@@ -15,6 +15,7 @@ from decoupe.options import (
     JsonLines,
     Log,
     MaxPixels,
+    Memory,
     Model,
     NetworkSize,
     Overwrite,
@@ -128,6 +129,7 @@ class CutOptions:
     size: NetworkSize = None
     device: Device = "auto"
     precision: Precision = "auto"
+    memory: Memory = None
     raw: Annotated[
         str | None,
         typer.Option(metavar="WxH", help="Standard input is frames of this size, 3 bytes a pixel: RGB."),

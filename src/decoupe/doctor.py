@@ -105,6 +105,8 @@ def _torch_devices() -> Iterator[Check]:
             "torch", f"cannot be imported ({str(error).partition(chr(10))[0]}): reinstall it", ok=False
         )
         return
+    from decoupe.memory import free, shown
+    from decoupe.runtimes import torch_dtype
 
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
@@ -116,7 +118,9 @@ def _torch_devices() -> Iterator[Check]:
             yield Check(f"torch on {device}", f"does not work ({str(error).splitlines()[0]})", ok=False)
             continue
         about = f", {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else ""
-        yield Check(f"torch on {device}", f"works{about}" if total == 512 else "computes wrong", total == 512)
+        chosen = torch_dtype("auto", torch.device(device))
+        works = f"works{about}; computes in {chosen} unless told, {shown(free(device))} of memory are free"
+        yield Check(f"torch on {device}", works if total == 512 else "computes wrong", total == 512)
     if len(devices) == 1:
         built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
         yield Check("torch on cuda", f"no CUDA device; this PyTorch is built for {built}")

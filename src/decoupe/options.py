@@ -95,6 +95,10 @@ NetworkSize = Annotated[
 ]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="The most it may hold, as 4GB; else most of what is free."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 MaxPixels = Annotated[int, typer.Option(min=1, metavar="N", help="Largest width × height to open.")]
 Log = Annotated[

@@ -23,7 +23,7 @@ import typer
 from decoupe.console import drawn, opened, progress_bar, recorder, say
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import remove_stale, write_bytes
-from decoupe.inference.predictor import SizeWarning
+from decoupe.inference.opened import SizeWarning
 from decoupe.inference.preprocess import FramesWarning
 from decoupe.plan import Job, Plan
 from decoupe.watching import arrivals

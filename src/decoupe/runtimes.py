@@ -18,6 +18,7 @@ from decoupe.errors import (
     UnknownModelError,
     unknown,
 )
+from decoupe.memory import Footprint
 from decoupe.weights import download, registry
 from decoupe.weights.labels import Vocabulary
 from decoupe.weights.own import resolved
@@ -36,6 +37,9 @@ Floats = npt.NDArray[np.float32]
 RUNTIMES = ("onnx", "torch")
 DTYPES = ("float32", "bfloat16", "float16")
 
+ONNX_BYTES = 2500
+"""Per pixel of the input, which ONNX Runtime takes at most for a model that decoupe exported."""
+
 
 class OpenModel(Protocol):
     """A model that is ready to compute, whatever it gives.
@@ -53,6 +57,10 @@ class OpenModel(Protocol):
     dtype: str
     preprocessing: Preprocessing
     notes: tuple[str, ...]
+
+    def footprint(self) -> Footprint:
+        """What computing takes beside the weights; measured when it is first asked for."""
+        ...
 
 
 @runtime_checkable
@@ -129,6 +137,11 @@ class OnnxRuntime:
         alpha = np.concatenate([self._run(part) for part in parts]).astype(np.float32, copy=False)
         return _logits_to_alpha(alpha) if self._foreign else alpha
 
+    def footprint(self) -> Footprint:
+        """More than any file of decoupe takes; with a fixed size there is nothing to choose."""
+        fixed = any(isinstance(side, int) for side in self._input.shape[2:])
+        return Footprint(0, 0 if fixed else ONNX_BYTES)
+
     def _run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         try:
             masks: npt.NDArray[Any] = self.session.run([self._output.name], {self._input.name: images})[0]
@@ -163,9 +176,10 @@ class _TorchModel:
         self._device = device
         self.name = name
         self.device = str(device)
-        self.dtype = _torch_dtype(dtype, device)
+        self.dtype = torch_dtype(dtype, device)
         self.preprocessing: Preprocessing = loaded.preprocessing
         self.notes = tuple(loaded.notes)
+        self._footprint: Footprint | None = None
         self.module = loaded.model.to(device).eval()
         if fuse:
             import torch
@@ -175,6 +189,23 @@ class _TorchModel:
             fusion.fuse(self.module)
             if device.type == "cpu" and self.dtype == "bfloat16":
                 fusion.lower(self.module, torch.bfloat16)
+
+    def footprint(self) -> Footprint:
+        """What computing takes beside the weights: two small pictures tell, once."""
+        if self._footprint is None:
+            import torch
+
+            from decoupe.models.footprint import footprint
+
+            def run(side: int) -> None:
+                with torch.inference_mode():
+                    image = torch.zeros(1, 3, side, side, device=self._device)
+                    self._computed(lambda out: (), [image], self.dtype)
+
+            multiple = self.preprocessing.multiple
+            least = -(-256 // multiple) * multiple
+            self._footprint = footprint(self.module, run, (least, least + 4 * multiple))
+        return self._footprint
 
     def _outputs(self, read: Callable[[Any], tuple[torch.Tensor, ...]], *inputs: Floats) -> list[Floats]:
         """What ``read`` takes out of the module's output for a batch, as float32 arrays."""
@@ -476,7 +507,8 @@ def _torch_device(device: str) -> torch.device:
     return chosen
 
 
-def _torch_dtype(dtype: str, device: torch.device) -> str:
+def torch_dtype(dtype: str, device: torch.device) -> str:
+    """The precision that ``dtype`` means on a device: ``"auto"`` is the fastest that keeps alpha."""
     if dtype == "auto":
         if device.type == "cuda":
             return "float16"

@@ -87,14 +87,26 @@ def test_map_reads_only_what_it_needs() -> None:
     results = Predictor(Recorder()).map(source(), batch_size=3)
     assert read == 0
     next(results)
-    assert read == 3
+    assert read == 6  # three are decoded while three are computed
 
 
-def test_map_gives_what_comes_before_a_broken_picture() -> None:
-    results = Predictor(Recorder()).map([*pictures(), b"broken"], batch_size=100)
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_map_gives_what_comes_before_a_broken_picture(batch_size: int) -> None:
+    results = Predictor(Recorder()).map([*pictures(), b"broken"], batch_size=batch_size)
     for size in SIZES:
         assert next(results).alpha.shape == size
     with pytest.raises(InputError, match="not a picture"):
+        next(results)
+
+
+def test_map_gives_what_comes_before_its_source_fails() -> None:
+    def source() -> Iterator[np.ndarray]:
+        yield from pictures()[:4]
+        raise ConnectionError("the camera is gone")
+
+    results = Predictor(Recorder()).map(source(), batch_size=2)
+    assert [next(results).alpha.shape for _ in range(4)] == SIZES[:4]
+    with pytest.raises(ConnectionError, match="the camera is gone"):
         next(results)
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import functools
-import threading
-import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +15,7 @@ import numpy.typing as npt
 from decoupe.errors import InputError
 from decoupe.inference.framing import VISIBLE
 from decoupe.inference.guided import LEAST_RATIO, enlarged
+from decoupe.inference.opened import Opened, Pair
 from decoupe.inference.preprocess import (
     MAX_PIXELS,
     Picture,
@@ -27,7 +25,6 @@ from decoupe.inference.preprocess import (
     from_network,
     network_size,
     read_image,
-    second_size,
     to_network,
 )
 from decoupe.inference.results import Matte
@@ -43,130 +40,14 @@ from decoupe.inference.subject import (
     part_of_segment,
     under_point,
 )
-from decoupe.runtimes import OpenModel, Runtime, SegmentRuntime, find_spec, open_runtime
+from decoupe.inference.tiles import tiled
+from decoupe.memory import Plan, shown
+from decoupe.runtimes import Floats, Runtime, SegmentRuntime, find_spec, open_runtime
 from decoupe.weights.labels import Vocabulary, plain
-from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, ModelSpec, Preprocessing
-
-Result = TypeVar("Result")
-Pair = tuple[int, int]
-"""``(height, width)`` in pixels."""
+from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, ModelSpec
 
 
-class SizeWarning(UserWarning):
-    """A prediction at a size at which the weights are not known to work."""
-
-
-class _Opened(ABC, Generic[Result]):
-    """What every open model shares: reading pictures, and batches of those that enter it at one size."""
-
-    def __init__(
-        self, runtime: OpenModel, *, size: Size | None = None, spec: ModelSpec | None = None
-    ) -> None:
-        self.size: Size | None = size
-        self.spec = spec
-        self._model = runtime
-        self._warned = False
-        # Threads may share a model: they read and write at the same time, and compute in turns.
-        self._turn = threading.Lock()
-        network_size((1024, 1024), self.preprocessing, size)
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How a picture becomes the model's input."""
-        return self._model.preprocessing
-
-    @property
-    def device(self) -> str:
-        """Where the model computes."""
-        return self._model.device
-
-    @property
-    def dtype(self) -> str:
-        """The precision that the model computes in."""
-        return self._model.dtype
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.describe()})"
-
-    def describe(self) -> str:
-        """Model, runtime, device, precision and size, in one line."""
-        size = self.preprocessing.size if self.size is None else self.size
-        if isinstance(size, int):
-            size = size, size
-        shown = size if isinstance(size, str) else f"{size[1]}×{size[0]}"
-        computed = f"{self.device} in {self.dtype} by {type(self._model).__name__}"
-        return f"{self._model.name} on {computed}, size {shown} ({self.preprocessing.fit})"
-
-    def map(
-        self, images: Iterable[Source], batch_size: int = 8, *, max_pixels: int = MAX_PIXELS
-    ) -> Iterator[Result]:
-        """The results of many pictures, in their order; equal to one by one.
-
-        Pictures are read when they are needed, ``batch_size`` of them at a time, and those that enter the
-        model at the same size are computed together.
-
-        Args:
-            images: pictures as `read_image` takes them.
-            batch_size: most pictures in memory, and in one batch.
-            max_pixels: largest width × height that is decoded.
-
-        Raises:
-            InputError: ``batch_size`` below 1, or a picture that cannot be read; those before it come first.
-        """
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}, expected at least 1")
-        return self._map(iter(images), batch_size, max_pixels)
-
-    def _map(self, images: Iterator[Source], batch_size: int, max_pixels: int) -> Iterator[Result]:
-        for first in images:
-            pictures: list[Picture] = []
-            try:
-                for image in chain([first], islice(images, batch_size - 1)):
-                    pictures.append(read_image(image, max_pixels))  # noqa: PERF401 - kept on an error
-            except InputError:
-                yield from self._predict(pictures)
-                raise
-            yield from self._predict(pictures)
-
-    def _predict(self, pictures: Sequence[Picture]) -> list[Result]:
-        """The results of pictures that are in memory, each group of the same sizes in one batch."""
-        groups: dict[tuple[Pair, Pair | None], list[int]] = {}
-        for index, picture in enumerate(pictures):
-            size = network_size(picture.size, self.preprocessing, self.size)
-            self._check_range(size)
-            closer = second_size(picture.size, self.preprocessing, self.size)
-            groups.setdefault((size, closer), []).append(index)
-        results: dict[int, Result] = {}
-        for (size, closer), indices in groups.items():
-            group = [pictures[index] for index in indices]
-            results.update(zip(indices, self._computed(group, size, closer), strict=True))
-        return [results[index] for index in range(len(pictures))]
-
-    @abstractmethod
-    def _computed(self, pictures: Sequence[Picture], size: Pair, closer: Pair | None) -> list[Result]:
-        """The results of pictures that enter the model at one size, and for a closer look at another."""
-
-    def _batch(self, pictures: Sequence[Picture], size: Pair) -> npt.NDArray[np.float32]:
-        """Pictures as one input ``(N, 3, h, w)``."""
-        return np.stack([to_network(picture, size, self.preprocessing) for picture in pictures])
-
-    def _check_range(self, size: Pair) -> None:
-        least, most = self.preprocessing.size_range
-        # Where the sides follow the picture's aspect, the scale is what the weights know.
-        scale = (size[0] * size[1]) ** 0.5
-        sides = size if self.preprocessing.fit == "stretch" else (scale, scale)
-        if self._warned or (min(sides) >= least and max(sides) <= most):
-            return
-        self._warned = True
-        warnings.warn(
-            f"{self._model.name} is known to work at {least} to {most} pixels a side, "
-            f"not at {size[1]}×{size[0]}: leave size out, or choose another model",
-            SizeWarning,
-            stacklevel=4,
-        )
-
-
-class Segmenter(_Opened[Segments]):
+class Segmenter(Opened[Segments]):
     """A model that says what is where: ``segmenter("street.jpg")`` gives `Segments`.
 
     `load` makes one by name. A picture's result depends on nothing but the picture.
@@ -177,6 +58,7 @@ class Segmenter(_Opened[Segments]):
             ``"native"``.
         spec: the catalogue's row of the model, where it has one.
         thresholds: when a query counts.
+        memory: the most that the process may hold, see `load`.
 
     Raises:
         InputError: a ``size`` that this model cannot take.
@@ -189,8 +71,9 @@ class Segmenter(_Opened[Segments]):
         size: Size | None = None,
         spec: ModelSpec | None = None,
         thresholds: Thresholds | None = None,
+        memory: int | str | None = None,
     ) -> None:
-        super().__init__(runtime, size=size, spec=spec)
+        super().__init__(runtime, size=size, spec=spec, memory=memory)
         self.runtime = runtime
         self.thresholds = thresholds or Thresholds()
 
@@ -229,7 +112,7 @@ class Segmenter(_Opened[Segments]):
         ]
 
 
-class Predictor(_Opened[Matte]):
+class Predictor(Opened[Matte]):
     """A model that cuts out subjects: ``predictor("photo.jpg")`` gives a `Matte`.
 
     `load` makes one by name. A picture's result depends on nothing but the picture: not on its batch
@@ -245,10 +128,12 @@ class Predictor(_Opened[Matte]):
         guided: enlarge the matte along the photograph's outlines where the photograph has at least twice the
             pixels that the model saw; None follows the model's `Preprocessing`.
         segmenter: finds what ``what=`` names, or a function that opens it when it is first needed.
+        memory: the most that the process may hold, see `load`.
 
     Attributes:
         runtime: what computes.
         size: as given; None is the model's own.
+        memory: in bytes; None is what is free.
         spec: as given.
 
     Raises:
@@ -264,8 +149,9 @@ class Predictor(_Opened[Matte]):
         minmax: bool = False,
         guided: bool | None = None,
         segmenter: Segmenter | Callable[[], Segmenter] | None = None,
+        memory: int | str | None = None,
     ) -> None:
-        super().__init__(runtime, size=size, spec=spec)
+        super().__init__(runtime, size=size, spec=spec, memory=memory)
         self.runtime = runtime
         self.minmax = minmax
         self.guided = runtime.preprocessing.guided if guided is None else guided
@@ -368,11 +254,31 @@ class Predictor(_Opened[Matte]):
 
     def _computed(self, pictures: Sequence[Picture], size: Pair, closer: Pair | None) -> list[Matte]:
         batches = [self._batch(pictures, scale) for scale in (closer, size) if scale is not None]
-        with self._turn:
-            alphas = self.runtime(*batches)[:, 0]  # (N, h, w)
+        alphas = self._compute(*batches)[:, 0]  # (N, h, w)
         if self.minmax:
             alphas = np.stack([stretched(alpha) for alpha in alphas])
         return [self._as_matte(alpha, picture) for alpha, picture in zip(alphas, pictures, strict=True)]
+
+    def _beyond(self, picture: Picture, size: Pair, fits: Plan) -> Matte:
+        """The matte of a picture that does not fit whole: seen in tiles, guided by a glance at the whole."""
+        side = self._largest_side(fits.pixels)
+        if not side:
+            return super()._beyond(picture, size, fits)
+        self._warn(
+            f"{self.runtime.name} takes about {shown(fits.needed or 0)} of memory at {size[1]}×{size[0]}, "
+            f"{shown(fits.room)} may be taken: seen in tiles of {side}",
+            stacklevel=6,
+        )
+        own = math.prod(self.preprocessing.size) <= side**2
+        glance = network_size(picture.size, self.preprocessing, None if own else side)
+        seen = self._compute(self._batch([picture], glance))[0, 0]
+        tile = min(side, size[0]), min(side, size[1])
+        alpha = tiled(self._compute, to_network(picture, size, self.preprocessing), seen, tile)
+        return self._as_matte(stretched(alpha) if self.minmax else alpha, picture)
+
+    def _compute(self, *batches: Floats) -> Floats:
+        with self._turn:
+            return self.runtime(*batches)
 
     def _as_matte(self, alpha: npt.NDArray[np.float32], picture: Picture) -> Matte:
         """The model's output ``(h, w)`` at the picture's own size."""
@@ -394,6 +300,7 @@ def load(
     guided: bool | None = None,
     segments: str | Path | None = None,
     fuse: bool = True,
+    memory: int | str | None = None,
 ) -> Predictor: ...
 
 
@@ -409,6 +316,7 @@ def load(
     guided: bool | None = None,
     segments: str | Path | None = None,
     fuse: bool = True,
+    memory: int | str | None = None,
 ) -> Any: ...  # the name decides whether it gives mattes or segments
 
 
@@ -423,6 +331,7 @@ def load(
     guided: bool | None = None,
     segments: str | Path | None = None,
     fuse: bool = True,
+    memory: int | str | None = None,
 ) -> Predictor | Segmenter:
     """Open a model; what was chosen is in its ``repr``.
 
@@ -441,6 +350,9 @@ def load(
             needed. None is the catalogue's ``maskformer-swin-base-coco``.
         fuse: compute a checkpoint in its equal, faster form (`decoupe.models.fuse`); False for the model as
             it was trained.
+        memory: the most that the process may hold, in bytes or as ``"4GB"``, on CUDA of the device; None is
+            most of what is free. What does not fit is computed in smaller batches, and a picture that does
+            not fit whole in tiles, guided by a glance at the whole, with a `SizeWarning`.
 
     Returns:
         A `Predictor` for a matte model, a `Segmenter` for one that names segments.
@@ -461,9 +373,11 @@ def load(
             raise InputError(
                 f"{opened.name} gives segments, not mattes: leave minmax, guided and segments out"
             )
-        return Segmenter(opened, size=size, spec=spec)
-    segmenter = functools.partial(open_segmenter, segments, device=device, dtype=dtype)
-    return Predictor(opened, size=size, spec=spec, minmax=minmax, guided=guided, segmenter=segmenter)
+        return Segmenter(opened, size=size, spec=spec, memory=memory)
+    segmenter = functools.partial(open_segmenter, segments, device=device, dtype=dtype, memory=memory)
+    return Predictor(
+        opened, size=size, spec=spec, minmax=minmax, guided=guided, segmenter=segmenter, memory=memory
+    )
 
 
 def open_predictor(model: str | Path | None = None, **options: Any) -> Predictor:
@@ -515,6 +429,7 @@ def cut(
     minmax: bool = False,
     guided: bool | None = None,
     segments: str | Path | None = None,
+    memory: int | str | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Matte:
     """Cut out the subject of one picture: ``decoupe.cut("photo.jpg").save("photo.png")``.
@@ -535,6 +450,7 @@ def cut(
         minmax=minmax,
         guided=guided,
         segments=segments,
+        memory=memory,
     )
     return predictor(image, what=what, box=box, point=point, max_pixels=max_pixels)
 

@@ -344,14 +344,21 @@ class StripedAttention(nn.Module):
         key, value = self.plain.memory(x, self.plain.regions(x, saliency, detail))
         height, width = x.shape[-2:]
         rows = max(4 * self.SEEN, STRIPE // (x.shape[1] * width * x.element_size()))
-        features, details = [], []
+        whole: Tensor | None = None
+        details = []
         for top in range(0, height, rows):
             above = min(top, self.SEEN)
             stripe = x[:, :, top - above : top + rows + self.SEEN]
             feature = self.plain.refine(stripe, key, value)[:, :, above : above + rows]
             details.append(self.plain.head(feature))
-            features.append(feature[:, :, :0] if self.last else feature)
-        return torch.cat(features, dim=2), torch.cat(details, dim=2)
+            if whole is None:
+                kept = 0 if self.last else height
+                shape = (*feature.shape[:2], kept, width)
+                whole = feature.new_empty(shape).contiguous(memory_format=torch.channels_last)
+            if not self.last:
+                whole[:, :, top : top + rows] = feature
+        assert whole is not None
+        return whole, torch.cat(details, dim=2)
 
 
 class Chunk(NamedTuple):

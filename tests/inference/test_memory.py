@@ -1,0 +1,226 @@
+"""The plan of what fits in memory, and pictures seen in tiles."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+from decoupe import InputError, ModelError, Predictor, SizeWarning
+from decoupe.inference.tiles import near_outlines, tile_weights, tiled
+from decoupe.memory import Footprint, container_free, parse_memory, plan, shown
+from decoupe.models.footprint import HELD, footprint, peak
+from decoupe.weights.registry import Preprocessing
+
+PREPROCESSING = Preprocessing((64, 64), fit="keep", size_range=(32, 512), multiple=16)
+PLENTY = 10**13
+
+
+class Known:
+    """A runtime that takes 1000 bytes a pixel and sees red; it remembers its batches."""
+
+    name, device, dtype, notes = "known", "cpu", "float32", ()
+    preprocessing = PREPROCESSING
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, ...]] = []
+
+    def footprint(self) -> Footprint:
+        return Footprint(100_000, 1000)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        self.batches.append(images.shape)
+        alpha: np.ndarray = 1 / (1 + np.exp(-8 * images[:, :1]))
+        return alpha
+
+
+def disc(side: int = 256) -> np.ndarray:
+    """A red disc on blue."""
+    rows, columns = np.mgrid[:side, :side] - side / 2
+    inside = np.hypot(rows, columns)[..., None] < side / 4
+    return np.where(inside, [230, 20, 20], [20, 20, 230]).astype(np.uint8)
+
+
+@pytest.fixture
+def holding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that holds one megabyte."""
+    monkeypatch.setattr("decoupe.memory.held", lambda device: 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        (123, 123),
+        ("4GB", 4_000_000_000),
+        ("4g", 4_000_000_000),
+        (" 800 MB ", 800_000_000),
+        ("1.5GiB", 1_610_612_736),
+        ("64 ki", 65_536),
+    ],
+)
+def test_budgets_are_read(written: int | str, size: int) -> None:
+    assert parse_memory(written) == size
+
+
+@pytest.mark.parametrize("written", ["", "much", "-4GB", "0", 0, -3, "4 apples", "4TBB", "GB", "1e9"])
+def test_what_is_no_budget_is_refused(written: int | str) -> None:
+    with pytest.raises(InputError, match="expected bytes or a size: such as 4GB or 800MB"):
+        parse_memory(written)
+
+
+def test_sizes_are_shown_for_a_reader() -> None:
+    assert [shown(size) for size in (3_140_000_000, 160_000_000, 42_000_000, -5)] == [
+        "3.1 GB",
+        "0.2 GB",
+        "42 MB",
+        "0 MB",
+    ]
+
+
+@pytest.mark.usefixtures("holding")
+@pytest.mark.parametrize(
+    ("budget", "batch"),
+    # 64×64 pixels take 4.1 MB each and 0.1 MB once, beside the megabyte that is held.
+    [(PLENTY, 5), (22_000_000, 5), (14_000_000, 3), (5_200_000, 1), (5_100_000, 0), (900_000, 0)],
+)
+def test_as_many_pictures_at_once_as_fit(budget: int, batch: int) -> None:
+    found = plan(Known(), 64 * 64, 5, budget)
+    assert found.batch == batch
+    assert found.needed in (None, 100_000 + 64 * 64 * 1000)
+    if found.batch:
+        assert batch * 64 * 64 <= found.pixels
+
+
+def test_nothing_is_found_out_where_there_is_plenty() -> None:
+    class Unknown(Known):
+        def footprint(self) -> Footprint:
+            raise AssertionError("measured for nothing")
+
+    assert plan(Unknown(), 64 * 64, 5, PLENTY).batch == 5
+
+
+@pytest.mark.usefixtures("holding")
+def test_a_group_is_computed_in_batches_that_fit_and_gives_the_same() -> None:
+    pictures = [disc(64) // (index + 1) for index in range(5)]
+    whole, parts = Known(), Known()
+    wanted = list(Predictor(whole, memory=PLENTY).map(pictures))
+    found = list(Predictor(parts, memory="10MB").map(pictures))
+    assert [batch[0] for batch in whole.batches] == [5]
+    assert [batch[0] for batch in parts.batches] == [2, 2, 1]
+    for one, other in zip(wanted, found, strict=True):
+        np.testing.assert_array_equal(one.alpha, other.alpha)
+
+
+@pytest.mark.usefixtures("holding")
+def test_a_picture_that_does_not_fit_is_seen_in_tiles() -> None:
+    whole, tiles = Known(), Known()
+    wanted = Predictor(whole, size=256, memory=PLENTY)(disc()).alpha
+    with pytest.warns(
+        SizeWarning, match=r"known takes about 66 MB of memory at 256×256, 19 MB may be taken: seen in tiles"
+    ) as told:
+        found = Predictor(tiles, size=256, memory="20MB")(disc()).alpha
+    assert told[0].filename == __file__
+    assert tiles.batches[0] == (1, 3, 64, 64)  # the glance, at the model's own size
+    assert {batch[2:] for batch in tiles.batches[1:]} == {(128, 128)}
+    assert np.abs(found - wanted).max() < 0.02
+
+
+@pytest.mark.usefixtures("holding")
+def test_what_fits_nowhere_is_told_with_a_remedy() -> None:
+    with pytest.raises(
+        ModelError, match=r"takes about 66 MB of memory at 256×256, 0 MB may be taken; no size fits: choose"
+    ):
+        Predictor(Known(), size=256, memory="1MB")(disc())
+
+
+def test_a_budget_that_is_none_is_refused_when_the_model_is_opened() -> None:
+    with pytest.raises(InputError, match="memory is 'little'"):
+        Predictor(Known(), memory="little")
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_tiles_cover_a_side_and_their_weights_sum_to_one(length: int, tile: int) -> None:
+    tile = min(tile, length)
+    total = np.zeros(length)
+    for start, weight in tile_weights(length, tile):
+        assert start + tile <= length
+        assert weight.min() > 0
+        total[start : start + tile] += weight
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+def test_neighbouring_tiles_share_a_quarter() -> None:
+    starts = [start for start, _ in tile_weights(1000, 256)]
+    assert starts[0] == 0
+    assert starts[-1] == 1000 - 256
+    assert max(np.diff(starts)) <= 192
+
+
+def test_a_tile_that_lost_the_subject_is_not_believed() -> None:
+    image = np.zeros((3, 256, 256), np.float32)
+    glance = np.zeros((64, 64), np.float32)
+    glance[16:48, 16:48] = 1
+    plain = np.asarray(Image.fromarray(glance).resize((256, 256), Image.Resampling.BILINEAR))
+    found = tiled(lambda part: 1 - np.zeros_like(part[:, :1]), image, glance, (96, 96))
+    np.testing.assert_allclose(found, plain, atol=1e-6)
+
+
+def test_tiles_are_seen_only_where_there_is_an_outline() -> None:
+    seen = []
+
+    def compute(part: np.ndarray) -> np.ndarray:
+        seen.append(part.shape)
+        return np.zeros_like(part[:, :1])
+
+    glance = np.zeros((128, 128), np.float32)
+    glance[30:34, 30:34] = 0.5
+    tiled(compute, np.zeros((3, 512, 512), np.float32), glance, (64, 64))
+    assert 1 <= len(seen) <= 36  # of 121
+    near = near_outlines(glance)
+    assert near[31, 31] == pytest.approx(1, abs=1e-3)
+    assert near[100, 100] == 0
+    seen.clear()
+    tiled(compute, np.zeros((3, 512, 512), np.float32), np.ones((64, 64), np.float32), (64, 64))
+    assert not seen
+
+
+def test_tensors_alive_at_once_are_counted() -> None:
+    model = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+
+    def run(side: int = 100) -> None:
+        image = torch.zeros(1, 3, side, side)
+        with torch.inference_mode():
+            for _ in range(3):
+                wide = model(image)  # the last one is alive while the next is made
+                wide.flatten().view(8, -1)
+
+    assert peak(model, run) == 4 * 100 * 100 * (3 + 8 + 8)
+    found = footprint(model, run, (64, 128))
+    assert found.fixed == HELD
+    assert found.per_pixel == pytest.approx(1.15 * 4 * 19)
+    assert found.of(100) == pytest.approx(HELD + 100 * found.per_pixel, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "stat"),
+    [
+        ("memory.max", "memory.current", "inactive_file 300\n"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file 300\n"),
+    ],
+)
+def test_a_containers_limit_is_observed(tmp_path: Path, limit: str, used: str, stat: str) -> None:
+    assert container_free(tmp_path) == sys.maxsize
+    for name, text in ((limit, "5000\n"), (used, "1200\n"), ("memory.stat", stat)):
+        path = tmp_path / ("memory/" * limit.startswith("memory/") + name.rpartition("/")[2])
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert container_free(tmp_path) == 5000 - 1200 + 300
+    (tmp_path / limit).write_text("max\n")
+    assert container_free(tmp_path) == sys.maxsize
