@@ -1,104 +1,329 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
+import decoupe
 from contract import picture, with_statistics
-from decoupe import export
-from decoupe.errors import ConfigError, OutputError
-from decoupe.models import BiRefNet
-from decoupe.models.birefnet import PRESETS
-from decoupe.models.fuse import fold_batch_norm
+from decoupe import backbones, export
+from decoupe.backbones.swin import Swin, SwinConfig
+from decoupe.cli import app
+from decoupe.errors import ConfigError, InputError, OutputError
+from decoupe.export import forms, onnx_file, parity
+from decoupe.models import BiRefNet, InSPyReNet, MaskFormer
+from decoupe.models.birefnet import PRESETS, BiRefNetConfig
+from decoupe.models.inspyrenet import InSPyReNetConfig
+from decoupe.models.maskformer import MaskFormerConfig
+from decoupe.weights.checkpoint import save_model
+from decoupe.weights.labels import Vocabulary
 from decoupe.weights.registry import Preprocessing
+from inference.tiny import write_onnx
+from test_imports import BLOCKED
 
 PREPROCESSING = Preprocessing((320, 320), "keep", (64, 1024))
+TWICE = Preprocessing((64, 64), "stretch", (32, 1024), two_scale=(80, 128))
+EXAMPLE = Path(__file__).parents[1] / "examples" / "chelsea.jpg"
+
+Files = dict[str, Path]
 
 
 @pytest.fixture(scope="module")
-def model() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return with_statistics(BiRefNet(PRESETS["pocket"]))
+def models() -> dict[str, torch.nn.Module]:
+    """Small ones of each family; the Swin's windows are padded, shifted and several."""
+    narrow = SwinConfig(dim=16, depths=(2, 1, 1, 1), heads=(1, 1, 2, 2), window=5)
+    plain = BiRefNetConfig(backbone="swin_t", context_width=16, block_width=16, inward_width=16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(backbones.BACKBONES, "swin_t", functools.partial(Swin, narrow))
+        torch.manual_seed(0)
+        made = {
+            "pocket": BiRefNet(PRESETS["pocket"]),
+            "swin": BiRefNet(plain),
+            "pyramid": InSPyReNet(InSPyReNetConfig(backbone="nano", depth=8, base_size=(64, 64))),
+            "segments": MaskFormer(
+                MaskFormerConfig(
+                    "swin_t",
+                    classes=3,
+                    queries=5,
+                    width=32,
+                    heads=2,
+                    feed_forward=32,
+                    layers=1,
+                    pyramid_width=64,
+                )
+            ),
+        }
+    return {name: with_statistics(model) for name, model in made.items()}
 
 
 @pytest.fixture(scope="module")
-def file(model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("export") / "pocket.onnx"
-    report = export.export_onnx(
-        model, path, preprocessing=PREPROCESSING, metadata={"name": "tiny"}, half_weights=True
-    )
-    assert len({row.shape for row in report}) == 3
-    assert max(row.largest for row in report) <= export.PARITY
-    return path
-
-
-@pytest.fixture(scope="module")
-def program(model: torch.nn.Module) -> Any:
-    return export.trace(export.MatteGraph(fold_batch_norm(model)), PREPROCESSING)
+def files(models: dict[str, torch.nn.Module], tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """Each exported, once for all tests: tracing takes seconds."""
+    folder = tmp_path_factory.mktemp("export")
+    for name, model in models.items():
+        report = export.export_onnx(
+            model,
+            folder / f"{name}.onnx",
+            preprocessing=TWICE if name == "pyramid" else PREPROCESSING,
+            metadata={"name": f"tiny {name}"},
+            vocabulary=Vocabulary(("cat", "dog", "mug")),
+            half_weights=name == "pocket",
+        )
+        assert len({row.shape for row in report}) == 3
+        assert all(row.agrees for row in report)
+    return {path.stem: path for path in folder.iterdir()}
 
 
 @pytest.fixture
-def traced(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracing takes seconds: what comes after it needs it only once."""
-    monkeypatch.setattr(export, "trace", lambda *_: copy.deepcopy(program))
+def traced(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after tracing needs it only once."""
+    program = onnx.load(files["pocket"])
+    del program.metadata_props[:]
+    monkeypatch.setattr(export, "graph_of", lambda *_, **__: copy.deepcopy(program))
 
 
-def test_other_sizes_and_batches_run_with_the_models_numbers(model: torch.nn.Module, file: Path) -> None:
+@pytest.mark.parametrize("name", ["pocket", "swin"])
+@pytest.mark.parametrize("shape", [(2, 128, 96), (1, 416, 512), (3, 32, 64)])
+def test_other_sizes_and_batches_run_with_the_models_numbers(
+    models: dict[str, torch.nn.Module], files: Files, name: str, shape: tuple[int, int, int]
+) -> None:
     """Weights in half precision change the alpha by no more than their rounding."""
-    session = onnxruntime.InferenceSession(file)
-    image = picture(2, 128, 96)
+    image = picture(*shape)
     with torch.inference_mode():
-        expected = model(image).logits.sigmoid().numpy()
-    found = session.run(None, {"image": image.numpy()})[0]
-    assert found.shape == (2, 1, 128, 96)
-    assert np.abs(found - expected).max() < 2e-3
+        expected = models[name](image).logits.sigmoid().numpy()
+    (found,) = onnxruntime.InferenceSession(files[name]).run(None, {"image": image.numpy()})
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < (2e-3 if name == "pocket" else 1e-4 * expected.std())
 
 
-def test_the_file_tells_what_it_needs(file: Path) -> None:
-    stored = onnxruntime.InferenceSession(file).get_modelmeta().custom_metadata_map
-    assert stored["decoupe.name"] == "tiny"
+def test_standard_operators_alone(files: Files) -> None:
+    for path in files.values():
+        model = onnx.load(path)
+        assert [opset.domain for opset in model.opset_import] == [""]
+        assert not model.functions
+        assert "DeformConv" not in {node.op_type for node in model.graph.node}
+
+
+def test_deformable_convolution_as_onnx_has_it(models: dict[str, torch.nn.Module], tmp_path: Path) -> None:
+    path = tmp_path / "swin.onnx"
+    report = export.export_onnx(models["swin"], path, preprocessing=PREPROCESSING, metadata={}, deform="onnx")
+    assert all(row.agrees for row in report)
+    assert sum(node.op_type == "DeformConv" for node in onnx.load(path).graph.node) == 20
+
+
+def test_the_file_tells_what_it_needs(files: Files) -> None:
+    stored = onnxruntime.InferenceSession(files["pocket"]).get_modelmeta().custom_metadata_map
+    assert stored["decoupe.name"] == "tiny pocket"
     assert Preprocessing(**json.loads(stored["decoupe.preprocessing"])).fit == "keep"
-    assert b"/work/" not in file.read_bytes()
-    assert file.stat().st_size < 10e6
+    for path in files.values():
+        assert b"/work/" not in path.read_bytes()
+        assert b"site-packages" not in path.read_bytes()
+    assert files["pocket"].stat().st_size < 10e6
 
 
-def test_the_callers_model_stays_as_it_is(model: torch.nn.Module, tmp_path: Path) -> None:
-    mine = copy.deepcopy(model).train()
+def test_two_looks_give_what_the_model_gives(
+    models: dict[str, torch.nn.Module], files: Files, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "pyramid.safetensors"
+    model = models["pyramid"]
+    save_model(model, checkpoint, family="inspyrenet", preprocessing=TWICE)
+    ours = decoupe.load(checkpoint, device="cpu", dtype="float32")
+    exported = decoupe.load(files["pyramid"])
+    photographs = [np.asarray(Image.open(EXAMPLE)), np.asarray(Image.open(EXAMPLE).resize((90, 70)))]
+    for photograph in photographs:  # seen twice, and once
+        assert np.abs(exported(photograph).alpha - ours(photograph).alpha).max() < 1e-4
+
+
+def test_segments_need_nothing_else(models: dict[str, torch.nn.Module], files: Files, tmp_path: Path) -> None:
+    segmenter = decoupe.load(files["segments"])
+    assert isinstance(segmenter, decoupe.Segmenter)
+    assert segmenter.vocabulary.names == ("cat", "dog", "mug")
+    image = picture(2, 96, 160)
+    with torch.inference_mode():
+        out = models["segments"](image)
+    classes, masks = segmenter.runtime(image.numpy())
+    assert np.abs(classes - out.class_logits.numpy()).max() < 1e-4 * float(out.class_logits.std())
+    assert np.abs(masks - out.mask_logits.numpy()).max() < 1e-4 * float(out.mask_logits.std())
+    target = tmp_path / "labels.json"
+    ran = CliRunner().invoke(
+        app, ["segment", str(EXAMPLE), "-m", str(files["segments"]), "-o", str(tmp_path / "s.png")]
+    )
+    assert ran.exit_code == 0, ran.output
+    assert not target.exists()
+
+
+WITHOUT_TORCH = (
+    BLOCKED
+    + """
+from decoupe.cli import main
+sys.argv[1:] = ["cut", sys.argv[1], "-m", sys.argv[2], "-o", sys.argv[3]]
+try:
+    main()
+except SystemExit as ending:
+    assert not ending.code, ending.code
+assert "torch" not in sys.modules
+"""
+)
+
+
+def test_an_exported_file_runs_without_torch(files: Files, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_TORCH, EXAMPLE, files["swin"], tmp_path / "cut.png"]
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    with Image.open(tmp_path / "cut.png") as cutout:
+        assert cutout.mode == "RGBA"
+
+
+@pytest.mark.usefixtures("traced")
+def test_preprocessing_inside_the_file(
+    models: dict[str, torch.nn.Module], files: Files, tmp_path: Path
+) -> None:
+    path = tmp_path / "pixels.onnx"
+    export.export_onnx(
+        models["pocket"], path, preprocessing=PREPROCESSING, metadata={}, pixels=True, force=True
+    )
+    session = onnxruntime.InferenceSession(path)
+    photograph = np.asarray(Image.open(EXAMPLE))
+    (alpha,) = session.run(None, {"picture": photograph[None]})
+    assert alpha.shape == (1, 1, *photograph.shape[:2])
+    outside = decoupe.load(files["pocket"], guided=False)(photograph).alpha
+    # ONNX Runtime rounds a few of the bytes that it resizes otherwise than Pillow does.
+    assert np.abs(alpha[0, 0] - outside).mean() < 1e-4
+    predictor = decoupe.load(path)
+    np.testing.assert_allclose(predictor(photograph).alpha, alpha[0, 0], atol=1e-6)
+    with pytest.raises(InputError, match="chooses the size by itself"):
+        decoupe.load(path, size=64)
+
+
+def test_the_callers_model_stays_as_it_is(models: dict[str, torch.nn.Module]) -> None:
+    mine = copy.deepcopy(models["swin"]).train()
     before = {name: tensor.clone() for name, tensor in mine.state_dict().items()}
-    export.export_onnx(mine, tmp_path / "a.onnx", preprocessing=PREPROCESSING, metadata={}, half_weights=True)
+    forms.traceable(mine)
+    assert export.prepared(mine, half_weights=True) is not mine
     assert mine.training
     assert mine.state_dict().keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in mine.state_dict().items())
 
 
 @pytest.mark.usefixtures("traced")
-def test_a_file_that_gives_no_numbers_is_not_written(
-    model: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("difference", [float("nan"), 1.1 * export.PARITY])
+def test_a_file_that_differs_is_not_written_unless_forced(
+    models: dict[str, torch.nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: float
 ) -> None:
-    rows = [export.Parity((1,), difference, 0.0) for difference in (1e-9, float("nan"))]
-    monkeypatch.setattr(export, "parity", lambda *_: rows)
-    with pytest.raises(ConfigError, match="differs from torch by nan"):
-        export.export_onnx(model, tmp_path / "a.onnx", preprocessing=PREPROCESSING, metadata={})
+    rows = [export.Parity((1,), each, 0.0) for each in (1e-9, difference)]
+    monkeypatch.setattr(export, "checked", lambda *_: rows)
+    options: dict[str, Any] = {"preprocessing": PREPROCESSING, "metadata": {}}
+    with pytest.raises(ConfigError, match=r"differs from torch by .* --force keeps it"):
+        export.export_onnx(models["pocket"], tmp_path / "a.onnx", **options)
     assert list(tmp_path.iterdir()) == []
+    export.export_onnx(models["pocket"], tmp_path / "a.onnx", force=True, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_what_differs_is_found() -> None:
+    def wrong(image: np.ndarray) -> list[np.ndarray]:
+        return [image * 1.001 if len(image) == 3 else image]
+
+    report = parity.compared(lambda image: image, wrong)
+    assert [row.agrees for row in report] == [row.shape[0] != 3 for row in report]
 
 
 @pytest.mark.usefixtures("traced")
-def test_a_file_that_differs_is_not_written(
-    model: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_output_that_cannot_be_written(models: dict[str, torch.nn.Module], tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        export.export_onnx(
+            models["pocket"],
+            tmp_path / "no" / "a.onnx",
+            preprocessing=PREPROCESSING,
+            metadata={},
+            force=True,
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"deform": "onyx"}, "did you mean 'onnx'"), ({"pixels": True}, "models that give mattes")],
+)
+def test_forms_that_there_are_not(
+    models: dict[str, torch.nn.Module], tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr(export, "PARITY", 0.0)
-    with pytest.raises(ConfigError, match="differs from torch"):
-        export.export_onnx(model, tmp_path / "a.onnx", preprocessing=PREPROCESSING, metadata={})
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match=message):
+        export.export_onnx(
+            models["segments"], tmp_path / "a.onnx", preprocessing=PREPROCESSING, metadata={}, **options
+        )
 
 
-@pytest.mark.usefixtures("traced")
-def test_an_output_that_cannot_be_written(model: torch.nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot write"):
-        export.export_onnx(model, tmp_path / "no" / "a.onnx", preprocessing=PREPROCESSING, metadata={})
+def cut(*options: object) -> Any:
+    return CliRunner().invoke(app, ["cut", str(EXAMPLE), *map(str, options)])
+
+
+def test_files_of_others_are_fed_as_told(tmp_path: Path) -> None:
+    path, target = write_onnx(tmp_path / "any.onnx", None), tmp_path / "matte.png"
+    told = ("--input-size", "96x64", "--mean", "0.5,0.4,0.3", "--std", "0.5", "--matte", "--no-guided")
+    ran = cut("-m", path, "-o", target, *told)
+    assert ran.exit_code == 0, ran.output
+    red, green, blue = np.asarray(Image.open(EXAMPLE).resize((96, 64), Image.Resampling.BILINEAR)).T / 255
+    logits = (3 * (red - 0.5) - 1.5 * (green - 0.4) - 1.5 * (blue - 0.3)).T / 0.5
+    found = np.asarray(Image.open(target).resize((96, 64), Image.Resampling.BILINEAR)) / 255
+    assert np.abs(found - 1 / (1 + np.exp(-logits))).mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--mean", "0.5"), "add --input-size N"),
+        (("--input-size", "native"), "expected N or WxH"),
+        (("--input-size", "64", "--mean", "1,2"), "--mean is '1,2', expected three numbers"),
+        (("--input-size", "64", "--std", "0"), "expected numbers above 0"),
+        (("--input-size", "64"), "takes 48×32 only, not 64×64: give --input-size 48x32"),
+    ],
+)
+def test_a_wrong_feeding_is_one_line(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    path = write_onnx(tmp_path / "any.onnx", None, shape=(1, 3, 32, 48))
+    ran = cut("-m", path, "-o", tmp_path / "cut.png", *options)
+    assert ran.exit_code != 0
+    assert message in ran.stderr
+    assert "Traceback" not in ran.output
+
+
+def test_decoupes_own_files_are_not_fed_otherwise(tmp_path: Path) -> None:
+    ran = cut("-m", write_onnx(tmp_path / "ours.onnx"), "-o", tmp_path / "a.png", "--input-size", "64")
+    assert "tells its own size and normalisation" in ran.stderr
+
+
+def test_openvino(models: dict[str, torch.nn.Module], tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from decoupe.export.openvino_file import export_openvino
+
+    path = tmp_path / "pocket.xml"
+    report = export_openvino(models["pocket"], path, preprocessing=PREPROCESSING, metadata={"name": "tiny"})
+    assert all(row.agrees for row in report)
+    predictor = decoupe.load(path, guided=False)
+    assert (predictor.runtime.name, predictor.preprocessing) == ("tiny", PREPROCESSING)
+    image = picture(1, 96, 64)
+    with torch.inference_mode():
+        expected = models["pocket"](image).logits.sigmoid().numpy()
+    assert np.abs(predictor.runtime(image.numpy()) - expected).max() < 1e-4 * expected.std()
+
+
+def test_a_size_that_cannot_be_free_is_told() -> None:
+    class Fixed(torch.nn.Module):
+        inputs, outputs = ("image",), ("alpha",)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image * int(image.shape[2])
+
+    with pytest.raises(ConfigError, match="cannot be traced with free sizes"):
+        onnx_file.captured(Fixed())

@@ -24,6 +24,7 @@ ORDER = (
     "backbones",
     "models",
     "weights",
+    "onnx_runtime",
     "runtimes",
     "inference",
     "batch",
@@ -45,8 +46,10 @@ ORDER = (
     "catalogue_commands",
     "training_commands",
     "evaluation_commands",
+    "export_command",
     "cli",
 )
+KNOWING = ("cli", "training_commands", "evaluation_commands", "export_command")
 BESIDE = ("datasets", "training", "evaluation", "export")
 # Plain data about the weights, which torch-free parts share.
 FREE = ("decoupe.weights.registry",)
@@ -78,7 +81,7 @@ def violations(path: Path) -> list[str]:
         if other == own:
             continue
         if own in ORDER and (
-            (other in BESIDE and own not in ("cli", "training_commands", "evaluation_commands"))
+            (other in BESIDE and own not in KNOWING)
             or (other in ORDER and ORDER.index(other) > ORDER.index(own))
         ):
             wrong.append(f"{path.relative_to(SOURCE)}: {module}")

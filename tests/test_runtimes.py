@@ -24,7 +24,8 @@ from decoupe.errors import (
     UnknownModelError,
 )
 from decoupe.models.birefnet import PRESETS, BiRefNet
-from decoupe.runtimes import OnnxRuntime, Runtime, TorchRuntime, find_spec, open_runtime
+from decoupe.onnx_runtime import OnnxRuntime
+from decoupe.runtimes import Runtime, TorchRuntime, find_spec, open_runtime
 from decoupe.weights import registry
 from decoupe.weights.checkpoint import save_model
 from inference.tiny import KEEP, write_onnx
@@ -148,7 +149,9 @@ def test_grey_inputs_are_refused(tmp_path: Path) -> None:
 def test_masks_of_another_shape_are_refused(tmp_path: Path) -> None:
     runtime = OnnxRuntime(write_onnx(tmp_path / "two.onnx", None))
     # Not every file says how many masks it gives.
-    runtime.session = SimpleNamespace(run=lambda *_: [np.zeros((3, 2, 32, 48), np.float32)])
+    runtime.session = SimpleNamespace(
+        inputs=runtime.session.inputs, run=lambda *_: [np.zeros((3, 2, 32, 48), np.float32)]
+    )
     with pytest.raises(CheckpointError, match=r"two gives \(3, 2, 32, 48\), expected one mask"):
         runtime(IMAGES)
 

@@ -18,6 +18,7 @@ import decoupe
 from decoupe import (
     catalogue_commands,
     evaluation_commands,
+    export_command,
     serve_command,
     training_commands,
     video_command,
@@ -75,7 +76,7 @@ app.command()(serve_command.serve)
 app.command()(serve_command.ui)
 app.command()(training_commands.train)
 app.command()(training_commands.calibrate)
-app.command()(training_commands.export)
+app.command()(export_command.export)
 app.add_typer(training_commands.data_app, name="data")
 app.add_typer(evaluation_commands.eval_app, name="eval")
 

@@ -14,7 +14,7 @@ from decoupe.cut_files import Wanted, describe, read_background, wanted
 from decoupe.cut_options import CutOptions
 from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.media import find_images
-from decoupe.options import parse_numbers, parse_size, taking
+from decoupe.options import parse_feeding, parse_numbers, parse_size, taking
 from decoupe.plan import make_plan
 from decoupe.raw_frames import cut_frames
 from decoupe.running import Telling, Worked, do
@@ -73,6 +73,7 @@ def _open(options: CutOptions, size: Any) -> Predictor:
         guided=options.guided,
         segments=options.segments,
         memory=options.memory,
+        preprocessing=parse_feeding(options.input_size, options.mean, options.std),
     )
     # An unknown label is told once, not for each picture.
     for label in options.what or ():

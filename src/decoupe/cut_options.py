@@ -127,6 +127,14 @@ class CutOptions:
         ),
     ] = None
     size: NetworkSize = None
+    input_size: Annotated[
+        str | None,
+        typer.Option(metavar="N|WxH", help="Input of an .onnx file that is not decoupe's, in pixels."),
+    ] = None
+    mean: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="What is subtracted from its input's 0 to 1.")
+    ] = None
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="What that is divided by.")] = None
     device: Device = "auto"
     precision: Precision = "auto"
     memory: Memory = None

@@ -61,7 +61,7 @@ class MissingExtraError(DecoupeError, ImportError):
 
     def __init__(self, what: str, extra: str) -> None:
         """Say that ``what`` (a command, a model, a feature) needs the extra called ``extra``."""
-        libraries = {"torch": "PyTorch", "export": "onnx and onnxscript"}
+        libraries = {"torch": "PyTorch", "export": "onnx and onnxscript", "openvino": "OpenVINO"}
         super().__init__(
             f"{what} needs {libraries.get(extra, f'the extra {extra!r}')}: pip install 'decoupe[{extra}]'"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -12,9 +13,10 @@ import typer
 from decoupe.errors import InputError
 from decoupe.inference.preprocess import Size
 from decoupe.weights.own import own_models
-from decoupe.weights.registry import CATALOGUE, SUITED
+from decoupe.weights.registry import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD, SUITED, Preprocessing
 
 Options = TypeVar("Options")
+Three = tuple[float, float, float]
 
 
 def taking(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
@@ -75,6 +77,39 @@ def parse_size(text: str | None) -> Size | None:
         raise InputError(f"--size is {text!r}, expected N, WxH or native: such as 1024 or 1440x960")
     width, height = int(sides[0]), int(sides[-1])
     return height, width
+
+
+def parse_feeding(size: str | None, mean: str | None, std: str | None) -> Preprocessing | None:
+    """How a file that does not tell is fed, of ``--input-size``, ``--mean`` and ``--std``; None of none.
+
+    Raises:
+        InputError: one that is not understood, or numbers without a size.
+    """
+    if size is None:
+        if mean is None and std is None:
+            return None
+        raise InputError("--mean and --std go with a size: add --input-size N, the side of the model's input")
+    sides = parse_size(size)
+    if not isinstance(sides, tuple) or min(sides) < 1:
+        raise InputError(f"--input-size is {size!r}, expected N or WxH: such as 320 or 640x480")
+    values = _three("--mean", mean, IMAGENET_MEAN), _three("--std", std, IMAGENET_STD)
+    if min(values[1]) <= 0:
+        raise InputError(f"--std is {std!r}, expected numbers above 0")
+    return Preprocessing(sides, "stretch", (1, 4 * max(sides)), 1, *values)
+
+
+def _three(option: str, text: str | None, default: Three) -> Three:
+    """Three numbers such as ``0.5,0.5,0.5``, or one for all."""
+    if text is None:
+        return default
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
+        raise InputError(f"{option} is {text!r}, expected three numbers: such as 0.485,0.456,0.406")
+    red, green, blue = numbers * (3 // len(numbers))
+    return red, green, blue
 
 
 Inputs = Annotated[

@@ -1,24 +1,19 @@
-"""What computes: PyTorch and ONNX Runtime behind one protocol. Importing this imports neither."""
+"""What computes: PyTorch, ONNX Runtime and OpenVINO behind one protocol. Importing this imports none."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import numpy as np
-import numpy.typing as npt
-
-from decoupe.errors import (
-    CheckpointError,
-    DeviceError,
-    InputError,
-    ModelError,
-    UnknownModelError,
-    unknown,
-)
+from decoupe.errors import DeviceError, InputError, ModelError, UnknownModelError, unknown
 from decoupe.memory import Footprint
+from decoupe.onnx_runtime import (
+    OPENVINO_SUFFIX,
+    Floats,
+    first_line,
+    open_file,
+)
 from decoupe.weights import download, registry
 from decoupe.weights.labels import Vocabulary
 from decoupe.weights.own import resolved
@@ -27,18 +22,12 @@ from decoupe.weights.registry import ModelSpec, Preprocessing
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import onnxruntime
     import torch
 
     from decoupe.weights.checkpoint import LoadedModel
 
-Floats = npt.NDArray[np.float32]
-
-RUNTIMES = ("onnx", "torch")
+RUNTIMES = ("onnx", "openvino", "torch")
 DTYPES = ("float32", "bfloat16", "float16")
-
-ONNX_BYTES = 2500
-"""Per pixel of the input, which ONNX Runtime takes at most for a model that decoupe exported."""
 
 
 class OpenModel(Protocol):
@@ -93,68 +82,6 @@ class SegmentRuntime(OpenModel, Protocol):
     def __call__(self, images: Floats) -> tuple[Floats, Floats]:
         """Normalised images ``(N, 3, H, W)`` -> class logits ``(N, Q, K + 1)``, masks ``(N, Q, h, w)``."""
         ...
-
-
-class OnnxRuntime:
-    """An ``.onnx`` file computed by ONNX Runtime.
-
-    decoupe's own files hold their preprocessing. Any other file with one image input and one mask output is
-    taken as well: its size is read from its input shape, its normalisation is assumed to be ImageNet's, and
-    masks that leave [0, 1] are taken for logits; `notes` says so.
-
-    Args:
-        path: the file.
-        device: ``"auto"``, ``"cpu"`` or ``"cuda"``, the latter also with an index.
-        name: what to call it; None is the name in the file, or the file's.
-
-    Raises:
-        CheckpointError: no readable ONNX file, or not one image in and one mask out.
-        DeviceError: a device that the installed ONNX Runtime does not have.
-    """
-
-    dtype = "float32"
-
-    def __init__(self, path: Path, *, device: str = "auto", name: str | None = None) -> None:
-        self.session = _open_session(path, device)
-        cuda = "CUDAExecutionProvider" in self.session.get_providers()
-        self.device = f"cuda:{device.partition(':')[2] or 0}" if cuda else "cpu"
-        if device.startswith("cuda") and not cuda:
-            raise DeviceError(
-                f"device {device!r} could not be started by ONNX Runtime: check the CUDA driver, or use 'cpu'"
-            )
-        self._input, self._output = _ports(self.session, path)
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        self.name = name or metadata.get("decoupe.name") or path.stem
-        self.preprocessing, self.notes = _onnx_preprocessing(metadata, self._input.shape, path)
-        self._foreign = bool(self.notes)
-
-    def __call__(self, images: Floats, low: Floats | None = None) -> Floats:
-        """Normalised images ``(N, 3, H, W)`` -> alpha ``(N, 1, H, W)`` in [0, 1]; they are seen once."""
-        del low
-        _check_fixed(self._input.shape, images.shape)
-        step = 1 if self._input.shape[0] == 1 else len(images)
-        parts = [images[start : start + step] for start in range(0, len(images), step)]
-        alpha = np.concatenate([self._run(part) for part in parts]).astype(np.float32, copy=False)
-        return _logits_to_alpha(alpha) if self._foreign else alpha
-
-    def footprint(self) -> Footprint:
-        """More than any file of decoupe takes; with a fixed size there is nothing to choose."""
-        fixed = any(isinstance(side, int) for side in self._input.shape[2:])
-        return Footprint(0, 0 if fixed else ONNX_BYTES)
-
-    def _run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-        try:
-            masks: npt.NDArray[Any] = self.session.run([self._output.name], {self._input.name: images})[0]
-        except _onnx_errors() as error:
-            size = "×".join(map(str, images.shape))
-            raise ModelError(
-                f"{self.name} cannot compute {size} images ({_first_line(error)}): change size"
-            ) from None
-        if masks.ndim not in (3, 4) or masks.size != len(images) * masks.shape[-2] * masks.shape[-1]:
-            raise CheckpointError(
-                f"{self.name} gives {masks.shape}, expected one mask (N, 1, H, W) a picture"
-            )
-        return masks.reshape(len(images), 1, *masks.shape[-2:])
 
 
 class _TorchModel:
@@ -227,7 +154,7 @@ class _TorchModel:
             size = "×".join(map(str, inputs[0].shape))
             raise ModelError(
                 f"{self.name} has not enough memory for {size} images on {self.device} "
-                f"({_first_line(error)}): choose a smaller size, or another device"
+                f"({first_line(error)}): choose a smaller size, or another device"
             ) from None
 
     def _computed(
@@ -291,16 +218,18 @@ def open_runtime(
     dtype: str | None = None,
     runtime: str | None = None,
     fuse: bool = True,
+    preprocessing: Preprocessing | None = None,
 ) -> Runtime | SegmentRuntime:
     """Open a model for computing.
 
     Args:
-        model: a path (``.onnx``, ``.safetensors``, ``.pth``), a name in the catalogue or of `own_models`, a
-            hub id ``owner/name``, or None for the embedded default.
+        model: a path (``.onnx``, ``.xml``, ``.safetensors``, ``.pth``), a name in the catalogue or of
+            `own_models`, a hub id ``owner/name``, or None for the embedded default.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None or ``"auto"`` takes the fastest there is.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``; None or ``"auto"`` chooses by device.
-        runtime: ``"onnx"`` or ``"torch"``; None or ``"auto"`` follows from the model.
+        runtime: ``"onnx"``, ``"openvino"`` or ``"torch"``; None or ``"auto"`` follows from the model.
         fuse: compute a checkpoint in its equal, faster form (`decoupe.models.fuse`).
+        preprocessing: how a picture becomes the input of an exported file that is not decoupe's.
 
     Raises:
         UnknownModelError: no such name or file.
@@ -315,21 +244,24 @@ def open_runtime(
     _check_choice("runtime", runtime, RUNTIMES)
     _check_choice("dtype", dtype, DTYPES)
     if runtime not in (None, "auto", kind):
-        remedy = "give its checkpoint instead" if kind == "onnx" else "export it to .onnx first"
+        remedy = "export it first" if kind == "torch" else "give its checkpoint, or export that again"
         raise InputError(
             f"model {str(model)!r} runs on {kind}, not on {runtime}: {remedy}, or leave runtime out"
         )
     if kind == "torch":
+        if preprocessing is not None:
+            raise InputError(
+                f"{model} tells how it is fed: --input-size, --mean and --std are for .onnx files of others"
+            )
         return _open_torch(str(model), device or "auto", dtype or "auto", fuse)
     if not fuse:
         raise InputError(
-            f"{model or 'the embedded model'} is an ONNX file, fused as it was written: leave fuse out"
+            f"{model or 'the embedded model'} is an exported file, fused as it was written: leave fuse out"
         )
     if dtype not in (None, "auto", "float32"):
-        raise DeviceError(f"dtype {dtype} was asked for, ONNX files compute in float32: leave dtype out")
-    if spec is not None:
-        return OnnxRuntime(download.fetch(spec), device=device or "auto", name=spec.name)
-    return OnnxRuntime(Path(str(model)), device=device or "auto")
+        raise DeviceError(f"dtype {dtype} was asked for, exported files compute in float32: leave dtype out")
+    path, name = (download.fetch(spec), spec.name) if spec is not None else (Path(str(model)), None)
+    return open_file(path, device=device or "auto", name=name, preprocessing=preprocessing)
 
 
 def find_spec(model: str | os.PathLike[str] | None) -> ModelSpec | None:
@@ -354,138 +286,12 @@ def find_spec(model: str | os.PathLike[str] | None) -> ModelSpec | None:
 
 
 def _runtime_of(file: str) -> str:
-    return "onnx" if file.endswith(".onnx") else "torch"
+    return {".onnx": "onnx", OPENVINO_SUFFIX: "openvino"}.get(Path(file).suffix, "torch")
 
 
 def _check_choice(kind: str, value: str | None, known: tuple[str, ...]) -> None:
     if value is not None and value not in (*known, "auto"):
         raise InputError(unknown(kind, value, ("auto", *known)))
-
-
-def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # As fast without, and memory of one large picture is given back, not held for the process's life.
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
-    # Threads that spin between pictures take the cores from decoding and writing them.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = _providers(device, onnxruntime.get_available_providers())
-    try:
-        # Its own fallback prints to standard output, where a picture may be going.
-        return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
-    except _onnx_errors() as error:
-        reason = _first_line(error)
-        if device == "auto" and len(providers) > 1:
-            return _open_session(path, "cpu")  # CUDA is installed and does not work
-        if len(providers) > 1:
-            raise DeviceError(
-                f"device {device!r} cannot be used by ONNX Runtime ({reason}): check the driver, or use 'cpu'"
-            ) from None
-        raise CheckpointError(f"{path} is not a usable ONNX model ({reason}): export it again") from None
-
-
-def _first_line(error: Exception) -> str:
-    # ONNX Runtime puts its name and a code before the sentence, with colons between.
-    return str(error).partition("\n")[0].rpartition(" : ")[2][:200].rstrip(". ")
-
-
-def _onnx_errors() -> tuple[type[Exception], ...]:
-    """ONNX Runtime's exceptions, which share no base class; each release names some more."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as states
-
-    named = (kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception))
-    return RuntimeError, ValueError, *named
-
-
-def _providers(device: str, available: list[str]) -> list[str | tuple[str, dict[str, str]]]:
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda"):
-        raise DeviceError(f"device {device!r} is not one of ONNX Runtime's here: use 'auto', 'cpu' or 'cuda'")
-    cuda = "CUDAExecutionProvider" in available
-    if kind == "cuda" and not cuda:
-        raise DeviceError(
-            f"device {device!r} is not available to ONNX Runtime here: "
-            "pip uninstall onnxruntime, then pip install onnxruntime-gpu; or use device 'cpu'"
-        )
-    if kind == "cpu" or not cuda:
-        return ["CPUExecutionProvider"]
-    return [("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider"]
-
-
-def _ports(session: onnxruntime.InferenceSession, path: Path) -> tuple[Any, Any]:
-    """The one image input and the one mask output of a file, named and shaped."""
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] in (1, 2, 4):
-        raise CheckpointError(f"{path} takes {_described(inputs)}; expected one image input (N, 3, H, W)")
-    if inputs[0].type != "tensor(float)":
-        raise CheckpointError(f"{path} takes {inputs[0].type}, expected float32: export it in float32")
-    batch = inputs[0].shape[0]
-    if isinstance(batch, int) and batch != 1:
-        raise CheckpointError(
-            f"{path} takes {batch} images at a time, expected 1 or any number: export it again"
-        )
-    shape = outputs[0].shape
-    several = len(shape) == 4 and isinstance(shape[1], int) and shape[1] != 1
-    if len(outputs) != 1 or len(shape) not in (3, 4) or several:
-        raise CheckpointError(f"{path} gives {_described(outputs)}; expected one mask output (N, 1, H, W)")
-    return inputs[0], outputs[0]
-
-
-def _described(ports: list[Any]) -> str:
-    return ", ".join(f"{port.name} {port.shape}" for port in ports)
-
-
-def _onnx_preprocessing(
-    metadata: dict[str, str], shape: list[int | str | None], path: Path
-) -> tuple[Preprocessing, tuple[str, ...]]:
-    """How a picture becomes the input: from the metadata of decoupe's files, else from the input's shape."""
-    written = metadata.get("decoupe.preprocessing")
-    if written is not None:
-        return _parsed_preprocessing(written, path), ()
-    height, width = ((side if isinstance(side, int) else 1024) for side in shape[2:])
-    notes = (
-        f"{path.name} holds no preprocessing of decoupe's",
-        f"assumed: size {width}×{height}, stretched, ImageNet mean and std; values outside [0, 1] are logits",
-    )
-    fixed = all(isinstance(side, int) for side in shape[2:])
-    return Preprocessing(size=(height, width), multiple=1 if fixed else 32), notes
-
-
-def _parsed_preprocessing(written: str, path: Path) -> Preprocessing:
-    try:
-        values: dict[str, Any] = json.loads(written)
-        return Preprocessing(**{key: _frozen(value) for key, value in values.items()})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} holds metadata decoupe.preprocessing that cannot be used ({error}): export it again"
-        ) from None
-
-
-def _frozen(value: Any) -> Any:
-    """A JSON list as the tuple it was written from."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _check_fixed(expected: list[int | str | None], shape: tuple[int, ...]) -> None:
-    """Refuse images of another size than a file with a fixed one takes."""
-    if any(
-        isinstance(side, int) and side != given for side, given in zip(expected[2:], shape[2:], strict=True)
-    ):
-        raise InputError(
-            f"the model takes {expected[3]}×{expected[2]} only, not {shape[3]}×{shape[2]}: leave size out, "
-            "or export it with dynamic sizes"
-        )
-
-
-def _logits_to_alpha(masks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Masks ``(N, 1, H, W)``, each alpha already or logits, as alpha; decided for each by itself."""
-    least, most = masks.min(axis=(1, 2, 3), keepdims=True), masks.max(axis=(1, 2, 3), keepdims=True)
-    with np.errstate(over="ignore"):
-        squashed = 1 / (1 + np.exp(-masks))
-    return np.where((least < -1e-3) | (most > 1 + 1e-3), squashed, masks.clip(0, 1))
 
 
 def _torch_device(device: str) -> torch.device:
@@ -500,7 +306,7 @@ def _torch_device(device: str) -> torch.device:
         # Only a tensor on it shows that the device can really be used.
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         raise DeviceError(f"device {device!r} cannot be used here ({reason}): use 'cpu', or 'auto'") from None
     if chosen.type == "meta":
         raise DeviceError("device 'meta' computes nothing: use 'cpu', or 'auto'")

@@ -1,4 +1,4 @@
-"""``decoupe train``, ``data`` and ``export``: a short function each. PyTorch is imported when one runs."""
+"""``decoupe train``, ``data`` and ``calibrate``: a short function each. PyTorch is imported when one runs."""
 
 from __future__ import annotations
 
@@ -145,36 +145,6 @@ def _run(
         command = "segment" if recipe.family == "maskformer" else "cut"
         say(f"done at step {ending.step}{early}: decoupe {command} -m {best} photo.jpg")
     typer.echo(best)
-
-
-def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name of the catalogue, a file, a hub id.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .onnx file to write.")],
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name to store; else that of the file.")
-    ] = None,
-    licence: Annotated[str, typer.Option(metavar="NAME", help="Licence to store.")] = "",
-    half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
-) -> None:
-    """Write a model as one ONNX file that runs without PyTorch, checked against PyTorch first."""
-    with told():
-        from decoupe import __version__
-        from decoupe.export import export_onnx
-        from decoupe.weights import load_model
-
-        loaded = load_model(model)
-        stored = {
-            "name": name or out.stem,
-            "family": loaded.family,
-            "licence": licence,
-            "version": __version__,
-        }
-        report = export_onnx(
-            loaded.model, out, preprocessing=loaded.preprocessing, metadata=stored, half_weights=half
-        )
-        for row in report:
-            say(f"{row.shape}: differs from PyTorch by {row.largest:.1e} at most, {row.mean:.1e} on average")
-        typer.echo(out)
 
 
 def calibrate(

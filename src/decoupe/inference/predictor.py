@@ -301,6 +301,7 @@ def load(
     segments: str | Path | None = None,
     fuse: bool = True,
     memory: int | str | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Predictor: ...
 
 
@@ -317,6 +318,7 @@ def load(
     segments: str | Path | None = None,
     fuse: bool = True,
     memory: int | str | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Any: ...  # the name decides whether it gives mattes or segments
 
 
@@ -332,18 +334,19 @@ def load(
     segments: str | Path | None = None,
     fuse: bool = True,
     memory: int | str | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Predictor | Segmenter:
     """Open a model; what was chosen is in its ``repr``.
 
     Args:
-        model: a path (``.onnx``, ``.safetensors``, ``.pth``, ``.pkl``, a folder that transformers wrote), a
-            name of `catalogue`, a hub id ``owner/name``, or None for the embedded default, which needs no
-            download and no PyTorch.
+        model: a path (``.onnx``, ``.xml``, ``.safetensors``, ``.pth``, ``.pkl``, a folder that transformers
+            wrote), a name of `catalogue`, a hub id ``owner/name``, or None for the embedded default, which
+            needs no download and no PyTorch.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None or ``"auto"`` takes the fastest there is.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``; None or ``"auto"`` chooses by device.
         size: network size instead of the model's own: one side for both, ``(height, width)``, or
             ``"native"``.
-        runtime: ``"onnx"`` or ``"torch"``; None or ``"auto"`` follows from the model.
+        runtime: ``"onnx"``, ``"openvino"`` or ``"torch"``; None or ``"auto"`` follows from the model.
         minmax: stretch each picture's alpha to its least and largest value; see `Predictor`.
         guided: enlarge mattes along the photographs' outlines; None follows the model, see `Predictor`.
         segments: the model that finds what ``what=`` names, as ``model`` is given; opened when it is first
@@ -353,6 +356,8 @@ def load(
         memory: the most that the process may hold, in bytes or as ``"4GB"``, on CUDA of the device; None is
             most of what is free. What does not fit is computed in smaller batches, and a picture that does
             not fit whole in tiles, guided by a glance at the whole, with a `SizeWarning`.
+        preprocessing: how a picture becomes the input of an ``.onnx`` file that is not decoupe's: its size,
+            mean and standard deviation.
 
     Returns:
         A `Predictor` for a matte model, a `Segmenter` for one that names segments.
@@ -366,7 +371,9 @@ def load(
     """
     if segments is not None:
         find_spec(segments)  # an unknown name is told now, not when it is needed
-    opened = open_runtime(model, device=device, dtype=dtype, runtime=runtime, fuse=fuse)
+    opened = open_runtime(
+        model, device=device, dtype=dtype, runtime=runtime, fuse=fuse, preprocessing=preprocessing
+    )
     spec = find_spec(model)
     if isinstance(opened, SegmentRuntime):
         if minmax or guided is not None or segments is not None:

@@ -208,7 +208,9 @@ def network_size(
     Raises:
         InputError: a ``size`` that is not positive or, with fit ``"stretch"``, not a multiple.
     """
-    if size == "native":
+    if preprocessing.fit == "whole" and size is not None:
+        raise InputError("this model's file chooses the size by itself: leave size out")
+    if size == "native" or preprocessing.fit == "whole":
         return _rounded(image_size, preprocessing.multiple)
     height, width = preprocessing.size if size is None else _as_pair(size)
     if min(height, width) < 1:

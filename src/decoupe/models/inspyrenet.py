@@ -283,8 +283,10 @@ class InSPyReNet(nn.Module):
         """Every map of pyramid blending (the paper's algorithm 1): see `forward`."""
         if self.training:
             raise InputError("low is for evaluation: training looks at one size, leave low out")
-        if len(low) != len(image):
-            raise InputError(f"low has {len(low)} pictures, image {len(image)}: give the same ones twice")
+        if low.shape[0] != image.shape[0]:
+            raise InputError(
+                f"low has {low.shape[0]} pictures, image {image.shape[0]}: give the same ones twice"
+            )
         coarse, fine = self.maps(low), self.maps(image)
         d = resize(coarse.logits, fine.side_logits[0].shape[-2:], align_corners=False)
         levels, laplacian = [d], []

@@ -224,11 +224,14 @@ def sine_positions(x: Tensor) -> Tensor:
     lengths = 10000 ** (torch.arange(0, half, 2, dtype=dtype, device=x.device) / half)
     sides = []
     for size in x.shape[-2:]:
-        place = torch.arange(1, size + 1, dtype=dtype, device=x.device) * (2 * math.pi / (size + 1e-6))
+        place = torch.arange(1, size + 1, dtype=dtype, device=x.device)
+        place = place * (
+            2 * math.pi / (place[-1] + 1e-6)
+        )  # an exporter would hold a number of Python's fixed
         angle = place[:, None] / lengths  # (size, C/4)
         sides.append(torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1))  # (size, C/2)
     rows, columns = sides
-    height, width = len(rows), len(columns)
+    height, width = x.shape[-2:]
     position = torch.cat(
         [rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=2
     )  # (h, w, C)

@@ -21,7 +21,8 @@ class Preprocessing:
         size: the model's own input size ``(height, width)`` in pixels.
         fit: ``"stretch"`` resizes to exactly ``size``; ``"keep"`` keeps the aspect ratio, with the area of
             ``size``, each side rounded to ``multiple``; ``"shorter"`` keeps it with the shorter side that of
-            ``size``, or less where the longer one would exceed ``longest``, each rounded up.
+            ``size``, or less where the longer one would exceed ``longest``, each rounded up; ``"whole"`` is
+            the picture's own size, for files that resize by themselves.
         size_range: least and largest side in pixels at which the weights are known to work; predicting
             outside it warns.
         multiple: both sides of the input are multiples of this many pixels.
@@ -36,7 +37,7 @@ class Preprocessing:
     """
 
     size: tuple[int, int]
-    fit: Literal["stretch", "keep", "shorter"] = "stretch"
+    fit: Literal["stretch", "keep", "shorter", "whole"] = "stretch"
     size_range: tuple[int, int] = (32, 4096)
     multiple: int = 32
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -445,7 +446,15 @@ SUITED: dict[str, tuple[str, ...]] = {
 """Models for a need, the best first: by the tasks they were trained for, as their authors tell them."""
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-WEIGHTS_SUFFIXES = (".bin", ".onnx", ".pkl", ".pt", ".pth", ".safetensors")  # of a path, not of a repository
+WEIGHTS_SUFFIXES = (
+    ".bin",
+    ".onnx",
+    ".pkl",
+    ".pt",
+    ".pth",
+    ".safetensors",
+    ".xml",
+)  # of a path, not of a repository
 _IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # as transformers' save_pretrained names them
 
 

@@ -1,0 +1,162 @@
+"""A trained model -> one portable file that gives the same numbers, checked against torch.
+
+A file of a matte model has one input ``image`` ``(N, 3, H, W)``, normalised float32, and one output ``alpha``
+``(N, 1, H, W)`` in [0, 1]; that of an InSPyReNet which looks twice has a second input ``low``, and that of a
+MaskFormer gives ``class_logits`` and ``mask_logits``. Batch, height and width are free, sides in multiples
+of 32. What decoupe needs to run a file stands in its metadata: ``decoupe cut -m FILE`` needs nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from decoupe.errors import ConfigError, unknown
+from decoupe.export import onnx_file
+from decoupe.export.forms import traceable
+from decoupe.export.gathering import without_deform_conv
+from decoupe.export.graphs import MatteGraph, SegmentGraph, TwoScaleGraph
+from decoupe.export.parity import PARITY, Parity, compared
+from decoupe.export.pixels import with_preprocessing
+from decoupe.export.two_scale import joined
+from decoupe.inference.media import replacing
+from decoupe.models import InSPyReNet, MaskFormer
+from decoupe.weights.labels import NO_NAMES, Vocabulary
+from decoupe.weights.registry import Preprocessing
+
+__all__ = ["PARITY", "Parity", "export_onnx"]
+
+DEFORMS = ("gather", "onnx")
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    preprocessing: Preprocessing,
+    metadata: Mapping[str, str],
+    vocabulary: Vocabulary = NO_NAMES,
+    deform: str = "gather",
+    half_weights: bool = False,
+    pixels: bool = False,
+    fuse: bool = True,
+    force: bool = False,
+) -> list[Parity]:
+    """Write ``model`` to ``path`` and check it against torch at sizes and batches it was not traced at.
+
+    Args:
+        model: of decoupe; left as it is.
+        path: the ``.onnx`` file to write; written under a temporary name first and kept only if it agrees.
+        preprocessing: how a picture becomes the input; stored in the file.
+        metadata: more to store, under ``decoupe.`` names: ``name``, ``family``, ``licence``, ``version``.
+        vocabulary: the names of a segment model's classes; stored.
+        deform: deformable convolutions as sums of what standard operators gather, which is faster on a CPU,
+            or as the operator ``DeformConv``, which ONNX Runtime has on CUDA too.
+        half_weights: store the weights in half precision, at half the size; computation stays float32.
+        pixels: take ``picture`` uint8 ``(N, H, W, 3)`` of any size and give alpha at that size.
+        fuse: merge layers that can be merged. False keeps the weights by their names, to be read back.
+        force: keep the file though it differs from torch.
+
+    Returns:
+        The differences found, one per shape.
+
+    Raises:
+        MissingExtraError: onnx or onnxscript is not installed.
+        ConfigError: a form that this model cannot have, or a file whose numbers differ from torch's by more
+            than `PARITY`; nothing is written.
+        OutputError: ``path`` cannot be written.
+    """
+    if deform not in DEFORMS:
+        raise ConfigError(unknown("form of deformable convolution", deform, DEFORMS))
+    if pixels or not isinstance(model, InSPyReNet):
+        preprocessing = once(preprocessing)
+    if pixels and (isinstance(model, MaskFormer) or preprocessing.fit not in ("stretch", "keep")):
+        raise ConfigError("preprocessing inside the file is for models that give mattes: leave it out")
+    model = prepared(model, half_weights=half_weights)
+    proto = graph_of(model, preprocessing, deform=deform, fuse=fuse)
+    stored = described(model, preprocessing, metadata, vocabulary)
+    content = onnx_file.finish(proto, stored, half_weights=half_weights)
+    report = checked(model, content, preprocessing)
+    if not force:
+        refuse(report)
+    if pixels:
+        stored["input"] = "pixels"
+        content = onnx_file.finish(with_preprocessing(proto, preprocessing), stored, half_weights=False)
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(content)
+    return report
+
+
+def prepared(model: nn.Module, *, half_weights: bool) -> nn.Module:
+    """The model that the file has to equal: in evaluation mode, its weights rounded if told to."""
+    if half_weights or model.training:
+        model = copy.deepcopy(model).eval()
+    if half_weights:
+        onnx_file.round_to_half(model)
+    return model
+
+
+def described(
+    model: nn.Module, preprocessing: Preprocessing, metadata: Mapping[str, str], vocabulary: Vocabulary
+) -> dict[str, str]:
+    """What a file tells of itself."""
+    stored = {**metadata, "preprocessing": json.dumps(dataclasses.asdict(preprocessing))}
+    if isinstance(model, MaskFormer):
+        stored["vocabulary"] = json.dumps(dataclasses.asdict(vocabulary))
+    return stored
+
+
+def once(preprocessing: Preprocessing) -> Preprocessing:
+    """Of a file that sees each picture once."""
+    return dataclasses.replace(preprocessing, two_scale=None)
+
+
+def graph_of(model: nn.Module, preprocessing: Preprocessing, *, deform: str, fuse: bool = True) -> Any:
+    """The ``onnx.ModelProto`` of a model, without metadata."""
+    form = traceable(model, fuse=fuse)
+    proto = onnx_file.trace(SegmentGraph(form) if isinstance(model, MaskFormer) else MatteGraph(form))
+    if preprocessing.two_scale is not None:
+        proto = joined(proto, onnx_file.trace(TwoScaleGraph(form)))
+    return without_deform_conv(proto) if deform == "gather" else proto
+
+
+def checked(model: nn.Module, content: bytes, preprocessing: Preprocessing) -> list[Parity]:
+    """How far the bytes of a file are from the model, at every shape and with one look and two."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    names = [port.name for port in session.get_inputs()]
+
+    def run(image: Any, low: Any = None) -> Any:
+        nothing = np.zeros((len(image), 3, 0, 0), np.float32)
+        pictures = (image, nothing if low is None else low)
+        return session.run(None, dict(zip(names, pictures, strict=False)))
+
+    return compared(outputs_of(model), run, (1,) if preprocessing.two_scale is None else (1, 2))
+
+
+def outputs_of(model: nn.Module) -> Callable[..., Any]:
+    """What a file of ``model`` gives, computed by the model."""
+    if isinstance(model, MaskFormer):
+        return SegmentGraph(model)
+    return lambda *pictures: model(*pictures).logits.sigmoid()
+
+
+def refuse(report: list[Parity]) -> None:
+    """Raise ConfigError where a file differs from torch."""
+    worst = float(np.max([row.largest for row in report]))  # NaN if any is, which max() may lose
+    if not worst <= PARITY:
+        raise ConfigError(
+            f"the exported graph differs from torch by {worst:.2g} of the output's spread, at most "
+            f"{PARITY:g} is right: not written (--force keeps it)"
+        )

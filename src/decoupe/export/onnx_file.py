@@ -1,0 +1,176 @@
+"""A graph -> an ``onnx.ModelProto``: traced, cleaned, with what decoupe needs to run it in its metadata."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from decoupe.errors import ConfigError, MissingExtraError
+from decoupe.export import forms
+from decoupe.export.graphs import GRID, Gridded
+
+OPSET = 20
+TRACED = (2, 13, 16)
+"""Batch, rows and columns of `GRID` pixels of what is traced: several windows of every backbone."""
+
+HALVED_FROM = 256
+"""Tensors of at least this many numbers are stored in half precision; biases and constants are not."""
+
+
+def trace(graph: Any) -> Any:
+    """The graph as an ``onnx.ModelProto`` with free batch, height and width.
+
+    Raises:
+        MissingExtraError: onnx or onnxscript is not installed.
+        ConfigError: an operator that the exporter cannot translate, or a torch whose exporter gives nothing.
+    """
+    try:
+        import onnx_ir.passes.common as passes
+        from onnxscript import optimizer
+    except ImportError as error:
+        raise MissingExtraError("exporting to ONNX", "export") from error
+    from decoupe.export.operators import translations
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        program = torch.onnx.export(
+            captured(graph),
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            custom_translation_table=translations(),
+            optimize=False,  # its search for patterns takes minutes, and runtimes have theirs
+            verbose=False,
+        )
+        if program is None:  # what the older exporter returns
+            raise ConfigError("torch exported nothing: update it, pip install -U 'decoupe[export]'")
+        optimizer.fold_constants(program.model)
+        optimizer.remove_unused_nodes(program.model)
+        # Windows are the same in all blocks of a stage.
+        passes.CommonSubexpressionEliminationPass()(program.model)
+        optimizer.remove_unused_nodes(program.model)
+    return named(program.model_proto, graph.inputs, graph.outputs)
+
+
+def captured(graph: Any) -> torch.export.ExportedProgram:
+    """The graph as torch's exporter sees it; pictures are grids, see `Gridded`."""
+    from torch._dynamo.exc import UserError
+    from torch.export import Dim
+
+    forms.register()
+    batch, rows, columns = TRACED
+    pictures = tuple(
+        torch.zeros(batch, 3, rows - 2 * index, GRID, columns - 2 * index, GRID)
+        for index, _ in enumerate(graph.inputs)
+    )
+    count = Dim("batch", min=1, max=1024)
+    dims = tuple(
+        {
+            0: count,
+            2: Dim.DYNAMIC,
+            4: Dim.DYNAMIC,
+        }
+        for _ in graph.inputs
+    )
+    try:
+        return torch.export.export(
+            Gridded(graph).eval(),
+            pictures,
+            dynamic_shapes=(dims,),
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,  # sizes that meet are resized all the same
+        )
+    except (UserError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"this model cannot be traced with free sizes ({reason}): export another") from None
+
+
+def named(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
+    """Pictures ``(batch, 3, height, width)`` in place of their grids; inputs and outputs by their names."""
+    from onnx import helper, parser
+
+    graph = model.graph
+    # Sizes that the tracer inferred: equal names for sizes that differ would make ONNX Runtime reuse buffers.
+    del graph.value_info[:]
+    first = []
+    for port, name in zip(list(graph.input), inputs, strict=True):
+        grid = port.name if port.name != name else f"{name}_grid"
+        for node in graph.node:
+            node.input[:] = [grid if each == port.name else each for each in node.input]
+        side = "" if name == inputs[0] else f"_{name}"
+        port.CopyFrom(helper.make_tensor_value_info(name, 1, ["batch", 3, f"height{side}", f"width{side}"]))
+        cut = parser.parse_graph(_GRIDDING.format(image=name, grid=grid, side=GRID))
+        first += list(cut.node)
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*first, *nodes])
+    for port, name in zip(graph.output, outputs, strict=True):
+        graph.node.append(helper.make_node("Identity", [port.name], [name]))
+        rank = len(port.type.tensor_type.shape.dim)
+        free = ["batch", *(f"{name}_{axis}" for axis in range(1, rank))]
+        dims: list[Any] = ["batch", 1, "height", "width"] if name == "alpha" else free
+        port.CopyFrom(helper.make_tensor_value_info(name, 1, dims))
+    return model
+
+
+_GRIDDING = """
+gridding (float[n, 3, h, w] {image}) => (float[n, 3, r, {side}, c, {side}] {grid})
+{{
+    {image}_batch = Shape <start = 0, end = 2> ({image})
+    {image}_height = Shape <start = 2, end = 3> ({image})
+    {image}_width = Shape <start = 3, end = 4> ({image})
+    {image}_side = Constant <value_ints = [{side}]> ()
+    {image}_rows = Div ({image}_height, {image}_side)
+    {image}_columns = Div ({image}_width, {image}_side)
+    {image}_parts = Concat <axis = 0> (
+        {image}_batch, {image}_rows, {image}_side, {image}_columns, {image}_side
+    )
+    {grid} = Reshape ({image}, {image}_parts)
+}}
+"""
+
+
+def finish(model: Any, metadata: Mapping[str, str], *, half_weights: bool) -> bytes:
+    """Metadata in, names of the tracing machine out, weights halved if told; the file's bytes."""
+    import onnx
+
+    onnx.helper.set_model_props(model, {f"decoupe.{key}": value for key, value in metadata.items()})
+    model.graph.doc_string = model.doc_string = ""
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces with the exporter's paths
+        node.doc_string = ""
+    if half_weights:
+        halve_weights(model)
+    onnx.checker.check_model(model)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def round_to_half(model: nn.Module) -> None:
+    """Round every large weight to what half precision can hold, in place, so that parity is exact."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.numel() >= HALVED_FROM:
+                parameter.copy_(parameter.half().float())
+
+
+def halve_weights(model: Any) -> None:
+    """Store large float32 initialisers in half precision, each behind a Cast that runtimes fold."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if tensor.data_type != TensorProto.FLOAT or values.size < HALVED_FROM:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*casts, *nodes])

@@ -1,0 +1,73 @@
+"""A model as OpenVINO's representation: an ``.xml`` file, its weights in a ``.bin`` beside it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from decoupe.errors import ConfigError, MissingExtraError, OutputError
+from decoupe.export import described, graph_of, once, onnx_file, outputs_of, prepared, refuse
+from decoupe.export.parity import Parity, compared
+from decoupe.onnx_runtime import OpenVinoSession
+from decoupe.weights.labels import NO_NAMES, Vocabulary
+from decoupe.weights.registry import Preprocessing
+
+
+def export_openvino(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    preprocessing: Preprocessing,
+    metadata: Mapping[str, str],
+    vocabulary: Vocabulary = NO_NAMES,
+    half_weights: bool = False,
+    fuse: bool = True,
+    force: bool = False,
+) -> list[Parity]:
+    """Write ``model`` as ``.xml`` and ``.bin`` and check it as `decoupe.export.export_onnx` does.
+
+    The graph is the one of ONNX files, deformable convolutions as OpenVINO's own operator; it looks once.
+
+    Raises:
+        MissingExtraError: onnx or OpenVINO is not installed.
+        ConfigError: numbers that differ from torch's; nothing is written.
+        OutputError: ``path`` cannot be written.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("exporting to OpenVINO", "openvino") from error
+    path, preprocessing = Path(path), once(preprocessing)
+    model = prepared(model, half_weights=half_weights)
+    proto = graph_of(model, preprocessing, deform="onnx", fuse=fuse)
+    stored = described(model, preprocessing, metadata, vocabulary)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            plain, part = Path(folder, "plain.onnx"), Path(folder, path.name)
+            plain.write_bytes(onnx_file.finish(proto, {}, half_weights=False))
+            converted = openvino.convert_model(plain)
+            for key, value in stored.items():
+                converted.set_rt_info(value, ["decoupe", key])
+            openvino.save_model(converted, part, compress_to_fp16=half_weights)
+            report = checked(model, part)
+            if not force:
+                refuse(report)
+            for suffix in (".bin", ".xml"):
+                part.with_suffix(suffix).replace(path.with_suffix(suffix))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror}): choose another place") from None
+    except RuntimeError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"OpenVINO cannot convert this model ({str(error)[-200:]!r})") from None
+    return report
+
+
+def checked(model: nn.Module, path: Path) -> list[Parity]:
+    """How far a written file is from the model, at every shape."""
+    session = OpenVinoSession(path, "cpu")
+    name = session.inputs[0].name
+    return compared(outputs_of(model), lambda image: session.run({name: image}))

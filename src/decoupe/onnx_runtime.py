@@ -1,0 +1,454 @@
+"""Exported files computed by ONNX Runtime or OpenVINO. Importing this imports neither."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from decoupe.errors import CheckpointError, DeviceError, InputError, MissingExtraError, ModelError
+from decoupe.memory import Footprint
+from decoupe.weights.labels import Vocabulary
+from decoupe.weights.registry import Preprocessing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnxruntime
+
+Floats = npt.NDArray[np.float32]
+
+OPENVINO_SUFFIX = ".xml"
+
+
+BYTES = 2500
+"""Per pixel of the input, which no file that decoupe exports takes more than."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a file.
+
+    Attributes:
+        name: of the port.
+        shape: a number for each fixed side, anything else for a free one.
+        type: of its elements, as ``float32``.
+    """
+
+    name: str
+    shape: tuple[int | str | None, ...]
+    type: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {list(self.shape)}"
+
+
+class Session(Protocol):
+    """An open file, whatever computes it.
+
+    Attributes:
+        inputs: what it takes.
+        outputs: what it gives.
+        metadata: what it tells of itself.
+        device: where it computes, as ``"cpu"`` or ``"cuda:0"``.
+    """
+
+    @property
+    def inputs(self) -> Sequence[Port]: ...  # noqa: D102 - see above
+    @property
+    def outputs(self) -> Sequence[Port]: ...  # noqa: D102
+    @property
+    def metadata(self) -> Mapping[str, str]: ...  # noqa: D102
+    @property
+    def device(self) -> str: ...  # noqa: D102
+
+    def run(self, feeds: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """Arrays by the names of inputs -> outputs in order.
+
+        Raises:
+            ModelError: they cannot be computed.
+        """
+        ...
+
+
+class OrtSession:
+    """An ``.onnx`` file opened by ONNX Runtime.
+
+    Raises:
+        CheckpointError: no readable ONNX file.
+        DeviceError: a device that the installed ONNX Runtime does not have.
+    """
+
+    def __init__(self, path: Path, device: str) -> None:
+        self._session = _open_session(path, device)
+        cuda = "CUDAExecutionProvider" in self._session.get_providers()
+        self.device = f"cuda:{device.partition(':')[2] or 0}" if cuda else "cpu"
+        if device.startswith("cuda") and not cuda:
+            raise DeviceError(
+                f"device {device!r} could not be started by ONNX Runtime: check the CUDA driver, or use 'cpu'"
+            )
+        self.inputs = [_port(each) for each in self._session.get_inputs()]
+        self.outputs = [_port(each) for each in self._session.get_outputs()]
+        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+
+    def run(self, feeds: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """See `Session`."""
+        try:
+            found: list[npt.NDArray[Any]] = self._session.run(None, feeds)
+        except _onnx_errors() as error:
+            raise ModelError(first_line(error)) from None
+        return found
+
+
+class OpenVinoSession:
+    """An ``.xml`` file of OpenVINO's intermediate representation, on the CPU.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+        CheckpointError: no readable file.
+        DeviceError: another device than the CPU.
+    """
+
+    device = "cpu"
+
+    def __init__(self, path: Path, device: str) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingExtraError(f"the model {path}", "openvino") from error
+        if device not in ("auto", "cpu"):
+            raise DeviceError(f"device {device!r} is not one of OpenVINO's here: use 'auto' or 'cpu'")
+        try:
+            model = openvino.Core().read_model(path)
+            # Its own choice would be bfloat16 where the processor has it.
+            self._compiled = openvino.Core().compile_model(
+                model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+            )
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{path} is not a usable OpenVINO model ({first_line(error)}): export it again"
+            ) from None
+        self.inputs = [_openvino_port(each) for each in model.inputs]
+        self.outputs = [_openvino_port(each) for each in model.outputs]
+        kept = model.get_rt_info("decoupe").astype(dict) if model.has_rt_info("decoupe") else {}
+        self.metadata = {f"decoupe.{key}": str(value) for key, value in kept.items()}
+
+    def run(self, feeds: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """See `Session`."""
+        try:
+            found = self._compiled(feeds)
+        except RuntimeError as error:
+            raise ModelError(first_line(error)) from None
+        return [found[port].copy() for port in self._compiled.outputs]
+
+
+class _File:
+    """What every opened file shares.
+
+    Args:
+        session: the open file.
+        path: where it lies, for messages.
+        name: what to call it; None is the name in the file, or the file's.
+        preprocessing: of a file that holds none; None reads or assumes it.
+    """
+
+    dtype = "float32"
+
+    def __init__(
+        self, session: Session, path: Path, name: str | None, preprocessing: Preprocessing | None
+    ) -> None:
+        self.session = session
+        self.device = session.device
+        self.name = name or session.metadata.get("decoupe.name") or path.stem
+        written = session.metadata.get("decoupe.preprocessing")
+        self._foreign = written is None
+        self.notes: tuple[str, ...] = ()
+        if written is not None and preprocessing is not None:
+            raise InputError(
+                f"{path} tells its own size and normalisation: leave --input-size, --mean and --std out"
+            )
+        if written is not None:
+            self.preprocessing = _parsed_preprocessing(written, path)
+        else:
+            self.preprocessing, self.notes = _foreign_preprocessing(
+                session.inputs[0].shape, path, preprocessing
+            )
+
+    def footprint(self) -> Footprint:
+        """More than any file of decoupe takes; with a fixed size there is nothing to choose."""
+        fixed = any(isinstance(side, int) for side in self.session.inputs[0].shape[2:])
+        return Footprint(0, 0 if fixed else BYTES)
+
+    def _run(self, feeds: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        try:
+            return self.session.run(feeds)
+        except ModelError as error:
+            size = "×".join(map(str, next(iter(feeds.values())).shape))
+            raise ModelError(f"{self.name} cannot compute {size} images ({error}): change size") from None
+
+
+class OnnxRuntime(_File):
+    """A file that gives mattes.
+
+    decoupe's own files hold their preprocessing. Any other file with one image input and one mask output is
+    taken as well: its size is read from its input shape, its normalisation is assumed to be ImageNet's
+    unless both are given, and masks that leave [0, 1] are taken for logits; `notes` says so.
+
+    Args:
+        path: the file.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``, the latter also with an index.
+        name: what to call it; None is the name in the file, or the file's.
+        preprocessing: how a picture becomes the input of a file that is not decoupe's.
+        session: the file, where it is open already.
+
+    Raises:
+        CheckpointError: no readable file, or not one image in and one mask out.
+        DeviceError: a device that the installed runtime does not have.
+        InputError: a preprocessing for a file that holds its own.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "auto",
+        name: str | None = None,
+        preprocessing: Preprocessing | None = None,
+        session: Session | None = None,
+    ) -> None:
+        session = session or open_session(path, device)
+        _check_matte_ports(session, path)
+        super().__init__(session, path, name, preprocessing)
+        self._pixels = session.metadata.get("decoupe.input") == "pixels"
+        if self._pixels:
+            # The file resizes and normalises for itself.
+            self.preprocessing = Preprocessing(
+                self.preprocessing.size, "whole", self.preprocessing.size_range, 1, (0, 0, 0), (1, 1, 1)
+            )
+
+    def __call__(self, images: Floats, low: Floats | None = None) -> Floats:
+        """Normalised images ``(N, 3, H, W)`` -> alpha ``(N, 1, H, W)`` in [0, 1].
+
+        ``low`` counts where the file takes it; others see the images once.
+        """
+        port = self.session.inputs[0]
+        if self._pixels:
+            pictures = (images.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8)
+            return self._run({port.name: pictures})[0]
+        _check_fixed(port.shape, images.shape)
+        step = 1 if port.shape[0] == 1 else len(images)
+        parts = [slice(start, start + step) for start in range(0, len(images), step)]
+        alpha = np.concatenate([self._alpha(images[p], None if low is None else low[p]) for p in parts])
+        return _logits_to_alpha(alpha) if self._foreign else alpha
+
+    def _alpha(self, images: Floats, low: Floats | None) -> Floats:
+        first, *second = self.session.inputs
+        feeds: dict[str, npt.NDArray[Any]] = {first.name: images}
+        for port in second:
+            feeds[port.name] = np.empty((len(images), 3, 0, 0), np.float32) if low is None else low
+        masks = self._run(feeds)[0]
+        if masks.ndim not in (3, 4) or masks.size != len(images) * masks.shape[-2] * masks.shape[-1]:
+            raise CheckpointError(
+                f"{self.name} gives {masks.shape}, expected one mask (N, 1, H, W) a picture"
+            )
+        return masks.reshape(len(images), 1, *masks.shape[-2:]).astype(np.float32, copy=False)
+
+
+class OnnxSegmentRuntime(_File):
+    """A file of decoupe's that gives segments.
+
+    Args:
+        path: the file.
+        session: the file, open.
+        name: what to call it; None is the name in the file.
+        preprocessing: None; the file holds its own.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        session: Session,
+        *,
+        name: str | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        super().__init__(session, path, name, preprocessing)
+        try:
+            values = json.loads(session.metadata["decoupe.vocabulary"])
+            self.vocabulary = Vocabulary(**{key: _frozen(value) for key, value in values.items()})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path} holds metadata decoupe.vocabulary that cannot be used ({error}): export it again"
+            ) from None
+
+    def __call__(self, images: Floats) -> tuple[Floats, Floats]:
+        """Normalised images ``(N, 3, H, W)`` -> class logits ``(N, Q, K + 1)``, masks ``(N, Q, h, w)``."""
+        classes, masks = self._run({self.session.inputs[0].name: images})
+        return classes, masks
+
+
+def open_file(
+    path: Path, *, device: str, name: str | None = None, preprocessing: Preprocessing | None = None
+) -> OnnxRuntime | OnnxSegmentRuntime:
+    """Open an exported file as what it gives; see `OnnxRuntime` for the errors."""
+    session = open_session(path, device)
+    if "decoupe.vocabulary" in session.metadata:
+        return OnnxSegmentRuntime(path, session, name=name, preprocessing=preprocessing)
+    return OnnxRuntime(path, name=name, preprocessing=preprocessing, session=session)
+
+
+def open_session(path: Path, device: str) -> Session:
+    """The file opened by what its ending names."""
+    if path.suffix == OPENVINO_SUFFIX:
+        return OpenVinoSession(path, device)
+    return OrtSession(path, device)
+
+
+def _port(port: Any) -> Port:
+    kind = port.type.removeprefix("tensor(").removesuffix(")")
+    return Port(port.name, tuple(port.shape), {"float": "float32"}.get(kind, kind))
+
+
+def _openvino_port(port: Any) -> Port:
+    sides = tuple(side.get_length() if side.is_static else "?" for side in port.partial_shape)
+    kinds = {"f32": "float32", "u8": "uint8"}
+    kind = port.element_type.get_type_name()
+    return Port(port.any_name, sides, kinds.get(kind, kind))
+
+
+def _check_matte_ports(session: Session, path: Path) -> None:
+    """Refuse what is not one image in and one mask out."""
+    inputs, outputs, ours = session.inputs, session.outputs, "decoupe.preprocessing" in session.metadata
+    count = 2 if ours and [port.name for port in inputs] == ["image", "low"] else 1
+    pixels = session.metadata.get("decoupe.input") == "pixels"
+    grey = len(inputs[0].shape) == 4 and inputs[0].shape[1] in (1, 2, 4)
+    if len(inputs) != count or len(inputs[0].shape) != 4 or (grey and not pixels):
+        raise CheckpointError(f"{path} takes {_listed(inputs)}; expected one image input (N, 3, H, W)")
+    if inputs[0].type != "float32" and not pixels:
+        raise CheckpointError(f"{path} takes {inputs[0].type}, expected float32: export it in float32")
+    batch = inputs[0].shape[0]
+    if isinstance(batch, int) and batch != 1:
+        raise CheckpointError(
+            f"{path} takes {batch} images at a time, expected 1 or any number: export it again"
+        )
+    shape = outputs[0].shape
+    several = len(shape) == 4 and isinstance(shape[1], int) and shape[1] != 1
+    if len(outputs) != 1 or len(shape) not in (3, 4) or several:
+        raise CheckpointError(f"{path} gives {_listed(outputs)}; expected one mask output (N, 1, H, W)")
+
+
+def _listed(ports: Sequence[Port]) -> str:
+    return ", ".join(map(str, ports))
+
+
+def _foreign_preprocessing(
+    shape: Sequence[int | str | None], path: Path, given: Preprocessing | None
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """How a picture becomes the input of a file that does not tell: as given, else from its shape."""
+    fixed = tuple(side for side in shape[2:] if isinstance(side, int))
+    if given is not None:
+        if len(fixed) == 2 and fixed != given.size:
+            raise InputError(
+                f"{path} takes {fixed[1]}×{fixed[0]} only, not {given.size[1]}×{given.size[0]}: "
+                f"give --input-size {fixed[1]}x{fixed[0]}, or leave it out"
+            )
+        return given, (f"{path.name} is fed as it was told to: values outside [0, 1] are logits",)
+    height, width = ((side if isinstance(side, int) else 1024) for side in shape[2:])
+    notes = (
+        f"{path.name} holds no preprocessing of decoupe's",
+        f"assumed: size {width}×{height}, stretched, ImageNet mean and std; values outside [0, 1] are logits",
+    )
+    return Preprocessing(size=(height, width), multiple=1 if len(fixed) == 2 else 32), notes
+
+
+def _check_fixed(expected: Sequence[int | str | None], shape: tuple[int, ...]) -> None:
+    """Refuse images of another size than a file with a fixed one takes."""
+    if any(
+        isinstance(side, int) and side != given for side, given in zip(expected[2:], shape[2:], strict=True)
+    ):
+        raise InputError(
+            f"the model takes {expected[3]}×{expected[2]} only, not {shape[3]}×{shape[2]}: leave size out, "
+            "or export it with dynamic sizes"
+        )
+
+
+def first_line(error: Exception) -> str:
+    """The sentence of an error of a runtime's."""
+    # ONNX Runtime puts its name and a code before the sentence, with colons between.
+    return str(error).partition("\n")[0].rpartition(" : ")[2][:200].rstrip(". ")
+
+
+def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # As fast without, and memory of one large picture is given back, not held for the process's life.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    # Threads that spin between pictures take the cores from decoding and writing them.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = _providers(device, onnxruntime.get_available_providers())
+    try:
+        # Its own fallback prints to standard output, where a picture may be going.
+        return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+    except _onnx_errors() as error:
+        reason = first_line(error)
+        if device == "auto" and len(providers) > 1:
+            return _open_session(path, "cpu")  # CUDA is installed and does not work
+        if len(providers) > 1:
+            raise DeviceError(
+                f"device {device!r} cannot be used by ONNX Runtime ({reason}): check the driver, or use 'cpu'"
+            ) from None
+        raise CheckpointError(f"{path} is not a usable ONNX model ({reason}): export it again") from None
+
+
+def _onnx_errors() -> tuple[type[Exception], ...]:
+    """ONNX Runtime's exceptions, which share no base class; each release names some more."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    named = (kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    return RuntimeError, ValueError, *named
+
+
+def _providers(device: str, available: list[str]) -> list[str | tuple[str, dict[str, str]]]:
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda"):
+        raise DeviceError(f"device {device!r} is not one of ONNX Runtime's here: use 'auto', 'cpu' or 'cuda'")
+    cuda = "CUDAExecutionProvider" in available
+    if kind == "cuda" and not cuda:
+        raise DeviceError(
+            f"device {device!r} is not available to ONNX Runtime here: "
+            "pip uninstall onnxruntime, then pip install onnxruntime-gpu; or use device 'cpu'"
+        )
+    if kind == "cpu" or not cuda:
+        return ["CPUExecutionProvider"]
+    return [("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider"]
+
+
+def _parsed_preprocessing(written: str, path: Path) -> Preprocessing:
+    try:
+        values: dict[str, Any] = json.loads(written)
+        return Preprocessing(**{key: _frozen(value) for key, value in values.items()})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} holds metadata decoupe.preprocessing that cannot be used ({error}): export it again"
+        ) from None
+
+
+def _frozen(value: Any) -> Any:
+    """A JSON list as the tuple it was written from."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _logits_to_alpha(masks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Masks ``(N, 1, H, W)``, each alpha already or logits, as alpha; decided for each by itself."""
+    least, most = masks.min(axis=(1, 2, 3), keepdims=True), masks.max(axis=(1, 2, 3), keepdims=True)
+    with np.errstate(over="ignore"):
+        squashed = 1 / (1 + np.exp(-masks))
+    return np.where((least < -1e-3) | (most > 1 + 1e-3), squashed, masks.clip(0, 1))
