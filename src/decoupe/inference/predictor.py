@@ -42,9 +42,10 @@ from decoupe.inference.subject import (
 )
 from decoupe.inference.tiles import tiled
 from decoupe.memory import Plan, shown
-from decoupe.runtimes import Floats, Runtime, SegmentRuntime, find_spec, open_runtime
+from decoupe.onnx_runtime import Floats
+from decoupe.runtimes import Runtime, SegmentRuntime, find_spec, open_runtime
 from decoupe.weights.labels import Vocabulary, plain
-from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, ModelSpec
+from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, ModelSpec, Preprocessing
 
 
 class Segmenter(Opened[Segments]):
