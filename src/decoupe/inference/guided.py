@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decoupe.inference.preprocess import Picture, colours_at, resize_plane
-from decoupe.inference.sampling import Indices, for_chunks, interpolated
+from decoupe.inference.sampling import Indices, for_chunks, interpolated, reached
 
 Floats = npt.NDArray[np.float32]
 
@@ -44,10 +44,11 @@ def enlarged(alpha: Floats, picture: Picture) -> Floats:
 
     Away from the matte's outlines it is the plain bilinear enlargement.
     """
-    result = resize_plane(alpha, picture.size).clip(0, 1)
+    result = resize_plane(alpha, picture.size)
+    result.clip(0, 1, out=result)
     height, width = alpha.shape
     maps = _linear(alpha, colours_at(picture, (height, width)))
-    places = np.flatnonzero(resize_plane(maps[4], picture.size) > 0)
+    places = np.flatnonzero(reached(maps[4] > 0, picture.size))
     pixels, top = picture.pixels.reshape(-1, 3), np.float32(np.iinfo(picture.pixels.dtype).max)
     written = result.reshape(-1)
 

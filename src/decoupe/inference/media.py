@@ -12,9 +12,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+import numpy as np
 from PIL import ExifTags, Image
 
 from decoupe.errors import InputError, OutputError, unknown
+from decoupe.inference.png import encode_png
 
 if sys.platform != "win32":
     import fcntl
@@ -44,7 +46,7 @@ READABLE = frozenset(
 
 # Of each format what is written, and the options: fast, since photographs are large, and never lossy unasked.
 _FORMATS: dict[str, tuple[str, dict[str, int | bool | str]]] = {
-    # Type 3 is run lengths: on photographs nearly as small as searching for repeats, and much faster.
+    # What `encode_png` does not write: palettes, and grey of 16 bits. Type 3 is run lengths, as there.
     ".png": ("PNG", {"compress_level": 1, "compress_type": 3}),
     ".webp": ("WEBP", {"lossless": True, "quality": 20, "method": 1, "exact": True}),
     ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
@@ -63,6 +65,7 @@ _OF_QUALITY: dict[str, dict[str, int | bool | str]] = {
     "WEBP": {"method": 4, "exact": True},
     "AVIF": {"speed": 8},
 }
+_MODES_OF_PNG = frozenset({"L", "RGB", "RGBA"})  # of `encode_png`
 _MODES_OF_JPEG = frozenset({"L", "RGB", "CMYK"})
 
 
@@ -185,6 +188,8 @@ def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = No
     buffer = BytesIO()
     profile = image.info.get("icc_profile") if image.mode != "L" else None
     told = {key: image.info[key] for key in ("exif", "dpi") if key in image.info}
+    if name == "PNG" and image.mode in _MODES_OF_PNG:
+        return encode_png(np.asarray(image), profile, **told)
     if name == "TIFF" and "exif" in told:
         told["exif"] = _without_parts(told["exif"])
     try:

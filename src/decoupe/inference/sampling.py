@@ -85,6 +85,14 @@ def interpolated(coarse: Floats, places: Indices, size: tuple[int, int]) -> Floa
     return corners(places, size, (height, width)).of(coarse.reshape(channels, -1))
 
 
+def reached(coarse: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The pixels of an enlargement to ``size`` that lie between corners of which one is marked."""
+    for axis in (0, 1):
+        first, second, _ = _neighbours(np.arange(size[axis]), size[axis], coarse.shape[axis])
+        coarse = coarse.take(first, axis) | coarse.take(second, axis)
+    return coarse
+
+
 def divided(places: Indices, width: int) -> tuple[Indices, Indices]:
     """Rows and columns of flat indices: what `numpy.divmod` gives, several times as fast."""
     rows = places // width
