@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from decoupe.cut_options import CutOptions
 from decoupe.errors import InputError, OutputError, unknown
-from decoupe.inference.edits import Edits
 from decoupe.inference.matting import Matting, check_pymatting
 from decoupe.inference.media import SUFFIXES, check_quality, encode
 from decoupe.inference.preprocess import NO_METADATA
+from decoupe.options import parse_edits
 from decoupe.plan import Plan, check_formats
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def wanted(options: CutOptions, background: Background | None) -> Wanted:
         kind=kind,
         background=background,
         matting=_matting(options),
-        edits=_edits(options),
+        edits=parse_edits(options),
         crop=options.crop,
         margin=_margin("--margin", options.margin or "0"),
         aspect=_aspect(options.aspect),
@@ -181,17 +181,6 @@ def _matting(options: CutOptions) -> dict[str, float] | None:
     }
     Matting(**asked)
     return asked
-
-
-def _edits(options: CutOptions) -> dict[str, Any]:
-    """The changes that are asked for, as `Edits` names them."""
-    if options.grow and options.shrink:
-        raise InputError("--grow and --shrink undo each other: give one of them")
-    asked = {edit.name: getattr(options, edit.name) for edit in fields(Edits)}
-    asked["grow"] = options.grow - options.shrink
-    changes = {name: value for name, value in asked.items() if value != getattr(Edits(), name)}
-    Edits(**changes)
-    return changes
 
 
 def read_background(over: str, max_pixels: int) -> Background:

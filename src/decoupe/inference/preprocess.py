@@ -99,6 +99,10 @@ class FramesWarning(UserWarning):
     """A picture of several frames or pages, of which the first was read."""
 
 
+class ShortVideoWarning(UserWarning):
+    """A video that ends before the time that it tells, of which what there is was read."""
+
+
 @dataclass(frozen=True)
 class Metadata:
     """What a photograph says of itself, kept in what is made of it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
@@ -28,8 +29,8 @@ Background: TypeAlias = Source | tuple[int, int, int]
 """A colour (name, ``#rrggbb`` or ``(r, g, b)``), an image as `read_image` takes it, or ``"blur"``."""
 
 
-# File ending -> what writes RGB and RGBA of 16 bits a channel.
-_ENCODERS = {".png": encode_png, ".tif": encode_tiff, ".tiff": encode_tiff}
+# File ending -> what writes RGB and RGBA of 16 bits a channel; PNG of 8 bits as well.
+_ENCODERS: dict[str, Callable[..., bytes]] = {".png": encode_png, ".tif": encode_tiff, ".tiff": encode_tiff}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -179,6 +180,27 @@ class Matte:
         )
         return self._finished(pair)
 
+    def array(
+        self, *, over: Background | None = None, shadow: float = 0, keep_hidden: bool = False
+    ) -> Pixels:
+        """`cutout`, or `over`, with as many bits as ``image`` has: RGBA ``(H, W, 4)``, or RGB ``(H, W, 3)``.
+
+        Args:
+            over: a background, as for `over`; None is transparent ground.
+            shadow: as for `cutout`.
+            keep_hidden: as for `cutout`.
+
+        Raises:
+            InputError: a background or shadow that cannot be used.
+        """
+        if self.image.dtype == np.uint16:
+            return self._wide_cutout(shadow, keep_hidden) if over is None else self._wide_over(over, shadow)
+        if over is not None:
+            return np.asarray(self.over(over, shadow=shadow))
+        if shadow:
+            return np.asarray(self.cutout(shadow=shadow, keep_hidden=keep_hidden))
+        return self._cutout(keep_hidden)
+
     def encode(
         self,
         suffix: str = ".png",
@@ -204,12 +226,12 @@ class Matte:
             InputError: a background, shadow or quality that cannot be used.
         """
         encoder = _ENCODERS.get(suffix.lower())
-        told = self.icc_profile, self.metadata.exif, self.metadata.dpi
-        if self.image.dtype == np.uint16 and encoder is not None and quality is None:
-            pixels = self._wide_cutout(shadow, keep_hidden) if over is None else self._wide_over(over, shadow)
-            return encoder(pixels, *told)
-        if suffix.lower() == ".png" and over is None and not shadow and quality is None:
-            return encode_png(self._cutout(keep_hidden), *told)  # not by way of Pillow, which copies it twice
+        wide = self.image.dtype == np.uint16
+        # PNG of 8 bits not by way of Pillow, which copies the picture twice.
+        direct = wide or (suffix.lower() == ".png" and over is None and not shadow)
+        if encoder is not None and direct and quality is None:
+            pixels = self.array(over=over, shadow=shadow, keep_hidden=keep_hidden)
+            return encoder(pixels, self.icc_profile, self.metadata.exif, self.metadata.dpi)
         if over is not None:
             return encode(self.over(over, shadow=shadow), suffix, quality=quality)
         return encode(self.cutout(shadow=shadow, keep_hidden=keep_hidden), suffix, quality=quality)
