@@ -119,6 +119,12 @@ def test_what_cannot_be_done_is_one_line(
     assert line in detail(answer)
 
 
+def test_a_picture_that_curl_calls_a_form_is_a_picture(client: httpx.Client) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert client.post("/v1/cut", content=SQUARES, headers=form, params={"matte": "1"}).status_code == 200
+    assert "there is no picture" in detail(client.post("/v1/cut", content=b"matte=1", headers=form))
+
+
 def test_requests_without_a_picture(client: httpx.Client) -> None:
     assert "there is no picture" in detail(client.post("/v1/cut"))
     assert "unknown file 'photo'" in detail(client.post("/v1/cut", files={"photo": SQUARES}))
