@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
+
 from decoupe.cut_options import CutOptions
 from decoupe.errors import InputError, OutputError, unknown
 from decoupe.inference.matting import Matting, check_pymatting
@@ -16,9 +19,10 @@ from decoupe.options import parse_edits
 from decoupe.plan import Plan, check_formats
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from decoupe.inference.results import Background, Matte
+
+
+_DEEP = (".png", ".tif", ".tiff")  # formats of grey with 16 bits
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Wanted:
                 keep_hidden=self.keep_hidden,
                 quality=self.quality,
             )
+        if self.kind == "matte" and matte.image.dtype == np.uint16 and suffix.lower() in _DEEP:
+            return encode(Image.fromarray(np.rint(matte.alpha * 65535).astype(np.uint16)), suffix)
         return encode(self.image_of(matte), suffix, quality=self.quality)
 
     def changed(self, matte: Matte) -> Matte:
@@ -189,8 +195,6 @@ def read_background(over: str, max_pixels: int) -> Background:
     Raises:
         InputError: neither a colour nor ``"blur"`` nor a picture of at most ``max_pixels`` that can be read.
     """
-    import numpy as np
-
     from decoupe.inference.preprocess import read_image
     from decoupe.inference.results import Matte
 

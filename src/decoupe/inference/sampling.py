@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,11 +33,19 @@ def strips(height: int, width: int) -> list[slice]:
 
 
 def on_threads(work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done]:
-    """What ``work`` gives for each of ``parts``, in their order; NumPy lets a few threads compute at once."""
+    """What ``work`` gives for each of ``parts``, in their order; NumPy lets a few threads compute at once.
+
+    ``work`` does not call this itself: its threads are those of all callers, and would wait for one another.
+    """
     if len(parts) < 2:
         return [work(part) for part in parts]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(work, parts))
+    return list(_threads(os.getpid()).map(work, parts))
+
+
+@functools.cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """The threads of a process: one that was forked has none of its parent's."""
+    return ThreadPoolExecutor(_THREADS, thread_name_prefix=f"decoupe-{process}")
 
 
 class Corners(NamedTuple):
