@@ -105,6 +105,20 @@ def test_folders_and_pipes(here: Path) -> None:
     assert len((here / "cut.jsonl").read_text().splitlines()) == 2
 
 
+def test_videos(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av")
+    from inference.clips import frames_of, write_clip
+
+    see(monkeypatch, boxes(), [0, 1, 3], matte_model=write_onnx(here / "tiny.onnx"))
+    write_clip(here / "clip.mp4", [5120 * number for number in range(39)])  # 13 s
+    asked = [line for line in lines("video") if line.startswith("decoupe") and "webcam" not in line]
+    assert len(asked) >= 6
+    for line in asked:
+        typed(line)
+    assert len(frames_of(here / "clip.mov")) == 39
+    assert len(list((here / "frames").iterdir())) == 7
+
+
 def test_training(here: Path) -> None:
     names = ("train", "val", "DIS5K/DIS-TR", "DIS5K/DIS-VD", "DUTS-TR", "HRSOD", "UHRSD/train", "DATA")
     for number, name in enumerate(names):
