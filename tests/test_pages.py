@@ -116,7 +116,7 @@ def test_videos(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for line in asked:
         typed(line)
     assert len(frames_of(here / "clip.mov")) == 39
-    assert len(list((here / "frames").iterdir())) == 7
+    assert len(list((here / "frames").iterdir())) == 8
 
 
 def test_training(here: Path) -> None:
