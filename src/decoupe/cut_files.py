@@ -13,7 +13,7 @@ from PIL import Image
 from decoupe.cut_options import CutOptions
 from decoupe.errors import InputError, OutputError, unknown
 from decoupe.inference.matting import Matting, check_pymatting
-from decoupe.inference.media import SUFFIXES, check_quality, encode
+from decoupe.inference.media import SUFFIXES, check_quality, encode, encode_layers, image_format
 from decoupe.inference.preprocess import NO_METADATA
 from decoupe.options import parse_edits
 from decoupe.plan import Plan, check_formats
@@ -30,8 +30,8 @@ class Wanted:
     """What the options of ``decoupe cut`` ask for.
 
     Attributes:
-        kind: ``"cut"``, ``"over"``, ``"matte"``, ``"overlay"`` or ``"side-by-side"``; also what outputs are
-            called that nobody named.
+        kind: ``"cut"``, ``"over"``, ``"matte"``, ``"overlay"``, ``"side-by-side"`` or ``"layers"``; also what
+            outputs are called that nobody named.
         background: of ``"over"``: a colour, an image that has been read, or ``"blur"``.
         matting: of the matte's edge, as `Matting` names it; None leaves it as it is.
         edits: changes of the matte, as `Edits` names them.
@@ -75,6 +75,8 @@ class Wanted:
                 keep_hidden=self.keep_hidden,
                 quality=self.quality,
             )
+        if self.kind == "layers":
+            return encode_layers(matte.layers())
         if self.kind == "matte" and matte.image.dtype == np.uint16 and suffix.lower() in _DEEP:
             return encode(Image.fromarray(np.rint(matte.alpha * 65535).astype(np.uint16)), suffix)
         return encode(self.image_of(matte), suffix, quality=self.quality)
@@ -107,6 +109,9 @@ class Wanted:
             OutputError: a format that cannot hold the picture.
         """
         check_formats(plan, flat=self.kind != "cut")
+        for job in plan.jobs if self.kind == "layers" else ():
+            if job.target is not None and image_format(job.target.suffix) != "TIFF":
+                raise OutputError(f"{job.target} holds no layers: end it in .tif")
         if self.quality is not None:
             for job in plan.jobs:
                 check_quality(self.suffix if job.target is None else job.target.suffix, self.quality)
@@ -154,7 +159,7 @@ def wanted(options: CutOptions, background: Background | None) -> Wanted:
         keep_hidden=options.keep_hidden,
         quality=options.quality,
         metadata=options.metadata,
-        suffix=_suffix(options.form, options.out),
+        suffix=_suffix(options.form, options.out, kind),
     )
 
 
@@ -163,6 +168,7 @@ def _kind(options: CutOptions, background: Background | None) -> str:
         "matte": options.matte,
         "overlay": options.overlay,
         "side-by-side": options.side_by_side,
+        "layers": options.layers,
         "over": background is not None,
     }
     kinds = [name for name, asked in given.items() if asked]
@@ -227,9 +233,9 @@ def _number(text: str) -> float | None:
     return number if abs(number) < 1e9 else None
 
 
-def _suffix(form: str | None, out: str | None) -> str:
+def _suffix(form: str | None, out: str | None, kind: str) -> str:
     if form is None:
-        return ".png"
+        return ".tif" if kind == "layers" else ".png"
     suffix = f".{form.lower().removeprefix('.')}"
     if suffix not in SUFFIXES:
         raise OutputError(unknown("format", form, [known[1:] for known in SUFFIXES]))

@@ -57,6 +57,9 @@ class CutOptions:
     side_by_side: Annotated[
         bool, typer.Option("--side-by-side", help="Write the photograph, and the subject to its right.")
     ] = False
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Write a TIFF of two pages: the subject, and the photograph.")
+    ] = False
     what: Annotated[
         list[str] | None,
         typer.Option(

@@ -6,14 +6,14 @@ import os
 import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from decoupe.errors import InputError, OutputError, unknown
 from decoupe.inference.png import encode_png
@@ -198,6 +198,22 @@ def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = No
         raise OutputError(f"the installed Pillow writes no {name}: upgrade it, or save as .png") from None
     except (OSError, ValueError) as error:
         raise OutputError(f"the picture cannot be written as {name} ({error}): save as .png") from None
+    return buffer.getvalue()
+
+
+def encode_layers(layers: Mapping[str, Image.Image]) -> bytes:
+    """Pictures by name as the pages of one TIFF file, which editors open as layers.
+
+    Photoshop's own layers are not written: Pillow has no such part.
+    """
+    buffer = BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(buffer, True) as pages:
+        for name, image in layers.items():
+            profile, dpi = image.info.get("icc_profile"), image.info.get("dpi")
+            told = {"icc_profile": profile, "dpi": dpi} if dpi is not None else {"icc_profile": profile}
+            named = {int(ExifTags.Base.PageName): name}
+            image.save(pages, format="TIFF", tiffinfo=named, **_FORMATS[".tif"][1], **told)
+            pages.newFrame()
     return buffer.getvalue()
 
 

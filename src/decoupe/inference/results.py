@@ -180,6 +180,11 @@ class Matte:
         )
         return self._finished(pair)
 
+    def layers(self) -> dict[str, Image.Image]:
+        """The cut-out, mode RGBA, and the photograph to put below it, mode RGB, by their names."""
+        photograph = self._finished(Image.fromarray(_eight_bits(self.image)))
+        return {"subject": self.cutout(), "photograph": photograph}
+
     def array(
         self, *, over: Background | None = None, shadow: float = 0, keep_hidden: bool = False
     ) -> Pixels:
