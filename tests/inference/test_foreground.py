@@ -123,6 +123,14 @@ def test_any_size_leaves_hard_pixels_and_plain_pictures(height: int, width: int,
     np.testing.assert_array_equal(estimate_foreground(plain, alpha), plain)
 
 
+def test_a_part_of_a_picture_is_as_good_as_its_copy() -> None:
+    image, _, alpha = composite("chelsea", "astronaut", "hairy")
+    part, share = image[7:-5, 11:-3], alpha[7:-5, 11:-3]
+    np.testing.assert_array_equal(
+        estimate_foreground(part, share), estimate_foreground(part.copy(), share.copy())
+    )
+
+
 def test_one_colour_is_found_exactly() -> None:
     alpha = np.asarray(soft_disc(120, 90), np.float32) / np.float32(255)
     image = np.rint(

@@ -2,9 +2,10 @@
 
 Fast multi-level foreground estimation: Germer, Uelwer, Conrad and Harmeling, "Fast Multi-Level Foreground
 Estimation", ICPR 2020 (arXiv 2006.14970), with two changes that make it fit for large photographs in NumPy.
-Fine levels relax soft pixels only, since everywhere else the colours are known; and the levels go up to a
-working size, from which there is one step to the full size, for soft pixels alone. `benchmarks/foreground.py`
-measures it beside pymatting's.
+Fine levels relax soft pixels only, since everywhere else the colours are known. And levels beyond a working
+size hold no more than is needed of them: soft pixels where alpha changes, and what lies around these; where
+alpha does not change, the working size lacks no detail. `benchmarks/foreground.py` measures it beside
+pymatting's.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ def estimate_foreground(image: Pixels, alpha: Floats) -> Pixels:
         RGB ``(H, W, 3)`` of the type of ``image``, and equal to it where alpha is 0 or 1.
     """
     foreground = image.copy()
+    if not image.flags.c_contiguous:  # a part of a picture, which flat indices do not reach
+        image = foreground.copy()
+    alpha = np.ascontiguousarray(alpha)
     level, steep = _soft_places(alpha)
     if not len(level) + len(steep):
         return foreground
