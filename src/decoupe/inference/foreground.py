@@ -38,7 +38,8 @@ HIDDEN = 0.5 / 255
 
 _WORKING_PIXELS = 512 * 512
 _DENSE_PIXELS = 64 * 64  # levels up to this size relax every pixel, to spread colours into unknown regions
-_SMALL_SIDE, _SMALL_SWEEPS, _SWEEPS, _FULL_SWEEPS = 32, 10, 4, 3
+_SMALL_SIDE, _SMALL_SWEEPS, _SWEEPS = 32, 10, 4
+_LAST_SWEEPS, _ONLY_SWEEPS = 2, 6  # of the full size, above several levels or straight above the working size
 _STEEP = 0.05  # change of alpha
 _SMOOTHNESS = 1e-5  # the paper's ε_r; its ω, the weight of alpha's gradient, is 1
 
@@ -169,7 +170,8 @@ class _Levels:
         layers[:, own] = start.clip(0, 1, out=start)
         rows, columns = divided(soft, self.sizes[level][1])
         beside = [near.order(some) for some in around]
-        sweeps = _FULL_SWEEPS if level == len(self.sizes) - 1 else _SWEEPS
+        last = len(self.sizes) - 1
+        sweeps = _SWEEPS if level < last else _LAST_SWEEPS if last > 1 else _ONLY_SWEEPS
         _sweep(layers, _halves((rows + columns) % 2 == 0, own, beside, colours, alphas), sweeps)
         return layers.take(near.order(places), axis=1)
 
