@@ -12,6 +12,8 @@ FROM ${BASE}
 ARG EXTRAS=server
 ARG ONNXRUNTIME=onnxruntime
 
+# No versions are pinned: Debian's mirrors keep the latest of a release alone.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 python3-venv tini \
     && rm -rf /var/lib/apt/lists/*
@@ -29,7 +31,8 @@ RUN python3 -m venv /opt/decoupe \
 ENV HF_HOME=/models PYTHONDONTWRITEBYTECODE=1
 VOLUME /models
 EXPOSE 7000
-USER nobody
+# nobody, by number: orchestrators that demand another user than root cannot look names up.
+USER 65534:65534
 STOPSIGNAL SIGTERM
 HEALTHCHECK --start-period=60s CMD ["/opt/decoupe/bin/python", "-c", \
     "from urllib.request import urlopen; urlopen('http://127.0.0.1:7000/readyz')"]

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from decoupe.cli import app
-from decoupe.inference.sixteen import encode_png
+from decoupe.inference.png import encode_png
 from inference.tiny import write_onnx
 
 Run = Callable[..., Result]

@@ -84,6 +84,17 @@ def test_every_kind_of_picture(run: Run) -> None:
             assert (image.mode, image.size) == (mode, size)
 
 
+def test_layers_are_the_subject_and_the_photograph(run: Run) -> None:
+    assert run("squares.png", "--layers").exit_code == 0
+    assert run("squares.png", "-o", "cut.png").exit_code == 0
+    with Image.open("squares.layers.tif") as image:
+        assert (image.n_frames, image.mode, image.tag_v2[285]) == (2, "RGBA", "subject")
+        np.testing.assert_array_equal(np.asarray(image), pixels("cut.png"))
+        image.seek(1)
+        assert (image.mode, image.tag_v2[285]) == ("RGB", "photograph")
+        np.testing.assert_array_equal(np.asarray(image), pixels("squares.png"))
+
+
 def test_formats_and_quality_of_folders(run: Run, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     Path("squares.png").rename("photos/squares.png")
@@ -116,6 +127,8 @@ def test_metadata_are_kept_or_left_out(run: Run) -> None:
     [
         (["--matte", "--over", "white"], "--matte and --over exclude each other"),
         (["--overlay", "--side-by-side"], "--overlay and --side-by-side exclude each other"),
+        (["--layers", "--over", "white"], "--layers and --over exclude each other"),
+        (["--layers", "-o", "a.png"], "a.png holds no layers: end it in .tif"),
         (["--matte", "--shadow", "0.5"], "--shadow lies below a subject, and --matte shows none"),
         (["--shadow", "2"], "--shadow is 2.0, expected a number from 0 to 1"),
         (["--over", "white", "--keep-hidden"], "--keep-hidden is for transparent parts"),

@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 
 from decoupe.cli import app
 from decoupe.errors import InputError
+from decoupe.inference.png import encode_png
 from decoupe.inference.preprocess import read_image
 from decoupe.inference.results import Matte
-from decoupe.inference.sixteen import encode_png, encode_tiff
+from decoupe.inference.sixteen import encode_tiff
 from inference import icc
 from inference.tiny import write_onnx
 
@@ -99,6 +100,10 @@ def test_sixteen_bits_stay_sixteen(cut: Cut, kind: str, suffix: str) -> None:
         Path(f"wide{suffix}").write_bytes(data)
     assert cut(f"wide{suffix}", "--keep-hidden", "-o", f"out{suffix}").exit_code == 0
     assert cut(f"wide{suffix}", "--over", "white", "-o", f"white{suffix}").exit_code == 0
+    assert cut(f"wide{suffix}", "--matte", "-o", f"matte{suffix}").exit_code == 0
+    matte = read_image(f"matte{suffix}").pixels
+    assert matte.dtype == np.uint16
+    assert (matte != (matte >> 8) * 257).any()  # the low bytes are not made up
     out, white = read_image(f"out{suffix}"), read_image(f"white{suffix}")
     assert out.pixels.dtype == white.pixels.dtype == np.uint16
     assert len(np.unique(out.pixels & 255)) > 20  # the low bytes are not made up

@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from decoupe.cli import app
+from drawn import draw_pair
 from inference.queries import see
 from inference.tiny import write_onnx
 from weights.fake_hub import FakeHub
@@ -152,3 +153,74 @@ def test_revisions_that_the_catalogue_no_longer_names_go(run: Run, tmp_path: Pat
     assert pruned.stdout == "birefnet aaaaaaaa\n"
     assert [path.name[:4] for path in (repository / "snapshots").iterdir()] == ["e2bf"]
     assert foreign.exists()
+
+
+TRAINED = [
+    *("--set", "steps=1", "--set", "batch_size=4", "--set", "stages=[{size: [32, 32]}]", "--set", "sets=[]"),
+    *(
+        "--set",
+        "model.block_width=16",
+        "--set",
+        "model.context_width=16",
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+    ),
+]
+
+
+@pytest.fixture
+def discs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """decoupe in a folder with a set of 12 pairs, with every model as it is."""
+    for row in range(12):
+        draw_pair(tmp_path / "discs", f"disc{row:02}", seed=row)
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+def test_a_run_and_the_calibration_of_its_model(discs: Run) -> None:
+    run = valid(discs("train", "pocket", "--data", "discs", *TRAINED, "--json", "-q").stdout, "train")
+    assert (run["folder"], run["ended"], run["step"], run["steps"]) == ("runs/pocket", "finished", 1, 1)
+    assert run["score"] > 0
+    assert Path(run["weights"]).is_file()
+    command = ["calibrate", "runs/pocket/recipe.yaml", run["weights"], "sure.safetensors", "--data", "discs"]
+    found = valid(discs(*command, "--most", "1", "--json").stdout, "calibrate")
+    assert (found["source"], found["target"]) == (run["weights"], "sure.safetensors")
+    assert Path("sure.safetensors").is_file()
+
+
+def test_runs_that_stop_or_fail(discs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["train", "pocket", "--data", "discs", *TRAINED, "--json", "-q"]
+    run = valid(discs(*command, "--set", "steps=3", "--minutes", "0").stdout, "train")
+    assert (run["ended"], run["step"], run["steps"]) == ("interrupted", 1, 3)
+    import torch
+
+    def full(*arguments: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    failed = discs(*command, "-o", "other")
+    assert failed.exit_code == 1
+    assert "No space left on device" in valid(failed.stdout, "train")["error"]
+
+
+def test_what_is_wrong_with_training_data(discs: Run) -> None:
+    assert valid(discs("data", "check", "discs", "--workers", "1", "--json").stdout, "check")["ready"]
+    Path("discs/gt/disc04.png").write_bytes(b"nothing")
+    wrong = discs("data", "check", "discs", "--workers", "1", "--json")
+    assert wrong.exit_code == 1
+    (one,) = valid(wrong.stdout, "check")["sets"]
+    assert (one["pictures"], one["wrong"]) == (12, {"cannot be read": ["disc04.png"]})
+
+
+def test_scores_and_their_comparison(discs: Run) -> None:
+    for name, rolled in (("near", 2), ("far", 9)):
+        Path(name).mkdir()
+        for path in Path("discs/gt").iterdir():
+            Image.fromarray(np.roll(np.asarray(Image.open(path)), rolled, axis=1)).save(Path(name, path.name))
+        command = ["eval", "--pred", name, "--gt", "discs", "--measures", "S,MAE", "-o", f"{name}-report"]
+        assert valid(discs(*command, "--table", "json", "-q").stdout, "eval")["pictures"] == 12
+    found = valid(discs("eval", "compare", "near-report", "far-report", "--json").stdout, "compare")
+    assert found["pictures"] == 12
+    assert found["measures"]["MAE"]["verdict"] == "first better"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -16,7 +17,9 @@ from typer.testing import CliRunner
 
 from decoupe.cli import app
 from drawn import draw_pair
+from evaluation.test_scenes import boxes, draw_scenes
 from inference.queries import see
+from inference.tiny import write_onnx
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -24,10 +27,20 @@ PAGES = ("index", "products", "portraits", "models", "cutting", "formats", "fine
 
 # Training is made as small as it can be.
 SMALL = "--set steps=1 --set batch_size=2 --set 'stages=[{size: [64, 64]}]' --device cpu --workers 0"
+SMALL_MODEL = (
+    "--set model.backbone=nano --set backbone=null --set preprocessing.size=[64,64] --set sets=[] "
+    "--set precision=float32"
+)
+SMALL_PARTS = {
+    "birefnet": "--set model.block_width=8 --set model.context_width=16",
+    "inspyrenet": "--set model.depth=8 --set model.base_size=[64,64] --set preprocessing.two_scale=null",
+    "maskformer": "--set model.layers=1 --set model.queries=4 --set model.feed_forward=32",
+}
 
 
 def lines(page: str) -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
+    text = (DOCS / f"{page}.md").read_text().replace("\\\n", " ")
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
 
 
@@ -59,9 +72,17 @@ def typed(line: str) -> None:
         stdin = Path(source.split()[1]).read_bytes() if source.startswith("cat ") else frames.tobytes()
     line, _, target = line.partition(" > ")
     program, *words = shlex.split(line)
-    assert program == "decoupe"
+    if program in ("accelerate", "torchrun"):  # run for real in training/test_distributed.py
+        words = [*words[words.index("-m") + 2 :], "--print"]
+    else:
+        assert program == "decoupe"
     if words[0] == "train":
-        words += shlex.split(SMALL)
+        family = words[1].partition("-")[0]
+        words = ["pocket" if word == "birefnet-lite" else word for word in words]  # which is a download
+        small = f"{SMALL} {SMALL_MODEL} {SMALL_PARTS[family]}" if family in SMALL_PARTS else SMALL
+        words += shlex.split(small)
+        if words[1] == "birefnet-dis":  # a BiRefNet is trained by another line
+            words.append("--print")
     done = CliRunner().invoke(app, words, input=stdin)
     assert done.exit_code == 0, f"{line}\n{done.output}"
     if target:
@@ -84,6 +105,55 @@ def test_folders_and_pipes(here: Path) -> None:
         assert (cutout.mode, white.mode) == ("RGBA", "RGB")
     assert sorted(path.name for path in (here / "cut").rglob("*.png")) == ["a.png", "b.png"]
     assert len((here / "cut.jsonl").read_text().splitlines()) == 2
+
+
+def test_videos(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av")
+    from inference.clips import frames_of, write_clip
+
+    see(monkeypatch, boxes(), [0, 1, 3], matte_model=write_onnx(here / "tiny.onnx"))
+    write_clip(here / "clip.mp4", [5120 * number for number in range(39)])  # 13 s
+    asked = [line for line in lines("video") if line.startswith("decoupe") and "webcam" not in line]
+    assert len(asked) >= 6
+    for line in asked:
+        typed(line)
+    assert len(frames_of(here / "clip.mov")) == 39
+    assert len(list((here / "frames").iterdir())) == 8
+
+
+def test_training(here: Path) -> None:
+    names = ("train", "val", "DUTS-TR", "HRSOD", "UHRSD/train")
+    for number, name in enumerate(names):
+        for row in range(2):
+            draw_pair(here / name, f"{name.replace('/', '')}{row}", seed=100 + 10 * number + row)
+    for kind in ("images", "annotations"):
+        for part in ("training", "validation"):
+            folder = here / "ADEChallengeData2016" / kind / part
+            folder.mkdir(parents=True)
+            for row in range(2):
+                if kind == "images":
+                    Image.new("RGB", (64, 48), (90, 20 * row, 60)).save(folder / f"{row}.jpg")
+                else:
+                    Image.new("L", (64, 48), 3 + row).save(folder / f"{row}.png")
+    (here / "landscapes").mkdir()
+    shutil.copy(ROOT / "examples" / "coffee.jpg", here / "landscapes")
+    shutil.copy(ROOT / "examples" / "chelsea.jpg", here / "new.jpg")
+    assert lines("training")
+    for line in lines("training"):
+        typed(line)
+
+
+def test_evaluation(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_scenes(here)
+    truth = json.loads((here / "coco/annotations/instances_val2017.json").read_text())["annotations"]
+    (here / "results.json").write_text(json.dumps([{**one, "score": 0.9} for one in truth]))
+    for row in range(3):
+        draw_pair(here / "DIS5K/DIS-VD", f"{row}", seed=row)
+    shutil.copytree(here / "DIS5K/DIS-VD/gt", here / "mattes")
+    see(monkeypatch, boxes(), [0, 1, 3], matte_model=write_onnx(here / "tiny.onnx"))
+    typed("decoupe eval -m pocket --data DIS5K/DIS-VD --protocol dis -o other-report")
+    for line in lines("evaluation"):
+        typed(line)
 
 
 def navigation(entries: list[Any]) -> list[str]:

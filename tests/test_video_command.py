@@ -78,6 +78,8 @@ def test_every_choice_reaches_the_video(run: Run) -> None:
     assert run("in.mp4", "c.mp4", "--matte").exit_code == 0
     white = frames_of(Path("c.mp4"))[0][1]
     assert white[32, 20, :3].min() > 230
+    assert run("in.mp4", "hard.mp4", "--matte", "--threshold", "0.5", "--invert").exit_code == 0
+    assert frames_of(Path("hard.mp4"))[0][1][32, 20, :3].max() < 30
     assert run("in.mp4", "frames").exit_code == 0
     assert len(list(Path("frames").iterdir())) == 20
 
@@ -97,6 +99,8 @@ def test_every_choice_reaches_the_video(run: Run) -> None:
         (["in.mp4", "out.mp4", "--matte", "--over", "red"], 2, "--matte and --over exclude each other"),
         (["in.mp4", "out.mov", "--size", "big"], 2, "--size is 'big', expected N, WxH or native"),
         (["", "out.mov"], 2, "a path is empty"),
+        (["in.mp4", "out.mov", "--grow", "2", "--shrink", "1"], 2, "--grow and --shrink undo each other"),
+        (["in.mp4", "out.mov", "--threshold", "2"], 2, "threshold is 2.0, expected a number from 0 to 1"),
         (["in.mp4", "in.mp4", "--over", "red"], 1, "in.mp4 is the input, and would be overwritten"),
         (["tiny.onnx", "out.mov"], 1, "tiny.onnx is not a video that can be read"),
         (["in.mp4", "no/out.mov"], 1, "its folder does not exist: create no"),

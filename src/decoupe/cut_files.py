@@ -7,18 +7,22 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
+
 from decoupe.cut_options import CutOptions
 from decoupe.errors import InputError, OutputError, unknown
-from decoupe.inference.edits import Edits
 from decoupe.inference.matting import Matting, check_pymatting
-from decoupe.inference.media import SUFFIXES, check_quality, encode
+from decoupe.inference.media import SUFFIXES, check_quality, encode, encode_layers, image_format
 from decoupe.inference.preprocess import NO_METADATA
+from decoupe.options import parse_edits
 from decoupe.plan import Plan, check_formats
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from decoupe.inference.results import Background, Matte
+
+
+_DEEP = (".png", ".tif", ".tiff")  # formats of grey with 16 bits
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,8 @@ class Wanted:
     """What the options of ``decoupe cut`` ask for.
 
     Attributes:
-        kind: ``"cut"``, ``"over"``, ``"matte"``, ``"overlay"`` or ``"side-by-side"``; also what outputs are
-            called that nobody named.
+        kind: ``"cut"``, ``"over"``, ``"matte"``, ``"overlay"``, ``"side-by-side"`` or ``"layers"``; also what
+            outputs are called that nobody named.
         background: of ``"over"``: a colour, an image that has been read, or ``"blur"``.
         matting: of the matte's edge, as `Matting` names it; None leaves it as it is.
         edits: changes of the matte, as `Edits` names them.
@@ -71,6 +75,10 @@ class Wanted:
                 keep_hidden=self.keep_hidden,
                 quality=self.quality,
             )
+        if self.kind == "layers":
+            return encode_layers(matte.layers())
+        if self.kind == "matte" and matte.image.dtype == np.uint16 and suffix.lower() in _DEEP:
+            return encode(Image.fromarray(np.rint(matte.alpha * 65535).astype(np.uint16)), suffix)
         return encode(self.image_of(matte), suffix, quality=self.quality)
 
     def changed(self, matte: Matte) -> Matte:
@@ -101,6 +109,9 @@ class Wanted:
             OutputError: a format that cannot hold the picture.
         """
         check_formats(plan, flat=self.kind != "cut")
+        for job in plan.jobs if self.kind == "layers" else ():
+            if job.target is not None and image_format(job.target.suffix) != "TIFF":
+                raise OutputError(f"{job.target} holds no layers: end it in .tif")
         if self.quality is not None:
             for job in plan.jobs:
                 check_quality(self.suffix if job.target is None else job.target.suffix, self.quality)
@@ -140,7 +151,7 @@ def wanted(options: CutOptions, background: Background | None) -> Wanted:
         kind=kind,
         background=background,
         matting=_matting(options),
-        edits=_edits(options),
+        edits=parse_edits(options),
         crop=options.crop,
         margin=_margin("--margin", options.margin or "0"),
         aspect=_aspect(options.aspect),
@@ -148,7 +159,7 @@ def wanted(options: CutOptions, background: Background | None) -> Wanted:
         keep_hidden=options.keep_hidden,
         quality=options.quality,
         metadata=options.metadata,
-        suffix=_suffix(options.form, options.out),
+        suffix=_suffix(options.form, options.out, kind),
     )
 
 
@@ -157,6 +168,7 @@ def _kind(options: CutOptions, background: Background | None) -> str:
         "matte": options.matte,
         "overlay": options.overlay,
         "side-by-side": options.side_by_side,
+        "layers": options.layers,
         "over": background is not None,
     }
     kinds = [name for name, asked in given.items() if asked]
@@ -183,25 +195,12 @@ def _matting(options: CutOptions) -> dict[str, float] | None:
     return asked
 
 
-def _edits(options: CutOptions) -> dict[str, Any]:
-    """The changes that are asked for, as `Edits` names them."""
-    if options.grow and options.shrink:
-        raise InputError("--grow and --shrink undo each other: give one of them")
-    asked = {edit.name: getattr(options, edit.name) for edit in fields(Edits)}
-    asked["grow"] = options.grow - options.shrink
-    changes = {name: value for name, value in asked.items() if value != getattr(Edits(), name)}
-    Edits(**changes)
-    return changes
-
-
 def read_background(over: str, max_pixels: int) -> Background:
     """What ``--over`` names; one that cannot be used is refused before the first picture.
 
     Raises:
         InputError: neither a colour nor ``"blur"`` nor a picture of at most ``max_pixels`` that can be read.
     """
-    import numpy as np
-
     from decoupe.inference.preprocess import read_image
     from decoupe.inference.results import Matte
 
@@ -234,9 +233,9 @@ def _number(text: str) -> float | None:
     return number if abs(number) < 1e9 else None
 
 
-def _suffix(form: str | None, out: str | None) -> str:
+def _suffix(form: str | None, out: str | None, kind: str) -> str:
     if form is None:
-        return ".png"
+        return ".tif" if kind == "layers" else ".png"
     suffix = f".{form.lower().removeprefix('.')}"
     if suffix not in SUFFIXES:
         raise OutputError(unknown("format", form, [known[1:] for known in SUFFIXES]))

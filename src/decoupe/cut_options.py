@@ -11,8 +11,13 @@ from decoupe.inference.matting import Matting
 from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.options import (
     Device,
+    Feather,
+    FillHoles,
+    Grow,
     Inputs,
+    Invert,
     JsonLines,
+    KeepLargest,
     Log,
     MaxPixels,
     Memory,
@@ -21,6 +26,8 @@ from decoupe.options import (
     Overwrite,
     Precision,
     Quiet,
+    Shrink,
+    Threshold,
     Verbose,
 )
 
@@ -50,6 +57,9 @@ class CutOptions:
     ] = False
     side_by_side: Annotated[
         bool, typer.Option("--side-by-side", help="Write the photograph, and the subject to its right.")
+    ] = False
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Write a TIFF of two pages: the subject, and the photograph.")
     ] = False
     what: Annotated[
         list[str] | None,
@@ -82,20 +92,13 @@ class CutOptions:
     matting_background: Annotated[
         float, typer.Option(metavar="T", help="Alpha up to which it is believed, likewise.")
     ] = Matting.background
-    threshold: Annotated[
-        float | None,
-        typer.Option(metavar="T", help="Make the edge hard: alpha from T, 0 to 1, is subject."),
-    ] = None
-    keep_largest: Annotated[
-        bool, typer.Option("--keep-largest", help="Keep the largest connected part alone.")
-    ] = False
-    fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Keep what the subject encloses.")] = False
-    grow: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Make the subject N pixels larger all around.")
-    ] = 0
-    shrink: Annotated[int, typer.Option(min=0, metavar="N", help="Make it N pixels smaller.")] = 0
-    feather: Annotated[float, typer.Option(metavar="S", help="Soften its edge by S pixels.")] = 0
-    invert: Annotated[bool, typer.Option("--invert", help="Cut the background instead.")] = False
+    threshold: Threshold = None
+    keep_largest: KeepLargest = False
+    fill_holes: FillHoles = False
+    grow: Grow = 0
+    shrink: Shrink = 0
+    feather: Feather = 0
+    invert: Invert = False
     crop: Annotated[bool, typer.Option("--crop", help="Keep only the part with the subject.")] = False
     margin: Annotated[str | None, typer.Option(metavar="N|N%", help="Room around it, with --crop.")] = None
     aspect: Annotated[str | None, typer.Option(metavar="W:H", help="Shape of that part, as 1:1.")] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ import typer
 
 from decoupe.console import cores, drawn, imported, progress_bar, say, told
 from decoupe.errors import InputError, unknown
+from decoupe.options import AsJson
 
 if TYPE_CHECKING:
     from decoupe.evaluation.report import About, Look
@@ -121,10 +123,14 @@ def evaluate(
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="A report's folder.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another's, of the same pictures.")],
+    as_json: AsJson = False,
 ) -> None:
     """Put two reports side by side: differences with their 95 % interval, picture by picture."""
     with told():
         comparison = _evaluation("compare").compare(first, second)
+        if as_json:
+            typer.echo(json.dumps(comparison.about()))
+            return
         columns = _evaluation("measures").COLUMNS
         titles = ["", "A", "B", "B − A", "95 % interval", "B better in", ""]
         rows = [
@@ -286,8 +292,6 @@ def _segments(
 
 def _scene_table(about: AboutScenes, results: dict[str, float], columns: tuple[str, ...], form: str) -> str:
     """A table of segments, in percent as the papers' tables."""
-    import json
-
     if form == "json":
         return json.dumps({"title": about.title, "results": results})
     cells = about.cells(results)
@@ -303,8 +307,6 @@ def _scene_table(about: AboutScenes, results: dict[str, float], columns: tuple[s
 
 def _table(evaluation: Evaluation, about: About, form: str) -> str:
     """The table that a user asked for."""
-    import json
-
     protocols = _evaluation("protocols")
     results = evaluation.scores.result()
     if form == "json":

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from decoupe.errors import InputError
+from decoupe.inference.edits import Edits
 from decoupe.inference.preprocess import Size
 from decoupe.weights.own import own_models
 from decoupe.weights.registry import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD, SUITED, Preprocessing
@@ -112,6 +114,21 @@ def _three(option: str, text: str | None, default: Three) -> Three:
     return red, green, blue
 
 
+def parse_edits(options: Any) -> dict[str, Any]:
+    """The changes of the matte that a command's options ask for, as `Edits` names them.
+
+    Raises:
+        InputError: values out of range, or that undo each other.
+    """
+    if options.grow and options.shrink:
+        raise InputError("--grow and --shrink undo each other: give one of them")
+    asked = {edit.name: getattr(options, edit.name) for edit in fields(Edits)}
+    asked["grow"] = options.grow - options.shrink
+    changes = {name: value for name, value in asked.items() if value != getattr(Edits(), name)}
+    Edits(**changes)
+    return changes
+
+
 Inputs = Annotated[
     list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders, or - for standard input.")
 ]
@@ -134,6 +151,15 @@ Memory = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="The most it may hold, as 4GB; else most of what is free."),
 ]
+Threshold = Annotated[
+    float | None, typer.Option(metavar="T", help="Make the edge hard: alpha from T, 0 to 1, is subject.")
+]
+KeepLargest = Annotated[bool, typer.Option("--keep-largest", help="Keep the largest connected part alone.")]
+FillHoles = Annotated[bool, typer.Option("--fill-holes", help="Keep what the subject encloses.")]
+Grow = Annotated[int, typer.Option(min=0, metavar="N", help="Make the subject N pixels larger all around.")]
+Shrink = Annotated[int, typer.Option(min=0, metavar="N", help="Make it N pixels smaller.")]
+Feather = Annotated[float, typer.Option(metavar="S", help="Soften its edge by S pixels.")]
+Invert = Annotated[bool, typer.Option("--invert", help="Cut the background instead.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 MaxPixels = Annotated[int, typer.Option(min=1, metavar="N", help="Largest width × height to open.")]
 Log = Annotated[

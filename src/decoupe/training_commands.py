@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import typer
 
 from decoupe.console import drawn, imported, say, told
 from decoupe.errors import InputError, OutputError
+from decoupe.options import AsJson
 
 Data = Annotated[
     list[Path], typer.Option("--data", metavar="DIR", help="A set's folder; several are joined.")
@@ -56,6 +58,9 @@ def train(
     ] = None,
     show: Annotated[bool, typer.Option("--print", help="Print the recipe as YAML and do nothing.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="List the recipes and do nothing.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print how it ended as a line of JSON, for programs.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
     """Train a model, or go on where training was interrupted: the same command does both."""
@@ -82,6 +87,7 @@ def train(
             device,
             workers,
             minutes,
+            as_json,
             quiet,
         )
 
@@ -95,6 +101,7 @@ def _run(
     device: str,
     workers: int,
     minutes: float | None,
+    as_json: bool,
     quiet: bool,
 ) -> None:
     """Train, and tell how it ended."""
@@ -129,22 +136,39 @@ def _run(
         ending = trainer.run(minutes=float("inf") if minutes is None else minutes)
     except (loop.Diverged, OutputError) as error:
         say(str(error))
+        if main and as_json:
+            typer.echo(json.dumps({"folder": str(out), "error": str(error)}))
         raise typer.Exit(1) from None
-    steps, improved = trainer.steps, trainer.progress.best is not None
+    steps, score = trainer.steps, trainer.progress.best
     trainer.close()
-    if not main:
-        return
-    if ending.why == "interrupted":
+    if main:
+        _tell(ending, recipe, out, steps, score, as_json, quiet)
+
+
+def _tell(
+    ending: Any, recipe: Any, out: Path, steps: int, score: float | None, as_json: bool, quiet: bool
+) -> None:
+    """Say how a run ended, and what is to be typed next.
+
+    Raises:
+        typer.Exit: a signal ended it.
+    """
+    interrupted = ending.why == "interrupted"
+    best = out / ("last.safetensors" if score is None else "best.safetensors")
+    if as_json:
+        about = {"folder": str(out), "ended": ending.why, "step": ending.step, "steps": steps, "score": score}
+        typer.echo(json.dumps({**about, "weights": str(best) if best.exists() else None}))
+    if interrupted:
         say(f"stopped at step {ending.step} of {steps}; saved in {out}: the same command goes on from there")
         if ending.signal:
             raise typer.Exit(128 + ending.signal)
         return
-    best = out / ("best.safetensors" if improved else "last.safetensors")
     early = f", no better for {recipe.patience} validations" if ending.why == "stopped early" else ""
     if not quiet:
         command = "segment" if recipe.family == "maskformer" else "cut"
         say(f"done at step {ending.step}{early}: decoupe {command} -m {best} photo.jpg")
-    typer.echo(best)
+    if not as_json:
+        typer.echo(best)
 
 
 def calibrate(
@@ -153,6 +177,7 @@ def calibrate(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     data: Data,
     most: Annotated[int, typer.Option(min=1, metavar="N", help="Pairs to look at, evenly chosen.")] = 200,
+    as_json: AsJson = False,
 ) -> None:
     """Scale and shift a model's logits so that its alpha fits pairs that it was trained on best."""
     with told():
@@ -167,6 +192,10 @@ def calibrate(
         found = calibration.fit(calibration.seen(decoupe.load(model), chosen, data, most=most))
         calibration.calibrate(loaded.model, found)
         save_model(loaded.model, out, family=loaded.family, preprocessing=loaded.preprocessing)
+        if as_json:
+            about = {"source": model, "target": str(out), "scale": found.scale, "shift": found.shift}
+            typer.echo(json.dumps(about))
+            return
         say(f"logits are scaled by {found.scale:g} and shifted by {found.shift:g}")
         typer.echo(out)
 
@@ -176,11 +205,12 @@ def check(
     folders: Sets,
     val: Val = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that read.")] = 2,
+    as_json: AsJson = False,
 ) -> None:
     """Say what is wrong with training data, and where: pairs, sizes, masks, files, duplicates."""
     with told():
         report = _training("check").check(folders, val or (), workers=workers)
-        for line in report.lines():
+        for line in [json.dumps(report.about())] if as_json else report.lines():
             typer.echo(line)
         if not report.ok:
             raise typer.Exit(1)

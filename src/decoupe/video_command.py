@@ -8,6 +8,7 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,13 +19,22 @@ from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.options import (
     Device,
+    Feather,
+    FillHoles,
+    Grow,
+    Invert,
+    KeepLargest,
     MaxPixels,
     Model,
     NetworkSize,
     Precision,
     Quiet,
+    Shrink,
+    Threshold,
     Verbose,
+    parse_edits,
     parse_size,
+    taking,
 )
 from decoupe.running import Telling, said_warnings
 from decoupe.runtimes import find_spec
@@ -34,95 +44,137 @@ if TYPE_CHECKING:
     from decoupe.inference.video import Written
 
 
-def video(
+@dataclass(frozen=True)
+class VideoOptions:
+    """What a command line asks of ``decoupe video``, as it was written."""
+
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="A video, or a webcam: webcam, webcam:1, /dev/video0.")
-    ],
+    ]
     out: Annotated[
         str,
         typer.Argument(
             metavar="OUT", help="A .mov, .webm, .mkv or .mp4 file; a folder or frame%05d.png for PNG files."
         ),
-    ],
-    model: Model = None,
+    ]
+    model: Model = None
     over: Annotated[
         str | None,
         typer.Option(
             metavar="COLOUR|IMAGE|VIDEO|blur",
             help="Put the subject over a colour, an image, another video or a blur.",
         ),
-    ] = None,
-    matte: Annotated[bool, typer.Option("--matte", help="Write the matte: white is the subject.")] = False,
+    ] = None
+    matte: Annotated[bool, typer.Option("--matte", help="Write the matte: white is the subject.")] = False
+    threshold: Threshold = None
+    keep_largest: KeepLargest = False
+    fill_holes: FillHoles = False
+    grow: Grow = 0
+    shrink: Shrink = 0
+    feather: Feather = 0
+    invert: Invert = False
     codec: Annotated[
         str | None,
-        typer.Option(metavar="CODEC", help="prores, qtrle, vp9, ffv1, h264 or mpeg4; else what suits OUT."),
-    ] = None,
+        typer.Option(
+            metavar="CODEC", help="prores, qtrle, vp9, ffv1, h264, h265 or mpeg4; else what suits OUT."
+        ),
+    ] = None
     start: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help="Begin here: seconds, m:ss or h:mm:ss.")
-    ] = None,
-    end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="End here.")] = None,
+    ] = None
+    end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="End here.")] = None
     smooth: Annotated[
         bool, typer.Option("--smooth/--no-smooth", help="Keep mattes from flickering where nothing moves.")
-    ] = True,
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Frames that the model sees at a time.")] = 8,
+    ] = True
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Frames that the model sees at a time.")] = 8
     guided: Annotated[
         bool | None,
         typer.Option(
             "--guided/--no-guided",
             help="Enlarge mattes along the frames' outlines, or plainly; else as the model says.",
         ),
-    ] = None,
-    size: NetworkSize = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    ] = None
+    size: NetworkSize = None
+    device: Device = "auto"
+    precision: Precision = "auto"
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an output that exists, or begin it anew.")
-    ] = False,
-    max_pixels: MaxPixels = MAX_PIXELS,
+    ] = False
+    max_pixels: MaxPixels = MAX_PIXELS
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what was written, or why not, as a line of JSON.")
-    ] = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+    ] = False
+    quiet: Quiet = False
+    verbose: Verbose = False
+
+
+@taking(VideoOptions)
+def video(options: VideoOptions) -> None:
     """Cut the subject out of a video: with transparency, or over something; run again, it goes on."""
     with told():
-        find_spec(model)  # an unknown name is told before anything else
-        from decoupe.inference import video as videos
+        find_spec(options.model)  # an unknown name is told before anything else
         from decoupe.inference.predictor import open_predictor
         from decoupe.inference.video_files import form_of
-        from decoupe.inference.video_reader import device_of
 
-        network_size = parse_size(size)
-        if "" in (source, out):
+        network_size = parse_size(options.size)
+        if "" in (options.source, options.out):
             raise InputError("a path is empty: check the variable that it came from")
-        if matte and over is not None:
+        if options.matte and options.over is not None:
             raise InputError("--matte and --over exclude each other: give one of them")
-        form_of(Path(out), codec, transparent=over is None and not matte)
-        first, last = videos.interval(start or "0", end)
-        live = device_of(source) is not None
-        predictor = open_predictor(model, device=device, dtype=precision, size=network_size, guided=guided)
-        if verbose:
+        form_of(Path(options.out), options.codec, transparent=options.over is None and not options.matte)
+        wanted = _wanted(options)
+        predictor = open_predictor(
+            options.model,
+            device=options.device,
+            dtype=options.precision,
+            size=network_size,
+            guided=options.guided,
+        )
+        if options.verbose:
             say(predictor.describe())
-        options: dict[str, Any] = {"over": over, "matte": matte, "codec": codec, "start": first, "end": last}
-        options |= {"smooth": smooth, "batch_size": batch, "max_pixels": max_pixels, "overwrite": overwrite}
         try:
-            with (
-                _progress(quiet) as progress,
-                _until_ctrl_c(live) as stopped,
-                said_warnings(Telling(quiet=quiet)),
-            ):
-                written = videos.cut_video(source, out, predictor, stop=stopped, progress=progress, **options)
+            written = _cut(options, predictor, wanted)
         except DecoupeError as error:
             say(str(error))
-            if as_json:
-                typer.echo(json.dumps({"source": source, "error": str(error)}))
+            if options.as_json:
+                typer.echo(json.dumps({"source": options.source, "error": str(error)}))
             raise typer.Exit(1) from None
-        if not quiet:
-            say(_summary(written, out, predictor))
-        if as_json:
-            about = {"source": source, "target": out, **dataclasses.asdict(written)}
+        if not options.quiet:
+            say(_summary(written, options.out, predictor))
+        if options.as_json:
+            about = {"source": options.source, "target": options.out, **dataclasses.asdict(written)}
             typer.echo(json.dumps(about))
+
+
+def _wanted(options: VideoOptions) -> dict[str, Any]:
+    """What is asked of `cut_video`."""
+    from decoupe.inference.video import interval
+
+    first, last = interval(options.start or "0", options.end)
+    return {
+        "over": options.over,
+        "matte": options.matte,
+        "edits": parse_edits(options),
+        "codec": options.codec,
+        "start": first,
+        "end": last,
+        "smooth": options.smooth,
+        "batch_size": options.batch,
+        "max_pixels": options.max_pixels,
+        "overwrite": options.overwrite,
+    }
+
+
+def _cut(options: VideoOptions, predictor: Predictor, wanted: dict[str, Any]) -> Written:
+    from decoupe.inference.video import cut_video
+    from decoupe.inference.video_reader import device_of
+
+    with (
+        _progress(options.quiet) as progress,
+        _until_ctrl_c(device_of(options.source) is not None) as stopped,
+        said_warnings(Telling(quiet=options.quiet)),
+    ):
+        return cut_video(options.source, options.out, predictor, stop=stopped, progress=progress, **wanted)
 
 
 def _summary(written: Written, out: str, predictor: Predictor) -> str:

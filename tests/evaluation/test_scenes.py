@@ -35,9 +35,14 @@ def boxes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.fixture
 def coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two pictures as COCO panoptic and instances."""
+    """Two pictures as COCO panoptic and instances, in the folder to work in."""
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "coco"
+    return draw_scenes(tmp_path)
+
+
+def draw_scenes(here: Path) -> Path:
+    """The folder ``coco`` with two pictures as COCO panoptic and instances."""
+    folder = here / "coco"
     (folder / "val2017").mkdir(parents=True)
     (folder / "annotations" / "panoptic_val2017").mkdir(parents=True)
     ids = sum(mask * number for number, mask in enumerate(boxes(), 1))

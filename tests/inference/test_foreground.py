@@ -45,9 +45,10 @@ def test_as_good_as_pymatting_and_far_better_than_the_picture(front: str, back: 
     assert ours <= 0.8 * error(image, known, alpha)  # the texture under such wide edges nobody can know
 
 
-def large(front: str, back: str, shape: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def large(
+    front: str, back: str, shape: str, size: tuple[int, int] = (900, 600)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same of the photographs' middle quarters, enlarged: grain is no finer than edges."""
-    size = 900, 600
     layers = []
     for name in (front, back):
         photograph = Image.open(EXAMPLES / f"{name}.jpg").convert("RGB")
@@ -73,6 +74,13 @@ def test_three_times_better_than_copying_or_multiplying(shape: str) -> None:
     ours, reference, copied, multiplied = np.mean(errors, axis=0)
     assert ours <= reference
     assert 3 * ours <= min(copied, multiplied)
+
+
+@pytest.mark.parametrize("shape", ["soft", "hairy"])
+def test_as_good_as_pymatting_far_beyond_the_working_size(shape: str) -> None:
+    image, known, alpha = large("astronaut", "coffee", shape, (2100, 1400))
+    reference = estimate_foreground_ml(image / 255.0, alpha.astype(np.float64)) * 255
+    assert error(estimate_foreground(image, alpha), known, alpha) <= error(reference, known, alpha)
 
 
 @pytest.mark.parametrize("colour", ["white", "black", "lime"])
@@ -113,6 +121,14 @@ def test_any_size_leaves_hard_pixels_and_plain_pictures(height: int, width: int,
     np.testing.assert_array_equal(estimate_foreground(image, alpha)[hard], image[hard])
     plain = np.broadcast_to(image[:1, :1], image.shape)
     np.testing.assert_array_equal(estimate_foreground(plain, alpha), plain)
+
+
+def test_a_part_of_a_picture_is_as_good_as_its_copy() -> None:
+    image, _, alpha = composite("chelsea", "astronaut", "hairy")
+    part, share = image[7:-5, 11:-3], alpha[7:-5, 11:-3]
+    np.testing.assert_array_equal(
+        estimate_foreground(part, share), estimate_foreground(part.copy(), share.copy())
+    )
 
 
 def test_one_colour_is_found_exactly() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from decoupe.errors import InputError
+from decoupe.inference.png import encode_png
 from decoupe.inference.preprocess import (
     GREY,
     LONGEST_ASPECT,
@@ -24,7 +25,6 @@ from decoupe.inference.preprocess import (
     read_image,
     to_network,
 )
-from decoupe.inference.sixteen import encode_png
 from inference import icc
 from inference.tiny import KEEP, STRETCH
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 import decoupe
 from decoupe.inference import video, video_reader
+from decoupe.inference.preprocess import ShortVideoWarning, read_image
 from decoupe.inference.video import cut_video, interval, mattes, seconds_of, surrounded
 from decoupe.inference.video_files import CODECS, form_of
 from decoupe.inference.video_reader import VideoReader
@@ -115,6 +116,87 @@ def test_edges_of_lossy_videos_are_not_darkened(predictor: decoupe.Predictor) ->
             assert abs(error[edge].mean()) < 4
 
 
+@pytest.fixture
+def deep_clip() -> np.ndarray:
+    """Writes in.mkv, lossless in 10 bits: a red ramp of all levels; its frame, 16 bits."""
+    frame = np.zeros((64, 256, 3), np.uint16)
+    frame[16:48, 32:224, 0] = (600 << 6) + (np.arange(192, dtype=np.uint16)[None] << 6)
+    with av.open("in.mkv", "w", format="matroska") as out:
+        stream = out.add_stream("ffv1", rate=25, options={"level": "3"})
+        stream.width, stream.height, stream.pix_fmt = 256, 64, "gbrp10le"
+        for number in range(3):
+            made = av.VideoFrame.from_ndarray(frame, format="rgb48le").reformat(format="gbrp10le")
+            made.pts, made.time_base = number, Fraction(1, 25)
+            out.mux(stream.encode(made))
+        out.mux(stream.encode(None))
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "form", "loss"),
+    [
+        ("out.mkv", {}, "gbrap16le", 1 / 1023),
+        ("out.mov", {}, "yuva444p10le", 6 / 1023),
+        ("out.mp4", {"codec": "h265", "over": "white"}, "yuv420p10le", 24 / 1023),
+    ],
+)
+def test_ten_bits_stay_ten(
+    predictor: decoupe.Predictor,
+    deep_clip: np.ndarray,
+    target: str,
+    options: dict[str, str],
+    form: str,
+    loss: float,
+) -> None:
+    cut_video("in.mkv", target, predictor, **options)
+    with av.open(target) as written:
+        frame = next(written.decode(video=0))
+        assert frame.format.name == form
+        seen = video_reader.rgb_of(frame, 256, 64, deep=True)
+    ramp = seen[32, 60:200, 0].astype(int)
+    assert abs(ramp - deep_clip[32, 60:200, 0]).max() <= loss * 65535
+    assert len(np.unique(ramp)) > 70  # of 8 bits there would be 36
+
+
+def test_ten_bits_in_pictures_and_mattes(predictor: decoupe.Predictor, deep_clip: np.ndarray) -> None:
+    cut_video("in.mkv", "frames", predictor)
+    first = read_image("frames/00001.png")
+    assert first.pixels.dtype == np.uint16
+    assert len(np.unique(first.pixels[32, 60:200, 0])) > 130
+    cut_video("in.mkv", "matte.mkv", predictor, matte=True, codec="ffv1")
+    with av.open("matte.mkv") as written:
+        assert next(written.decode(video=0)).format.name == "gbrp16le"
+    assert cut_video("in.mkv", "small.webm", predictor).codec == "vp9"  # which holds 8 with transparency
+
+
+def test_mattes_are_edited(predictor: decoupe.Predictor) -> None:
+    write_clip(Path("in.mp4"), uneven(2), audio=None, noise=0)
+    options = {"matte": True, "codec": "ffv1", "smooth": False}
+    cut_video("in.mp4", "plain.mkv", predictor, **options)
+    cut_video("in.mp4", "grown.mkv", predictor, edits={"threshold": 0.5, "grow": 3}, **options)
+    plain, grown = (frames_of(Path(name))[0][1][..., 0] for name in ("plain.mkv", "grown.mkv"))
+    assert set(np.unique(grown)) == {0, 255}
+    width = (plain[32] >= 128).sum()
+    assert (grown[32] == 255).sum() == width + 6
+    with pytest.raises(decoupe.InputError, match="threshold is 3, expected a number from 0 to 1"):
+        cut_video("in.mp4", "out.mov", predictor, edits={"threshold": 3})
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm"])
+def test_a_matroska_file_cut_short_is_done_as_far_as_it_goes_and_told(
+    predictor: decoupe.Predictor, suffix: str
+) -> None:
+    write_clip(Path("in.mp4"), uneven(150), audio=None)
+    cut_video("in.mp4", f"whole{suffix}", predictor, over="white")
+    whole = Path(f"whole{suffix}").read_bytes()
+    Path(f"short{suffix}").write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(ShortVideoWarning, match=rf"short{suffix} ends after .* it may be damaged"):
+        written = cut_video(f"short{suffix}", "out.mp4", predictor, over="white")
+    assert 30 < written.frames < 150
+    assert len(frames_of(Path("out.mp4"))) == written.frames
+    assert cut_video(f"whole{suffix}", "all.mp4", predictor, over="white").frames == 150
+
+
 def test_a_shorter_sequence_replaces_a_longer_one_whole(predictor: decoupe.Predictor) -> None:
     write_clip(Path("in.mp4"), uneven(6), audio=None)
     cut_video("in.mp4", "out", predictor)
@@ -127,7 +209,7 @@ def test_a_shorter_sequence_replaces_a_longer_one_whole(predictor: decoupe.Predi
 def test_hidden_pixels_get_the_subjects_colours() -> None:
     pixels = np.zeros((64, 64, 4), np.uint8)
     pixels[20:40, 20:40] = (200, 100, 50, 255)
-    filled = np.asarray(surrounded(Image.fromarray(pixels)))
+    filled = surrounded(pixels)
     assert np.array_equal(filled[..., 3], pixels[..., 3])
     assert np.array_equal(filled[20:40, 20:40], pixels[20:40, 20:40])
     assert abs(filled[30, 41:46, :3].astype(int) - (200, 100, 50)).max() <= 12

@@ -72,6 +72,22 @@ async def asked(pool: Pool, count: int = 1) -> list[asyncio.Task[Answer]]:
     return tasks
 
 
+def test_no_job_is_spelled_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Megabytes of a picture as text, for an error that nobody reads, took the server more than all else."""
+
+    class Mute(Cut):
+        def __repr__(self) -> str:
+            raise AssertionError("spelled out")
+
+    async def play(pool: Pool, one: Quiet) -> None:
+        task = asyncio.create_task(pool.do(Mute(b"picture", "tiny")))
+        await asyncio.sleep(0.01)
+        one.say({"number": 0, **DONE}, b"a")
+        assert (await task).body == b"a"
+
+    played(monkeypatch, play)
+
+
 def test_an_answer_reaches_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     async def play(pool: Pool, one: Quiet) -> None:
         first, second = await asked(pool, 2)

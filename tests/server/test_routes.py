@@ -119,6 +119,12 @@ def test_what_cannot_be_done_is_one_line(
     assert line in detail(answer)
 
 
+def test_a_picture_that_curl_calls_a_form_is_a_picture(client: httpx.Client) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert client.post("/v1/cut", content=SQUARES, headers=form, params={"matte": "1"}).status_code == 200
+    assert "there is no picture" in detail(client.post("/v1/cut", content=b"matte=1", headers=form))
+
+
 def test_requests_without_a_picture(client: httpx.Client) -> None:
     assert "there is no picture" in detail(client.post("/v1/cut"))
     assert "unknown file 'photo'" in detail(client.post("/v1/cut", files={"photo": SQUARES}))
@@ -129,6 +135,48 @@ def test_requests_without_a_picture(client: httpx.Client) -> None:
     assert client.get("/v2/cut").status_code == 404
     answer = client.post("/v1/segment", files={"image": SQUARES})
     assert (answer.status_code, detail(answer)[:32]) == (404, "this server has no segment model")
+
+
+def test_segments_of_a_maskformer_over_http(tiny: Path, tmp_path: Path) -> None:
+
+    import torch
+
+    from decoupe.models import MaskFormer, MaskFormerConfig
+    from decoupe.weights.checkpoint import save_model
+    from decoupe.weights.labels import Vocabulary
+    from decoupe.weights.registry import Preprocessing
+
+    torch.manual_seed(0)
+    small = {"queries": 6, "width": 16, "heads": 2, "feed_forward": 16, "layers": 1}
+    model = MaskFormer(MaskFormerConfig("nano", classes=3, pyramid_width=64, mask_width=16, **small))
+    with torch.no_grad():  # sure of something, whatever it is: random weights are sure of nothing
+        model.class_head.weight.mul_(200)
+    words = Vocabulary(("cat", "dog", "sky"), stuff=(2,))
+    seen = Preprocessing(size=(64, 64), fit="stretch", size_range=(32, 256), multiple=32)
+    save_model(
+        model, tmp_path / "words.safetensors", family="maskformer", preprocessing=seen, vocabulary=words
+    )
+    with (
+        running("-m", str(tiny), "-m", str(tmp_path / "words.safetensors")) as server,
+        server.client() as one,
+    ):
+        (matte, told) = one.get("/v1/models").json()["models"]
+        assert (matte["task"], told["task"], told["labels"]) == ("matte", "segment", ["cat", "dog", "sky"])
+        files = {"image": SQUARES}
+        semantic = one.post("/v1/segment", files=files, data={"reading": "semantic", "format": "labels"})
+        assert semantic.status_code == 200, semantic.text
+        found = semantic.json()["features"]
+        assert found
+        assert {feature["properties"]["label"] for feature in found} <= set(words.names)
+        picture = one.post("/v1/segment", files=files, data={"format": "labels", "picture": "true"})
+        assert Image.open(io.BytesIO(picture.content)).size == (96, 64)
+        coco = one.post("/v1/segment", files=files, data={"format": "coco-panoptic"}).json()
+        assert {"segments_info"} <= set(coco["annotations"][0])
+        label = found[0]["properties"]["label"]
+        cut = one.post("/v1/cut", files=files, data={"what": label, "score": "0"})
+        assert cut.status_code == 400  # score is an option of segments
+        wrong = one.post("/v1/cut", files=files, data={"what": "bird"})
+        assert (wrong.status_code, "unknown label 'bird'" in detail(wrong)) == (400, True)
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -26,6 +26,7 @@ from decoupe.server import worker
 from decoupe.server.forms import Form
 from decoupe.server.jobs import Cut, Job, Looks, Segmentation
 from decoupe.server.options import cut_job, segment_job
+from decoupe.server.problems import ProblemError
 from decoupe.server.worker import Workplace, measured, opened
 from inference.queries import see
 from server.running import png, squares
@@ -195,6 +196,20 @@ def test_looks_of_a_job_are_its_own(hire: Hire) -> None:
     assert plain[1] != stretched[1]
     least, most = Image.open(io.BytesIO(stretched[1])).getextrema()
     assert (least, most) == (0, 255)
+
+
+def test_a_size_is_one_that_the_model_knows(hire: Hire) -> None:
+    known = {"matte": ["tiny"], "segment": []}
+    files = {"image": SQUARES}
+    jobs = [
+        cut_job(Form({"matte": ["1"], "size": [size]}, files), known) for size in ("32", "128x128", "300")
+    ]
+    square, wide, large = hire().ask(*jobs)
+    assert square[1] != wide[1]
+    assert Image.open(io.BytesIO(wide[1])).size == (96, 64)
+    assert large[0]["line"] == "size is 300x300, this model knows 32 to 256 pixels a side"
+    with pytest.raises(ProblemError, match="size is 'native'"):
+        cut_job(Form({"size": ["native"]}, files), known)
 
 
 @settings(max_examples=150, deadline=None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import bootstrap
@@ -59,6 +61,24 @@ class Comparison:
     count: int
     alone: tuple[int, int]
     differences: list[Difference]
+
+    def about(self) -> dict[str, Any]:
+        """All of it for programs; numbers that there are not are None."""
+
+        def known(number: float) -> float | None:
+            return None if math.isnan(number) else number
+
+        measures = {
+            one.column: {
+                "a": known(one.first),
+                "b": known(one.second),
+                "interval": [known(number) for number in one.interval],
+                "b_better_in": known(one.wins),
+                "verdict": one.verdict,
+            }
+            for one in self.differences
+        }
+        return {"a": self.titles[0], "b": self.titles[1], "pictures": self.count, "measures": measures}
 
 
 def compare(first: Path, second: Path, *, seed: int = 0) -> Comparison:

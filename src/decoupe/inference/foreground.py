@@ -2,14 +2,16 @@
 
 Fast multi-level foreground estimation: Germer, Uelwer, Conrad and Harmeling, "Fast Multi-Level Foreground
 Estimation", ICPR 2020 (arXiv 2006.14970), with two changes that make it fit for large photographs in NumPy.
-Fine levels relax soft pixels only, since everywhere else the colours are known; and the levels go up to a
-working size, from which there is one step to the full size, for soft pixels alone. `benchmarks/foreground.py`
-measures it beside pymatting's.
+Fine levels relax soft pixels only, since everywhere else the colours are known. And levels beyond a working
+size hold no more than is needed of them: soft pixels where alpha changes, and what lies around these; where
+alpha does not change, the working size lacks no detail. `benchmarks/foreground.py` measures it beside
+pymatting's.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,16 +19,27 @@ import numpy as np
 import numpy.typing as npt
 
 from decoupe.inference.preprocess import Pixels
-from decoupe.inference.sampling import Indices, for_chunks, interpolated
+from decoupe.inference.sampling import (
+    Indices,
+    corners,
+    divided,
+    for_chunks,
+    interpolated,
+    on_threads,
+    strips,
+    weighted,
+)
 
 Floats = npt.NDArray[np.float32]
+Pair = tuple[int, int]
 
 HIDDEN = 0.5 / 255
 """Alpha below which a pixel is invisible in 8 bits, and 1 minus which it is opaque."""
 
 _WORKING_PIXELS = 512 * 512
 _DENSE_PIXELS = 64 * 64  # levels up to this size relax every pixel, to spread colours into unknown regions
-_SMALL_SIDE, _SMALL_SWEEPS, _SWEEPS, _FULL_SWEEPS = 32, 10, 3, 4
+_SMALL_SIDE, _SMALL_SWEEPS, _SWEEPS = 32, 10, 4
+_LAST_SWEEPS, _ONLY_SWEEPS = 2, 6  # of the full size, above several levels or straight above the working size
 _STEEP = 0.05  # change of alpha
 _SMOOTHNESS = 1e-5  # the paper's ε_r; its ω, the weight of alpha's gradient, is 1
 
@@ -42,23 +55,23 @@ def estimate_foreground(image: Pixels, alpha: Floats) -> Pixels:
         RGB ``(H, W, 3)`` of the type of ``image``, and equal to it where alpha is 0 or 1.
     """
     foreground = image.copy()
-    soft = _soft(alpha)
-    if not soft.any():
+    if not image.flags.c_contiguous:  # a part of a picture, which flat indices do not reach
+        image = foreground.copy()
+    alpha = np.ascontiguousarray(alpha)
+    level, steep = _soft_places(alpha)
+    if not len(level) + len(steep):
         return foreground
-    coarse = _coarse_layers(image, alpha)
-    steep = _steep(alpha)
+    levels = _Levels(image, alpha, _coarse_layers(image, alpha))
     pixels, written = image.reshape(-1, 3), foreground.reshape(-1, 3)
 
     def finish(places: Indices, *, fine: bool) -> None:
-        layers = (
-            _fine_layers(image, alpha, coarse, places) if fine else interpolated(coarse, places, alpha.shape)
-        )
-        a = alpha.ravel()[places, np.newaxis]  # (P, 1)
-        front = layers[:, :3] + a * _missing(_unit(pixels[places]), a, layers)
-        written[places] = np.rint(front.clip(0, 1) * np.iinfo(image.dtype).max).astype(image.dtype)
+        layers = levels.at(places) if fine else interpolated(levels.coarse, places, levels.sizes[-1])
+        _add_missing(layers, _planes(pixels[places]), alpha.reshape(-1)[places])
+        front = np.rint(layers[:3].clip(0, 1) * np.iinfo(image.dtype).max)
+        written[places] = front.astype(image.dtype).T
 
-    for_chunks(partial(finish, fine=False), np.flatnonzero(soft & ~steep))
-    for_chunks(partial(finish, fine=True), np.flatnonzero(soft & steep))
+    for_chunks(partial(finish, fine=False), level)
+    for_chunks(partial(finish, fine=True), steep)
     return foreground
 
 
@@ -66,170 +79,269 @@ def _soft(alpha: Floats) -> npt.NDArray[np.bool_]:
     return (alpha >= HIDDEN) & (alpha <= 1 - HIDDEN)
 
 
-def _unit(pixels: Pixels) -> Floats:
-    """Integers as colours in [0, 1]."""
-    unit: Floats = np.divide(pixels, np.iinfo(pixels.dtype).max, dtype=np.float32)
-    return unit
+def _soft_places(alpha: Floats) -> tuple[Indices, Indices]:
+    """Flat indices of soft pixels: those whose alpha is like their neighbours', and those where it changes.
 
-
-def _missing(colours: Floats, a: Floats, layers: Floats) -> Floats:
-    """What estimates ``(P, 6)`` lack to meet the colours ``(P, 3)`` exactly, where alpha is ``a`` ``(P, 1)``.
-
-    F' + a·missing and B' + (1 − a)·missing minimise |F − F'|² + |B − B'|² under a·F + (1 − a)·B = colours.
+    Where it does not change, the coarse layers lack no detail.
     """
-    residual = colours - a * layers[:, :3] - (1 - a) * layers[:, 3:]
-    missing: Floats = residual / (a * a + (1 - a) * (1 - a))
-    return missing
-
-
-def _steep(alpha: Floats) -> npt.NDArray[np.bool_]:
-    """Where alpha changes from pixel to pixel, ``(H, W)``: elsewhere the coarse layers lack no detail."""
-    steep = np.zeros(alpha.shape, bool)
-    for along, result in ((alpha, steep), (alpha.T, steep.T)):
-        change = np.abs(np.diff(along, axis=0)) > _STEEP
-        result[:-1] |= change
-        result[1:] |= change
-    return steep
-
-
-def _fine_layers(image: Pixels, alpha: Floats, coarse: Floats, places: Indices) -> Floats:
-    """Foreground and background ``(P, 6)`` at flat indices of the picture, from the coarse ``(h, w, 6)``."""
     height, width = alpha.shape
-    rows, columns = np.divmod(places, width)
-    neighbours = [
-        np.where(rows > 0, places - width, places),
-        np.where(columns > 0, places - 1, places),
-        np.where(columns < width - 1, places + 1, places),
-        np.where(rows < height - 1, places + width, places),
-    ]
-    seen = np.zeros(alpha.size, bool)
-    for some in (places, *neighbours):
-        seen[some] = True
-    near = np.flatnonzero(seen)
-    index = np.empty(alpha.size, np.int32)  # of what is near alone
-    index[near] = np.arange(len(near))
-    layers, alphas = interpolated(coarse, near, alpha.shape), alpha.ravel()[near]
-    colours = _unit(image.reshape(-1, 3)[near])
-    _fill_known(layers, colours, alphas)
-    own = index[places]
-    a = alphas[own, np.newaxis]
-    missing = _missing(colours[own], a, layers[own])
-    layers[own] = (layers[own] + np.hstack([a * missing, (1 - a) * missing])).clip(0, 1)
-    beside = [index[neighbour] for neighbour in neighbours]
-    black = (rows + columns) % 2 == 0
-    halves = [
-        _half(own[half], [neighbour[half] for neighbour in beside], colours[own[half]], alphas)
-        for half in (black, ~black)
-    ]
-    # The farther from the working size, the more there is left to find.
-    doublings = math.log2(height * width / (coarse.shape[0] * coarse.shape[1]))
-    for _ in range(_FULL_SWEEPS + round(doublings)):
-        for half in halves:
-            _sweep(layers, half)
-    return layers[own]
+
+    def look(rows: slice) -> tuple[Indices, Indices]:
+        soft = _soft(alpha[rows])
+        if not soft.any():
+            return np.empty(0, np.intp), np.empty(0, np.intp)
+        above = min(rows.start, 1)
+        near = alpha[rows.start - above : rows.stop + 1]
+        steep = np.zeros(near.shape, bool)
+        down, along = np.abs(near[1:] - near[:-1]) > _STEEP, np.abs(near[:, 1:] - near[:, :-1]) > _STEEP
+        steep[1:] |= down
+        steep[:-1] |= down
+        steep[:, 1:] |= along
+        steep[:, :-1] |= along
+        steep = steep[above : above + len(soft)]
+        first = rows.start * width
+        return np.flatnonzero(soft & ~steep) + first, np.flatnonzero(soft & steep) + first
+
+    level, steep = zip(*on_threads(look, strips(height, width)), strict=True)
+    return np.concatenate(level), np.concatenate(steep)
 
 
-def _fill_known(layers: Floats, image: Floats, alpha: Floats) -> None:
-    """Put the colours ``(…, 3)`` of opaque and of hidden pixels into the layers ``(…, 6)``."""
-    opaque, hidden = alpha > 1 - HIDDEN, alpha < HIDDEN
-    layers[opaque, :3] = image[opaque]
-    layers[hidden, 3:] = image[hidden]
+def _planes(pixels: Pixels) -> Floats:
+    """Integers ``(…, 3)`` as planes of colour ``(3, …)`` in [0, 1]."""
+    planes = np.moveaxis(pixels, -1, 0).astype(np.float32)
+    planes /= np.float32(np.iinfo(pixels.dtype).max)
+    return planes
+
+
+def _add_missing(layers: Floats, colours: Floats, a: Floats, divisor: Floats | None = None) -> None:
+    """Move estimates ``(6, P)`` towards meeting the colours ``(3, P)``, where alpha is ``a`` ``(P,)``.
+
+    With no ``divisor`` they meet them exactly: F' + a·r and B' + (1 − a)·r minimise |F − F'|² + |B − B'|²
+    under a·F + (1 − a)·B = colours.
+    """
+    rest = 1 - a
+    missing = colours - a * layers[:3]
+    missing -= rest * layers[3:]
+    missing /= a * a + rest * rest if divisor is None else divisor
+    layers[:3] += a * missing
+    layers[3:] += rest * missing
+
+
+def _fill_known(layers: Floats, colours: Floats, alpha: Floats) -> None:
+    """Put the colours ``(3, …)`` of opaque and of hidden pixels into the layers ``(6, …)``."""
+    np.copyto(layers[:3], colours, where=alpha > 1 - HIDDEN)
+    np.copyto(layers[3:], colours, where=alpha < HIDDEN)
+
+
+class _Levels:
+    """Layers of single pixels at the picture's size, by levels that hold only what these pixels need.
+
+    Args:
+        image: RGB ``(H, W, 3)``.
+        alpha: ``(H, W)``.
+        coarse: the layers at the working size, ``(6, h, w)``.
+    """
+
+    def __init__(self, image: Pixels, alpha: Floats, coarse: Floats) -> None:
+        self.coarse = coarse
+        self._pixels, self._alpha = image.reshape(-1, 3), alpha.reshape(-1)
+        first, last = coarse.shape[1:], alpha.shape
+        doublings = max(1, round(math.log2(max(last) / max(first))))
+        self.sizes: list[Pair] = [
+            (_between(first[0], last[0], step / doublings), _between(first[1], last[1], step / doublings))
+            for step in range(doublings + 1)
+        ]
+
+    def at(self, places: Indices, level: int = -1) -> Floats:
+        """Foreground and background ``(6, P)`` at ascending flat indices of a level, the last by default."""
+        level %= len(self.sizes)
+        if level == 0:
+            return self.coarse.reshape(6, -1).take(places, axis=1)
+        soft = places[_soft(self._alpha[self._sources(places, level)])]
+        around = _neighbours(soft, self.sizes[level])
+        near = _Subset([places, *around])
+        layers = self._enlarged(near.places, level)
+        sources = self._sources(near.places, level)
+        colours, alphas = _planes(self._pixels[sources]), self._alpha[sources]
+        _fill_known(layers, colours, alphas)
+        own = near.order(soft)
+        start = layers.take(own, axis=1)
+        _add_missing(start, colours.take(own, axis=1), alphas[own])
+        layers[:, own] = start.clip(0, 1, out=start)
+        rows, columns = divided(soft, self.sizes[level][1])
+        beside = [near.order(some) for some in around]
+        last = len(self.sizes) - 1
+        sweeps = _SWEEPS if level < last else _LAST_SWEEPS if last > 1 else _ONLY_SWEEPS
+        _sweep(layers, _halves((rows + columns) % 2 == 0, own, beside, colours, alphas), sweeps)
+        return layers.take(near.order(places), axis=1)
+
+    def _enlarged(self, places: Indices, level: int) -> Floats:
+        """The layers ``(6, P)`` of the level below, enlarged to a level."""
+        found = corners(places, self.sizes[level], self.sizes[level - 1])
+        below = _Subset(found.places)
+        there = found._replace(places=tuple(below.order(some) for some in found.places))
+        return there.of(self.at(below.places, level - 1))
+
+    def _sources(self, places: Indices, level: int) -> Indices:
+        """The picture's pixels that those of a level are: nearest ones, as in `_sampled`."""
+        if level == len(self.sizes) - 1:
+            return places
+        (height, width), (full_height, full_width) = self.sizes[level], self.sizes[-1]
+        rows, columns = divided(places, width)
+        return rows * full_height // height * full_width + columns * full_width // width
+
+
+def _between(first: int, last: int, share: float) -> int:
+    """A side on the way from the first to the last, in steps of equal ratio."""
+    return round(float(first * (last / first) ** share))
+
+
+class _Subset:
+    """Some pixels of a level: what is stored for them is stored in their order.
+
+    Args:
+        parts: flat indices, not all empty, which may repeat.
+
+    Attributes:
+        places: each once, ascending.
+    """
+
+    def __init__(self, parts: Sequence[Indices]) -> None:
+        parts = [part for part in parts if len(part)]
+        self._first = min(int(part.min()) for part in parts)
+        seen = np.zeros(max(int(part.max()) for part in parts) + 1 - self._first, bool)
+        for part in parts:
+            seen[part - self._first] = True
+        places = np.flatnonzero(seen)
+        self._order = np.empty(len(seen), np.int32)
+        self._order[places] = np.arange(len(places), dtype=np.int32)
+        self.places: Indices = places + self._first
+
+    def order(self, places: Indices) -> npt.NDArray[np.int32]:
+        """Where each of some of the subset's pixels is stored."""
+        return self._order[places - self._first]
+
+
+def _neighbours(places: Indices, size: Pair) -> list[Indices]:
+    """The pixels above, left, right and below; beyond the border each is its own."""
+    height, width = size
+    rows, columns = divided(places, width)
+    return [
+        places - width * (rows > 0),
+        places - (columns > 0),
+        places + (columns < width - 1),
+        places + width * (rows < height - 1),
+    ]
 
 
 def _coarse_layers(image: Pixels, alpha: Floats) -> Floats:
-    """Foreground and background colours in [0, 1] at the working size, ``(h, w, 6)``."""
+    """Foreground and background colours in [0, 1] at the working size, ``(6, h, w)``."""
     height, width = alpha.shape
     scale = min(1.0, math.sqrt(_WORKING_PIXELS / (height * width)))
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    return _solve(_unit(_sampled(image, size)), _sampled(alpha, size))
+    rows, columns = _nearest(alpha.shape, size)
+    return _solve(_planes(image.take(rows, axis=0).take(columns, axis=1)), _sampled(alpha, size))
 
 
-def _solve(image: Floats, alpha: Floats) -> Floats:
-    """Foreground and background ``(h, w, 6)`` in [0, 1], level by level from one pixel to full size."""
+def _solve(colours: Floats, alpha: Floats) -> Floats:
+    """Foreground and background ``(6, h, w)`` in [0, 1], level by level from one pixel to full size."""
     height, width = alpha.shape
     levels = max(1, math.ceil(math.log2(max(height, width))))
-    layers = _mean_colours(image, alpha)  # (1, 1, 6)
+    layers = _mean_colours(colours, alpha)  # (6, 1, 1)
     for level in range(levels + 1):
         size = round(height ** (level / levels)), round(width ** (level / levels))
         layers = _sampled(layers, size)
-        _relax(layers, _sampled(image, size), _sampled(alpha, size))
+        _relax(layers, _sampled(colours, size), _sampled(alpha, size))
     return layers
 
 
-def _mean_colours(image: Floats, alpha: Floats) -> Floats:
-    """The mean colours of the foreground and of the background, ``(1, 1, 6)``."""
+def _mean_colours(colours: Floats, alpha: Floats) -> Floats:
+    """The mean colours of the foreground and of the background, ``(6, 1, 1)``."""
     weights = np.stack([alpha.ravel(), 1 - alpha.ravel()]) + np.float32(_SMOOTHNESS)  # (2, P)
-    sums = weights @ image.reshape(-1, 3)  # (2, 3)
-    layers: Floats = (sums / weights.sum(axis=1, keepdims=True)).reshape(1, 1, 6)
+    sums = weights @ colours.reshape(3, -1).T  # (2, 3)
+    layers: Floats = (sums / weights.sum(axis=1, keepdims=True)).reshape(6, 1, 1)
     return layers
 
 
-def _relax(layers: Floats, image: Floats, alpha: Floats) -> None:
-    """Improve one level's foreground and background, ``(h, w, 6)``, in place."""
+def _relax(layers: Floats, colours: Floats, alpha: Floats) -> None:
+    """Improve one level's foreground and background, ``(6, h, w)``, in place."""
     height, width = alpha.shape
-    active = np.ones_like(alpha, dtype=bool)
     if height * width > _DENSE_PIXELS:
-        active = _soft(alpha)
-        _fill_known(layers, image, alpha)
-    rows, columns = np.nonzero(active)
-    # A border of copies gives edge pixels four neighbours; neighbours in the flat array are offsets.
-    padded = np.pad(layers, ((1, 1), (1, 1), (0, 0)), mode="edge").reshape(-1, 6)
-    alphas = np.pad(alpha, 1, mode="edge").ravel()
-    places = (rows + 1) * (width + 2) + columns + 1
-    colours = image[rows, columns]
-    # Like the squares of a chessboard: no two of one colour are neighbours, so each half is solved at once.
+        _fill_known(layers, colours, alpha)
+        places = np.flatnonzero(_soft(alpha))
+    else:
+        places = np.arange(alpha.size)
+    rows, columns = divided(places, width)
     black = (rows + columns) % 2 == 0
-    offsets = (-width - 2, -1, 1, width + 2)
-    halves = [
-        _half(places[half], [places[half] + offset for offset in offsets], colours[half], alphas)
-        for half in (black, ~black)
-    ]
-    for _ in range(_SMALL_SWEEPS if max(height, width) <= _SMALL_SIDE else _SWEEPS):
-        for half in halves:
-            _sweep(padded, half)
-    layers[:] = padded.reshape(height + 2, width + 2, 6)[1:-1, 1:-1]
+    around = _neighbours(places, (height, width))
+    halves = _halves(black, places, around, colours.reshape(3, -1), alpha.reshape(-1))
+    sweeps = _SMALL_SWEEPS if max(height, width) <= _SMALL_SIDE else _SWEEPS
+    _sweep(layers.reshape(6, -1), halves, sweeps)
 
 
 class _Half(NamedTuple):
-    """Half the pixels of a level with their 2×2 systems (the paper's equation 4), inverted.
+    """Half the pixels of a level with their 2×2 systems (the paper's equation 4), in solved form.
+
+    Where F' and B' are the weighted means of the neighbours, and s is the sum of the weights, the solution is
+    F' + a·r and B' + (1 − a)·r with r = (I − a·F' − (1 − a)·B') / (a² + (1 − a)² + s).
 
     Attributes:
         places: indices ``(P,)`` into the layers.
         neighbours: four such, of the neighbours.
-        weights: four times ``(P, 1)``, how much each neighbour counts.
-        inverse: entries [0, 0], [0, 1] and [1, 1] of the inverse matrices, each ``(P, 1)``.
-        data: what the pixels' own colours add to the right sides, foreground and background, ``(P, 3)`` each.
+        weights: four times ``(P,)``, how much each neighbour counts; they sum to 1.
+        alpha: ``(P,)``.
+        divisor: of r, ``(P,)``.
+        colours: the pixels' own, ``(3, P)``.
     """
 
-    places: Indices
-    neighbours: list[Indices]
+    places: npt.NDArray[Any]
+    neighbours: list[npt.NDArray[Any]]
     weights: list[Floats]
-    inverse: tuple[Floats, Floats, Floats]
-    data: tuple[Floats, Floats]
+    alpha: Floats
+    divisor: Floats
+    colours: Floats
 
 
-def _half(places: Indices, neighbours: list[Indices], colours: Floats, alphas: Floats) -> _Half:
-    a = alphas[places][:, np.newaxis]  # (P, 1)
-    weights = [_SMOOTHNESS + np.abs(a - alphas[neighbour][:, np.newaxis]) for neighbour in neighbours]
-    total: Any = sum(weights)
-    front, mixed, back = a * a + total, a * (1 - a), (1 - a) * (1 - a) + total
-    determinant = front * back - mixed * mixed
-    inverse = back / determinant, -mixed / determinant, front / determinant
-    return _Half(places, neighbours, weights, inverse, (a * colours, (1 - a) * colours))
+def _halves(
+    black: npt.NDArray[np.bool_],
+    places: npt.NDArray[Any],
+    neighbours: Sequence[npt.NDArray[Any]],
+    colours: Floats,
+    alphas: Floats,
+) -> list[_Half]:
+    """The pixels ``(P,)`` as the squares of a chessboard: no two of one colour are neighbours.
+
+    So each half is solved at once. ``colours`` ``(3, Q)`` and ``alphas`` ``(Q,)`` are of the layers' pixels.
+    """
+    halves = []
+    for chosen in (np.flatnonzero(black), np.flatnonzero(~black)):
+        own = places[chosen]
+        beside = [some[chosen] for some in neighbours]
+        a = alphas[own]
+        weights = [np.abs(a - alphas[some]) + np.float32(_SMOOTHNESS) for some in beside]
+        total: Any = sum(weights)
+        for weight in weights:
+            weight /= total
+        divisor = a * a + (1 - a) * (1 - a) + total
+        halves.append(_Half(own, beside, weights, a, divisor, colours.take(own, axis=1)))
+    return halves
 
 
-def _sweep(padded: Floats, half: _Half) -> None:
-    """Solve the systems of one half, given the other half's colours."""
-    spread: Any = sum(
-        weight * padded[place] for weight, place in zip(half.weights, half.neighbours, strict=True)
-    )
-    front, back = spread[:, :3] + half.data[0], spread[:, 3:] + half.data[1]
-    first, mixed, last = half.inverse
-    padded[half.places, :3] = (first * front + mixed * back).clip(0, 1)
-    padded[half.places, 3:] = (mixed * front + last * back).clip(0, 1)
+def _sweep(layers: Floats, halves: list[_Half], times: int) -> None:
+    """Solve the systems of one half of the layers ``(6, Q)`` given the other half's colours, in turns."""
+    for half in halves * times:
+        means = weighted(layers, half.neighbours, half.weights)
+        _add_missing(means, half.colours, half.alpha, half.divisor)
+        layers[:, half.places] = means.clip(0, 1, out=means)
 
 
-def _sampled(array: Any, size: tuple[int, int]) -> Any:
-    """``array`` ``(H, W, …)`` at ``size``, a copy: nearest pixels, as means would not obey the equation."""
-    rows, columns = ((np.arange(to) * at) // to for to, at in zip(size, array.shape[:2], strict=True))
-    return array.take(rows, axis=0).take(columns, axis=1)
+def _sampled(planes: Floats, size: Pair) -> Floats:
+    """``(…, H, W)`` at ``size``, a copy: nearest pixels, as means would not obey the equation."""
+    rows, columns = _nearest(planes.shape[-2:], size)
+    return planes.take(rows, axis=-2).take(columns, axis=-1)
+
+
+def _nearest(full: tuple[int, ...], size: Pair) -> tuple[Indices, Indices]:
+    """The rows and the columns of the full size that a smaller or larger size shows."""
+    rows, columns = ((np.arange(to) * at) // to for to, at in zip(size, full, strict=True))
+    return rows, columns

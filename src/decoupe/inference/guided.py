@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decoupe.inference.preprocess import Picture, colours_at, resize_plane
-from decoupe.inference.sampling import Indices, for_chunks, interpolated
+from decoupe.inference.sampling import Indices, for_chunks, interpolated, reached
 
 Floats = npt.NDArray[np.float32]
 
@@ -44,25 +44,26 @@ def enlarged(alpha: Floats, picture: Picture) -> Floats:
 
     Away from the matte's outlines it is the plain bilinear enlargement.
     """
-    result = resize_plane(alpha, picture.size).clip(0, 1)
+    result = resize_plane(alpha, picture.size)
+    result.clip(0, 1, out=result)
     height, width = alpha.shape
     maps = _linear(alpha, colours_at(picture, (height, width)))
-    places = np.flatnonzero(resize_plane(maps[..., 4], picture.size) > 0)
+    places = np.flatnonzero(reached(maps[4] > 0, picture.size))
     pixels, top = picture.pixels.reshape(-1, 3), np.float32(np.iinfo(picture.pixels.dtype).max)
     written = result.reshape(-1)
 
     def follow(some: Indices) -> None:
-        values = interpolated(maps, some, picture.size)  # (P, 5)
-        guided = np.einsum("pc,pc->p", values[:, :3], pixels[some] / top) + values[:, 3]
+        values = interpolated(maps, some, picture.size)  # (5, P)
+        guided = (values[:3] * pixels[some].T).sum(axis=0) / top + values[3]
         plain = written[some]
-        written[some] = plain + values[:, 4] * (guided.clip(0, 1) - plain)
+        written[some] = (plain + values[4] * (guided.clip(0, 1) - plain)).clip(0, 1)
 
     for_chunks(follow, places)
     return result
 
 
 def _linear(alpha: Floats, image: Floats) -> Floats:
-    """The coefficients a (three) and b of alpha = a·I + b, and how far to trust them: ``(h, w, 5)``."""
+    """The coefficients a (three) and b of alpha = a·I + b, and how far to trust them: ``(5, h, w)``."""
     weight = np.abs(2 * alpha - 1) ** _CERTAINTY + np.float32(1e-3)
     planes = [*np.moveaxis(image, -1, 0), alpha]
     total = _windows(weight)
@@ -88,7 +89,7 @@ def _linear(alpha: Floats, image: Floats) -> Floats:
     low, high = _EXPLAINED
     trust = ((share - low) / (high - low)).clip(0, 1)
     averaged = [_windows(vote * plane) / votes for plane in coefficients]
-    return np.stack([*averaged, trust], axis=-1).astype(np.float32)
+    return np.stack([*averaged, trust]).astype(np.float32)
 
 
 def _windows(plane: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -6,15 +6,17 @@ import os
 import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from PIL import ExifTags, Image
+import numpy as np
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from decoupe.errors import InputError, OutputError, unknown
+from decoupe.inference.png import encode_png
 
 if sys.platform != "win32":
     import fcntl
@@ -44,7 +46,7 @@ READABLE = frozenset(
 
 # Of each format what is written, and the options: fast, since photographs are large, and never lossy unasked.
 _FORMATS: dict[str, tuple[str, dict[str, int | bool | str]]] = {
-    # Type 3 is run lengths: on photographs nearly as small as searching for repeats, and much faster.
+    # What `encode_png` does not write: palettes, and grey of 16 bits. Type 3 is run lengths, as there.
     ".png": ("PNG", {"compress_level": 1, "compress_type": 3}),
     ".webp": ("WEBP", {"lossless": True, "quality": 20, "method": 1, "exact": True}),
     ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
@@ -63,6 +65,7 @@ _OF_QUALITY: dict[str, dict[str, int | bool | str]] = {
     "WEBP": {"method": 4, "exact": True},
     "AVIF": {"speed": 8},
 }
+_MODES_OF_PNG = frozenset({"L", "RGB", "RGBA"})  # of `encode_png`
 _MODES_OF_JPEG = frozenset({"L", "RGB", "CMYK"})
 
 
@@ -185,6 +188,8 @@ def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = No
     buffer = BytesIO()
     profile = image.info.get("icc_profile") if image.mode != "L" else None
     told = {key: image.info[key] for key in ("exif", "dpi") if key in image.info}
+    if name == "PNG" and image.mode in _MODES_OF_PNG:
+        return encode_png(np.asarray(image), profile, **told)
     if name == "TIFF" and "exif" in told:
         told["exif"] = _without_parts(told["exif"])
     try:
@@ -193,6 +198,22 @@ def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = No
         raise OutputError(f"the installed Pillow writes no {name}: upgrade it, or save as .png") from None
     except (OSError, ValueError) as error:
         raise OutputError(f"the picture cannot be written as {name} ({error}): save as .png") from None
+    return buffer.getvalue()
+
+
+def encode_layers(layers: Mapping[str, Image.Image]) -> bytes:
+    """Pictures by name as the pages of one TIFF file, which editors open as layers.
+
+    Photoshop's own layers are not written: Pillow has no such part.
+    """
+    buffer = BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(buffer, True) as pages:
+        for name, image in layers.items():
+            profile, dpi = image.info.get("icc_profile"), image.info.get("dpi")
+            told = {"icc_profile": profile, "dpi": dpi} if dpi is not None else {"icc_profile": profile}
+            named = {int(ExifTags.Base.PageName): name}
+            image.save(pages, format="TIFF", tiffinfo=named, **_FORMATS[".tif"][1], **told)
+            pages.newFrame()
     return buffer.getvalue()
 
 

@@ -11,7 +11,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from decoupe.errors import InputError
+from decoupe.inference.sampling import on_threads, strips
 from decoupe.inference.sixteen import choose_low_bytes, has_sixteen_bits
 from decoupe.weights.registry import Preprocessing
 
@@ -98,6 +99,10 @@ class FramesWarning(UserWarning):
     """A picture of several frames or pages, of which the first was read."""
 
 
+class ShortVideoWarning(UserWarning):
+    """A video that ends before the time that it tells, of which what there is was read."""
+
+
 @dataclass(frozen=True)
 class Metadata:
     """What a photograph says of itself, kept in what is made of it.
@@ -134,6 +139,9 @@ class Picture:
     icc_profile: bytes | None = None
     source: str = "image"
     metadata: Metadata = NO_METADATA
+    _reduced: dict[tuple[int, int], npt.NDArray[np.uint8]] = field(
+        default_factory=dict, init=False, repr=False
+    )  # what `colours_at` has resized: the model and the way back ask for the same
 
     @property
     def size(self) -> tuple[int, int]:
@@ -275,8 +283,13 @@ def colours_at(picture: Picture, size: tuple[int, int]) -> npt.NDArray[np.float3
     """
     height, width = size
     if picture.pixels.dtype == np.uint8:
-        resized = Image.fromarray(picture.pixels).resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(resized, dtype=np.float32) / np.float32(255)
+        resized = picture._reduced.get(size)
+        if resized is None:
+            image = Image.fromarray(picture.pixels).resize((width, height), Image.Resampling.BILINEAR)
+            resized = np.asarray(image)
+            if resized.size < picture.pixels.size:
+                picture._reduced[size] = resized
+        return _unit(resized)
     channels = [resize_plane(picture.pixels[..., channel], size) for channel in range(3)]
     return np.stack(channels, axis=-1) / np.float32(65535)
 
@@ -294,7 +307,17 @@ def from_network(alpha: npt.NDArray[np.float32], picture: Picture) -> npt.NDArra
 def resize_plane(plane: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """One channel ``(H, W)`` resized to ``size`` ``(height, width)`` in float32, bilinear and antialiased."""
     image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
-    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    height, width = size
+    resized = np.empty(size, np.float32)
+
+    def fill(rows: slice) -> None:
+        last = min(rows.stop, height)
+        box = 0, rows.start / height * image.height, image.width, last / height * image.height
+        part = image.resize((width, last - rows.start), Image.Resampling.BILINEAR, box=box)
+        resized[rows] = np.asarray(part)
+
+    on_threads(fill, strips(height, width))
+    return resized
 
 
 def check_size(size: Size) -> None:
@@ -524,7 +547,9 @@ def _wide_values(image: Image.Image, name: str) -> npt.NDArray[Any]:
 def _to_rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, bytes | None]:
     """An opaque image as RGB and the RGB profile it is in; None is sRGB."""
     kept = _rgb_profile(profile)
-    if image.mode in ("RGB", "RGBA", "RGBX", "P", "YCbCr") or (profile is None and image.mode != "LAB"):
+    if image.mode == "RGB":
+        return image, kept
+    if image.mode in ("RGBA", "RGBX", "P", "YCbCr") or (profile is None and image.mode != "LAB"):
         return image.convert("RGB"), kept
     # CMYK, LAB and grey with a profile of their own: their colours mean nothing without it.
     own: Any = ImageCms.createProfile("LAB") if image.mode == "LAB" else BytesIO(profile or b"")

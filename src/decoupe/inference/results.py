@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
@@ -14,16 +15,22 @@ import numpy.typing as npt
 from PIL import Image, ImageCms, ImageColor, ImageFilter, ImageOps
 
 from decoupe.errors import InputError
-from decoupe.inference import sixteen
 from decoupe.inference.edits import Edits, edited, feathered
 from decoupe.inference.foreground import HIDDEN, estimate_foreground
 from decoupe.inference.framing import cropped, framed, subject_box
 from decoupe.inference.matting import Matting, refined
 from decoupe.inference.media import encode, write_bytes
+from decoupe.inference.png import encode_png
 from decoupe.inference.preprocess import NO_METADATA, Metadata, Picture, Pixels, Source, read_image
+from decoupe.inference.sampling import on_threads, strips
+from decoupe.inference.sixteen import encode_tiff
 
 Background: TypeAlias = Source | tuple[int, int, int]
 """A colour (name, ``#rrggbb`` or ``(r, g, b)``), an image as `read_image` takes it, or ``"blur"``."""
+
+
+# File ending -> what writes RGB and RGBA of 16 bits a channel; PNG of 8 bits as well.
+_ENCODERS: dict[str, Callable[..., bytes]] = {".png": encode_png, ".tif": encode_tiff, ".tiff": encode_tiff}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -122,19 +129,12 @@ class Matte:
         Raises:
             InputError: a shadow outside [0, 1].
         """
-        height, width = self.alpha.shape
-        pixels = np.empty((height, width, 4), np.uint8)
-        pixels[..., :3] = _eight_bits(self.foreground)
-        pixels[..., 3] = alpha = _alpha_bytes(self.alpha)
-        if not keep_hidden:
-            # Whole pixels as one number each: much faster than indexing with a mask.
-            whole = pixels.view(np.uint32)[..., 0]
-            whole *= alpha > 0
+        subject = Image.fromarray(self._cutout(keep_hidden))
         if shadow:
-            below = Image.new("RGBA", (width, height))
+            below = Image.new("RGBA", subject.size)
             below.putalpha(Image.fromarray(_alpha_bytes(shadow_of(self.alpha, shadow))))
-            return self._finished(Image.alpha_composite(below, Image.fromarray(pixels)))
-        return self._finished(Image.fromarray(pixels))
+            subject = Image.alpha_composite(below, subject)
+        return self._finished(subject)
 
     def over(self, background: Background, *, shadow: float = 0) -> Image.Image:
         """The subject over another background, mode RGB.
@@ -180,6 +180,32 @@ class Matte:
         )
         return self._finished(pair)
 
+    def layers(self) -> dict[str, Image.Image]:
+        """The cut-out, mode RGBA, and the photograph to put below it, mode RGB, by their names."""
+        photograph = self._finished(Image.fromarray(_eight_bits(self.image)))
+        return {"subject": self.cutout(), "photograph": photograph}
+
+    def array(
+        self, *, over: Background | None = None, shadow: float = 0, keep_hidden: bool = False
+    ) -> Pixels:
+        """`cutout`, or `over`, with as many bits as ``image`` has: RGBA ``(H, W, 4)``, or RGB ``(H, W, 3)``.
+
+        Args:
+            over: a background, as for `over`; None is transparent ground.
+            shadow: as for `cutout`.
+            keep_hidden: as for `cutout`.
+
+        Raises:
+            InputError: a background or shadow that cannot be used.
+        """
+        if self.image.dtype == np.uint16:
+            return self._wide_cutout(shadow, keep_hidden) if over is None else self._wide_over(over, shadow)
+        if over is not None:
+            return np.asarray(self.over(over, shadow=shadow))
+        if shadow:
+            return np.asarray(self.cutout(shadow=shadow, keep_hidden=keep_hidden))
+        return self._cutout(keep_hidden)
+
     def encode(
         self,
         suffix: str = ".png",
@@ -204,9 +230,12 @@ class Matte:
             OutputError: another suffix, or JPEG without a background: it has no transparency.
             InputError: a background, shadow or quality that cannot be used.
         """
-        encoder = sixteen.ENCODERS.get(suffix.lower())
-        if self.image.dtype == np.uint16 and encoder is not None and quality is None:
-            pixels = self._wide_cutout(shadow, keep_hidden) if over is None else self._wide_over(over, shadow)
+        encoder = _ENCODERS.get(suffix.lower())
+        wide = self.image.dtype == np.uint16
+        # PNG of 8 bits not by way of Pillow, which copies the picture twice.
+        direct = wide or (suffix.lower() == ".png" and over is None and not shadow)
+        if encoder is not None and direct and quality is None:
+            pixels = self.array(over=over, shadow=shadow, keep_hidden=keep_hidden)
             return encoder(pixels, self.icc_profile, self.metadata.exif, self.metadata.dpi)
         if over is not None:
             return encode(self.over(over, shadow=shadow), suffix, quality=quality)
@@ -226,6 +255,22 @@ class Matte:
         """
         target = Path(path)
         write_bytes(self.encode(target.suffix, **options), target)
+
+    def _cutout(self, keep_hidden: bool) -> npt.NDArray[np.uint8]:
+        height, width = self.alpha.shape
+        pixels = np.empty((height, width, 4), np.uint8)
+        foreground = self.foreground
+
+        def fill(rows: slice) -> None:
+            pixels[rows, :, :3] = _eight_bits(foreground[rows])
+            pixels[rows, :, 3] = alpha = _alpha_bytes(self.alpha[rows])
+            if not keep_hidden:
+                # Whole pixels as one number each: much faster than indexing with a mask.
+                whole = pixels[rows].view(np.uint32)[..., 0]
+                whole *= alpha > 0
+
+        on_threads(fill, strips(height, width))
+        return pixels
 
     def _wide_cutout(self, shadow: float, keep_hidden: bool) -> npt.NDArray[np.uint16]:
         height, width = self.alpha.shape

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,40 +14,103 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
 
-_CHUNK = 1 << 17  # pixels computed at a time, which bounds the memory
+Part = TypeVar("Part")
+Done = TypeVar("Done")
+
+_CHUNK = 1 << 15  # pixels computed at a time: what belongs to them fits a core's cache
 _THREADS = min(4, os.cpu_count() or 1)
 
 
 def for_chunks(work: Callable[[Indices], None], places: Indices) -> None:
     """Do ``work`` for all of ``places``, a part at a time, on a few threads; parts do not share pixels."""
-    parts = [places[start : start + _CHUNK] for start in range(0, len(places), _CHUNK)]
+    on_threads(work, [places[start : start + _CHUNK] for start in range(0, len(places), _CHUNK)])
+
+
+def strips(height: int, width: int) -> list[slice]:
+    """The rows of a picture in parts that fit a core's cache."""
+    rows = max(1, _CHUNK // width)
+    return [slice(start, start + rows) for start in range(0, height, rows)]
+
+
+def on_threads(work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done]:
+    """What ``work`` gives for each of ``parts``, in their order; NumPy lets a few threads compute at once.
+
+    ``work`` does not call this itself: its threads are those of all callers, and would wait for one another.
+    """
     if len(parts) < 2:
-        for part in parts:
-            work(part)
-        return
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(work, parts):
-            pass
+        return [work(part) for part in parts]
+    return list(_threads(os.getpid()).map(work, parts))
 
 
-def interpolated(coarse: Floats, places: Indices, size: tuple[int, ...]) -> Floats:
-    """The map ``(h, w, C)`` at flat indices ``(P,)`` of its enlargement to ``size``, bilinear: ``(P, C)``."""
-    height, width, channels = coarse.shape
-    flat = coarse.reshape(-1, channels)
-    rows, columns = np.divmod(places, size[1])
-    (top, bottom, down), (left, right, along) = (
-        _neighbours(rows, size[0], height),
-        _neighbours(columns, size[1], width),
+@functools.cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """The threads of a process: one that was forked has none of its parent's."""
+    return ThreadPoolExecutor(_THREADS, thread_name_prefix=f"decoupe-{process}")
+
+
+class Corners(NamedTuple):
+    """For pixels of an enlarged map: the four of the map between which each lies.
+
+    Attributes:
+        places: four times flat indices ``(P,)`` into the map.
+        weights: their shares, four times ``(P,)``, which sum to 1.
+    """
+
+    places: tuple[npt.NDArray[Any], ...]
+    weights: tuple[Floats, ...]
+
+    def of(self, flat: Floats) -> Floats:
+        """The values ``(C, P)`` between the corners' in ``flat`` ``(C, h·w)``."""
+        return weighted(flat, self.places, self.weights)
+
+
+def weighted(flat: Floats, places: Sequence[npt.NDArray[Any]], weights: Sequence[Floats]) -> Floats:
+    """Weighted sums ``(C, P)`` of columns of ``flat`` ``(C, Q)``, by indices and weights ``(P,)``."""
+    total: Floats | None = None
+    for some, weight in zip(places, weights, strict=True):
+        # The indices are in range, and "clip" skips the check and its copy.
+        part = np.take(flat, some, axis=1, mode="clip")
+        part *= weight
+        total = part if total is None else np.add(total, part, out=total)
+    assert total is not None  # nobody sums nothing
+    return total
+
+
+def corners(places: Indices, size: tuple[int, int], coarse: tuple[int, int]) -> Corners:
+    """The corners, in a map of size ``coarse``, of flat indices ``(P,)`` of its enlargement to ``size``."""
+    rows, columns = divided(places, size[1])
+    top, bottom, down = _neighbours(rows, size[0], coarse[0])
+    left, right, along = _neighbours(columns, size[1], coarse[1])
+    top, bottom, above = top * coarse[1], bottom * coarse[1], 1 - down
+    return Corners(
+        (top + left, top + right, bottom + left, bottom + right),
+        (above * (1 - along), above * along, down * (1 - along), down * along),
     )
-    above = flat[top * width + left] * (1 - along) + flat[top * width + right] * along
-    below = flat[bottom * width + left] * (1 - along) + flat[bottom * width + right] * along
-    values: Floats = above * (1 - down) + below * down
-    return values
+
+
+def interpolated(coarse: Floats, places: Indices, size: tuple[int, int]) -> Floats:
+    """The map ``(C, h, w)`` at flat indices ``(P,)`` of its enlargement to ``size``, bilinear: ``(C, P)``."""
+    channels, height, width = coarse.shape
+    return corners(places, size, (height, width)).of(coarse.reshape(channels, -1))
+
+
+def reached(coarse: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The pixels of an enlargement to ``size`` that lie between corners of which one is marked."""
+    for axis in (0, 1):
+        first, second, _ = _neighbours(np.arange(size[axis]), size[axis], coarse.shape[axis])
+        coarse = coarse.take(first, axis) | coarse.take(second, axis)
+    return coarse
+
+
+def divided(places: Indices, width: int) -> tuple[Indices, Indices]:
+    """Rows and columns of flat indices: what `numpy.divmod` gives, several times as fast."""
+    rows = places // width
+    return rows, places - rows * width
 
 
 def _neighbours(places: Indices, fine: int, coarse: int) -> tuple[Indices, Indices, Floats]:
-    """For pixels of a side of ``fine``: the two nearest of ``coarse``, and the second's weight ``(P, 1)``."""
-    exact = ((places + 0.5) * (coarse / fine) - 0.5).clip(0, coarse - 1)
+    """For pixels of a side of ``fine``: the two nearest of ``coarse``, and the second's weight ``(P,)``."""
+    exact = ((np.arange(fine) + 0.5) * (coarse / fine) - 0.5).clip(0, coarse - 1)
     first = exact.astype(np.intp)
-    weight = (exact - first).astype(np.float32)[:, np.newaxis]
-    return first, np.minimum(first + 1, coarse - 1), weight
+    weight = (exact - first).astype(np.float32)
+    return first[places], np.minimum(first + 1, coarse - 1)[places], weight[places]

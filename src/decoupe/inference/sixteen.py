@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import sys
 import zlib
 from io import BytesIO
@@ -27,29 +26,6 @@ def choose_low_bytes(image: ImageFile.ImageFile) -> None:
     Pillow keeps the high byte of each value. Told that the bytes come in the other order, it keeps the other.
     """
     image.tile = [_swapped(tile) for tile in image.tile]
-
-
-def encode_png(
-    pixels: npt.NDArray[np.uint16],
-    icc_profile: bytes | None = None,
-    exif: bytes | None = None,
-    dpi: tuple[float, float] | None = None,
-) -> bytes:
-    """RGB ``(H, W, 3)`` or RGBA ``(H, W, 4)`` as a PNG file of 16 bits a channel (ISO/IEC 15948)."""
-    height, width, channels = pixels.shape
-    colour_type = {3: 2, 4: 6}[channels]
-    chunks = [_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
-    if icc_profile is not None:
-        chunks.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
-    if dpi is not None:
-        across, down = (round(side / 0.0254) for side in dpi)  # pixels per metre
-        chunks.append(_chunk(b"pHYs", struct.pack(">IIB", across, down, 1)))
-    if exif is not None:
-        chunks.append(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
-    # Fast, and nearly as small as searching for repeats: photographs hold none.
-    deflate = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
-    chunks += [_chunk(b"IDAT", deflate.compress(_filtered(pixels)) + deflate.flush()), _chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def encode_tiff(
@@ -93,24 +69,6 @@ def encode_tiff(
     buffer = BytesIO()
     directory.save(buffer)
     return buffer.getvalue() + data
-
-
-ENCODERS = {".png": encode_png, ".tif": encode_tiff, ".tiff": encode_tiff}
-"""File ending -> what writes RGB and RGBA of 16 bits a channel."""
-
-
-def _filtered(pixels: npt.NDArray[np.uint16]) -> bytes:
-    """The rows' bytes, high byte first, each less the byte of the pixel to its left (filter type 1)."""
-    height, width, channels = pixels.shape
-    values = pixels.astype(">u2").view(np.uint8).reshape(height, width, 2 * channels)
-    rows = np.empty((height, 1 + values[0].size), np.uint8)
-    rows[:, 0] = 1
-    rows[:, 1:] = np.diff(values, axis=1, prepend=np.uint8(0)).reshape(height, -1)
-    return rows.tobytes()
-
-
-def _chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def _rawmode(tile: Any) -> str:

@@ -16,10 +16,10 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -30,13 +30,14 @@ from PIL import Image, ImageFilter
 
 import decoupe
 from decoupe.errors import DecoupeError, InputError, OutputError
+from decoupe.inference.edits import Edits, edited
 from decoupe.inference.media import READABLE
 from decoupe.inference.predictor import Predictor
-from decoupe.inference.preprocess import MAX_PIXELS, Picture, read_image
+from decoupe.inference.preprocess import MAX_PIXELS, Picture, Pixels, read_image
 from decoupe.inference.results import Background, Matte
 from decoupe.inference.smoothing import Known, Smoother
 from decoupe.inference.video_files import Form, form_of, join_pieces, sequence_path, write_piece
-from decoupe.inference.video_reader import FFmpegError, Pixels8, VideoReader
+from decoupe.inference.video_reader import FFmpegError, VideoReader
 
 PIECE = 64
 """Frames in a piece, at least: what an interrupted run loses at most."""
@@ -57,8 +58,8 @@ class Written:
         width: of a frame, in pixels.
         height: of a frame, in pixels.
         seconds: from its beginning to its last frame.
-        codec: of its frames: ``"prores"``, ``"qtrle"``, ``"vp9"``, ``"ffv1"``, ``"h264"``, ``"mpeg4"`` or
-            ``"png"``.
+        codec: of its frames: ``"prores"``, ``"qtrle"``, ``"vp9"``, ``"ffv1"``, ``"h264"``, ``"h265"``,
+            ``"mpeg4"`` or ``"png"``.
         audio: ``"kept"``, ``"encoded again"`` where the container cannot hold it as it was, or ``"none"``.
     """
 
@@ -117,6 +118,7 @@ def cut_video(
     *,
     over: Background | None = None,
     matte: bool = False,
+    edits: Mapping[str, Any] | None = None,
     codec: str | None = None,
     start: Seconds = 0,
     end: Seconds | None = None,
@@ -129,8 +131,9 @@ def cut_video(
 ) -> Written:
     """Cut the subject out of a video, and write it: with its transparency, over something, or the matte.
 
-    Alpha is straight, and colours at soft edges are the subject's own. Each frame keeps its time, audio is
-    copied where the container can hold it, and what the video says about turning it is applied.
+    Alpha is straight, and colours at soft edges are the subject's own. Where the source has more than 8 bits,
+    so have ProRes, FFV1, H.265 and PNG. Each frame keeps its time, audio is copied where the container can
+    hold it, and what the video says about turning it is applied.
 
     Args:
         source: a video file, or a webcam: ``"webcam"``, ``"webcam:1"``, ``"/dev/video0"``.
@@ -140,7 +143,9 @@ def cut_video(
         over: what the subject is put over: as `Matte.over` takes it, or another video, which begins anew when
             it ends.
         matte: write the matte instead: white is the subject.
-        codec: ``"prores"``, ``"qtrle"``, ``"vp9"``, ``"ffv1"``, ``"h264"`` or ``"mpeg4"``; None chooses.
+        edits: changes of each matte, as `Matte.edited` takes them: ``{"grow": -1}``.
+        codec: ``"prores"``, ``"qtrle"``, ``"vp9"``, ``"ffv1"``, ``"h264"``, ``"h265"`` or ``"mpeg4"``; None
+            chooses.
         start: where in the video to begin; the output begins at 0.
         end: where to end; None is the video's end.
         smooth: whether mattes are smoothed where nothing moves, see `Smoother`.
@@ -154,7 +159,8 @@ def cut_video(
         What was written.
 
     Raises:
-        InputError: as `mattes` does; a background that cannot be used; an interrupted run of another kind.
+        InputError: as `mattes` does; a background or an edit that cannot be used; an interrupted run of
+            another kind.
         OutputError: an output that exists, or that cannot be written so.
         MissingExtraError: PyAV is not installed.
     """
@@ -164,9 +170,11 @@ def cut_video(
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
     target = Path(target)
     form = form_of(target, codec, transparent=over is None and not matte)
+    changes = Edits(**(edits or {}))
     wanted = {
         "over": _told_of(over),
         "matte": matte,
+        "edits": asdict(changes),
         "codec": form.word,
         "from": str(seconds_of(start)),
         "to": None if end is None else str(seconds_of(end)),
@@ -175,8 +183,8 @@ def cut_video(
         "model": f"{predictor.describe()}{', guided' if predictor.guided else ''}",
         "version": decoupe.__version__,
     }
-    with closing(_reader(source, start, end, max_pixels)) as reader:
-        composer = _Composer(over, matte, form, reader.size, max_pixels)
+    with closing(_reader(source, start, end, max_pixels, deep=form.deep)) as reader:
+        composer = _Composer(over, matte, changes, form, reader.size, max_pixels)
         work = _Work(target, form, {"input": _told_of(reader.name), **wanted}, overwrite, reader)
         try:
             work.advance(predictor, composer, smooth, batch_size, stop, progress)
@@ -220,17 +228,22 @@ def interval(start: Seconds, end: Seconds | None) -> tuple[Fraction, Fraction | 
 
 
 def _reader(
-    source: str | os.PathLike[str], start: Seconds, end: Seconds | None, max_pixels: int
+    source: str | os.PathLike[str],
+    start: Seconds,
+    end: Seconds | None,
+    max_pixels: int,
+    *,
+    deep: bool = False,
 ) -> VideoReader:
     first, last = interval(start, end)
-    return VideoReader(os.fspath(source), start=first, end=last, max_pixels=max_pixels)
+    return VideoReader(os.fspath(source), start=first, end=last, max_pixels=max_pixels, deep=deep)
 
 
 Found = Generator[tuple[int, Matte], None, None]
 
 
 def _predicted(
-    reader: VideoReader, frames: Iterable[tuple[int, Pixels8]], predictor: Predictor, batch_size: int
+    reader: VideoReader, frames: Iterable[tuple[int, Pixels]], predictor: Predictor, batch_size: int
 ) -> Found:
     """Ticks and mattes; while one is used, the next are read and predicted."""
     times: deque[int] = deque()
@@ -269,9 +282,16 @@ class _Composer:
     """The picture that is written of each matte, ``(H, W, 3)`` or ``(H, W, 4)``."""
 
     def __init__(
-        self, over: Background | None, matte: bool, form: Form, size: tuple[int, int], max_pixels: int
+        self,
+        over: Background | None,
+        matte: bool,
+        edits: Edits,
+        form: Form,
+        size: tuple[int, int],
+        max_pixels: int,
     ) -> None:
         self._matte = matte
+        self._edits = edits
         self._form = form
         self._over = over
         self._video: _BackgroundVideo | None = None
@@ -282,16 +302,25 @@ class _Composer:
             nothing = Matte(np.zeros(size, np.float32), np.zeros((*size, 3), np.uint8))
             self._over = np.asarray(nothing.over(over))
 
-    def __call__(self, seconds: Fraction, matte: Matte) -> Pixels8:
+    def __call__(self, seconds: Fraction, matte: Matte) -> Pixels:
         """The frame at this time."""
+        if self._edits != Edits():
+            matte = replace(matte, alpha=edited(matte.alpha, self._edits))
         if self._matte:
-            return np.asarray(matte.mask().convert("RGB"))
+            return _mask(matte)
         if self._video is not None:
-            return np.asarray(matte.over(self._video.at(seconds)))
+            return matte.array(over=self._video.at(seconds))
         if self._over is not None:
-            return np.asarray(matte.over(self._over))
-        cutout = matte.cutout()
-        return np.asarray(cutout if self._form.lossless else surrounded(cutout))
+            return matte.array(over=self._over)
+        cutout = matte.array()
+        return cutout if self._form.lossless else surrounded(cutout)
+
+
+def _mask(matte: Matte) -> Pixels:
+    """The matte as grey RGB ``(H, W, 3)``, with as many bits as its picture."""
+    dtype = matte.image.dtype
+    grey = np.rint(matte.alpha * np.iinfo(dtype).max).astype(dtype)
+    return np.repeat(grey[..., np.newaxis], 3, axis=2)
 
 
 def _is_video(path: Path) -> bool:
@@ -306,14 +335,14 @@ class _BackgroundVideo:
         self._shown = next(self._frames)[1]
         self._next = next(self._frames)
 
-    def at(self, seconds: Fraction) -> Pixels8:
+    def at(self, seconds: Fraction) -> Pixels:
         """The frame that is shown then; times come in their order."""
         while self._next[0] <= seconds:
             self._shown, self._next = self._next[1], next(self._frames)
         return self._shown
 
 
-def _forever(name: str, max_pixels: int) -> Iterator[tuple[Fraction, Pixels8]]:
+def _forever(name: str, max_pixels: int) -> Iterator[tuple[Fraction, Pixels]]:
     """The frames of a video with their seconds, again and again."""
     offset = Fraction(0)
     while True:
@@ -325,23 +354,24 @@ def _forever(name: str, max_pixels: int) -> Iterator[tuple[Fraction, Pixels8]]:
         reader.close()
 
 
-def surrounded(cutout: Image.Image) -> Image.Image:
-    """A cut-out whose hidden pixels have the colours of the subject near them, instead of black.
+def surrounded(bare: Pixels) -> Pixels:
+    """A cut-out ``(H, W, 4)`` whose hidden pixels have the colours of the subject near them, not black.
 
     Codecs that lose something mix the colours of neighbours, and black would darken the edge.
     """
-    bare = np.asarray(cutout)
-    alpha = bare[..., 3]
+    step = np.iinfo(bare.dtype).max // 255
+    cutout = Image.fromarray((bare // step).astype(np.uint8))
     small = cutout.convert("RGBa").reduce(4)
-    filled = np.zeros_like(bare)
+    filled = np.zeros((*bare.shape[:2], 4), np.uint8)
     for radius in (8, 2):
         near = small.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
         wide = np.asarray(near.resize(cutout.size, Image.Resampling.BILINEAR))
         # Where little of the subject reaches, 8 bits no longer tell its colour.
         filled = np.where(wide[..., 3:] >= 32, wide, filled)
-    colours = np.where(alpha[..., np.newaxis] > 0, bare, filled)
+    alpha = bare[..., 3]
+    colours = np.where(alpha[..., np.newaxis] > 0, bare, filled * bare.dtype.type(step))
     colours[..., 3] = alpha
-    return Image.fromarray(colours)
+    return colours
 
 
 class _Work:
@@ -419,7 +449,7 @@ class _Work:
         # Pieces end where batches do: after an interruption the batches are those of an uninterrupted run.
         length = -(-PIECE // batch_size) * batch_size
 
-        def composed(some: Iterable[tuple[int, Matte]]) -> Iterator[tuple[int, Pixels8]]:
+        def composed(some: Iterable[tuple[int, Matte]]) -> Iterator[tuple[int, Pixels]]:
             nonlocal done
             for time, matte in some:
                 yield time, compose(time * reader.time_base, matte)
@@ -440,7 +470,7 @@ class _Work:
         if not self._times:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _add(self, frames: Iterator[tuple[int, Pixels8]], smoother: Smoother | None) -> None:
+    def _add(self, frames: Iterator[tuple[int, Pixels]], smoother: Smoother | None) -> None:
         number = len(self._times)
         piece = self._piece(number)
         unfinished = piece.with_name(f"unfinished{piece.suffix}")

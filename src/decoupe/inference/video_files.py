@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from PIL import Image
 
 from decoupe.errors import OutputError, unknown
-from decoupe.inference.media import encode
-from decoupe.inference.video_reader import Look, Pixels8, VideoReader, av, sound_of
+from decoupe.inference.png import encode_png
+from decoupe.inference.preprocess import Pixels
+from decoupe.inference.video_reader import Look, VideoReader, av, sound_of
 
 _DELAY = 2  # most frames by which an encoder below writes a frame before those shown earlier
 _TICK = Fraction(1, 1000)  # of pieces, which count frames: the one time base that all containers keep
@@ -32,6 +32,7 @@ class Codec:
         flat: its pixel format without.
         options: its own, so that nothing is visibly lost and speed stays sensible.
         lossless: whether frames come back as they were.
+        deep: its pixel formats with transparency and without for more than 8 bits; None where it has none.
     """
 
     encoder: str
@@ -39,11 +40,23 @@ class Codec:
     flat: str
     options: Mapping[str, str] = field(default_factory=dict)
     lossless: bool = False
+    deep: tuple[str | None, str] | None = None
+
+    def pixel_format(self, *, transparent: bool, deep: bool) -> str:
+        """The one for frames with transparency or without, of more than 8 bits or not."""
+        alpha, flat = self.deep if deep and self.deep is not None else (self.alpha, self.flat)
+        chosen = alpha if transparent else flat
+        assert chosen is not None  # `form_of` refuses transparency where there is none
+        return chosen
 
 
 CODECS = {
     "prores": Codec(
-        "prores_ks", "yuva444p10le", "yuv444p10le", {"profile": "4444", "alpha_bits": "16", "vendor": "apl0"}
+        "prores_ks",
+        "yuva444p10le",
+        "yuv444p10le",
+        {"profile": "4444", "alpha_bits": "16", "vendor": "apl0"},
+        deep=("yuva444p10le", "yuv444p10le"),
     ),
     "qtrle": Codec("qtrle", "argb", "rgb24", lossless=True),
     "vp9": Codec(
@@ -53,8 +66,15 @@ CODECS = {
         # Frames that are only looked back to cannot be had with transparency.
         {"crf": "18", "b": "0", "auto-alt-ref": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
     ),
-    "ffv1": Codec("ffv1", "bgra", "bgr0", {"level": "3"}, lossless=True),
+    "ffv1": Codec("ffv1", "bgra", "bgr0", {"level": "3"}, lossless=True, deep=("gbrap16le", "gbrp16le")),
     "h264": Codec("libx264", None, "yuv420p", {"crf": "16", "preset": "medium"}),
+    "h265": Codec(
+        "libx265",
+        None,
+        "yuv420p",
+        {"crf": "18", "preset": "medium", "x265-params": "log-level=error"},
+        deep=(None, "yuv420p10le"),
+    ),
     "mpeg4": Codec("mpeg4", None, "yuv420p", {"q": "2"}),
 }
 """Codecs by the names that users give them."""
@@ -78,10 +98,12 @@ class Container:
 
 
 CONTAINERS = {
-    ".mov": Container("mov", ("prores", "qtrle", "h264", "mpeg4"), "aac"),
+    ".mov": Container("mov", ("prores", "qtrle", "h264", "h265", "mpeg4"), "aac"),
     ".webm": Container("webm", ("vp9",), "libopus"),
-    ".mkv": Container("matroska", ("ffv1", "h264", "vp9", "mpeg4"), "aac", {"avoid_negative_ts": "disabled"}),
-    ".mp4": Container("mp4", ("h264", "mpeg4"), "aac", {"movflags": "+faststart"}),
+    ".mkv": Container(
+        "matroska", ("ffv1", "h264", "h265", "vp9", "mpeg4"), "aac", {"avoid_negative_ts": "disabled"}
+    ),
+    ".mp4": Container("mp4", ("h264", "h265", "mpeg4"), "aac", {"movflags": "+faststart"}),
 }
 """Containers by file ending."""
 
@@ -108,6 +130,11 @@ class Form:
     def lossless(self) -> bool:
         """Whether frames come back as they were."""
         return self.codec is None or self.codec.lossless
+
+    @property
+    def deep(self) -> bool:
+        """Whether more than 8 bits are kept."""
+        return self.codec is None or self.codec.deep is not None
 
 
 def form_of(target: Path, codec: str | None, *, transparent: bool) -> Form:
@@ -161,7 +188,7 @@ def sequence_path(target: Path, number: int) -> Path:
 def write_piece(
     path: Path,
     form: Form,
-    frames: Iterable[tuple[int, Pixels8]],
+    frames: Iterable[tuple[int, Pixels]],
     *,
     time_base: Fraction,
     rate: Fraction,
@@ -184,7 +211,7 @@ def write_piece(
         path.mkdir(exist_ok=True)
         times = []
         for number, (time, pixels) in enumerate(frames):
-            (path / f"{number:05d}.png").write_bytes(encode(Image.fromarray(pixels)))
+            (path / f"{number:05d}.png").write_bytes(encode_png(pixels))
             times.append(time)
         return times
     places: dict[int, int] = {}
@@ -202,14 +229,14 @@ def write_piece(
         for time, pixels in frames:
             pixels = _fitting(pixels, form)
             if stream is None:
-                stream = _encoder(out, form, pixels.shape, time_base, rate, look)
+                stream = _encoder(out, form, pixels, time_base, rate, look)
             places[time] = len(places)
             mux(stream.encode(_frame(pixels, stream, time, time_base, look)))
         mux(stream.encode(None))
     return list(places)
 
 
-def _fitting(pixels: Pixels8, form: Form) -> Pixels8:
+def _fitting(pixels: Pixels, form: Form) -> Pixels:
     """Where pixels share colours sides have to be even: the last pixel is repeated where one lacks."""
     assert form.codec is not None
     if form.transparent or "420" not in form.codec.flat:
@@ -217,21 +244,25 @@ def _fitting(pixels: Pixels8, form: Form) -> Pixels8:
     height, width = pixels.shape[:2]
     if height % 2 == 0 and width % 2 == 0:
         return pixels
-    return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    missing = ((0, height % 2), (0, width % 2), (0, 0))
+    even: Any = np.pad(pixels, missing, mode="edge")
+    return cast("Pixels", even)
 
 
 def _encoder(
     out: av.container.OutputContainer,
     form: Form,
-    shape: tuple[int, ...],
+    first: Pixels,
     time_base: Fraction,
     rate: Fraction,
     look: Look,
 ) -> Any:
     assert form.codec is not None
     stream: Any = out.add_stream(form.codec.encoder, rate=rate, options=dict(form.codec.options))
-    stream.height, stream.width = shape[:2]
-    stream.pix_fmt = form.codec.alpha if form.transparent else form.codec.flat
+    stream.height, stream.width = first.shape[:2]
+    stream.pix_fmt = form.codec.pixel_format(transparent=form.transparent, deep=first.dtype == np.uint16)
+    if form.word == "h265" and form.container is not None and form.container.name != "matroska":
+        stream.codec_context.codec_tag = "hvc1"  # the mark that Apple's players look for
     stream.time_base = _TICK
     context = stream.codec_context
     context.time_base = time_base
@@ -247,8 +278,10 @@ def _is_rgb(pixel_format: str) -> bool:
     return bool(av.VideoFormat(pixel_format).is_rgb)
 
 
-def _frame(pixels: Pixels8, stream: Any, time: int, time_base: Fraction, look: Look) -> av.VideoFrame:
-    frame = av.VideoFrame.from_ndarray(pixels, format="rgba" if pixels.shape[2] == 4 else "rgb24")
+def _frame(pixels: Pixels, stream: Any, time: int, time_base: Fraction, look: Look) -> av.VideoFrame:
+    transparent, wide = pixels.shape[2] == 4, pixels.dtype == np.uint16
+    named = ("rgba64le" if transparent else "rgb48le") if wide else ("rgba" if transparent else "rgb24")
+    frame = av.VideoFrame.from_ndarray(pixels, format=named)
     matrix = None if _is_rgb(stream.pix_fmt) else look.matrix
     frame = frame.reformat(format=stream.pix_fmt, dst_colorspace=matrix)
     frame.pts, frame.time_base = time, time_base

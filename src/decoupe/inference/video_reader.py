@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from decoupe.errors import InputError, MissingExtraError
-from decoupe.inference.preprocess import MAX_PIXELS
+from decoupe.inference.preprocess import MAX_PIXELS, Pixels, ShortVideoWarning
 
 try:
     import av as av
@@ -26,8 +26,6 @@ try:
     from av.sidedata.sidedata import Type as SideDataType
 except ModuleNotFoundError as error:
     raise MissingExtraError("decoupe video", "video") from error
-
-Pixels8 = npt.NDArray[np.uint8]
 
 DEVICES = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
 """What reads webcams, and their names, by `sys.platform`."""
@@ -62,6 +60,7 @@ class VideoReader:
         start: seconds from the video's beginning at which it starts here; the output's time 0.
         end: seconds at which it ends; None is its end.
         max_pixels: largest width × height.
+        deep: keep more than 8 bits where the source has them.
 
     Attributes:
         name: of the source, for messages.
@@ -69,6 +68,7 @@ class VideoReader:
         time_base: seconds that one tick is.
         rate: frames per second, on average.
         size: ``(height, width)`` upright.
+        deep: whether frames are read with more than 8 bits, in 16.
         look: see `Look`.
         origin: ticks of the source at the output's time 0.
         cut: whether audio has to be cut, or moved.
@@ -84,6 +84,7 @@ class VideoReader:
         start: Fraction = Fraction(0),
         end: Fraction | None = None,
         max_pixels: int = MAX_PIXELS,
+        deep: bool = False,
     ) -> None:
         self.name = source
         self._device = device_of(source)
@@ -101,6 +102,7 @@ class VideoReader:
             raise InputError(f"{source} holds no frame that can be decoded: is it whole?") from None
         self._decoded = itertools.chain([first], self._decoded)
         self._turn = turn_of(first)
+        self.deep = deep and max(part.bits for part in first.format.components) > 8
         self._stored = first.width, first.height
         height, width = self._turn(np.empty((first.height, first.width, 0), np.uint8)).shape[:2]
         self.size = height, width
@@ -130,11 +132,16 @@ class VideoReader:
         """Ticks from the video's beginning to its end, where it tells."""
         if self._stream.duration:
             return self._stream.duration + (self._stream.start_time or 0) - self._zero
+        # Matroska tells that of each track by a name; that of the whole file may be the sound's.
+        track = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", self._stream.metadata.get("DURATION", ""))
+        if track is not None:
+            hours, minutes, seconds = map(Fraction, track.groups())
+            return self.ticks((hours * 60 + minutes) * 60 + seconds) - self._zero
         if self._container.duration:
             return self.ticks(Fraction(self._container.duration, av.time_base))
         return None
 
-    def frames(self, after: int | None = None) -> Iterator[tuple[int, Pixels8]]:
+    def frames(self, after: int | None = None) -> Iterator[tuple[int, Pixels]]:
         """The frames in the order in which they are shown.
 
         Args:
@@ -143,8 +150,11 @@ class VideoReader:
         Yields:
             Ticks since the output's time 0, each later than the one before, and RGB ``(H, W, 3)``.
 
+        Warns:
+            ShortVideoWarning: the file tells that it is longer; what there is comes first.
+
         Raises:
-            InputError: the file is damaged, or ends before its time.
+            InputError: the file is damaged, or an MP4 or MOV file ends before its time.
         """
         least = self.origin if after is None else self.origin + after + 1
         previous, last = None, None
@@ -158,7 +168,7 @@ class VideoReader:
             # Two frames at one time, which broken files have, cannot be written.
             time = pts - self.origin if previous is None else max(pts - self.origin, previous + 1)
             previous = time
-            yield time, self._turn(rgb_of(frame, *self._stored))
+            yield time, self._turn(rgb_of(frame, *self._stored, deep=self.deep))
         self._check_end(last)
         if previous is None and after is None:
             raise InputError(f"{self.name} ends before {_clock(self.origin * self.time_base)}: start earlier")
@@ -241,18 +251,17 @@ class VideoReader:
         return 0
 
     def _check_end(self, last: int | None) -> None:
-        """Refuse a file that tells its duration and ends long before."""
-        if self._end is not None or self.live or "mov" not in self._container.format.name:
-            return
+        """Refuse, or tell of, a file that tells its duration and ends long before."""
         whole = self.duration
-        if whole is None or last is None:
+        if self._end is not None or self.live or whole is None or last is None:
             return
         missing = (self._zero + whole - last) * self.time_base
-        if missing > max(Fraction(1), 3 / self.rate, whole * self.time_base / 20):
-            raise InputError(
-                f"{self.name} ends after {_clock(last * self.time_base)} of "
-                f"{_clock(whole * self.time_base)}, it is damaged: get it whole, or end before (end, --to)"
-            )
+        if missing <= max(Fraction(1), 3 / self.rate, whole * self.time_base / 20):
+            return
+        told = f"{self.name} ends after {_clock(last * self.time_base)} of {_clock(whole * self.time_base)}"
+        if "mov" in self._container.format.name:
+            raise InputError(f"{told}, it is damaged: get it whole, or end before (end, --to)")
+        warnings.warn(f"{told}: it may be damaged, what is there was taken", ShortVideoWarning, stacklevel=2)
 
     def _look_of(self, frame: av.VideoFrame) -> Look:
         aspect = self._stream.sample_aspect_ratio or Fraction(1)
@@ -302,7 +311,7 @@ def _open_device(source: str, reader: str, name: str) -> av.container.InputConta
         ) from None
 
 
-def turn_of(frame: av.VideoFrame) -> Callable[[Pixels8], Pixels8]:
+def turn_of(frame: av.VideoFrame) -> Callable[[Pixels], Pixels]:
     """What makes frames ``(H, W, C)`` of a stream upright, by the display matrix of its first frame."""
     matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
     if matrix is None:
@@ -312,10 +321,11 @@ def turn_of(frame: av.VideoFrame) -> Callable[[Pixels8], Pixels8]:
     swapped = abs(int(a)) + abs(int(d)) < abs(int(b)) + abs(int(c))
     columns, rows = (c, b) if swapped else (a, d)
 
-    def upright(pixels: Pixels8) -> Pixels8:
-        turned = pixels.swapaxes(0, 1) if swapped else pixels
+    def upright(pixels: Pixels) -> Pixels:
+        turned: Any = pixels.swapaxes(0, 1) if swapped else pixels
         turned = turned[:: -1 if rows < 0 else 1, :: -1 if columns < 0 else 1]
-        return np.ascontiguousarray(turned)
+        whole: Pixels = np.ascontiguousarray(turned)
+        return whole
 
     return upright
 
@@ -327,11 +337,13 @@ def _matrix(frame: av.VideoFrame) -> int:
     return _BT709 if frame.height >= 720 else _BT601
 
 
-def rgb_of(frame: av.VideoFrame, width: int, height: int) -> Pixels8:
-    """A frame as RGB ``(height, width, 3)`` in 8 bits; recorded calls change their size on the way."""
+def rgb_of(frame: av.VideoFrame, width: int, height: int, *, deep: bool = False) -> Pixels:
+    """A frame as RGB ``(height, width, 3)`` in 8 or 16 bits; recorded calls change their size on the way."""
     matrix = None if frame.format.is_rgb else _matrix(frame)
-    pixels = frame.reformat(width, height, "rgb24", src_colorspace=matrix).to_ndarray()
-    return pixels.astype(np.uint8, copy=False)
+    changed = frame.reformat(width, height, "rgb48le" if deep else "rgb24", src_colorspace=matrix)
+    pixels: Any = changed.to_ndarray()
+    rgb: Pixels = pixels.astype(np.uint16 if deep else np.uint8, copy=False)
+    return rgb
 
 
 def _clock(seconds: Fraction | float) -> str:

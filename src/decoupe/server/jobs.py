@@ -49,6 +49,7 @@ class Looks:
 
     minmax: bool = False
     guided: bool | None = None
+    size: tuple[int, int] | None = None
 
 
 PLAIN = Looks()

@@ -22,6 +22,7 @@ from decoupe.weights.registry import DEFAULT_MODEL, DEFAULT_SEGMENT_MODEL
 
 _BOX = r"^\d{1,9}(,\d{1,9}){3}$"
 _POINT = r"^\d{1,9},\d{1,9}$"
+_SIZE = r"^\d{1,5}(x\d{1,5})?$"
 
 Known = Mapping[str, list[str]]
 """The names of the models that a server has loaded, by their task: ``matte`` and ``segment``."""
@@ -89,6 +90,14 @@ class CutOptions(BaseModel):
     guided: Annotated[
         bool | None,
         Field(description="Enlarge the matte along the photograph's outlines; else as the model does."),
+    ] = None
+    size: Annotated[
+        str | None,
+        Field(
+            pattern=_SIZE,
+            description="Size at which the model sees the picture, N or WxH, in the range that it knows.",
+            examples=["512"],
+        ),
     ] = None
 
 
@@ -173,7 +182,7 @@ def cut_job(form: Form, known: Known) -> Cut:
         wanted=asked,
         chosen=_chosen(options),
         background=background,
-        looks=Looks(options.minmax, options.guided),
+        looks=Looks(options.minmax, options.guided, _sides(options.size)),
     )
 
 
@@ -257,6 +266,14 @@ def _chosen(options: CutOptions) -> dict[str, Any]:
         if text is not None:
             chosen[name] = tuple(int(part) for part in text.split(","))
     return chosen
+
+
+def _sides(text: str | None) -> tuple[int, int] | None:
+    """Height and width of a size such as 512 or 640x480, width first."""
+    if text is None:
+        return None
+    width, _, height = text.partition("x")
+    return int(height or width), int(width)
 
 
 def _lowered(sentence: str) -> str:

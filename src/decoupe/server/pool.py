@@ -178,9 +178,9 @@ class Pool:
                 504, f"the picture took longer than {self._seconds:g} seconds: make it smaller"
             ) from None
         finally:
-            with suppress(ValueError):
+            if ticket.worker is None:  # else it is not there, and the deque's error would spell its bytes out
                 self._waiting.remove(ticket)
-            if ticket.worker is not None and ticket.worker.given.pop(ticket.number, None) is not None:
+            elif ticket.worker.given.pop(ticket.number, None) is not None:
                 ticket.worker.send(ticket.number, None)
                 self._dispatch()
 

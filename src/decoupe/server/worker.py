@@ -25,9 +25,9 @@ from typing import Any
 
 from PIL import Image
 
-from decoupe.errors import DecoupeError
+from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.predictor import Predictor, Segmenter, load
-from decoupe.inference.preprocess import MAX_PIXELS, Picture, read_image
+from decoupe.inference.preprocess import MAX_PIXELS, Picture, network_size, read_image
 from decoupe.server.jobs import PLAIN, Answer, Job, Looks, TooLargeError
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "JPEG2000")
@@ -120,11 +120,27 @@ def looking(model: Predictor | Segmenter, looks: Looks) -> Predictor | Segmenter
         return model
     return Predictor(
         model.runtime,
+        size=looks.size,
         spec=model.spec,
         minmax=looks.minmax,
         guided=looks.guided,
         segmenter=lambda: model.segmenter,
     )
+
+
+def check_size_of(looks: Looks, model: Predictor | Segmenter) -> None:
+    """Refuse a size that is not in the range that a model's weights know: its memory is not bounded else.
+
+    Raises:
+        InputError: such a size, or one that is no multiple of what the model divides pictures by.
+    """
+    if looks.size is None:
+        return
+    least, most = model.preprocessing.size_range
+    if min(looks.size) < least or max(looks.size) > most:
+        height, width = looks.size
+        raise InputError(f"size is {width}x{height}, this model knows {least} to {most} pixels a side")
+    network_size((most, most), model.preprocessing, looks.size)
 
 
 def told(name: str, model: Predictor | Segmenter) -> dict[str, Any]:
@@ -239,6 +255,7 @@ class _Worker:
     def _open(self, task: _Task) -> None:
         if task.number not in self._wanted:
             return
+        check_size_of(task.job.looks, self._models[task.job.model])
         cap, frames = self._place.max_pixels, self._place.max_frames
         task.pixels = self._budget.take(sum(measured(data, cap, frames) for data in task.job.pictures))
         self._read.put((task, read_image(task.job.pictures[0], MAX_PIXELS)))

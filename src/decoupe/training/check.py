@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ImageOps
@@ -92,6 +92,14 @@ class Report:
     def ok(self) -> bool:
         """Whether a run would not stumble over the data, nor be judged on what it has learned by heart."""
         return not self.leaks and not any(one.findings for one in self.sets)
+
+    def about(self) -> dict[str, Any]:
+        """All of it for programs."""
+        sets = [
+            {"name": one.name, "pictures": len(one.looks), "wrong": one.findings, "notes": one.notes}
+            for one in self.sets
+        ]
+        return {"ready": self.ok, "sets": sets, "copies": self.copies, "leaks": self.leaks}
 
     def lines(self) -> list[str]:
         """All of it for people."""
