@@ -25,6 +25,7 @@ from decoupe.options import (
     Invert,
     KeepLargest,
     MaxPixels,
+    Memory,
     Model,
     NetworkSize,
     Precision,
@@ -97,6 +98,7 @@ class VideoOptions:
     size: NetworkSize = None
     device: Device = "auto"
     precision: Precision = "auto"
+    memory: Memory = None
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an output that exists, or begin it anew.")
     ] = False
@@ -127,6 +129,7 @@ def video(options: VideoOptions) -> None:
             options.model,
             device=options.device,
             dtype=options.precision,
+            memory=options.memory,
             size=network_size,
             guided=options.guided,
         )
