@@ -136,11 +136,20 @@ def test_size_chooses_the_networks_size() -> None:
         Predictor(Recorder(STRETCH), size=100)
 
 
-@pytest.mark.parametrize(("preprocessing", "size"), [(STRETCH, (16, 64)), (STRETCH, (64, 512)), (KEEP, 512)])
-def test_predicting_outside_the_size_range_warns_once(preprocessing: Preprocessing, size: int) -> None:
+@pytest.mark.parametrize(
+    ("preprocessing", "size", "told_of"),
+    [
+        (STRETCH, (16, 64), "a side, not at 64×16: leave size out"),
+        (STRETCH, (64, 512), "a side: 512×64 is seen in tiles of 256"),
+        (KEEP, 512, "is seen in tiles of 256"),
+    ],
+)
+def test_predicting_outside_the_size_range_warns_once(
+    preprocessing: Preprocessing, size: int, told_of: str
+) -> None:
     predictor = Predictor(Recorder(preprocessing), size=size)
     with pytest.warns(
-        SizeWarning, match="recorder is known to work at 32 to 256 pixels a side, not at"
+        SizeWarning, match=f"recorder is known to work at 32 to 256 pixels .*{told_of}"
     ) as told:
         predictor(pictures()[0])
     assert told[0].filename == __file__

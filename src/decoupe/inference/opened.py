@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+import sys
 import threading
+import traceback
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -145,8 +149,7 @@ class Opened(ABC, Generic[Result]):
         if not least <= min(self._sides(size)) <= max(self._sides(size)) <= most:
             self._warn(
                 f"{self._model.name} is known to work at {least} to {most} pixels a side, "
-                f"not at {size[1]}×{size[0]}: leave size out, or choose another model",
-                stacklevel=5,
+                f"not at {size[1]}×{size[0]}: leave size out, or choose another model"
             )
         height, width = closer or size
         fits = plan(self._model, height * width, len(pictures), self.memory)
@@ -192,8 +195,11 @@ class Opened(ABC, Generic[Result]):
         """Pictures as one input ``(N, 3, h, w)``."""
         return np.stack([to_network(picture, size, self.preprocessing) for picture in pictures])
 
-    def _warn(self, message: str, *, stacklevel: int) -> None:
-        """Tell, once, of a size at which a user would not expect the best."""
+    def _warn(self, message: str) -> None:
+        """Tell, once, of a size at which a user would not expect the best; where decoupe was called."""
         if not self._warned:
             self._warned = True
-            warnings.warn(message, SizeWarning, stacklevel=stacklevel)
+            package = str(Path(__file__).parents[1])
+            frames = (frame.f_code.co_filename for frame, _ in traceback.walk_stack(sys._getframe()))
+            depth = sum(1 for _ in itertools.takewhile(lambda name: name.startswith(package), frames))
+            warnings.warn(message, SizeWarning, stacklevel=depth + 1)

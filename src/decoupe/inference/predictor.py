@@ -41,7 +41,7 @@ from decoupe.inference.subject import (
     under_point,
 )
 from decoupe.inference.tiles import tiled
-from decoupe.memory import Plan, shown
+from decoupe.memory import Plan, plan, shown
 from decoupe.onnx_runtime import Floats
 from decoupe.runtimes import Runtime, SegmentRuntime, find_spec, open_runtime
 from decoupe.weights.labels import Vocabulary, plain
@@ -260,16 +260,33 @@ class Predictor(Opened[Matte]):
             alphas = np.stack([stretched(alpha) for alpha in alphas])
         return [self._as_matte(alpha, picture) for alpha, picture in zip(alphas, pictures, strict=True)]
 
+    def _planned(self, pictures: Sequence[Picture], size: Pair, closer: Pair | None) -> list[Matte]:
+        """See `Opened`; above the sizes that the weights know, tiles: whole, the subject would be lost."""
+        least, most = self.preprocessing.size_range
+        if max(self._sides(size)) <= most:
+            return super()._planned(pictures, size, closer)
+        fits = plan(self.runtime, most**2, 1, self.memory)
+        if not (side := self._largest_side(fits.pixels)):
+            return [super(Predictor, self)._beyond(picture, size, fits) for picture in pictures]
+        self._warn(
+            f"{self.runtime.name} is known to work at {least} to {most} pixels a side: "
+            f"{size[1]}×{size[0]} is seen in tiles of {side}"
+        )
+        return [self._in_tiles(picture, size, side) for picture in pictures]
+
     def _beyond(self, picture: Picture, size: Pair, fits: Plan) -> Matte:
-        """The matte of a picture that does not fit whole: seen in tiles, guided by a glance at the whole."""
+        """The matte of a picture that does not fit in memory whole."""
         side = self._largest_side(fits.pixels)
         if not side:
             return super()._beyond(picture, size, fits)
         self._warn(
             f"{self.runtime.name} takes about {shown(fits.needed or 0)} of memory at {size[1]}×{size[0]}, "
-            f"{shown(fits.room)} may be taken: seen in tiles of {side}",
-            stacklevel=6,
+            f"{shown(fits.room)} may be taken: seen in tiles of {side}"
         )
+        return self._in_tiles(picture, size, side)
+
+    def _in_tiles(self, picture: Picture, size: Pair, side: int) -> Matte:
+        """The matte of a picture at ``size``, seen in tiles of ``side``, guided by a glance at the whole."""
         own = math.prod(self.preprocessing.size) <= side**2
         glance = network_size(picture.size, self.preprocessing, None if own else side)
         seen = self._compute(self._batch([picture], glance))[0, 0]

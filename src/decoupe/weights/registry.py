@@ -24,7 +24,7 @@ class Preprocessing:
             ``size``, or less where the longer one would exceed ``longest``, each rounded up; ``"whole"`` is
             the picture's own size, for files that resize by themselves.
         size_range: least and largest side in pixels at which the weights are known to work; predicting
-            outside it warns.
+            outside it warns, and above it sees the picture in tiles.
         multiple: both sides of the input are multiples of this many pixels.
         mean: per-channel mean, subtracted from RGB in [0, 1].
         std: per-channel standard deviation, divided by.
