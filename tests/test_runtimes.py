@@ -239,7 +239,7 @@ def test_missing_devices_and_precisions_are_errors(loaded: Path, tmp_path: Path)
     for device in ("mps", "toaster"):
         with pytest.raises(DeviceError, match=f"device '{device}'"):
             open_runtime(onnx_file, device=device)
-    with pytest.raises(DeviceError, match="ONNX files compute in float32"):
+    with pytest.raises(DeviceError, match="exported files compute in float32"):
         open_runtime(onnx_file, dtype="float16")
     with pytest.raises(InputError, match="unknown dtype 'float61'; did you mean 'float16'"):
         open_runtime(onnx_file, dtype="float61")
@@ -250,7 +250,7 @@ def test_runtime_follows_from_the_model(loaded: Path, tmp_path: Path) -> None:
     assert isinstance(open_runtime(onnx_file, runtime="onnx"), OnnxRuntime)
     with pytest.raises(InputError, match="runs on onnx, not on torch"):
         open_runtime(onnx_file, runtime="torch")
-    with pytest.raises(InputError, match="is an ONNX file, fused as it was written: leave fuse out"):
+    with pytest.raises(InputError, match="is an exported file, fused as it was written: leave fuse out"):
         open_runtime(onnx_file, fuse=False)
     with pytest.raises(InputError, match="runs on torch, not on onnx: export it"):
         open_runtime(loaded, runtime="onnx")

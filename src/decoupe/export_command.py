@@ -90,8 +90,9 @@ def tell(report: Iterable[Parity]) -> None:
 
     rows = list(report)
     for row in rows:
+        what = "with weights in half precision it " if row.rounded else ""
         say(
-            f"{'×'.join(map(str, row.shape))}: differs from PyTorch by {row.largest:.1e} of the spread "
+            f"{'×'.join(map(str, row.shape))}: {what}differs from PyTorch by {row.largest:.1e} of the spread "
             f"at most, {row.mean:.1e} on average"
         )
     verdict = "equal" if all(row.agrees for row in rows) else "not equal, kept by --force"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 
 OPENVINO_SUFFIX = ".xml"
+_OPENVINO_KEYS = ("family", "licence", "name", "preprocessing", "version", "vocabulary")
 
 
 BYTES = 2500
@@ -135,8 +136,8 @@ class OpenVinoSession:
             ) from None
         self.inputs = [_openvino_port(each) for each in model.inputs]
         self.outputs = [_openvino_port(each) for each in model.outputs]
-        kept = model.get_rt_info("decoupe").astype(dict) if model.has_rt_info("decoupe") else {}
-        self.metadata = {f"decoupe.{key}": str(value) for key, value in kept.items()}
+        kept = [["decoupe", key] for key in _OPENVINO_KEYS if model.has_rt_info(["decoupe", key])]
+        self.metadata = {".".join(key): model.get_rt_info(key).astype(str) for key in kept}
 
     def run(self, feeds: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """See `Session`."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from decoupe.errors import ConfigError, MissingExtraError
 from decoupe.export import forms
@@ -135,8 +134,8 @@ gridding (float[n, 3, h, w] {image}) => (float[n, 3, r, {side}, c, {side}] {grid
 """
 
 
-def finish(model: Any, metadata: Mapping[str, str], *, half_weights: bool) -> bytes:
-    """Metadata in, names of the tracing machine out, weights halved if told; the file's bytes."""
+def finish(model: Any, metadata: Mapping[str, str]) -> bytes:
+    """Metadata in, names of the tracing machine out; the file's bytes."""
     import onnx
 
     onnx.helper.set_model_props(model, {f"decoupe.{key}": value for key, value in metadata.items()})
@@ -144,19 +143,9 @@ def finish(model: Any, metadata: Mapping[str, str], *, half_weights: bool) -> by
     for node in model.graph.node:
         del node.metadata_props[:]  # stack traces with the exporter's paths
         node.doc_string = ""
-    if half_weights:
-        halve_weights(model)
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()
     return content
-
-
-def round_to_half(model: nn.Module) -> None:
-    """Round every large weight to what half precision can hold, in place, so that parity is exact."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.numel() >= HALVED_FROM:
-                parameter.copy_(parameter.half().float())
 
 
 def halve_weights(model: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,20 +42,23 @@ def export_openvino(
     except ImportError as error:
         raise MissingExtraError("exporting to OpenVINO", "openvino") from error
     path, preprocessing = Path(path), once(preprocessing)
-    model = prepared(model, half_weights=half_weights)
+    model = prepared(model)
     proto = graph_of(model, preprocessing, deform="onnx", fuse=fuse)
     stored = described(model, preprocessing, metadata, vocabulary)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             plain, part = Path(folder, "plain.onnx"), Path(folder, path.name)
-            plain.write_bytes(onnx_file.finish(proto, {}, half_weights=False))
+            plain.write_bytes(onnx_file.finish(proto, {}))
             converted = openvino.convert_model(plain)
             for key, value in stored.items():
                 converted.set_rt_info(value, ["decoupe", key])
-            openvino.save_model(converted, part, compress_to_fp16=half_weights)
+            openvino.save_model(converted, part, compress_to_fp16=False)
             report = checked(model, part)
             if not force:
                 refuse(report)
+            if half_weights:
+                openvino.save_model(converted, part, compress_to_fp16=True)
+                report += [dataclasses.replace(row, rounded=True) for row in checked(model, part)]
             for suffix in (".bin", ".xml"):
                 part.with_suffix(suffix).replace(path.with_suffix(suffix))
     except OSError as error:

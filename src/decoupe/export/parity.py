@@ -37,16 +37,18 @@ class Parity:
         shape: of the first input.
         largest: the largest difference, of all outputs.
         mean: the mean difference, of the output whose is largest.
+        rounded: whether the weights are in half precision, which is told and not judged.
     """
 
     shape: tuple[int, ...]
     largest: float
     mean: float
+    rounded: bool = False
 
     @property
     def agrees(self) -> bool:
         """Whether the file may be kept."""
-        return self.largest <= PARITY  # False for NaN
+        return self.rounded or self.largest <= PARITY  # False for NaN
 
 
 def compared(

@@ -30,7 +30,7 @@ def joined(once: Any, twice: Any) -> Any:
         given = {"image", "low"} | shared
         graph = model.graph
         for node in graph.node:
-            node.name = f"{word}/{node.name}"
+            node.name = f"{word}/{node.name}" if node.name else ""
             _rename(node, given, word)
         for tensor in graph.initializer:
             if tensor.name not in shared:
