@@ -102,7 +102,7 @@ def export(
 def _in_8_bits(
     write: Callable[[Path], list[Parity]], out: Path, photographs: Path, most: float
 ) -> list[Parity]:
-    """Write the file in floats for a moment and quantise it; what the first differs from PyTorch in float64 by."""
+    """Write the file in floats for a moment and quantise it; how far the first is from PyTorch."""
     from decoupe.export.quantization import quantise
 
     with tempfile.TemporaryDirectory() as folder:
@@ -126,8 +126,8 @@ def tell(report: Iterable[Parity]) -> None:
     for row in rows:
         what = "with weights in half precision it " if row.rounded else ""
         say(
-            f"{'×'.join(map(str, row.shape))}: {what}differs from PyTorch in float64 by {row.largest:.1e} of the spread "
-            f"at most, {row.mean:.1e} on average"
+            f"{'×'.join(map(str, row.shape))}: {what}differs from PyTorch in float64 "
+            f"by {row.largest:.1e} of the spread at most, {row.mean:.1e} on average"
         )
     verdict = "equal" if all(row.agrees for row in rows) else "not equal, kept by --force"
     say(f"{verdict}: at most {PARITY:g} of the spread is right")

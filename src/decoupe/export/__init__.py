@@ -169,6 +169,6 @@ def refuse(report: list[Parity]) -> None:
     )  # NaN if any is, which max() may lose
     if not worst <= PARITY:
         raise ConfigError(
-            f"the exported graph differs from torch in float64 by {worst:.2g} of the output's spread, at most "
-            f"{PARITY:g} is right: not written (--force keeps it)"
+            f"the exported graph differs from torch in float64 by {worst:.2g} of the output's spread, "
+            f"at most {PARITY:g} is right: not written (--force keeps it)"
         )

@@ -31,7 +31,7 @@ Arrays = Sequence[npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an exported file is from torch in float64 at one input shape, in standard deviations of the output.
+    """How far a file is from torch in float64 at one input shape, in standard deviations of the output.
 
     Attributes:
         shape: of the first input.
