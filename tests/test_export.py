@@ -24,13 +24,14 @@ from decoupe import backbones, export
 from decoupe.backbones.swin import Swin, SwinConfig
 from decoupe.cli import app
 from decoupe.errors import ConfigError, InputError, OutputError
-from decoupe.export import forms, onnx_file, parity, two_scale
+from decoupe.export import forms, onnx_file, parity, quantization, two_scale
 from decoupe.export.graphs import MatteGraph, SegmentGraph
 from decoupe.models import BiRefNet, MaskFormer
 from decoupe.models.birefnet import PRESETS, BiRefNetConfig
 from decoupe.models.maskformer import MaskFormerConfig
 from decoupe.weights.labels import Vocabulary
 from decoupe.weights.registry import Preprocessing
+from drawn import draw_pair
 from inference.tiny import write_onnx
 from test_imports import BLOCKED
 
@@ -256,7 +257,7 @@ def test_a_file_that_differs_is_not_written_unless_forced(
     rows = [export.Parity((1,), each, 0.0) for each in (1e-9, difference)]
     monkeypatch.setattr(export, "checked", lambda *_: rows)
     options: dict[str, Any] = {"preprocessing": PREPROCESSING, "metadata": {}}
-    with pytest.raises(ConfigError, match=r"differs from torch by .*--force keeps it"):
+    with pytest.raises(ConfigError, match=r"differs from torch in float64 by .*--force keeps it"):
         export.export_onnx(models["pocket"], tmp_path / "a.onnx", **options)
     assert list(tmp_path.iterdir()) == []
     export.export_onnx(models["pocket"], tmp_path / "a.onnx", force=True, **options)
@@ -348,6 +349,37 @@ def test_openvino(models: dict[str, torch.nn.Module], tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = models["pocket"](image).logits.sigmoid().numpy()
     assert np.abs(predictor.runtime(image.numpy()) - expected).max() < 1e-4 * expected.std()
+
+
+def photographs(folder: Path, count: int) -> Path:
+    for row in range(count):
+        draw_pair(folder, f"{row:02}", seed=row)
+    return folder
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_8_bits(files: Files, tmp_path: Path, masks: bool) -> None:
+    folder = photographs(tmp_path / "set", 6)
+    target = tmp_path / "small.onnx"
+    effect = quantization.quantise(files["pocket"], target, folder if masks else folder / "im", most=0.05)
+    assert effect.pictures == 4
+    assert (effect.before is not None) == masks
+    assert 0 < effect.alpha < 0.05
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in onnx.load(target).graph.node}
+    assert target.stat().st_size < files["pocket"].stat().st_size
+    plain, small = (decoupe.load(path)(EXAMPLE).alpha for path in (files["pocket"], target))
+    assert np.abs(plain - small).mean() < 0.05
+
+
+def test_8_bits_that_lose_too_much_are_not_kept(files: Files, tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "set", 2)
+    with pytest.raises(ConfigError, match="of alpha on average, at most 0 was told: not written"):
+        quantization.quantise(files["pocket"], tmp_path / "a.onnx", folder / "im", most=0)
+    with pytest.raises(InputError, match="holds 1 photographs, expected at least 2"):
+        quantization.quantise(
+            files["pocket"], tmp_path / "a.onnx", photographs(tmp_path / "one", 1) / "im", most=1
+        )
+    assert not (tmp_path / "a.onnx").exists()
 
 
 def test_a_size_that_cannot_be_free_is_told() -> None:

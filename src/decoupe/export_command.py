@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from decoupe.options import known_models
 from decoupe.weights.registry import CATALOGUE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from decoupe.export.parity import Parity
 
@@ -47,12 +48,22 @@ def export(
     fuse: Annotated[
         bool, typer.Option("--fuse/--no-fuse", help="Merge layers, or keep weights by their names.")
     ] = True,
+    int8: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Quantise to 8 bits, calibrated on these photographs."),
+    ] = None,
+    most_lost: Annotated[
+        float,
+        typer.Option(metavar="X", help="Of the S-measure, or of alpha without masks: with --int8."),
+    ] = 0.005,
     force: Annotated[bool, typer.Option("--force", help="Keep a file whose numbers differ.")] = False,
 ) -> None:
     """Write a model as one file that runs without PyTorch, checked against PyTorch first."""
     with told():
         if out.suffix not in (".onnx", ".xml"):
             raise InputError(f"{out} ends in {out.suffix or 'nothing'}, expected .onnx or .xml: rename it")
+        if int8 is not None and (half or pixels):
+            raise InputError("--int8 goes without --half and --with-preprocessing: leave them out")
         from decoupe import __version__
         from decoupe.export import export_onnx
         from decoupe.export.openvino_file import export_openvino
@@ -75,13 +86,36 @@ def export(
             "force": force,
         }
         if out.suffix == ".xml":
-            if pixels or deform != "gather":
-                raise InputError("--with-preprocessing and --deform are for .onnx files: leave them out")
+            if pixels or int8 is not None or deform != "gather":
+                raise InputError("--with-preprocessing, --int8 and --deform are for .onnx files alone")
             report = export_openvino(loaded.model, out, **options)
         else:
-            report = export_onnx(loaded.model, out, deform=deform, pixels=pixels, **options)
+
+            def write(path: Path) -> list[Parity]:
+                return export_onnx(loaded.model, path, deform=deform, pixels=pixels, **options)
+
+            report = write(out) if int8 is None else _in_8_bits(write, out, int8, most_lost)
         tell(report)
         typer.echo(out)
+
+
+def _in_8_bits(
+    write: Callable[[Path], list[Parity]], out: Path, photographs: Path, most: float
+) -> list[Parity]:
+    """Write the file in floats for a moment and quantise it; how far the first is from PyTorch."""
+    from decoupe.export.quantization import quantise
+
+    with tempfile.TemporaryDirectory() as folder:
+        floats = Path(folder, out.name)
+        report = write(floats)
+        effect = quantise(floats, out, photographs, most=most)
+    told = f"in 8 bits, on {effect.pictures} photographs: alpha differs by {effect.alpha:.4f} on average"
+    if effect.before is not None and effect.after is not None:
+        told += "".join(
+            f", {name} {effect.before[name]:.4f} → {effect.after[name]:.4f}" for name in effect.before
+        )
+    say(told)
+    return report
 
 
 def tell(report: Iterable[Parity]) -> None:
@@ -92,8 +126,8 @@ def tell(report: Iterable[Parity]) -> None:
     for row in rows:
         what = "with weights in half precision it " if row.rounded else ""
         say(
-            f"{'×'.join(map(str, row.shape))}: {what}differs from PyTorch by {row.largest:.1e} of the spread "
-            f"at most, {row.mean:.1e} on average"
+            f"{'×'.join(map(str, row.shape))}: {what}differs from PyTorch in float64 "
+            f"by {row.largest:.1e} of the spread at most, {row.mean:.1e} on average"
         )
     verdict = "equal" if all(row.agrees for row in rows) else "not equal, kept by --force"
     say(f"{verdict}: at most {PARITY:g} of the spread is right")

@@ -18,7 +18,7 @@ from decoupe.export.onnx_file import TRACED
 log = logging.getLogger("decoupe.export")
 
 PARITY = 1e-4
-"""Largest difference from torch that an exported file may have, of the output's spread."""
+"""Largest difference from torch in float64 that an exported file may have, of the output's spread."""
 
 LEAST_SPREAD = 1e-3
 """What an output's spread counts as at least: of a flat one, rounding alone would be any part."""
@@ -31,7 +31,7 @@ Arrays = Sequence[npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an exported file is from torch at one input shape, in standard deviations of the output.
+    """How far a file is from torch in float64 at one input shape, in standard deviations of the output.
 
     Attributes:
         shape: of the first input.
