@@ -555,7 +555,7 @@ def test_an_output_folder_that_cannot_be_made(run: Run, here: Path) -> None:
         (["--size", "0"], "size is 0×0, expected positive"),
         (["--device", "gpu"], "device 'gpu' is not one of"),
         (["--precision", "float12"], "unknown dtype 'float12'; did you mean"),
-        (["--precision", "float16"], "ONNX files compute in float32"),
+        (["--precision", "float16"], "exported files compute in float32"),
         (["-"], "- stands for one picture"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
