@@ -83,6 +83,8 @@ def export_onnx(
     proto = graph_of(model, preprocessing, deform=deform, fuse=fuse)
     stored = described(model, preprocessing, metadata, vocabulary)
     content = onnx_file.finish(proto, stored)
+    if not (half_weights or pixels):
+        del proto  # as large as the weights
     report = checked(model, content, preprocessing)
     if not force:
         refuse(report)

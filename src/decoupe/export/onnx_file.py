@@ -14,7 +14,7 @@ from decoupe.export import forms
 from decoupe.export.graphs import GRID, Gridded
 
 OPSET = 20
-TRACED = (2, 13, 16)
+TRACED = (2, 9, 13)
 """Batch, rows and columns of `GRID` pixels of what is traced: several windows of every backbone."""
 
 HALVED_FROM = 256
