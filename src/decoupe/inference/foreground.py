@@ -258,7 +258,8 @@ def _solve(colours: Floats, alpha: Floats) -> Floats:
 def _mean_colours(colours: Floats, alpha: Floats) -> Floats:
     """The mean colours of the foreground and of the background, ``(6, 1, 1)``."""
     weights = np.stack([alpha.ravel(), 1 - alpha.ravel()]) + np.float32(_SMOOTHNESS)  # (2, P)
-    sums = weights @ colours.reshape(3, -1).T  # (2, 3)
+    # Not a matrix product: OpenBLAS waits for ever for memory that a server's worker may not have.
+    sums = np.einsum("kp,cp->kc", weights, colours.reshape(3, -1))  # (2, 3)
     layers: Floats = (sums / weights.sum(axis=1, keepdims=True)).reshape(6, 1, 1)
     return layers
 
