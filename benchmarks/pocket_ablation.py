@@ -4,8 +4,8 @@
 
 Every variant changes one thing of the recipe ``pocket``. All see the same pictures in the same order, 70 % of
 the steps at 128², the rest at 192², and are scored at an area of 192² on the held-out pairs of the first set.
-The second row is the first from other random weights: differences as small as theirs say nothing. ``ms`` is the
-network alone in its fast form, 320×320, float32, the variants by turns. A run that was interrupted goes on.
+The second row is the first from other random weights: differences as small as theirs say nothing. ``ms`` is
+the network alone in its fast form, 320×320, float32, the variants by turns. An interrupted run goes on.
 """
 
 from __future__ import annotations
