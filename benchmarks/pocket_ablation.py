@@ -1,6 +1,6 @@
 """What each part of the embedded model is worth: variants of it, each trained from nothing on equal views.
 
-    python benchmarks/pocket_ablation.py SETS... --out runs/ablation [--steps 400] [--only NAME ...]
+    python benchmarks/pocket_ablation.py SETS... --out runs/ablation [--steps 2000] [--only NAME ...]
 
 Every variant changes one thing of the recipe ``pocket``. All see the same pictures in the same order, 70 % of
 the steps at 128², the rest at 192², and are scored at an area of 192² on the held-out pairs of the first set.
@@ -109,7 +109,7 @@ def main() -> None:
     )
     parser.add_argument("sets", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     options = parser.parse_args()
 
