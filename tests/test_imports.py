@@ -38,6 +38,7 @@ ORDER = (
     "raw_frames",
     "cut_command",
     "segment_files",
+    "segment_command",
     "server",
     "serve_command",
     "doctor",

@@ -73,7 +73,7 @@ def evaluate(
     ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print the table and errors alone.")] = False,
 ) -> None:
-    """Score predictions against truth, or a model on a set; compare puts two reports side by side."""
+    """Score predictions against truth, or a model on a set. `compare` puts two reports side by side."""
     if context.invoked_subcommand is not None:
         return
     with told():

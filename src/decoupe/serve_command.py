@@ -75,7 +75,7 @@ def serve(
     cors: Origins = None,
     quiet: Quiet = False,
 ) -> None:
-    """Cut pictures over HTTP, and show the page; requests are logged as JSON on standard error."""
+    """Cut pictures over HTTP, and show the page. Requests are logged as JSON on standard error."""
     with told():
         server = _imported()
         if token is not None and no_auth:
@@ -108,7 +108,7 @@ def serve(
 
 
 def ui(model: Models = None, port: Port = 0) -> None:
-    """Open the page in the browser; it works on this machine alone, until Ctrl-C."""
+    """Open the page in the browser. It works on this machine alone, until Ctrl-C."""
     with told():
         server = _imported()
         place = server.Workplace(models=named(model or [DEFAULT_MODEL]))
