@@ -20,6 +20,7 @@ ORDER = (
     "errors",
     "readings",
     "memory",
+    "cores",
     "layers",
     "backbones",
     "models",

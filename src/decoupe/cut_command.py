@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import typer
 
-from decoupe.console import cores, hush_downloads, printable, say, told
+from decoupe.console import hush_downloads, printable, say, told
+from decoupe.cores import cores
 from decoupe.cut_files import Wanted, describe, read_background, wanted
 from decoupe.cut_options import CutOptions
 from decoupe.errors import DecoupeError, InputError

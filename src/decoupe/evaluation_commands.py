@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoupe.console import cores, drawn, imported, progress_bar, say, told
+from decoupe.console import drawn, imported, progress_bar, say, told
+from decoupe.cores import cores
 from decoupe.errors import InputError, unknown
 from decoupe.options import AsJson
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket as sockets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decoupe.console import imported, say, told
+from decoupe.cores import cores
 from decoupe.errors import InputError, OutputError
 from decoupe.runtimes import find_spec
 from decoupe.weights.registry import DEFAULT_MODEL
@@ -91,7 +91,7 @@ def serve(
             models=models,
             dtype=precision,
             batch=batch,
-            threads=max(2, os.cpu_count() or 2),
+            threads=max(2, cores()),
             max_pixels=max_pixels,
             max_frames=max_frames,
             memory=memory,
