@@ -14,8 +14,9 @@ from PIL import Image
 import decoupe
 from decoupe.inference import video, video_reader
 from decoupe.inference.preprocess import ShortVideoWarning, read_image
-from decoupe.inference.video import cut_video, interval, mattes, seconds_of, surrounded
+from decoupe.inference.video import cut_video, interval, mattes, seconds_of
 from decoupe.inference.video_files import CODECS, form_of
+from decoupe.inference.video_frames import BackgroundVideo, surrounded
 from decoupe.inference.video_reader import VideoReader
 from inference.clips import (
     RATE,
@@ -242,7 +243,7 @@ def test_over_things_and_the_matte(predictor: decoupe.Predictor) -> None:
 
 def test_a_background_video_is_shown_at_its_times_and_begins_anew() -> None:
     write_clip(Path("back.mp4"), [0, 6144, 12288], audio=None, noise=0)
-    background = video._BackgroundVideo("back.mp4", 10**6)
+    background = BackgroundVideo("back.mp4", 10**6)
     own = [matte[1] for matte in frames_of(Path("back.mp4"))]
 
     def shown(seconds: float) -> int:
