@@ -1,8 +1,9 @@
 """The base install: seconds and megabytes of ``pip install .`` in a fresh virtual environment.
 
-    python benchmarks/install_size.py [--extra EXTRA] [--limit MEGABYTES]
+    python benchmarks/install_size.py [--extra EXTRA] [--limit MEGABYTES] [--peers 'rembg[cpu]' …]
 
 Megabytes (10^6 bytes) are what the environment grows by; with ``--limit`` a larger one exits with status 1.
+Peers come from the package index, each into an environment of its own, without models to download.
 """
 
 from __future__ import annotations
@@ -34,6 +35,25 @@ def largest(packages: Path, count: int) -> list[list[str]]:
     return [[name, f"{size:.0f}"] for size, name in sizes[:count]]
 
 
+def installed(what: str, *, detailed: bool) -> tuple[float, float]:
+    """Megabytes and seconds of an install; with ``detailed`` its largest packages are printed."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = Path(folder) / "venv"
+        venv.create(environment, with_pip=True)
+        empty = megabytes(environment)
+        python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+        begun = time.perf_counter()
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", what], check=True
+        )
+        seconds, size = time.perf_counter() - begun, megabytes(environment) - empty
+        if detailed:
+            packages = next(environment.glob("lib*/**/site-packages"))
+            print_table(["package", "MB"], largest(packages, 8))
+            print()
+    return size, seconds
+
+
 def main() -> None:
     """Install, measure, print."""
     parser = argparse.ArgumentParser(
@@ -41,23 +61,17 @@ def main() -> None:
     )
     parser.add_argument("--extra", help="install this extra too")
     parser.add_argument("--limit", type=float, help="megabytes that are not to be exceeded")
+    parser.add_argument("--peers", nargs="+", default=[], metavar="PACKAGE", help="measure these too")
     options = parser.parse_args()
 
-    with tempfile.TemporaryDirectory() as folder:
-        environment = Path(folder) / "venv"
-        venv.create(environment, with_pip=True)
-        empty = megabytes(environment)
-        python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-        what = f"{REPOSITORY}[{options.extra}]" if options.extra else str(REPOSITORY)
-        begun = time.perf_counter()
-        subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", what], check=True
-        )
-        seconds, size = time.perf_counter() - begun, megabytes(environment) - empty
-        print(f"{machine()}\n")
-        packages = next(environment.glob("lib*/**/site-packages"))
-        print_table(["", "MB"], [["all, without pip", f"{size:.0f}"], *largest(packages, 8)])
-        print(f"\ninstalled in {seconds:.0f} s")
+    print(f"{machine()}\n")
+    own = f"{REPOSITORY}[{options.extra}]" if options.extra else str(REPOSITORY)
+    size, seconds = installed(own, detailed=True)
+    rows = [["decoupe" + (f"[{options.extra}]" if options.extra else ""), f"{size:.0f}", f"{seconds:.0f}"]]
+    rows += [
+        [peer, *(f"{figure:.0f}" for figure in installed(peer, detailed=False))] for peer in options.peers
+    ]
+    print_table(["install", "MB", "s"], rows)
     if options.limit is not None and size > options.limit:
         sys.exit(
             f"the install takes {size:.0f} MB, {options.limit:.0f} are allowed: look for a new dependency"

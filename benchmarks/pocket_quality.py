@@ -1,12 +1,13 @@
 """Quality of the embedded default on pairs that its training never saw.
 
-    python benchmarks/pocket_quality.py SET [SET ...] [--most 500] [--model MODEL]
+    python benchmarks/pocket_quality.py SET [SET ...] [--most 500] [--model MODEL] [--sizes 224 320 …]
 
 SET is a folder with ``im`` and ``gt``. Of the sets of the recipe ``pocket`` the held-out pairs are taken:
 same seed, near duplicates of them removed from training; of any other set all. Scores are those of the alpha
 that a user gets, at the picture's own size, the alpha as it is; ``--stretched`` first stretches each to
 [0, 1], as many published tables do. The second table is of the same photographs' backgrounds, the largest
-piece beside each subject: pictures without a subject, whose alpha should be 0.
+piece beside each subject: pictures without a subject, whose alpha should be 0. ``--sizes`` prints one row per
+set and input size instead, for the choice of the size.
 """
 
 from __future__ import annotations
@@ -59,6 +60,27 @@ def of_backgrounds(predictor: decoupe.Predictor, pairs: list[Pair]) -> list[str]
     ]
 
 
+def held_out(folder: Path) -> list[Pair]:
+    """The pairs of a set that the recipe holds out; all of a set that it does not know."""
+    recipe = RECIPES["pocket"]
+    counts = {rule.name: rule.held_out for rule in recipe.sets}
+    pairs = find_pairs(folder)
+    return split(pairs, counts[folder.name], seed=recipe.seed)[1] if folder.name in counts else pairs
+
+
+def figures(predictor: decoupe.Predictor, pairs: list[Pair], *, stretched: bool) -> list[str]:
+    """S-measure, MAE, largest F, weighted F; median milliseconds of a picture."""
+    seconds: list[float] = []
+    scores = MatteScores()
+    for alpha, truth in predicted(predictor, pairs, seconds, stretched=stretched):
+        scores.update(alpha, truth)
+    result = scores.result()
+    return [
+        *(f"{result[name]:.3f}" for name in ("S", "MAE", "maxF", "wF")),
+        f"{1000 * statistics.median(seconds):.0f}",
+    ]
+
+
 def main() -> None:
     """Print one row per set."""
     parser = argparse.ArgumentParser(
@@ -68,30 +90,25 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=500, help="pairs of each set, evenly chosen")
     parser.add_argument("--model", help="as decoupe.load takes it; else the embedded default")
     parser.add_argument("--stretched", action="store_true", help="stretch every alpha to [0, 1] first")
+    parser.add_argument("--sizes", nargs="+", type=int, metavar="SIDE", help="sides of the input")
     options = parser.parse_args()
 
-    recipe = RECIPES["pocket"]
-    held_out = {rule.name: rule.held_out for rule in recipe.sets}
-    predictor = decoupe.load(options.model)
-    rows, empty = [], []
-    for folder in options.sets:
-        pairs = find_pairs(folder)
-        if folder.name in held_out:
-            pairs = split(pairs, held_out[folder.name], seed=recipe.seed)[1]
-        pairs = spread(pairs, options.most)
-        seconds: list[float] = []
-        scores = MatteScores()
-        empty.append([folder.name, *of_backgrounds(predictor, pairs)])
-        for alpha, truth in predicted(predictor, pairs, seconds, stretched=options.stretched):
-            scores.update(alpha, truth)
-        result = scores.result()
-        figures = [f"{result[name]:.3f}" for name in ("S", "MAE", "maxF", "wF")]
-        rows.append([folder.name, str(len(pairs)), *figures, f"{1000 * statistics.median(seconds):.0f}"])
+    sets = {folder.name: spread(held_out(folder), options.most) for folder in options.sets}
+    predictors = {side: decoupe.load(options.model, size=side) for side in options.sizes or [None]}
+    rows = []
+    for name, pairs in sets.items():
+        for side, predictor in predictors.items():
+            at = [str(side)] if side else []
+            rows.append([name, *at, str(len(pairs)), *figures(predictor, pairs, stretched=options.stretched)])
 
-    print(f"{machine()}; {versions('numpy', 'onnxruntime', 'pysodmetrics')}; {predictor.describe()}\n")
-    print_table(["set", "pairs", "S", "MAE", "max F", "weighted F", "ms per picture"], rows)
-    print()
-    print_table(["backgrounds of", "pieces", "mean alpha", "above 0.02"], empty)
+    first, *_ = predictors.values()
+    print(f"{machine()}; {versions('numpy', 'onnxruntime', 'pysodmetrics')}; {first.describe()}\n")
+    size = ["size"] if options.sizes else []
+    print_table(["set", *size, "pairs", "S", "MAE", "max F", "weighted F", "ms per picture"], rows)
+    if not options.sizes:
+        print()
+        empty = [[name, *of_backgrounds(first, pairs)] for name, pairs in sets.items()]
+        print_table(["backgrounds of", "pieces", "mean alpha", "above 0.02"], empty)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def test_get_downloads_and_prints_the_path(here: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("healthy", [True, False])
 def test_doctor(here: Path, model: Path, monkeypatch: pytest.MonkeyPatch, healthy: bool) -> None:
     def cached(spec: ModelSpec) -> Path | None:
-        return model if healthy and spec.repo is None else None
+        return model if healthy and spec.name in ("pocket", "birefnet-lite") else None
 
     monkeypatch.setattr("decoupe.weights.download.cached_path", cached)
     monkeypatch.setenv("DECOUPE_CACHE", str(here / "cache"))
@@ -105,6 +105,8 @@ def test_doctor(here: Path, model: Path, monkeypatch: pytest.MonkeyPatch, health
     assert "pip install 'decoupe[gold]', about 7 MB" in report["extra"]
     assert str(here / "cache") in report["cache"]
     assert ("works, opened and run in" if healthy else "reinstall decoupe") in report["default"]
+    told = "birefnet-lite: better than the small default" if healthy else "decoupe get birefnet-lite"
+    assert told in report["finer"]
 
 
 # The installed command, in a process of its own.

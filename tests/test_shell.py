@@ -85,7 +85,9 @@ def test_shells_complete_commands_options_and_models(
     assert not absent & names
 
 
-def test_completion_can_be_installed() -> None:
+def test_completion_can_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Typer asks its parent processes for the shell, and there may be none: then the shell is named.
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     shown = CliRunner().invoke(app, ["--help"]).output
     assert "--install-completion" in shown
     script = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="decoupe")

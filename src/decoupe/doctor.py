@@ -74,6 +74,7 @@ def examine() -> Iterator[Check]:
             remedy = f"pip install 'decoupe[{name}]', about {extra.megabytes} MB"
             yield Check(f"extra {name}", f"not installed; brings {extra.brings}: {remedy}")
     yield _default_model()
+    yield _finer_models()
 
 
 def _version(library: str) -> str | None:
@@ -153,3 +154,17 @@ def _default_model() -> Check:
     works = matte.alpha.shape == (64, 48)
     took = time.perf_counter() - begun
     return Check("default model", f"{predictor.describe()}: works, opened and run in {took:.2f} s", works)
+
+
+def _finer_models() -> Check:
+    """The default is small; which of the models that err less are here already."""
+    from decoupe.weights.download import cached_path
+    from decoupe.weights.registry import CATALOGUE, DEFAULT_MODEL, SUITED
+
+    finer = [name for name in SUITED["anything"] if name != DEFAULT_MODEL]
+    here = [name for name in finer if cached_path(CATALOGUE[name])]
+    if here:
+        return Check("finer models", f"{', '.join(here)}: better than the small default, -m {here[0]}")
+    lite = CATALOGUE["birefnet-lite"]
+    remedy = f"decoupe get {lite.name}, {lite.megabytes:.0f} MB"
+    return Check("finer models", f"none here; the default is small and quick, and errs more: {remedy}")

@@ -59,10 +59,17 @@ class ASPP(nn.Module):
         out_channels: channels of the output, at the input's size.
         width: channels of each branch.
         deformable: deformable kernels 1, 1, 3, 7 instead of a 1×1 and dilations 6, 12, 18.
+        dropout: share of the fused map's values that training leaves out.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, width: int = 256, deformable: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        width: int = 256,
+        deformable: bool = False,
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
         if deformable:
@@ -79,7 +86,9 @@ class ASPP(nn.Module):
             ]
         self.branches = nn.ModuleList(branches)
         self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), ConvNormAct(in_channels, width, 1))
-        self.fuse = nn.Sequential(ConvNormAct(width * (len(branches) + 1), out_channels, 1), nn.Dropout(0.5))
+        self.fuse = nn.Sequential(
+            ConvNormAct(width * (len(branches) + 1), out_channels, 1), nn.Dropout(dropout)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` ``(N, in_channels, H, W)`` -> ``(N, out_channels, H, W)``."""

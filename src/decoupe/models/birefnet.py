@@ -45,6 +45,8 @@ class BiRefNetConfig:
         context: context module inside the ``basic`` and ``residual`` blocks.
         block_width: channels inside a block; None for a quarter of its input's.
         context_width: channels of each branch of a context module.
+        dropout: share of a context module's values that training leaves out; the released code's half keeps
+            small networks from learning what they could.
         inward: inward reference: the image ``split`` into a grid of patches stacked on channels (the
             paper), ``unshuffle``d so that each cell sees its own pixels, ``resize``d, or ``none``.
         inward_width: channels between its two convolutions.
@@ -64,6 +66,7 @@ class BiRefNetConfig:
     context: Context = "aspp_deformable"
     block_width: int | None = 64
     context_width: int = 256
+    dropout: float = 0.5
     inward: Inward = "split"
     inward_width: int = 64
     outward: bool = True
@@ -86,6 +89,8 @@ class BiRefNetConfig:
         for field, known in choices.items():
             if getattr(self, field) not in known:
                 raise ConfigError(unknown(field.replace("_", "-"), str(getattr(self, field)), known))
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}, expected a share from 0 to below 1")
         if self.squeeze_depth < 1:
             raise ConfigError(
                 f"squeeze_depth is {self.squeeze_depth}, at least 1 is needed; squeeze='none' removes it"
@@ -125,7 +130,7 @@ class ReconstructionBlock(nn.Module):
         self.context: nn.Module = nn.Identity()
         if config.context != "none":
             deformable = config.context == "aspp_deformable"
-            self.context = ASPP(width, width, width=config.context_width, deformable=deformable)
+            self.context = context_module(width, width, config, deformable=deformable)
         self.expand = ConvNormAct(width, out_channels, bias=True, activation=False)
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if residual else None
 
@@ -219,11 +224,24 @@ class Encoder(nn.Module):
         return [*maps[:-1], self.squeeze(fused)], deepest
 
 
+def context_module(
+    in_channels: int, out_channels: int, config: BiRefNetConfig, *, deformable: bool
+) -> nn.Module:
+    """An atrous pyramid as wide as ``config`` says."""
+    return ASPP(
+        in_channels,
+        out_channels,
+        width=config.context_width,
+        deformable=deformable,
+        dropout=config.dropout,
+    )
+
+
 def squeeze_block(in_channels: int, out_channels: int, config: BiRefNetConfig) -> nn.Module:
     """One block of the kind that ``config.squeeze`` names."""
     if config.squeeze.startswith("aspp"):
         deformable = config.squeeze == "aspp_deformable"
-        return ASPP(in_channels, out_channels, width=config.context_width, deformable=deformable)
+        return context_module(in_channels, out_channels, config, deformable=deformable)
     return ReconstructionBlock(in_channels, out_channels, config, residual=config.squeeze == "residual")
 
 
@@ -390,6 +408,7 @@ PRESETS: dict[str, BiRefNetConfig] = {
         context="none",
         block_width=48,
         context_width=64,
+        dropout=0.1,
         inward="unshuffle",
         inward_width=16,
     ),

@@ -37,6 +37,7 @@ from decoupe.training.data import Batches, dynamic_size, normalised
 from decoupe.training.ema import Average
 from decoupe.training.fields import from_yaml
 from decoupe.training.lora import add_lora, merged_state
+from decoupe.training.norms import folded_norms, unfold_norms
 from decoupe.training.recipes import FAMILIES, Recipe
 from decoupe.training.report import Report
 from decoupe.training.start import backbone_of, parameter_groups
@@ -46,6 +47,8 @@ from decoupe.weights.checkpoint import save_model
 
 SAMPLES = 6
 """Held-out pictures that are shown after each validation."""
+UNFOLDED_BY = 64
+"""Training pictures that give an exported model's norms their statistics."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -527,4 +530,7 @@ def train(
         task = SegmentTask(recipe, folders, validation, device=accelerator.device)
     else:
         task = MatteTask(recipe, folders, validation, backgrounds=backgrounds, device=accelerator.device)
+        if not recipe.freeze_norms and folded_norms(model):
+            with evaluating(model):  # on the CPU still, alike in every process
+                unfold_norms(model, task.pictures(UNFOLDED_BY))
     return Trainer(recipe, model, task, out, accelerator=accelerator, workers=workers, bar=bar)

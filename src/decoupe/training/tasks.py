@@ -157,6 +157,12 @@ class MatteTask:
             backgrounds=self.backgrounds,
         )
 
+    def pictures(self, most: int) -> Iterator[Tensor]:
+        """Training photographs as the network sees them, evenly chosen: ``(1, 3, h, w)`` each, on the CPU."""
+        for pair in spread(self.train, most):
+            image, _ = read_pair(pair, longest=VALIDATION_SIDE)
+            yield network_input(image, self.preprocessing, torch.device("cpu"))
+
     def loss(self, out: Any, batch: MatteBatch, image: Tensor, criterion: Criterion) -> dict[str, Tensor]:
         """The weighted terms of a batch by name."""
         truth = batch.masks.to(self.device, non_blocking=True).float() / 255

@@ -1,0 +1,135 @@
+"""What each part of the embedded model is worth: variants of it, each trained from nothing on equal views.
+
+    python benchmarks/pocket_ablation.py SETS... --out runs/ablation [--steps 400] [--only NAME ...]
+
+Every variant changes one thing of the recipe ``pocket``. All see the same pictures in the same order, 70 % of
+the steps at 128², the rest at 192², and are scored at an area of 192² on the held-out pairs of the first set.
+The second row is the first from other random weights: differences as small as theirs say nothing. ``ms`` is
+the network alone in its fast form, 320×320, float32, the variants by turns. An interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from decoupe.models import BiRefNet
+from decoupe.models.fuse import fuse
+from decoupe.training.criteria import BiRefNetCriterion
+from decoupe.training.loop import train
+from decoupe.training.recipes import RECIPES, Recipe, Stage
+from machine import machine, median_times, print_table, versions
+
+BASE = RECIPES["pocket"]
+
+
+def variant(**model: object) -> Recipe:
+    """The recipe with another network."""
+    return dataclasses.replace(BASE, model=dataclasses.replace(BASE.model, **model))  # type: ignore[arg-type, type-var]
+
+
+def costing(*, gradient: float = 0.3, **pixel: float) -> Recipe:
+    """The recipe with another loss."""
+    assert isinstance(BASE.criterion, BiRefNetCriterion)
+    weights = dataclasses.replace(BASE.criterion.pixel, **pixel)
+    return dataclasses.replace(
+        BASE, criterion=dataclasses.replace(BASE.criterion, pixel=weights, gradient=gradient)
+    )
+
+
+VARIANTS: dict[str, Recipe] = {
+    "as it is": BASE,
+    "as it is, from other random weights": BASE,
+    "no inward reference": variant(inward="none"),
+    "inward reference by a grid of patches (the paper)": variant(inward="split"),
+    "no outward reference": variant(outward=False),
+    "outward reference without its gradient loss": costing(gradient=0),
+    "no context module": variant(squeeze="none"),
+    "deformable context module": variant(squeeze="aspp_deformable"),
+    "context modules in the decoder too": variant(context="aspp"),
+    "half as wide a decoder": variant(block_width=24),
+    "plain cross entropy as the only loss": costing(gradient=0, structure=0, bce=1),
+    "SSIM added to the loss": costing(ssim=0.5),
+    "dropout of a half in the context module": variant(dropout=0.5),
+}
+SEEDS = {"as it is, from other random weights": 1}
+
+
+def trained(name: str, recipe: Recipe, folders: list[Path], out: Path, steps: int) -> dict[str, float]:
+    """Scores of a variant on the first set's held-out pairs."""
+    assert recipe.preprocessing is not None
+    recipe = dataclasses.replace(
+        recipe,
+        steps=steps,
+        stages=(Stage((128, 128), 0.7), Stage((192, 192))),
+        preprocessing=dataclasses.replace(recipe.preprocessing, size=(192, 192)),
+        optimizer=dataclasses.replace(recipe.optimizer, warm_up=min(50, steps // 4)),
+        ema=0.99,
+        validate_every=steps,
+    )
+    folder = out / re.sub(r"\W+", "-", name)
+    trainer = train(recipe, folders, [], folder, device="cpu", workers=1)  # goes on where it was interrupted
+    if trainer.progress.step == 0 and name in SEEDS:
+        torch.manual_seed(SEEDS[name])
+        for module in trainer.network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.reset_parameters()
+    if trainer.progress.step < steps:
+        trainer.run(report_every=100)
+    trainer.close()
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    found: dict[str, float] = [line for line in lines if "validation" in line][-1]["validation"][
+        folders[0].name
+    ]
+    return found
+
+
+def network(recipe: Recipe) -> Callable[[], object]:
+    """One pass of the variant's network."""
+    model = fuse(BiRefNet(recipe.model).eval())  # type: ignore[arg-type]
+    image = torch.zeros(1, 3, 320, 320)
+
+    def run() -> object:
+        with torch.inference_mode():
+            return model(image)
+
+    return run
+
+
+def main() -> None:
+    """Print one row per variant."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sets", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    options = parser.parse_args()
+
+    scores = {
+        name: trained(name, VARIANTS[name], options.sets, options.out, options.steps) for name in options.only
+    }
+    seconds = median_times({name: network(VARIANTS[name]) for name in scores}, repeats=15)
+    print(f"{machine()}; {versions('torch', 'pysodmetrics')}")
+    print(f"{options.steps} steps of {BASE.batch_size} pictures\n")
+    rows = [
+        [
+            name,
+            f"{sum(p.numel() for p in BiRefNet(VARIANTS[name].model).parameters()) / 1e6:.2f}",  # type: ignore[arg-type]
+            *(f"{result[key]:.3f}" for key in ("S", "MAE", "maxF", "wF")),
+            f"{1000 * seconds[name]:.0f}",
+        ]
+        for name, result in scores.items()
+    ]
+    print_table(["variant", "million parameters", "S", "MAE", "max F", "weighted F", "ms"], rows)
+
+
+if __name__ == "__main__":
+    main()
