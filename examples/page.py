@@ -56,7 +56,7 @@ def main() -> None:
                 page.wait_for_timeout(500)
                 page.wait_for_selector("#download:enabled")
             page.wait_for_selector("#told:empty", state="attached")
-            page.screenshot(path=HERE.parent / "docs" / f"{name}.png", full_page=name == "page-phone")
+            page.screenshot(path=HERE.parent / "docs" / f"{name}.png")
             page.close()
         browser.close()
 

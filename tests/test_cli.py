@@ -166,6 +166,29 @@ def test_a_folder_is_mirrored_and_resumed(run: Run, here: Path) -> None:
     assert lines(run("in", "--overwrite"))[-1].startswith("decoupe: 3 cut;")
 
 
+def test_a_pattern_is_a_folder_of_which_what_matches_is_cut(run: Run, here: Path) -> None:
+    photo = photograph(here / "in" / "b.png").read_bytes()
+    for name in ("a.jpg", "deep/c.jpg", "deep/deeper/d.jpg", "e[1].jpg", "notes.jpg.txt"):
+        (here / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / "in" / name).write_bytes(photo)
+    assert run("in/*.jpg", "-o", "flat").exit_code == 0
+    assert run("in/**/[cd].jpg", "-o", "deep").exit_code == 0
+    assert run("in/e[1].jpg").exit_code == 0  # a file of that name
+    made = {str(path.relative_to(here)) for path in here.rglob("*.png")} - {"in/b.png"}
+    assert made == {
+        "flat/a.png",
+        "flat/e[1].png",
+        "deep/deep/c.png",
+        "deep/deep/deeper/d.png",
+        "in/e[1].cut.png",
+    }
+    result = run("in/*.gif", "-o", "none")
+    assert (result.exit_code, lines(result)) == (
+        1,
+        ["decoupe: in/*.gif matches no pictures: check the pattern"],
+    )
+
+
 def test_an_interrupted_folder_is_taken_up_again(
     run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,11 +476,13 @@ def test_an_input_is_never_an_output(run: Run, here: Path, out: str) -> None:
 
 
 def test_a_folder_is_never_its_own_output(run: Run, here: Path) -> None:
-    photo = photograph(here / "in" / "photo.png")
-    before = photo.read_bytes()
-    result = run("in", "-o", "in", "--overwrite")
+    photograph(here / "in" / "photo.jpg")
+    result = run("in", "-o", "./in")
     assert result.exit_code == 1
-    assert photo.read_bytes() == before
+    assert lines(result) == [
+        "decoupe: in is the folder of the pictures: name another with -o, or leave -o out"
+    ]
+    assert [path.name for path in (here / "in").iterdir()] == ["photo.jpg"]
 
 
 def test_a_folders_outputs_are_never_another_inputs(run: Run, here: Path) -> None:
@@ -557,6 +582,7 @@ def test_an_output_folder_that_cannot_be_made(run: Run, here: Path) -> None:
         (["--precision", "float12"], "unknown dtype 'float12'; did you mean"),
         (["--precision", "float16"], "exported files compute in float32"),
         (["-"], "- stands for one picture"),
+        (["https://a.org/b.jpg"], "https://a.org/b.jpg is an address, and no pictures are fetched: download"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import psutil
 import pytest
 import torch
 from torch import Tensor, nn
 
 import decoupe
 from decoupe import weights
+from decoupe.cores import cores
 from decoupe.errors import (
     CheckpointError,
     DeviceError,
@@ -79,6 +81,17 @@ def test_foreign_onnx_files_with_fixed_shapes(tmp_path: Path, sigmoid: bool) -> 
     np.testing.assert_allclose(runtime(IMAGES), ours(IMAGES), atol=1e-5)
     with pytest.raises(InputError, match="takes 48×32 only, not 64×64: leave size out"):
         runtime(np.zeros((1, 3, 64, 64), np.float32))
+
+
+def test_threads_are_as_many_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_onnx(tmp_path / "tiny.onnx")
+    for told, more in (("1", 0), ("3", 2)):  # beside the thread that asks
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+        before = psutil.Process().num_threads()
+        runtime = open_runtime(model)
+        assert psutil.Process().num_threads() - before == more
+        assert cores() == int(told)
+        del runtime
 
 
 def test_a_fixed_side_need_not_be_a_multiple_of_anything(tmp_path: Path) -> None:

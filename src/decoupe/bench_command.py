@@ -39,7 +39,7 @@ def bench(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the seconds that models take here for a picture; `decoupe models` shows them from then on."""
+    """Measure the seconds that models take here. `decoupe models` shows them from then on."""
     with told():
         hush_downloads(quiet)
         for name in names or ():  # an unknown one is told before anything else

@@ -41,7 +41,7 @@ def models(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the models: what each is for, at which sizes, under which licence, and which are here."""
+    """List the models. What each is for, at which sizes, under which licence, and which are here."""
     from decoupe.weights import download, registry
     from decoupe.weights.own import own_models
 
@@ -75,7 +75,7 @@ def get(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Download a model and verify it; its path is printed."""
+    """Download a model and verify it. Its path is printed."""
     from decoupe.weights import download, registry
 
     with told():

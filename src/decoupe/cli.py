@@ -9,48 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import Annotated
 
 import typer
 
 import decoupe
-from decoupe import (
-    catalogue_commands,
-    evaluation_commands,
-    export_command,
-    serve_command,
-    training_commands,
-    video_command,
-)
 from decoupe.bench_command import bench
-from decoupe.console import hush_downloads, told
+from decoupe.catalogue_commands import cache_app, get, models
+from decoupe.console import told
 from decoupe.cut_command import cut
-from decoupe.errors import InputError
-from decoupe.inference.preprocess import MAX_PIXELS
-from decoupe.options import (
-    AsJson,
-    Device,
-    Inputs,
-    JsonLines,
-    Log,
-    MaxPixels,
-    Memory,
-    Model,
-    NetworkSize,
-    Overwrite,
-    Precision,
-    Quiet,
-    Verbose,
-    parse_size,
-)
-from decoupe.plan import make_plan
-from decoupe.running import Telling, Worked, do
-from decoupe.runtimes import find_spec
-from decoupe.segment_files import check_form, check_targets, segment_files
-
-if TYPE_CHECKING:
-    from decoupe.inference.predictor import Segmenter
+from decoupe.evaluation_commands import eval_app
+from decoupe.export_command import export
+from decoupe.options import AsJson
+from decoupe.segment_command import segment
+from decoupe.serve_command import serve, ui
+from decoupe.training_commands import calibrate, data_app, train
+from decoupe.video_command import video
 
 app = typer.Typer(
     help="Cut the subject out of any picture, down to the hair.",
@@ -64,21 +38,6 @@ app = typer.Typer(
 def main() -> None:
     """The ``decoupe`` command."""
     app()
-
-
-app.command()(cut)
-app.command()(video_command.video)
-app.command()(catalogue_commands.models)
-app.command()(catalogue_commands.get)
-app.command()(bench)
-app.add_typer(catalogue_commands.cache_app, name="cache")
-app.command()(serve_command.serve)
-app.command()(serve_command.ui)
-app.command()(training_commands.train)
-app.command()(training_commands.calibrate)
-app.command()(export_command.export)
-app.add_typer(training_commands.data_app, name="data")
-app.add_typer(evaluation_commands.eval_app, name="eval")
 
 
 def _version(asked: bool) -> None:
@@ -96,90 +55,8 @@ def options(
     """Cut the subject out of any picture, down to the hair."""
 
 
-SegmentsOut = Annotated[
-    str | None,
-    typer.Option(
-        "-o",
-        "--out",
-        metavar="OUT",
-        help="Picture, .json, folder, or - for JSON on standard output; else PHOTO.segments.png and .json.",
-    ),
-]
-Reading = Annotated[
-    str | None,
-    typer.Option(metavar="READING", help="panoptic, instances or semantic: how pixels become segments."),
-]
-Form = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        metavar="FORMAT",
-        help="overlay and labels: a picture, and polygons as JSON; coco and coco-panoptic: COCO's files.",
-    ),
-]
-Score = Annotated[
-    float | None, typer.Option(min=0, max=1, metavar="S", help="Least score of a segment, 0 to 1.")
-]
-
-
-@app.command()
-def segment(
-    inputs: Inputs,
-    out: SegmentsOut = None,
-    model: Model = None,
-    reading: Reading = None,
-    form: Form = "overlay",
-    score: Score = None,
-    size: NetworkSize = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    memory: Memory = None,
-    overwrite: Overwrite = False,
-    max_pixels: MaxPixels = MAX_PIXELS,
-    log: Log = None,
-    as_json: JsonLines = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
-    """Say what is where in pictures: a picture with labels, and the segments as JSON beside it."""
-    with told():
-        hush_downloads(quiet)
-        find_spec(model)
-        network_size = parse_size(size)
-        form, kind = check_form(form, reading)
-        if score is not None and kind == "semantic":
-            raise InputError(
-                "--score chooses segments, the semantic reading names every pixel: leave one out"
-            )
-        plan = make_plan(inputs, out, word="segments", overwrite=overwrite, text=True)
-        check_targets(plan, form, overwrite)
-
-        def open_model() -> Segmenter:
-            from decoupe.inference.predictor import open_segmenter
-            from decoupe.inference.segments import Thresholds
-
-            segmenter = open_segmenter(
-                model, device=device, dtype=precision, size=network_size, memory=memory
-            )
-            if score is not None:
-                segmenter.thresholds = Thresholds(score=score, instance=score)
-            return segmenter
-
-        def work(segmenter: Segmenter, source: Path | BinaryIO, target: Path | None) -> Worked:
-            found = segmenter(source, max_pixels=max_pixels)
-
-            def about() -> dict[str, Any]:
-                height, width = found.image.shape[:2]
-                return {"width": width, "height": height, "segments": len(found.read(kind))}
-
-            return segment_files(found, form, kind, target, segmenter.runtime.name), about
-
-        do(plan, open_model, work, done="segmented", telling=Telling(quiet, verbose, as_json, log))
-
-
-@app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Check what works here: versions, devices, cache, extras, the default model."""
+    """Check what works here. Versions, devices, cache, extras, the default model."""
     from decoupe import doctor as checks
 
     with told():
@@ -192,3 +69,10 @@ def doctor(as_json: AsJson = False) -> None:
             typer.echo(json.dumps([dataclasses.asdict(check) for check in made]))
         if not all(check.ok for check in made):
             raise typer.Exit(1)
+
+
+# In the order in which the help shows them.
+for command in (cut, segment, video, models, get, bench, doctor, serve, ui, train, calibrate, export):
+    app.command()(command)
+for name, group in {"cache": cache_app, "data": data_app, "eval": eval_app}.items():
+    app.add_typer(group, name=name)

@@ -87,11 +87,6 @@ def hush_downloads(quiet: bool) -> None:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def imported(module: str, command: str, extra: str) -> ModuleType:
     """A module of decoupe; MissingExtraError where the extra that a command needs is not installed."""
     try:

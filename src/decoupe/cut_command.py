@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import typer
 
-from decoupe.console import cores, hush_downloads, printable, say, told
+from decoupe.console import hush_downloads, printable, say, told
+from decoupe.cores import cores
 from decoupe.cut_files import Wanted, describe, read_background, wanted
 from decoupe.cut_options import CutOptions
 from decoupe.errors import DecoupeError, InputError
-from decoupe.inference.media import find_images
+from decoupe.inference.media import find_images, folder_of
 from decoupe.options import parse_feeding, parse_numbers, parse_size, taking
 from decoupe.plan import make_plan
 from decoupe.raw_frames import cut_frames
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @taking(CutOptions)
 def cut(options: CutOptions) -> None:
-    """Cut the subject out of pictures; a folder gives a folder, and a second run does what is left."""
+    """Cut the subject out of pictures. A folder gives a folder, and a second run does what is left."""
     with told():
         hush_downloads(options.quiet)
         if options.what == ["list"]:
@@ -52,7 +53,7 @@ def cut(options: CutOptions) -> None:
             suffix=output.suffix,
             waiting=options.watch,
         )
-        if options.watch and not all(Path(name).is_dir() for name in options.inputs):
+        if options.watch and not all(folder_of(Path(name)) for name in options.inputs):
             raise InputError("--watch waits for pictures to arrive in folders: name folders only")
         plan = look()
         output.check(plan)
@@ -117,7 +118,8 @@ def _list_labels(options: CutOptions) -> int:
         raise InputError("--what list takes files and folders: name them")
     pictures: list[Path] = []
     for name in options.inputs:
-        found = find_images(Path(name)) if Path(name).is_dir() else [Path(name)]
+        folder = folder_of(Path(name))
+        found = [Path(name)] if folder is None else find_images(*folder)
         if not found:
             raise InputError(f"{name} holds no pictures: name another folder, or the files")
         pictures += found

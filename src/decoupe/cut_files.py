@@ -14,7 +14,7 @@ from decoupe.cut_options import CutOptions
 from decoupe.errors import InputError, OutputError, unknown
 from decoupe.inference.matting import Matting, check_pymatting
 from decoupe.inference.media import SUFFIXES, check_quality, encode, encode_layers, image_format
-from decoupe.inference.preprocess import NO_METADATA
+from decoupe.inference.metadata import NO_METADATA
 from decoupe.options import parse_edits
 from decoupe.plan import Plan, check_formats
 

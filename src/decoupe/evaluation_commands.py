@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoupe.console import cores, drawn, imported, progress_bar, say, told
+from decoupe.console import drawn, imported, progress_bar, say, told
+from decoupe.cores import cores
 from decoupe.errors import InputError, unknown
 from decoupe.options import AsJson
 
@@ -73,7 +74,7 @@ def evaluate(
     ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print the table and errors alone.")] = False,
 ) -> None:
-    """Score predictions against truth, or a model on a set; compare puts two reports side by side."""
+    """Score predictions against truth, or a model on a set. `compare` puts two reports side by side."""
     if context.invoked_subcommand is not None:
         return
     with told():

@@ -58,7 +58,7 @@ def export(
     ] = 0.005,
     force: Annotated[bool, typer.Option("--force", help="Keep a file whose numbers differ.")] = False,
 ) -> None:
-    """Write a model as one file that runs without PyTorch, checked against PyTorch first."""
+    """Write a model as one file that runs without PyTorch. It is checked against PyTorch first."""
     with told():
         if out.suffix not in (".onnx", ".xml"):
             raise InputError(f"{out} ends in {out.suffix or 'nothing'}, expected .onnx or .xml: rename it")

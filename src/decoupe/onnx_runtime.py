@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from decoupe.cores import threads_told
 from decoupe.errors import CheckpointError, DeviceError, InputError, MissingExtraError, ModelError
 from decoupe.memory import Footprint
 from decoupe.weights.labels import Vocabulary
@@ -389,6 +390,7 @@ def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads_told()  # 0 lets it choose
     # As fast without, and memory of one large picture is given back, not held for the process's life.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False

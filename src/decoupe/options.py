@@ -130,7 +130,7 @@ def parse_edits(options: Any) -> dict[str, Any]:
 
 
 Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders, or - for standard input.")
+    list[str], typer.Argument(metavar="INPUT", help="Pictures, folders, patterns, or - for standard input.")
 ]
 Model = Annotated[
     str | None,

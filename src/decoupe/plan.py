@@ -16,6 +16,7 @@ from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import (
     READABLE,
     find_images,
+    folder_of,
     image_format,
     is_done,
     is_outdated,
@@ -86,7 +87,7 @@ def make_plan(
     """Which picture goes where.
 
     Args:
-        inputs: files, folders, or one ``-`` alone.
+        inputs: files, folders, patterns such as ``photos/**/*.jpg``, or one ``-`` alone.
         out: a file where there is one picture, else a folder; None is beside the inputs.
         word: ``"cut"``, ``"matte"`` or ``"segments"``, what outputs are called that nobody named.
         overwrite: whether outputs that exist are made again. Without it those of a folder are skipped,
@@ -102,8 +103,11 @@ def make_plan(
     if "" in (*inputs, out):
         # A shell's empty variable; as a path it would be the working folder.
         raise InputError("a path is empty: check the variable that it came from")
+    for name in inputs:
+        if name.startswith(("http://", "https://")):
+            raise InputError(f"{name} is an address, and no pictures are fetched: download it first")
     inputs = list(dict.fromkeys(inputs))
-    several = len(inputs) > 1 or Path(inputs[0]).is_dir()
+    several = len(inputs) > 1 or folder_of(Path(inputs[0])) is not None
     if "-" in inputs or out == "-":
         if several:
             raise InputError("- stands for one picture: give no other inputs, and no folder")
@@ -156,8 +160,8 @@ def _plan_input(
     waiting: bool,
 ) -> None:
     try:
-        if source.is_dir():
-            _plan_folder(plan, source, target_of(source), overwrite, suffix, waiting)
+        if (found := folder_of(source)) is not None:
+            _plan_folder(plan, *found, target_of(found[0]), overwrite, suffix, waiting)
         else:
             _plan_file(plan, source, target_of(source), places, overwrite)
     except DecoupeError as error:
@@ -181,9 +185,16 @@ def _plan_stream(name: str, out: str | None, overwrite: bool, text: bool) -> Pla
     return plan
 
 
-def _plan_folder(plan: Plan, folder: Path, out: Path, overwrite: bool, suffix: str, waiting: bool) -> None:
-    pictures = find_images(folder, exclude=out, problem=plan.problems.append)
+def _plan_folder(
+    plan: Plan, folder: Path, pattern: str, out: Path, overwrite: bool, suffix: str, waiting: bool
+) -> None:
+    if os.path.realpath(out) == os.path.realpath(folder):
+        # A second run would cut what the first has made.
+        raise OutputError(f"{out} is the folder of the pictures: name another with -o, or leave -o out")
+    pictures = find_images(folder, pattern, exclude=out, problem=plan.problems.append)
     if not pictures and not waiting:
+        if pattern != "**":
+            raise InputError(f"{folder / pattern} matches no pictures: check the pattern")
         raise InputError(f"{folder} holds no pictures: name another folder, or the files")
     _check_folder(out)
     for source, target in output_paths(pictures, folder, out, suffix).items():

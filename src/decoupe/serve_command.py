@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket as sockets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decoupe.console import imported, say, told
+from decoupe.cores import cores
 from decoupe.errors import InputError, OutputError
 from decoupe.runtimes import find_spec
 from decoupe.weights.registry import DEFAULT_MODEL
@@ -75,7 +75,7 @@ def serve(
     cors: Origins = None,
     quiet: Quiet = False,
 ) -> None:
-    """Cut pictures over HTTP, and show the page; requests are logged as JSON on standard error."""
+    """Cut pictures over HTTP, and show the page. Requests are logged as JSON on standard error."""
     with told():
         server = _imported()
         if token is not None and no_auth:
@@ -91,7 +91,7 @@ def serve(
             models=models,
             dtype=precision,
             batch=batch,
-            threads=max(2, os.cpu_count() or 2),
+            threads=max(2, cores()),
             max_pixels=max_pixels,
             max_frames=max_frames,
             memory=memory,
@@ -108,7 +108,7 @@ def serve(
 
 
 def ui(model: Models = None, port: Port = 0) -> None:
-    """Open the page in the browser; it works on this machine alone, until Ctrl-C."""
+    """Open the page in the browser. It works on this machine alone, until Ctrl-C."""
     with told():
         server = _imported()
         place = server.Workplace(models=named(model or [DEFAULT_MODEL]))

@@ -63,7 +63,7 @@ def train(
     ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
-    """Train a model, or go on where training was interrupted: the same command does both."""
+    """Train a model, or go on where training stopped. The same command does both."""
     with told():
         recipes = _training("recipes")
         if listed:
@@ -179,7 +179,7 @@ def calibrate(
     most: Annotated[int, typer.Option(min=1, metavar="N", help="Pairs to look at, evenly chosen.")] = 200,
     as_json: AsJson = False,
 ) -> None:
-    """Scale and shift a model's logits so that its alpha fits pairs that it was trained on best."""
+    """Fit a model's alpha to pairs that it was trained on. Two numbers scale and shift its logits."""
     with told():
         import decoupe
         from decoupe.weights import load_model

@@ -112,7 +112,7 @@ class VideoOptions:
 
 @taking(VideoOptions)
 def video(options: VideoOptions) -> None:
-    """Cut the subject out of a video: with transparency, or over something; run again, it goes on."""
+    """Cut the subject out of a video. With transparency, or over something; run again, it goes on."""
     with told():
         find_spec(options.model)  # an unknown name is told before anything else
         from decoupe.inference.predictor import open_predictor

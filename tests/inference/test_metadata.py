@@ -10,7 +10,8 @@ import pytest
 from PIL import ExifTags, Image
 
 from decoupe.inference.media import encode
-from decoupe.inference.preprocess import NO_METADATA, read_image
+from decoupe.inference.metadata import NO_METADATA
+from decoupe.inference.preprocess import read_image
 from decoupe.inference.results import Matte
 
 BASE, EXIF, PLACE = ExifTags.Base, ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo

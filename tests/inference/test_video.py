@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -13,8 +14,9 @@ from PIL import Image
 import decoupe
 from decoupe.inference import video, video_reader
 from decoupe.inference.preprocess import ShortVideoWarning, read_image
-from decoupe.inference.video import cut_video, interval, mattes, seconds_of, surrounded
+from decoupe.inference.video import cut_video, interval, mattes, seconds_of
 from decoupe.inference.video_files import CODECS, form_of
+from decoupe.inference.video_frames import BackgroundVideo, surrounded
 from decoupe.inference.video_reader import VideoReader
 from inference.clips import (
     RATE,
@@ -241,7 +243,7 @@ def test_over_things_and_the_matte(predictor: decoupe.Predictor) -> None:
 
 def test_a_background_video_is_shown_at_its_times_and_begins_anew() -> None:
     write_clip(Path("back.mp4"), [0, 6144, 12288], audio=None, noise=0)
-    background = video._BackgroundVideo("back.mp4", 10**6)
+    background = BackgroundVideo("back.mp4", 10**6)
     own = [matte[1] for matte in frames_of(Path("back.mp4"))]
 
     def shown(seconds: float) -> int:
@@ -313,6 +315,32 @@ def test_colours_survive(predictor: decoupe.Predictor) -> None:
     _, matte = next(mattes("in.mp4", predictor))
     wanted = np.asarray(matte.over("#4682b4"))[50:, 60:]
     assert abs(pixels - wanted).max() <= 3
+
+
+def test_files_tell_their_colours(predictor: decoupe.Predictor) -> None:
+    """Primaries, transfer and matrix (ITU-T H.273) of a camera's video, in the file and in its frames."""
+    with av.open("in.mp4", "w") as out:
+        stream: Any = out.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        context = stream.codec_context
+        context.color_primaries, context.color_trc, context.colorspace = 9, 16, 9
+        frame = av.VideoFrame.from_ndarray(picture(0, 64, 48), format="rgb24")
+        out.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=9)))
+        out.mux(stream.encode(None))
+    options: dict[str, dict[str, Any]] = {
+        "prores.mov": {},
+        "rle.mov": {"codec": "qtrle"},
+        "vp9.webm": {},
+        "h264.mp4": {"over": "white"},
+    }
+    for target, asked in options.items():
+        cut_video("in.mp4", target, predictor, **asked)
+        with av.open(target) as made:
+            told = made.streams.video[0].codec_context
+            shown = next(made.decode(video=0))
+        matrix = 0 if target == "rle.mov" else 9
+        assert (told.color_primaries, told.color_trc, told.colorspace) == (9, 16, matrix), target
+        assert (shown.color_primaries, shown.color_trc, shown.colorspace) == (9, 16, matrix), target
 
 
 @pytest.mark.parametrize("smooth", [True, False])

@@ -181,6 +181,21 @@ def test_several_pictures_and_all_of_them_as_a_zip(visit: Open, server: Running)
     assert page.locator("#before").get_attribute("alt") == "b.png, before"
 
 
+def test_the_example_and_taking_pictures_away(visit: Open) -> None:
+    page = visit()
+    page.get_by_role("button", name="Try the example").click()
+    settled(page)
+    assert downloaded(page, "Download PNG")[0] == "coffee.cut.png"
+    give(page, "a.png", "b.png")
+    page.get_by_label("a.png, cut").click()
+    page.get_by_role("button", name="Remove", exact=True).click()
+    assert page.locator("#before").get_attribute("alt") == "b.png, before"
+    page.locator("#stage").press("Delete")
+    assert page.locator("#before").get_attribute("alt") == "coffee.jpg, before"
+    page.locator("#stage").press("Delete")
+    page.get_by_role("heading", name="Drop pictures here").wait_for()
+
+
 PASTE = """data => {
   const file = new File([Uint8Array.from(data)], "pasted.png", { type: "image/png" });
   const transfer = new DataTransfer();

@@ -38,8 +38,9 @@ HIDDEN = 0.5 / 255
 
 _WORKING_PIXELS = 512 * 512
 _DENSE_PIXELS = 64 * 64  # levels up to this size relax every pixel, to spread colours into unknown regions
-_SMALL_SIDE, _SMALL_SWEEPS, _SWEEPS = 32, 10, 4
-_LAST_SWEEPS, _ONLY_SWEEPS = 2, 6  # of the full size, above several levels or straight above the working size
+_SMALL_SIDE, _SMALL_SWEEPS, _SWEEPS = 32, 10, 8  # up to the working size, where a sweep takes little
+_FINE_SWEEPS = 4  # beyond it
+_LAST_SWEEPS, _ONLY_SWEEPS = 1, 6  # of the full size, above several levels or straight above the working size
 _STEEP = 0.05  # change of alpha
 _SMOOTHNESS = 1e-5  # the paper's ε_r; its ω, the weight of alpha's gradient, is 1
 
@@ -164,15 +165,16 @@ class _Levels:
         sources = self._sources(near.places, level)
         colours, alphas = _planes(self._pixels[sources]), self._alpha[sources]
         _fill_known(layers, colours, alphas)
-        own = near.order(soft)
-        start = layers.take(own, axis=1)
-        _add_missing(start, colours.take(own, axis=1), alphas[own])
-        layers[:, own] = start.clip(0, 1, out=start)
+        own, beside = near.order(soft), [near.order(some) for some in around]
         rows, columns = divided(soft, self.sizes[level][1])
-        beside = [near.order(some) for some in around]
+        halves = _halves((rows + columns) % 2 == 0, own, beside, colours, alphas)
+        second = halves[1]  # from which the first is solved, whatever that was before
+        start = layers.take(second.places, axis=1)
+        _add_missing(start, second.colours, second.alpha)
+        layers[:, second.places] = start.clip(0, 1, out=start)
         last = len(self.sizes) - 1
-        sweeps = _SWEEPS if level < last else _LAST_SWEEPS if last > 1 else _ONLY_SWEEPS
-        _sweep(layers, _halves((rows + columns) % 2 == 0, own, beside, colours, alphas), sweeps)
+        sweeps = _FINE_SWEEPS if level < last else _LAST_SWEEPS if last > 1 else _ONLY_SWEEPS
+        _sweep(layers, halves, sweeps)
         return layers.take(near.order(places), axis=1)
 
     def _enlarged(self, places: Indices, level: int) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import sys
@@ -69,8 +70,24 @@ _MODES_OF_PNG = frozenset({"L", "RGB", "RGBA"})  # of `encode_png`
 _MODES_OF_JPEG = frozenset({"L", "RGB", "CMYK"})
 
 
+def folder_of(path: Path) -> tuple[Path, str] | None:
+    """The folder that an input names, and the pattern that chooses in it: ``**`` is everything.
+
+    Of ``photos/**/*.jpg`` the folder is ``photos``; None of what names a file.
+    """
+    if path.is_dir():
+        return path, "**"
+    plain = tuple(itertools.takewhile(lambda part: not set(part) & set("*?["), path.parts))
+    if len(plain) == len(path.parts) or path.exists():  # browsers save files as photo[1].jpg
+        return None
+    return Path(*plain), str(Path(*path.parts[len(plain) :]))
+
+
 def find_images(
-    path: Path, exclude: Path | None = None, problem: Callable[[str], object] | None = None
+    path: Path,
+    pattern: str = "**",
+    exclude: Path | None = None,
+    problem: Callable[[str], object] | None = None,
 ) -> list[Path]:
     """The pictures in the folder ``path`` and the folders below it, by file ending, sorted.
 
@@ -78,6 +95,7 @@ def find_images(
 
     Args:
         path: folder.
+        pattern: what pictures have to match, from the folder on, as ``*.jpg`` or ``**/a*``.
         exclude: folder to leave out.
         problem: called with one line for each folder that cannot be listed; None raises it.
 
@@ -99,6 +117,9 @@ def find_images(
         here = Path(folder)
         folders[:] = [n for n in folders if n[0] != "." and os.path.realpath(here / n) not in skipped]
         found += [here / name for name in files if name[0] != "." and Path(name).suffix.lower() in READABLE]
+    if pattern != "**":
+        matching = set(path.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
+        found = [picture for picture in found if picture in matching]
     return sorted(found)
 
 

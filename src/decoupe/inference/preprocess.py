@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-import struct
-import threading
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,9 +15,10 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from decoupe.errors import InputError
+from decoupe.inference.metadata import DAMAGED, NO_METADATA, Metadata, metadata_of, pillow_lock, upright
 from decoupe.inference.sampling import on_threads, strips
 from decoupe.inference.sixteen import choose_low_bytes, has_sixteen_bits
 from decoupe.weights.registry import Preprocessing
@@ -40,54 +38,6 @@ LONGEST_ASPECT = 16
 LARGEST_SIDE = 32768
 """Most pixels of a side that a caller may ask a model to see."""
 
-# Whatever Pillow's decoders let escape on damaged files.
-_DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    TypeError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    RuntimeError,
-    AssertionError,
-    AttributeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-
-# EXIF orientation -> how the picture is turned upright.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-_TURNS_ASIDE = frozenset({5, 6, 7, 8})  # those that exchange width and height
-
-# What EXIF tells that stays true of a picture made of the photograph; the rest describes the file's pixels.
-_TOLD = frozenset(
-    int(tag)
-    for tag in (
-        ExifTags.Base.ImageDescription,
-        ExifTags.Base.Make,
-        ExifTags.Base.Model,
-        ExifTags.Base.Software,
-        ExifTags.Base.DateTime,
-        ExifTags.Base.Artist,
-        ExifTags.Base.Copyright,
-    )
-)
-_OF_PIXELS = frozenset({int(ExifTags.Base.ExifImageWidth), int(ExifTags.Base.ExifImageHeight)})
-
-_pillow_lock = threading.Lock()
-
 # Formats whose further frames are not more of the same picture, as the depth map in a phone's JPEG is.
 _ANIMATED = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages"}
 
@@ -101,24 +51,6 @@ class FramesWarning(UserWarning):
 
 class ShortVideoWarning(UserWarning):
     """A video that ends before the time that it tells, of which what there is was read."""
-
-
-@dataclass(frozen=True)
-class Metadata:
-    """What a photograph says of itself, kept in what is made of it.
-
-    Attributes:
-        exif: a block as EXIF has it: camera, time, place, author and rights. Without the orientation, which
-            has been applied, the thumbnail, which shows the background, and what describes the file's pixels.
-        dpi: pixels per inch, across and down.
-    """
-
-    exif: bytes | None = None
-    dpi: tuple[float, float] | None = None
-
-
-NO_METADATA = Metadata()
-"""Of a picture that tells nothing of itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -391,7 +323,7 @@ def _from_file_object(source: BinaryIO, max_pixels: int) -> Picture:
 def _without_pillow_limit() -> Iterator[None]:
     # Pillow's bound is a global that warns, then refuses, and cannot be raised for one file; decoupe checks
     # its own as soon as the header is read. The lock keeps two threads from restoring each other's None.
-    with _pillow_lock:
+    with pillow_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             yield
@@ -420,7 +352,7 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
         raise InputError(
             f"{name} is not a picture that can be read: expected JPEG, PNG, WebP, TIFF or the like"
         ) from None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise InputError(f"{name} is damaged or truncated ({error}): get the file again") from None
     if further is not None:
         warnings.warn(f"{name} has several {further}: the first is read", FramesWarning, stacklevel=4)
@@ -431,7 +363,7 @@ def _further(image: ImageFile.ImageFile) -> str | None:
     """What an open file has several of, frames or pages; None where it holds one picture."""
     try:
         return _ANIMATED.get(str(image.format)) if getattr(image, "is_animated", False) else None
-    except _DAMAGED:
+    except DAMAGED:
         return None  # the second one is damaged, and nobody looks at it
 
 
@@ -447,7 +379,7 @@ def _register_heic(name: str) -> None:
         raise InputError(
             f"{name} is a HEIC file, which needs pillow-heif: pip install 'decoupe[heic]'"
         ) from None
-    with _pillow_lock:
+    with pillow_lock:
         pillow_heif.register_heif_opener()
 
 
@@ -458,20 +390,20 @@ def _opened(stream: BinaryIO) -> ImageFile.ImageFile:
 
 def _from_sixteen_bits(image: ImageFile.ImageFile, stream: BinaryIO, name: str) -> Picture:
     image.load()
-    high = np.asarray(_upright(image)).astype(np.uint16)
+    high = np.asarray(upright(image)).astype(np.uint16)
     stream.seek(0)
     with _opened(stream) as again:
         choose_low_bytes(again)
         again.load()
-        picture = _from_array(high << 8 | np.asarray(_upright(again)), name)
+        picture = _from_array(high << 8 | np.asarray(upright(again)), name)
     profile = _rgb_profile(image.info.get("icc_profile"))
-    return replace(picture, icc_profile=profile, metadata=_metadata(image))
+    return replace(picture, icc_profile=profile, metadata=metadata_of(image))
 
 
 def _from_pillow(image: Image.Image, name: str) -> Picture:
     image.load()
-    metadata = _metadata(image)
-    image = _upright(image)
+    metadata = metadata_of(image)
+    image = upright(image)
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return replace(_from_array(_wide_values(image, name), name), metadata=metadata)
@@ -490,45 +422,6 @@ def _from_pillow(image: Image.Image, name: str) -> Picture:
         image = rgba
     rgb, profile = _to_rgb(image, profile)
     return Picture(np.asarray(rgb), None, profile, name, metadata)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    # ImageOps.exif_transpose writes the metadata anew, and fails where they are odd.
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except _DAMAGED:
-        # Unreadable metadata is no reason to refuse readable pixels.
-        return image
-    return image if turn is None else image.transpose(turn)
-
-
-def _metadata(image: Image.Image) -> Metadata:
-    """What an image that has been loaded, and not yet turned, says of itself; nothing where it is damaged."""
-    dpi = image.info.get("dpi")
-    try:
-        with _pillow_lock, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="PIL")  # of damaged parts: the rest is kept
-            told, turned = _told(image)
-    except _DAMAGED:
-        # Unreadable metadata is no reason to refuse readable pixels.
-        told, turned = None, False
-    if not (isinstance(dpi, tuple) and len(dpi) == 2 and all(0 < float(side) < 1e6 for side in dpi)):
-        return Metadata(told)
-    across, down = float(dpi[0]), float(dpi[1])
-    return Metadata(told, (down, across) if turned else (across, down))
-
-
-def _told(image: Image.Image) -> tuple[bytes | None, bool]:
-    """The block of EXIF that is kept, and whether turning the image upright exchanges its sides."""
-    found, kept = image.getexif(), Image.Exif()
-    for tag in _TOLD & set(found):
-        kept[tag] = found[tag]
-    parts = {part: found.get_ifd(part) for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)}
-    for part, values in parts.items():
-        if values:
-            kept.get_ifd(part).update({tag: values[tag] for tag in values if tag not in _OF_PIXELS})
-    turned = found.get(ExifTags.Base.Orientation, 1) in _TURNS_ASIDE
-    return (kept.tobytes() if len(kept) or any(parts.values()) else None), turned
 
 
 def _wide_values(image: Image.Image, name: str) -> npt.NDArray[Any]:

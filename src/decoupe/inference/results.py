@@ -20,8 +20,9 @@ from decoupe.inference.foreground import HIDDEN, estimate_foreground
 from decoupe.inference.framing import cropped, framed, subject_box
 from decoupe.inference.matting import Matting, refined
 from decoupe.inference.media import encode, write_bytes
+from decoupe.inference.metadata import NO_METADATA, Metadata
 from decoupe.inference.png import encode_png
-from decoupe.inference.preprocess import NO_METADATA, Metadata, Picture, Pixels, Source, read_image
+from decoupe.inference.preprocess import Picture, Pixels, Source, read_image
 from decoupe.inference.sampling import on_threads, strips
 from decoupe.inference.sixteen import encode_tiff
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from decoupe.cores import cores
+
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
 
@@ -18,7 +20,6 @@ Part = TypeVar("Part")
 Done = TypeVar("Done")
 
 _CHUNK = 1 << 15  # pixels computed at a time: what belongs to them fits a core's cache
-_THREADS = min(4, os.cpu_count() or 1)
 
 
 def for_chunks(work: Callable[[Indices], None], places: Indices) -> None:
@@ -45,7 +46,7 @@ def on_threads(work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done
 @functools.cache
 def _threads(process: int) -> ThreadPoolExecutor:
     """The threads of a process: one that was forked has none of its parent's."""
-    return ThreadPoolExecutor(_THREADS, thread_name_prefix=f"decoupe-{process}")
+    return ThreadPoolExecutor(min(4, cores()), thread_name_prefix=f"decoupe-{process}")
 
 
 class Corners(NamedTuple):

@@ -26,17 +26,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageFilter
 
 import decoupe
 from decoupe.errors import DecoupeError, InputError, OutputError
-from decoupe.inference.edits import Edits, edited
-from decoupe.inference.media import READABLE
+from decoupe.inference.edits import Edits
 from decoupe.inference.predictor import Predictor
 from decoupe.inference.preprocess import MAX_PIXELS, Picture, Pixels, read_image
 from decoupe.inference.results import Background, Matte
 from decoupe.inference.smoothing import Known, Smoother
 from decoupe.inference.video_files import Form, form_of, join_pieces, sequence_path, write_piece
+from decoupe.inference.video_frames import Composer
 from decoupe.inference.video_reader import FFmpegError, VideoReader
 
 PIECE = 64
@@ -184,7 +183,7 @@ def cut_video(
         "version": decoupe.__version__,
     }
     with closing(_reader(source, start, end, max_pixels, deep=form.deep)) as reader:
-        composer = _Composer(over, matte, changes, form, reader.size, max_pixels)
+        composer = Composer(over, matte, changes, form, reader.size, max_pixels)
         work = _Work(target, form, {"input": _told_of(reader.name), **wanted}, overwrite, reader)
         try:
             work.advance(predictor, composer, smooth, batch_size, stop, progress)
@@ -278,102 +277,6 @@ def _ahead(items: Iterator[_Item], count: int) -> Generator[_Item, None, None]:
         pool.shutdown(cancel_futures=True)
 
 
-class _Composer:
-    """The picture that is written of each matte, ``(H, W, 3)`` or ``(H, W, 4)``."""
-
-    def __init__(
-        self,
-        over: Background | None,
-        matte: bool,
-        edits: Edits,
-        form: Form,
-        size: tuple[int, int],
-        max_pixels: int,
-    ) -> None:
-        self._matte = matte
-        self._edits = edits
-        self._form = form
-        self._over = over
-        self._video: _BackgroundVideo | None = None
-        if isinstance(over, (str, os.PathLike)) and _is_video(Path(over)):
-            self._video = _BackgroundVideo(os.fspath(over), max_pixels)
-        elif over is not None and not (isinstance(over, str) and over == "blur"):
-            # Fitted once, and one that cannot be used is told before the first frame is predicted.
-            nothing = Matte(np.zeros(size, np.float32), np.zeros((*size, 3), np.uint8))
-            self._over = np.asarray(nothing.over(over))
-
-    def __call__(self, seconds: Fraction, matte: Matte) -> Pixels:
-        """The frame at this time."""
-        if self._edits != Edits():
-            matte = replace(matte, alpha=edited(matte.alpha, self._edits))
-        if self._matte:
-            return _mask(matte)
-        if self._video is not None:
-            return matte.array(over=self._video.at(seconds))
-        if self._over is not None:
-            return matte.array(over=self._over)
-        cutout = matte.array()
-        return cutout if self._form.lossless else surrounded(cutout)
-
-
-def _mask(matte: Matte) -> Pixels:
-    """The matte as grey RGB ``(H, W, 3)``, with as many bits as its picture."""
-    dtype = matte.image.dtype
-    grey = np.rint(matte.alpha * np.iinfo(dtype).max).astype(dtype)
-    return np.repeat(grey[..., np.newaxis], 3, axis=2)
-
-
-def _is_video(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() not in READABLE
-
-
-class _BackgroundVideo:
-    """A video behind the subject: its frame at each time, from the beginning again when it ends."""
-
-    def __init__(self, name: str, max_pixels: int) -> None:
-        self._frames = _forever(name, max_pixels)
-        self._shown = next(self._frames)[1]
-        self._next = next(self._frames)
-
-    def at(self, seconds: Fraction) -> Pixels:
-        """The frame that is shown then; times come in their order."""
-        while self._next[0] <= seconds:
-            self._shown, self._next = self._next[1], next(self._frames)
-        return self._shown
-
-
-def _forever(name: str, max_pixels: int) -> Iterator[tuple[Fraction, Pixels]]:
-    """The frames of a video with their seconds, again and again."""
-    offset = Fraction(0)
-    while True:
-        reader = VideoReader(name, max_pixels=max_pixels)
-        time = 0
-        for time, pixels in reader.frames():
-            yield offset + time * reader.time_base, pixels
-        offset += time * reader.time_base + 1 / reader.rate
-        reader.close()
-
-
-def surrounded(bare: Pixels) -> Pixels:
-    """A cut-out ``(H, W, 4)`` whose hidden pixels have the colours of the subject near them, not black.
-
-    Codecs that lose something mix the colours of neighbours, and black would darken the edge.
-    """
-    step = np.iinfo(bare.dtype).max // 255
-    cutout = Image.fromarray((bare // step).astype(np.uint8))
-    small = cutout.convert("RGBa").reduce(4)
-    filled = np.zeros((*bare.shape[:2], 4), np.uint8)
-    for radius in (8, 2):
-        near = small.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
-        wide = np.asarray(near.resize(cutout.size, Image.Resampling.BILINEAR))
-        # Where little of the subject reaches, 8 bits no longer tell its colour.
-        filled = np.where(wide[..., 3:] >= 32, wide, filled)
-    alpha = bare[..., 3]
-    colours = np.where(alpha[..., np.newaxis] > 0, bare, filled * bare.dtype.type(step))
-    colours[..., 3] = alpha
-    return colours
-
-
 class _Work:
     """The pieces of an output in a folder beside it, and their joining.
 
@@ -433,7 +336,7 @@ class _Work:
     def advance(
         self,
         predictor: Predictor,
-        compose: _Composer,
+        compose: Composer,
         smooth: bool,
         batch_size: int,
         stop: Callable[[], bool],

@@ -19,6 +19,7 @@ from decoupe.inference.preprocess import Pixels
 from decoupe.inference.video_reader import Look, VideoReader, av, sound_of
 
 _DELAY = 2  # most frames by which an encoder below writes a frame before those shown earlier
+_NO_MATRIX = 0  # ITU-T H.273's of RGB; without it QuickTime files tell nothing of their colours
 _TICK = Fraction(1, 1000)  # of pieces, which count frames: the one time base that all containers keep
 
 
@@ -268,8 +269,8 @@ def _encoder(
     context.time_base = time_base
     context.sample_aspect_ratio = look.aspect
     context.color_primaries, context.color_trc = look.primaries, look.transfer
+    context.colorspace = _NO_MATRIX if _is_rgb(stream.pix_fmt) else look.matrix
     if not _is_rgb(stream.pix_fmt):
-        context.colorspace = look.matrix
         context.color_range = 1
     return stream
 
@@ -284,6 +285,8 @@ def _frame(pixels: Pixels, stream: Any, time: int, time_base: Fraction, look: Lo
     frame = av.VideoFrame.from_ndarray(pixels, format=named)
     matrix = None if _is_rgb(stream.pix_fmt) else look.matrix
     frame = frame.reformat(format=stream.pix_fmt, dst_colorspace=matrix)
+    # ProRes tells these in each frame, which does not have them from the stream.
+    frame.color_primaries, frame.color_trc = look.primaries, look.transfer
     frame.pts, frame.time_base = time, time_base
     return frame
 

@@ -22,7 +22,8 @@ let timer = null;
 // ---- Pictures
 
 function add(files) {
-  const images = [...files].filter((file) => file.type.startsWith("image/"));
+  // Browsers do not know every picture's type, HEIC's for one: the server tells of what is none.
+  const images = [...files].filter((file) => !file.type || file.type.startsWith("image/"));
   if (!images.length) return tell("That is no picture. JPEG, PNG, WebP and TIFF can be cut.");
   for (const file of images) {
     pictures.push({ file, name: file.name || "picture.png", url: URL.createObjectURL(file), state: "waiting" });
@@ -36,8 +37,9 @@ function add(files) {
 function remove(picture) {
   picture.abort?.abort();
   for (const url of [picture.url, picture.result?.url]) if (url) URL.revokeObjectURL(url);
-  pictures.splice(pictures.indexOf(picture), 1);
-  show(pictures.at(-1) ?? null);
+  const place = pictures.indexOf(picture);
+  pictures.splice(place, 1);
+  show(pictures[place] ?? pictures.at(-1) ?? null);
   if (!pictures.length) {
     for (const element of [page.work, page.controls]) element.hidden = true;
     page.welcome.hidden = false;
@@ -172,8 +174,10 @@ function draw() {
     page.after.alt = `${shown.name}, cut out`;
   }
   for (const button of [page.download, page.downloadWebp, page.copy]) button.disabled = state !== "done";
+  const done = pictures.filter((picture) => picture.state === "done").length;
   page.downloadAll.hidden = pictures.length < 2;
-  page.downloadAll.disabled = !pictures.some((picture) => picture.state === "done");
+  page.downloadAll.disabled = !done;
+  page.downloadAll.textContent = done && done < pictures.length ? `${done} of ${pictures.length} as ZIP` : "All as ZIP";
   strip();
   viewer.draw();
 }
@@ -412,7 +416,16 @@ page.cancel.addEventListener("click", () => {
   draw();
 });
 page.retry.addEventListener("click", () => again([shown]));
-page.dismiss.addEventListener("click", () => remove(shown));
+for (const button of [page.dismiss, page.remove]) button.addEventListener("click", () => remove(shown));
+for (const place of [page.stage, page.strip]) {
+  place.addEventListener("keydown", (event) => {
+    if (event.key === "Delete") remove(shown);
+  });
+}
+page.example.addEventListener("click", async () => {
+  const answer = await fetch(page.example.firstElementChild.src);
+  add([new File([await answer.blob()], "coffee.jpg", { type: "image/jpeg" })]);
+});
 page.download.addEventListener("click", () => save(shown.result.blob, `${stem(shown.name)}.cut.png`));
 page.downloadWebp.addEventListener("click", saveWebp);
 page.copy.addEventListener("click", copy);

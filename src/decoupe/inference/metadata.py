@@ -1,0 +1,118 @@
+"""What a photograph's file says of it beside its pixels: which way is up, and the EXIF that is kept."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import warnings
+import zlib
+from dataclasses import dataclass
+
+from PIL import ExifTags, Image
+
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    AssertionError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""Whatever Pillow's decoders let escape on damaged files."""
+
+pillow_lock = threading.Lock()
+"""Held by whoever changes what is the whole process's: Pillow's limit and plugins, Python's warnings."""
+
+# EXIF orientation -> how the picture is turned upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_TURNS_ASIDE = frozenset({5, 6, 7, 8})  # those that exchange width and height
+
+# What EXIF tells that stays true of a picture made of the photograph; the rest describes the file's pixels.
+_TOLD = frozenset(
+    int(tag)
+    for tag in (
+        ExifTags.Base.ImageDescription,
+        ExifTags.Base.Make,
+        ExifTags.Base.Model,
+        ExifTags.Base.Software,
+        ExifTags.Base.DateTime,
+        ExifTags.Base.Artist,
+        ExifTags.Base.Copyright,
+    )
+)
+_OF_PIXELS = frozenset({int(ExifTags.Base.ExifImageWidth), int(ExifTags.Base.ExifImageHeight)})
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a photograph says of itself, kept in what is made of it.
+
+    Attributes:
+        exif: a block as EXIF has it: camera, time, place, author and rights. Without the orientation, which
+            has been applied, the thumbnail, which shows the background, and what describes the file's pixels.
+        dpi: pixels per inch, across and down.
+    """
+
+    exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+
+NO_METADATA = Metadata()
+"""Of a picture that tells nothing of itself."""
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image that has been loaded, turned and mirrored as its EXIF tells."""
+    # ImageOps.exif_transpose writes the metadata anew, and fails where they are odd.
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except DAMAGED:
+        # Unreadable metadata is no reason to refuse readable pixels.
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def metadata_of(image: Image.Image) -> Metadata:
+    """What an image that has been loaded, and not yet turned, says of itself; nothing where it is damaged."""
+    dpi = image.info.get("dpi")
+    try:
+        with pillow_lock, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")  # of damaged parts: the rest is kept
+            told, turned = _told(image)
+    except DAMAGED:
+        # Unreadable metadata is no reason to refuse readable pixels.
+        told, turned = None, False
+    if not (isinstance(dpi, tuple) and len(dpi) == 2 and all(0 < float(side) < 1e6 for side in dpi)):
+        return Metadata(told)
+    across, down = float(dpi[0]), float(dpi[1])
+    return Metadata(told, (down, across) if turned else (across, down))
+
+
+def _told(image: Image.Image) -> tuple[bytes | None, bool]:
+    """The block of EXIF that is kept, and whether turning the image upright exchanges its sides."""
+    found, kept = image.getexif(), Image.Exif()
+    for tag in _TOLD & set(found):
+        kept[tag] = found[tag]
+    parts = {part: found.get_ifd(part) for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)}
+    for part, values in parts.items():
+        if values:
+            kept.get_ifd(part).update({tag: values[tag] for tag in values if tag not in _OF_PIXELS})
+    turned = found.get(ExifTags.Base.Orientation, 1) in _TURNS_ASIDE
+    return (kept.tobytes() if len(kept) or any(parts.values()) else None), turned
