@@ -30,6 +30,7 @@ from decoupe.errors import InputError
 from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.options import (
     AsJson,
+    Compile,
     Device,
     Inputs,
     JsonLines,
@@ -133,6 +134,7 @@ def segment(
     size: NetworkSize = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    compile: Compile = False,  # noqa: A002 - named as the option
     memory: Memory = None,
     overwrite: Overwrite = False,
     max_pixels: MaxPixels = MAX_PIXELS,
@@ -159,7 +161,12 @@ def segment(
             from decoupe.inference.segments import Thresholds
 
             segmenter = open_segmenter(
-                model, device=device, dtype=precision, size=network_size, memory=memory
+                model,
+                device=device,
+                dtype=precision,
+                compile=compile,
+                size=network_size,
+                memory=memory,
             )
             if score is not None:
                 segmenter.thresholds = Thresholds(score=score, instance=score)

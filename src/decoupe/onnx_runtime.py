@@ -159,6 +159,7 @@ class _File:
     """
 
     dtype = "float32"
+    normalises = False
 
     def __init__(
         self, session: Session, path: Path, name: str | None, preprocessing: Preprocessing | None

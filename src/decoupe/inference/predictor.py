@@ -318,6 +318,7 @@ def load(
     guided: bool | None = None,
     segments: str | Path | None = None,
     fuse: bool = True,
+    compile: bool = False,
     memory: int | str | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Predictor: ...
@@ -335,6 +336,7 @@ def load(
     guided: bool | None = None,
     segments: str | Path | None = None,
     fuse: bool = True,
+    compile: bool = False,
     memory: int | str | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Any: ...  # the name decides whether it gives mattes or segments
@@ -351,6 +353,7 @@ def load(
     guided: bool | None = None,
     segments: str | Path | None = None,
     fuse: bool = True,
+    compile: bool = False,  # noqa: A002 - as torch calls it
     memory: int | str | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Predictor | Segmenter:
@@ -371,6 +374,8 @@ def load(
             needed. None is the catalogue's ``maskformer-swin-base-coco``.
         fuse: compute a checkpoint in its equal, faster form (`decoupe.models.fuse`); False for the model as
             it was trained.
+        compile: compile a checkpoint when it first computes, which takes minutes, once for a size; told by a
+            `CompileWarning`, as is that there is no compiler, where the model is computed as it is.
         memory: the most that the process may hold, in bytes or as ``"4GB"``, on CUDA of the device; None is
             most of what is free. What does not fit is computed in smaller batches, and a picture that does
             not fit whole in tiles, guided by a glance at the whole, with a `SizeWarning`.
@@ -390,7 +395,13 @@ def load(
     if segments is not None:
         find_spec(segments)  # an unknown name is told now, not when it is needed
     opened = open_runtime(
-        model, device=device, dtype=dtype, runtime=runtime, fuse=fuse, preprocessing=preprocessing
+        model,
+        device=device,
+        dtype=dtype,
+        runtime=runtime,
+        fuse=fuse,
+        compiled=compile,
+        preprocessing=preprocessing,
     )
     spec = find_spec(model)
     if isinstance(opened, SegmentRuntime):
