@@ -39,8 +39,6 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `decoupe.load` sets it,
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 import decoupe
 from decoupe.layers.deform import DeformConv2d
@@ -139,7 +137,7 @@ def opened(path: Path, form: str, size: int | None) -> Any:
 
 
 def peak(model: Path | str, form: str, size: object, threads: int) -> float:
-    """GiB that a process holds at most which loads the model and computes one picture.
+    """GB that a process holds at most which loads the model and computes one picture.
 
     Args:
         model: its file; of form "peer" the preset's name.
@@ -149,7 +147,7 @@ def peak(model: Path | str, form: str, size: object, threads: int) -> float:
     """
     command = [sys.executable, __file__, "--peak", str(model), form, str(size), "--threads", str(threads)]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(json.loads(ran.stdout)) / 2**20
+    return 1024 * float(json.loads(ran.stdout)) / 1e9
 
 
 def one(model: str, form: str, size: str) -> None:
@@ -165,6 +163,10 @@ def one(model: str, form: str, size: str) -> None:
 
 def operations(name: str, shapes: list[tuple[int, ...]]) -> float:
     """Floating-point operations of the plain model."""
+    # What these import would count in the peaks that processes of this file measure.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode
+
     with FakeTensorMode() as shapes_alone:
         model = drawn(name)[1]
     for module in model.modules():
@@ -301,14 +303,14 @@ def grow(name: str, path: Path, repeats: int, threads: int, plot: Path | None) -
         points.append((size, seconds, peaks))
         cells = [f"{seconds[form]:.2f}" for form in seconds] + [f"{peaks[form]:.2f}" for form in peaks]
         rows.append([f"{size}×{size}", *cells, f"{1e6 * seconds['float32'] / size**2:.2f}"])
-    titles = [name, "float32, s", "bfloat16, s", "float32, GiB", "bfloat16, GiB", "float32, µs a pixel"]
+    titles = [name, "float32, s", "bfloat16, s", "float32, GB", "bfloat16, GB", "float32, µs a pixel"]
     print_table(titles, rows)
     if plot is not None:
         draw(points, name, plot)
 
 
 def draw(points: list[Any], name: str, plot: Path) -> None:
-    """Two panels over megapixels: seconds and GiB."""
+    """Two panels over megapixels: seconds and GB."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -316,7 +318,7 @@ def draw(points: list[Any], name: str, plot: Path) -> None:
 
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     pixels = [size**2 / 1e6 for size, _, _ in points]
-    for panel, index, title in zip(panels, (1, 2), ("seconds", "peak memory, GiB"), strict=True):
+    for panel, index, title in zip(panels, (1, 2), ("seconds", "peak memory, GB"), strict=True):
         for form in ("float32", "bfloat16"):
             panel.plot(pixels, [point[index][form] for point in points], marker="o", label=form)
         panel.set(xlabel="megapixels of the network's input", title=f"{name}: {title}", xlim=0, ylim=0)
@@ -352,7 +354,7 @@ def main() -> None:
                 grow(name, written(name, folder), options.repeats, options.threads, options.plot)
             return
         rates = product_rates()
-        titles = ["model, form", "s", "faster", "peak GiB", "of the products' rate", "largest difference"]
+        titles = ["model, form", "s", "faster", "peak GB", "of the products' rate", "largest difference"]
         for name in options.models:
             checkout = options.reference if name in PRESETS["birefnet"] else None
             network = None if checkout is None else official(name, checkout)
