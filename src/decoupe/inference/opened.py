@@ -43,6 +43,12 @@ class SizeWarning(UserWarning):
     """A prediction at a size at which the weights are not known to work, or that is seen in tiles."""
 
 
+def results_size(pictures: Sequence[Picture]) -> int:
+    """Bytes of the pictures' mattes, and of one more: while it is enlarged there are two."""
+    pixels = [math.prod(picture.size) for picture in pictures]
+    return 4 * (sum(pixels) + max(pixels))
+
+
 class Opened(ABC, Generic[Result]):
     """What every open model shares: reading pictures, batches of those that enter it at one size, memory."""
 
@@ -169,7 +175,7 @@ class Opened(ABC, Generic[Result]):
                 f"not at {size[1]}×{size[0]}: leave size out, or choose another model"
             )
         height, width = closer or size
-        fits = plan(self._model, height * width, len(pictures), self.memory)
+        fits = plan(self._model, height * width, len(pictures), self.memory, results_size(pictures))
         results: list[Result] = []
         while len(results) < len(pictures):
             if fits.batch:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from decoupe.errors import InputError
 from decoupe.inference.framing import VISIBLE
 from decoupe.inference.guided import LEAST_RATIO, enlarged
-from decoupe.inference.opened import Opened, Pair
+from decoupe.inference.opened import Opened, Pair, results_size
 from decoupe.inference.preprocess import (
     MAX_PIXELS,
     Picture,
@@ -265,7 +265,7 @@ class Predictor(Opened[Matte]):
         least, most = self.preprocessing.size_range
         if max(self._sides(size)) <= most:
             return super()._planned(pictures, size, closer)
-        fits = plan(self.runtime, most**2, 1, self.memory)
+        fits = plan(self.runtime, most**2, 1, self.memory, results_size(pictures))
         if not (side := self._largest_side(fits.pixels)):
             return [super(Predictor, self)._beyond(picture, size, fits) for picture in pictures]
         self._warn(
