@@ -1,14 +1,15 @@
 """Whole jobs on a CPU, plain and fast: a photograph in, its alpha or its segments out, batch 1.
 
-    python benchmarks/fast.py [MODEL ...] [--repeats 3] [--threads 2]
+    python benchmarks/fast.py [MODEL ...] [--repeats 3] [--threads 2] [--reference DIR]
     python benchmarks/fast.py birefnet-lite --growth [--plot docs/growth.png]
 
 MODEL is a preset of decoupe.models. Weights are drawn at random, the offsets of deformable convolutions with
 the spread that training gives them. "plain" is the model as it was trained, in float32, with torchvision's
 operator for deformable convolution, as the official repositories compute; "float32" and "bfloat16" are what
 `decoupe.load` gives. The forms take turns in one process; each one's peak memory is that of a process of its
-own. Where transparent-background or transformers is installed, its network runs beside, with the same
-weights, on the input that ours gets.
+own. Where transparent-background or transformers is installed, its network runs beside, on the input that
+ours gets; so does that of DIR, a checkout of the official BiRefNet, with the same weights: then differences
+are from it.
 
 --growth computes squares of 512 to 2048 pixels instead.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib
 import importlib.util
 import io
 import json
@@ -37,14 +39,14 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `decoupe.load` sets it,
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 import decoupe
 from decoupe.layers.deform import DeformConv2d
 from decoupe.layers.linear import linear
 from decoupe.models import MODELS, birefnet, inspyrenet, maskformer
+from decoupe.weights.birefnet_names import BACKBONE_NAMES
 from decoupe.weights.checkpoint import save_model
+from decoupe.weights.convert import from_reference
 from decoupe.weights.labels import ADE20K, NO_NAMES
 from decoupe.weights.registry import CATALOGUE
 from machine import machine, median_times, print_table, versions
@@ -76,14 +78,48 @@ def drawn(name: str) -> tuple[str, nn.Module]:
     model = MODELS[family][1](PRESETS[family][name]).eval()
     for module in model.modules():
         if isinstance(module, DeformConv2d):
-            taps = module.offset.weight[0].numel()
-            nn.init.uniform_(module.offset.weight, -1.5 * (3 / taps) ** 0.5, 1.5 * (3 / taps) ** 0.5)
+            spread_(module.offset.weight)
     return family, model
 
 
-def written(name: str, folder: str) -> Path:
-    """The preset's weights file, as a user has one."""
+def official(name: str, checkout: Path) -> nn.Module:
+    """The network of a checkout of the official BiRefNet, its weights drawn at random.
+
+    Its configuration is code: the backbone is chosen by the index of a list.
+    """
+    backbones = {ours: theirs for theirs, ours in BACKBONE_NAMES.items()}
+    chosen = backbones[PRESETS["birefnet"][name].backbone]
+    source, found = re.subn(
+        r"(self\.bb = )\[[^\]]*\]\[\d+\]", rf"\1{chosen!r}", (checkout / "config.py").read_text()
+    )
+    if found != 1:
+        sys.exit(f"{checkout}/config.py does not choose self.bb from a list: give a checkout of BiRefNet")
+    for module in [module for module in sys.modules if module == "config" or module.startswith("models")]:
+        del sys.modules[module]  # of the model before
+    config = sys.modules["config"] = types.ModuleType("config")
+    exec(compile(source, checkout / "config.py", "exec"), config.__dict__)
+    sys.path.insert(0, str(checkout))
+    torch.manual_seed(0)
+    network: nn.Module = importlib.import_module("models.birefnet").BiRefNet(bb_pretrained=False).eval()
+    sys.path.remove(str(checkout))
+    for key, tensor in network.named_parameters():
+        if key.endswith("offset_conv.weight"):
+            spread_(tensor)
+    return network
+
+
+def spread_(weight: Tensor) -> None:
+    """Draw a predictor of offsets such that they spread as training leaves them."""
+    bound = 1.5 * (3 / weight[0].numel()) ** 0.5
+    nn.init.uniform_(weight, -bound, bound)
+
+
+def written(name: str, folder: str, network: nn.Module | None = None) -> Path:
+    """The preset's weights file, as a user has one; its weights are those of ``network`` if there is one."""
     family, model = drawn(name)
+    if network is not None:
+        config = PRESETS[family][name]
+        model = from_reference(family, dict(network.state_dict()), config)
     path = Path(folder, f"{name}.safetensors")
     names = ADE20K if family == "maskformer" else NO_NAMES
     save_model(model, path, family=family, preprocessing=CATALOGUE[name].preprocessing, vocabulary=names)
@@ -100,15 +136,37 @@ def opened(path: Path, form: str, size: int | None) -> Any:
     return predictor
 
 
-def peak(path: Path, form: str, size: int | None, threads: int) -> float:
-    """GiB that a process holds at most which loads the model and computes one picture."""
-    command = [sys.executable, __file__, "--peak", str(path), form, str(size or 0), "--threads", str(threads)]
+def peak(model: Path | str, form: str, size: object, threads: int) -> float:
+    """GB that a process holds at most which loads the model and computes one picture.
+
+    Args:
+        model: its file; of form "peer" the preset's name.
+        form: one of `FORMS`, or "peer".
+        size: as `load` takes it; of form "peer" the input's, ``HxW``.
+        threads: to compute with.
+    """
+    command = [sys.executable, __file__, "--peak", str(model), form, str(size), "--threads", str(threads)]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(json.loads(ran.stdout)) / 2**20
+    return 1024 * float(json.loads(ran.stdout)) / 1e9
+
+
+def one(model: str, form: str, size: str) -> None:
+    """Compute one picture; run in a process of its own, see `peak`."""
+    if form != "peer":
+        opened(Path(model), form, int(size) or None)(photograph())
+        return
+    found = peer(model, [torch.zeros(1, 3, *map(int, size.split("x")))])
+    assert found is not None
+    with torch.inference_mode():
+        found[1]()
 
 
 def operations(name: str, shapes: list[tuple[int, ...]]) -> float:
     """Floating-point operations of the plain model."""
+    # What these import would count in the peaks that processes of this file measure.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode
+
     with FakeTensorMode() as shapes_alone:
         model = drawn(name)[1]
     for module in model.modules():
@@ -179,8 +237,15 @@ def peer(name: str, inputs: list[Tensor]) -> tuple[str, Callable[[], object]] | 
     return None
 
 
-def compare(name: str, path: Path, repeats: int, threads: int, rates: dict[str, float]) -> list[list[str]]:
-    """Rows of one model: each form, and the peer."""
+def compare(
+    name: str,
+    path: Path,
+    repeats: int,
+    threads: int,
+    rates: dict[str, float],
+    network: nn.Module | None,
+) -> list[list[str]]:
+    """Rows of one model: each form, and the peer or the reference."""
     predictors = {form: opened(path, form, None) for form in FORMS}
     with recorded(predictors["plain"]) as inputs:
         predictors["plain"](photograph())
@@ -188,10 +253,12 @@ def compare(name: str, path: Path, repeats: int, threads: int, rates: dict[str, 
         form: lambda predictor=predictor: predictor(photograph()) for form, predictor in predictors.items()
     }
     with torch.inference_mode():
-        if (other := peer(name, inputs)) is not None:
+        if network is not None:
+            runs["reference"] = lambda: network(inputs[0])
+        elif (other := peer(name, inputs)) is not None:
             runs[other[0]] = other[1]
         seconds = median_times(runs, repeats)
-    wanted = output(predictors["plain"])
+        wanted = output(predictors["plain"]) if network is None else network(inputs[0])[-1]
     total = operations(name, [tuple(tensor.shape) for tensor in inputs])
     rows = []
     for form, value in seconds.items():
@@ -200,12 +267,13 @@ def compare(name: str, path: Path, repeats: int, threads: int, rates: dict[str, 
             apart = (output(predictors[form]) - wanted).abs()
             rate = total / value / rates["bfloat16" if form == "bfloat16" else "float32"]
             row += [
-                f"{peak(path, form, None, threads):.2f}",
+                f"{peak(path, form, 0, threads):.2f}",
                 f"{rate:.0%}",
                 f"{apart.max() / wanted.std():.1e}",
             ]
         else:
-            row += ["", "", ""]
+            shape = "x".join(map(str, inputs[0].shape[2:]))
+            row += ["" if network is not None else f"{peak(name, 'peer', shape, threads):.2f}", "", ""]
         rows.append(row)
     print(f"{name}: {total / 1e9:,.0f} GFLOP at {', '.join('×'.join(map(str, t.shape[2:])) for t in inputs)}")
     return rows
@@ -235,14 +303,14 @@ def grow(name: str, path: Path, repeats: int, threads: int, plot: Path | None) -
         points.append((size, seconds, peaks))
         cells = [f"{seconds[form]:.2f}" for form in seconds] + [f"{peaks[form]:.2f}" for form in peaks]
         rows.append([f"{size}×{size}", *cells, f"{1e6 * seconds['float32'] / size**2:.2f}"])
-    titles = [name, "float32, s", "bfloat16, s", "float32, GiB", "bfloat16, GiB", "float32, µs a pixel"]
+    titles = [name, "float32, s", "bfloat16, s", "float32, GB", "bfloat16, GB", "float32, µs a pixel"]
     print_table(titles, rows)
     if plot is not None:
         draw(points, name, plot)
 
 
 def draw(points: list[Any], name: str, plot: Path) -> None:
-    """Two panels over megapixels: seconds and GiB."""
+    """Two panels over megapixels: seconds and GB."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -250,7 +318,7 @@ def draw(points: list[Any], name: str, plot: Path) -> None:
 
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     pixels = [size**2 / 1e6 for size, _, _ in points]
-    for panel, index, title in zip(panels, (1, 2), ("seconds", "peak memory, GiB"), strict=True):
+    for panel, index, title in zip(panels, (1, 2), ("seconds", "peak memory, GB"), strict=True):
         for form in ("float32", "bfloat16"):
             panel.plot(pixels, [point[index][form] for point in points], marker="o", label=form)
         panel.set(xlabel="megapixels of the network's input", title=f"{name}: {title}", xlim=0, ylim=0)
@@ -260,21 +328,21 @@ def draw(points: list[Any], name: str, plot: Path) -> None:
 
 
 def main() -> None:
-    """Print the machine, the rate of matrix products and the table."""
+    """Print the machine, the rate of matrix products and a table for each model."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", nargs="*", default=DEFAULT)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--reference", type=Path, help="a checkout of the official BiRefNet")
     parser.add_argument("--growth", action="store_true", help="by size instead, up to 2048×2048")
     parser.add_argument("--plot", type=Path, help="with --growth: the picture to write")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.peak:
-        path, form, size = options.peak
-        opened(Path(path), form, int(size) or None)(photograph())
+        one(*options.peak)
         # ru_maxrss would be that of the process that started this one, where that is larger.
         print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
         return
@@ -286,14 +354,15 @@ def main() -> None:
                 grow(name, written(name, folder), options.repeats, options.threads, options.plot)
             return
         rates = product_rates()
-        rows = []
+        titles = ["model, form", "s", "faster", "peak GB", "of the products' rate", "largest difference"]
         for name in options.models:
-            path = written(name, folder)
-            rows += compare(name, path, options.repeats, options.threads, rates)
+            checkout = options.reference if name in PRESETS["birefnet"] else None
+            network = None if checkout is None else official(name, checkout)
+            path = written(name, folder, network)
+            rows = compare(name, path, options.repeats, options.threads, rates, network)
+            print_table(titles, rows)
+            print(flush=True)
             path.unlink()
-        print()
-        titles = ["model, form", "s", "faster", "peak GiB", "of the products' rate", "largest difference"]
-        print_table(titles, rows)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,37 @@
 """Time and memory of whole networks, by device and precision: normalised images in, logits out.
 
-    python benchmarks/model_speed.py [MODEL ...] [--device cuda] [--size 1024] [--batch 1 4]
+    python benchmarks/model_speed.py [MODEL ...] [--device cuda] [--size 1024] [--batch 1 4 16]
+        [--forms plain fused compiled]
 
-MODEL is a preset of one of the modules of decoupe.models; its weights are drawn at random, and the offsets of
-its deformable convolutions are zero: a trained model reads its maps in a less orderly way. Reading, resizing
-and writing pictures is not in it.
+"plain" is the model as it was trained, "fused" what `decoupe.load` computes, "compiled" that with
+``compile=True``; the compiling itself is not timed. MODEL is a preset of one of the modules of
+decoupe.models; its weights are drawn at random, and the offsets of its deformable convolutions are zero: a
+trained model reads its maps in a less orderly way. Reading, resizing and writing pictures is not in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import itertools
 import statistics
 import time
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from decoupe.models import BiRefNet, InSPyReNet, MaskFormer, birefnet, inspyrenet, maskformer
+from decoupe.models.compiled import Compiled
+from decoupe.models.fuse import fuse, lower
+from decoupe.notices import CompileWarning
+from decoupe.runtimes import LOWERED
 from machine import machine, print_table, versions
 
+Compute = Callable[[Tensor], Any]
+FORMS = "plain", "fused", "compiled"
 PRESETS = {
     name: (family, config)
     for family, presets in (
@@ -30,7 +43,18 @@ PRESETS = {
 }
 
 
-def measure(model: nn.Module, images: Tensor, dtype: torch.dtype, repeats: int) -> tuple[float, float]:
+def form_of(form: str, plain: nn.Module, name: str, device: torch.device, dtype: torch.dtype) -> Compute:
+    """A model as a form has it."""
+    model = copy.deepcopy(plain).to(device)
+    if form == "plain":
+        return model
+    fuse(model)
+    if (device.type, str(dtype).removeprefix("torch.")) in LOWERED:
+        lower(model, dtype)
+    return Compiled(model, name, device) if form == "compiled" else model
+
+
+def measure(model: Compute, images: Tensor, dtype: torch.dtype, repeats: int) -> tuple[float, float]:
     """Median seconds of a batch, and the most bytes that PyTorch held on a CUDA device (else 0)."""
     device = images.device
     cuda = device.type == "cuda"
@@ -58,23 +82,27 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="side of the images in pixels")
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16", "float16"])
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=["plain", "fused"])
     parser.add_argument("--repeats", type=int, default=20)
     options = parser.parse_args()
 
+    warnings.simplefilter("ignore", CompileWarning)
     device = torch.device(options.device)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{machine()}, {where}; {versions('torch', 'torchvision')}; {options.size}×{options.size}\n")
     rows = []
     for name in options.models:
         family, config = PRESETS[name]
-        model = family(config).eval().to(device)
-        for batch in options.batch:
+        plain = family(config).eval()
+        for form, word, batch in itertools.product(options.forms, options.dtypes, options.batch):
+            dtype = getattr(torch, word)
             images = torch.randn(batch, 3, options.size, options.size, device=device)
-            for dtype in options.dtypes:
-                seconds, peak = measure(model, images, getattr(torch, dtype), options.repeats)
-                memory = f"{peak / 2**30:.1f}" if peak else "not measured"
-                rows.append([f"{name}, {dtype}", str(batch), f"{1000 * seconds / batch:.1f}", memory])
-    print_table(["model, precision", "batch", "ms per picture", "peak GiB"], rows)
+            model = form_of(form, plain, name, device, dtype)
+            seconds, peak = measure(model, images, dtype, options.repeats)
+            memory = f"{peak / 2**30:.1f}" if peak else "not measured"
+            rows.append([f"{name}, {form}, {word}", str(batch), f"{1000 * seconds / batch:.1f}", memory])
+            del model
+    print_table(["model, form, precision", "batch", "ms per picture", "peak GiB"], rows)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
+from decoupe.layers.blocks import StochasticDepth
 from decoupe.training.matching import Truth
 from decoupe.weights import convert
 from golden import fill

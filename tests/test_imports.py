@@ -18,6 +18,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 # Each part may import those before it; of those beside only the command line knows.
 ORDER = (
     "errors",
+    "notices",
     "readings",
     "memory",
     "cores",
@@ -160,6 +161,13 @@ def test_files_are_scored_without_torch(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert '"SAD": 0.0' in run.stdout
     assert (tmp_path / "report" / "index.html").exists()
+
+
+def test_models_of_our_own_blocks_need_no_torchvision() -> None:
+    """Importing it takes a second and 0.2 GB."""
+    code = "import sys, decoupe.models.fuse, decoupe.weights; print('torchvision' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout == "False\n"
 
 
 def test_the_main_job_runs_without_torch(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from decoupe.errors import (
     ModelError,
     UnknownModelError,
 )
+from decoupe.inference.preprocess import read_image, to_network
 from decoupe.models.birefnet import PRESETS, BiRefNet
 from decoupe.onnx_runtime import OnnxRuntime
 from decoupe.runtimes import Runtime, TorchRuntime, find_spec, open_runtime
@@ -32,6 +33,10 @@ from decoupe.weights import registry
 from decoupe.weights.checkpoint import save_model
 from inference.tiny import KEEP, write_onnx
 
+CUDA = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 IMAGES = np.random.default_rng(0).normal(size=(3, 3, 32, 48)).astype(np.float32)
 
 
@@ -244,6 +249,42 @@ def test_what_overflows_is_computed_again_in_float32(loaded: Path) -> None:
     np.testing.assert_array_equal(alone[1], open_runtime(loaded, dtype="float32")(images)[1])
 
 
+def test_half_precision_weights_as_on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of CUDA on a CPU: whole maps, products' weights held in half precision."""
+    torch.manual_seed(0)
+    path = tmp_path / "pocket.safetensors"
+    save_model(BiRefNet(PRESETS["pocket"]).eval(), path, family="birefnet", preprocessing=KEEP)
+    images = IMAGES[:, :, :32, :32].copy()
+    exact = open_runtime(path, dtype="float32")
+    monkeypatch.setattr("decoupe.models.fuse.in_blocks", lambda x: False)
+    monkeypatch.setattr("decoupe.runtimes.LOWERED", {("cpu", "float16"), ("cpu", "bfloat16")})
+    for dtype in ("float16", "bfloat16"):
+        runtime = open_runtime(path, dtype=dtype)
+        kinds = {parameter.dtype for parameter in runtime.module.parameters()}
+        assert kinds == {torch.float32, getattr(torch, dtype)}
+        assert 0 < np.abs(runtime(images) - exact(images)).max() < 0.02
+    # What overflows is computed in float32 by weights that were rounded once.
+    half, images = open_runtime(path, dtype="float16"), 1e5 * images
+    assert np.isfinite(half(images)).all()
+    assert np.abs(half(images) - exact(images)).max() < 0.02
+    assert torch.float16 in {parameter.dtype for parameter in half.module.parameters()}
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+def test_pictures_are_normalised_where_the_model_is_to_the_bit(loaded: Path, device: str) -> None:
+    predictor = decoupe.load(loaded, device=device)
+    assert predictor.runtime.normalises
+    steps = np.arange(256, dtype=np.uint8)
+    picture = read_image(np.stack([steps, steps[::-1], np.roll(steps, 7)], axis=1).reshape(16, 16, 3))
+    wanted = to_network(picture, (32, 48), KEEP)
+    fed = predictor.runtime._fed(predictor._batch([picture, picture], (32, 48)))
+    assert fed.device.type == device
+    assert fed.is_contiguous()
+    np.testing.assert_array_equal(fed.cpu().numpy(), np.stack([wanted, wanted]))
+    wide = read_image(257 * picture.pixels.astype(np.uint16))  # 16 bits among them: all as floats
+    np.testing.assert_array_equal(predictor._batch([picture, wide], (32, 48))[0], wanted)
+
+
 def test_missing_devices_and_precisions_are_errors(loaded: Path, tmp_path: Path) -> None:
     onnx_file = write_onnx(tmp_path / "a.onnx")
     for device in ("cuda:63", "mps", "meta", "toaster"):
@@ -265,6 +306,8 @@ def test_runtime_follows_from_the_model(loaded: Path, tmp_path: Path) -> None:
         open_runtime(onnx_file, runtime="torch")
     with pytest.raises(InputError, match="is an exported file, fused as it was written: leave fuse out"):
         open_runtime(onnx_file, fuse=False)
+    with pytest.raises(InputError, match="is an exported file, which is not compiled: leave compile out"):
+        open_runtime(onnx_file, compiled=True)
     with pytest.raises(InputError, match="runs on torch, not on onnx: export it"):
         open_runtime(loaded, runtime="onnx")
     with pytest.raises(InputError, match="unknown runtime 'onx'; did you mean 'onnx'"):

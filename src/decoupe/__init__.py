@@ -20,12 +20,14 @@ from decoupe.inference.predictor import Predictor, Segmenter, cut, load
 from decoupe.inference.preprocess import FramesWarning
 from decoupe.inference.results import Matte
 from decoupe.inference.segments import Segment, Segments
+from decoupe.notices import CompileWarning
 from decoupe.weights.registry import catalogue
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "CompileWarning",
     "ConfigError",
     "DecoupeError",
     "DeviceError",

@@ -15,7 +15,8 @@ import typer
 from decoupe.console import hush_downloads, say, told
 from decoupe.errors import DecoupeError, OutputError
 from decoupe.inference.media import write_bytes
-from decoupe.options import AsJson, Device, Precision, Quiet, known_models
+from decoupe.options import AsJson, Compile, Device, Precision, Quiet, known_models
+from decoupe.running import Telling, said_warnings
 from decoupe.runtimes import find_spec
 from decoupe.weights.registry import catalogue
 from decoupe.weights.timings import Timing, timings_file, with_timing
@@ -35,6 +36,7 @@ def bench(
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    compile: Compile = False,  # noqa: A002 - named as the option
     repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Pictures; the median counts.")] = 3,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -47,7 +49,8 @@ def bench(
         measured, failed = [], False
         for name in names or [row.name for row in catalogue() if row.downloaded]:
             try:
-                measured.append(_measured(name, device, precision, repeats))
+                with said_warnings(Telling(quiet)):
+                    measured.append(_measured(name, device, precision, compile, repeats))
                 _remember(measured[-1])
             except DecoupeError as error:
                 say(str(error))
@@ -62,7 +65,7 @@ def bench(
             raise typer.Exit(1)
 
 
-def _measured(name: str, device: str, precision: str, repeats: int) -> Timing:
+def _measured(name: str, device: str, precision: str, compiled: bool, repeats: int) -> Timing:
     """The median seconds of a model, after a picture that is not counted.
 
     Raises:
@@ -70,7 +73,7 @@ def _measured(name: str, device: str, precision: str, repeats: int) -> Timing:
     """
     from decoupe.inference.predictor import load
 
-    opened = load(name, device=device, dtype=precision)
+    opened = load(name, device=device, dtype=precision, compile=compiled)
     # Steps of grey: no picture is needed, and nothing depends on what is on it.
     height, width = PICTURE
     picture = np.linspace(0, 255, height * width * 3).astype(np.uint8).reshape(height, width, 3)

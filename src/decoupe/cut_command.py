@@ -69,6 +69,7 @@ def _open(options: CutOptions, size: Any) -> Predictor:
         options.model,
         device=options.device,
         dtype=options.precision,
+        compile=options.compile,
         size=size,
         minmax=options.minmax,
         guided=options.guided,

@@ -10,6 +10,7 @@ import typer
 from decoupe.inference.matting import Matting
 from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.options import (
+    Compile,
     Device,
     Feather,
     FillHoles,
@@ -140,6 +141,7 @@ class CutOptions:
     std: Annotated[str | None, typer.Option(metavar="R,G,B", help="What that is divided by.")] = None
     device: Device = "auto"
     precision: Precision = "auto"
+    compile: Compile = False
     memory: Memory = None
     raw: Annotated[
         str | None,

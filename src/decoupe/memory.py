@@ -67,7 +67,7 @@ class Plan:
     pixels: int = sys.maxsize
 
 
-def plan(model: Measured, pixels: int, pictures: int, budget: int | None = None) -> Plan:
+def plan(model: Measured, pixels: int, pictures: int, budget: int | None = None, results: int = 0) -> Plan:
     """What fits of ``pictures`` of ``pixels`` each.
 
     Args:
@@ -75,8 +75,11 @@ def plan(model: Measured, pixels: int, pictures: int, budget: int | None = None)
         pixels: width × height at which the model sees each.
         pictures: how many there are.
         budget: most bytes that the process may hold; None leaves it to what is free.
+        results: bytes that what comes of them takes in memory, beside the computing.
     """
     room = round(SHARE * free(model.device)) if budget is None else budget - held(model.device)
+    if not model.device.startswith("cuda"):
+        room -= results
     if GENEROUS * pixels * pictures <= room:
         return Plan(pictures, room)
     footprint = model.footprint()

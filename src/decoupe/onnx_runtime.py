@@ -160,6 +160,7 @@ class _File:
     """
 
     dtype = "float32"
+    normalises = False
 
     def __init__(
         self, session: Session, path: Path, name: str | None, preprocessing: Preprocessing | None

@@ -147,6 +147,10 @@ NetworkSize = Annotated[
 ]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the model, which takes minutes; faster from then on, on CUDA."),
+]
 Memory = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="The most it may hold, as 4GB; else most of what is free."),

@@ -25,6 +25,7 @@ from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import remove_stale, write_bytes
 from decoupe.inference.opened import SizeWarning
 from decoupe.inference.preprocess import FramesWarning, ShortVideoWarning
+from decoupe.notices import CompileWarning
 from decoupe.plan import Job, Plan
 from decoupe.watching import arrivals
 
@@ -203,7 +204,7 @@ def in_order(
 def said_warnings(telling: Telling) -> Iterator[None]:
     """What decoupe warns of, as lines on standard error."""
     with warnings.catch_warnings():
-        for category in (SizeWarning, FramesWarning, ShortVideoWarning):
+        for category in (SizeWarning, CompileWarning, FramesWarning, ShortVideoWarning):
             warnings.simplefilter("always", category)
         warnings.showwarning = lambda message, *_: None if telling.quiet else say(str(message))
         yield

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy.typing as npt
 
 from decoupe.errors import DeviceError, InputError, ModelError, UnknownModelError, unknown
 from decoupe.memory import Footprint
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
 
 RUNTIMES = ("onnx", "openvino", "torch")
 DTYPES = ("float32", "bfloat16", "float16")
+LOWERED = {("cpu", "bfloat16"), ("cuda", "bfloat16"), ("cuda", "float16")}
+"""Kinds of device and precisions in which a fused model holds the weights of its products."""
+
+Images: TypeAlias = npt.NDArray[Any]
+"""What a runtime takes, see `Runtime`: float32, or uint8."""
 
 
 class OpenModel(Protocol):
@@ -39,6 +46,7 @@ class OpenModel(Protocol):
         dtype: the precision it computes in, one of `DTYPES`.
         preprocessing: how a picture becomes its input.
         notes: what had to be assumed or inferred in opening it, one line each.
+        normalises: whether it takes 8-bit pictures as they are and normalises them itself.
     """
 
     name: str
@@ -46,6 +54,7 @@ class OpenModel(Protocol):
     dtype: str
     preprocessing: Preprocessing
     notes: tuple[str, ...]
+    normalises: bool
 
     def footprint(self) -> Footprint:
         """What computing takes beside the weights; measured when it is first asked for."""
@@ -56,11 +65,12 @@ class OpenModel(Protocol):
 class Runtime(OpenModel, Protocol):
     """A model that gives mattes; the attributes are those of `OpenModel`."""
 
-    def __call__(self, images: Floats, low: Floats | None = None) -> Floats:
+    def __call__(self, images: Images, low: Images | None = None) -> Floats:
         """Alpha of a batch.
 
         Args:
-            images: normalised, ``(N, 3, H, W)``.
+            images: normalised, ``(N, 3, H, W)`` float32; or, where it ``normalises``, as they are,
+                ``(N, H, W, 3)`` uint8.
             low: the same pictures at the model's own size, ``(N, 3, h, w)``, for models that look twice.
 
         Returns:
@@ -79,8 +89,8 @@ class SegmentRuntime(OpenModel, Protocol):
 
     vocabulary: Vocabulary
 
-    def __call__(self, images: Floats) -> tuple[Floats, Floats]:
-        """Normalised images ``(N, 3, H, W)`` -> class logits ``(N, Q, K + 1)``, masks ``(N, Q, h, w)``."""
+    def __call__(self, images: Images) -> tuple[Floats, Floats]:
+        """Images as a `Runtime` takes them -> class logits ``(N, Q, K + 1)``, masks ``(N, Q, h, w)``."""
         ...
 
 
@@ -95,10 +105,20 @@ class _TorchModel:
             Below float32 the model runs under autocast, and in float16 a picture whose result is not finite
             is computed again in float32: bfloat16 has no smaller range.
         fuse: whether to make it faster by `decoupe.models.fuse.fuse`.
+        compiled: whether to compile it, see `decoupe.models.compiled`.
     """
 
+    normalises = True
+
     def __init__(
-        self, loaded: LoadedModel, name: str, device: torch.device, dtype: str, *, fuse: bool = True
+        self,
+        loaded: LoadedModel,
+        name: str,
+        device: torch.device,
+        dtype: str,
+        *,
+        fuse: bool = True,
+        compiled: bool = False,
     ) -> None:
         self._device = device
         self.name = name
@@ -108,14 +128,20 @@ class _TorchModel:
         self.notes = tuple(loaded.notes)
         self._footprint: Footprint | None = None
         self.module = loaded.model.to(device).eval()
+        self._lowered = fuse and (device.type, self.dtype) in LOWERED
         if fuse:
             import torch
 
             from decoupe.models import fuse as fusion
 
             fusion.fuse(self.module)
-            if device.type == "cpu" and self.dtype == "bfloat16":
-                fusion.lower(self.module, torch.bfloat16)
+            if self._lowered:
+                fusion.lower(self.module, getattr(torch, self.dtype))
+        self._compute: Callable[..., Any] = self.module
+        if compiled:
+            from decoupe.models.compiled import Compiled
+
+            self._compute = Compiled(self.module, name, device)
 
     def footprint(self) -> Footprint:
         """What computing takes beside the weights: two small pictures tell, once."""
@@ -127,26 +153,26 @@ class _TorchModel:
             def run(side: int) -> None:
                 with torch.inference_mode():
                     image = torch.zeros(1, 3, side, side, device=self._device)
-                    self._computed(lambda out: (), [image], self.dtype)
+                    self._computed(self.module, lambda out: (), [image], self.dtype)
 
             multiple = self.preprocessing.multiple
             least = -(-256 // multiple) * multiple
             self._footprint = footprint(self.module, run, (least, least + 4 * multiple))
         return self._footprint
 
-    def _outputs(self, read: Callable[[Any], tuple[torch.Tensor, ...]], *inputs: Floats) -> list[Floats]:
+    def _outputs(self, read: Callable[[Any], tuple[torch.Tensor, ...]], *inputs: Images) -> list[Floats]:
         """What ``read`` takes out of the module's output for a batch, as float32 arrays."""
         import torch
 
         try:
             with torch.inference_mode():
-                batch = [torch.from_numpy(images).to(self._device) for images in inputs]
-                found = self._computed(read, batch, self.dtype)
+                batch = [self._fed(images) for images in inputs]
+                found = self._computed(self._compute, read, batch, self.dtype)
                 # One picture at a time, so that none is computed differently for its neighbours' sake.
                 for index in range(len(batch[0]) if self.dtype == "float16" else 0):
                     if not all(bool(torch.isfinite(tensor[index]).all()) for tensor in found):
                         alone = [images[index : index + 1] for images in batch]
-                        exact = self._computed(read, alone, "float32")
+                        exact = self._computed(self._exact(), read, alone, "float32")
                         for tensor, row in zip(found, exact, strict=True):
                             tensor[index] = row[0]
                 return [tensor.cpu().numpy() for tensor in found]
@@ -157,21 +183,52 @@ class _TorchModel:
                 f"({first_line(error)}): choose a smaller size, or another device"
             ) from None
 
+    def _fed(self, images: Images) -> torch.Tensor:
+        """A batch on the device, normalised ``(N, 3, H, W)``, to the bit as `to_network` normalises."""
+        import torch
+
+        batch = torch.from_numpy(images)
+        if self._device.type == "cuda":
+            batch = batch.pin_memory()
+        batch = batch.to(self._device, non_blocking=True)
+        if batch.dtype != torch.uint8:
+            return batch
+        # By tensors: CUDA divides by a number with its reciprocal.
+        values = (255.0, 255.0, 255.0), self.preprocessing.mean, self.preprocessing.std
+        full, mean, std = (torch.tensor(three, device=self._device).view(3, 1, 1) for three in values)
+        return batch.permute(0, 3, 1, 2).contiguous().div(full).sub_(mean).div_(std)
+
+    def _exact(self) -> Callable[..., Any]:
+        """What computes in float32."""
+        if not self._lowered:
+            return self.module
+        import copy
+
+        import torch
+
+        from decoupe.models.fuse import lower
+
+        return lower(copy.deepcopy(self.module), torch.float32)
+
     def _computed(
-        self, read: Callable[[Any], tuple[torch.Tensor, ...]], batch: Sequence[torch.Tensor], dtype: str
+        self,
+        compute: Callable[..., Any],
+        read: Callable[[Any], tuple[torch.Tensor, ...]],
+        batch: Sequence[torch.Tensor],
+        dtype: str,
     ) -> tuple[torch.Tensor, ...]:
         import torch
 
         with torch.autocast(self._device.type, dtype=getattr(torch, dtype), enabled=dtype != "float32"):
-            found = read(self.module(*batch))
+            found = read(compute(*batch))
         return tuple(tensor.float() for tensor in found)
 
 
 class TorchRuntime(_TorchModel):
     """A checkpoint of a matte model computed by PyTorch; `open_runtime` makes one."""
 
-    def __call__(self, images: Floats, low: Floats | None = None) -> Floats:
-        """Normalised images ``(N, 3, H, W)`` -> alpha ``(N, 1, H, W)`` in [0, 1]; see `Runtime`."""
+    def __call__(self, images: Images, low: Images | None = None) -> Floats:
+        """Images -> alpha ``(N, 1, H, W)`` in [0, 1]; see `Runtime`."""
         import torch
 
         inputs = [images] if low is None else [images, low]
@@ -184,18 +241,27 @@ class TorchSegmentRuntime(_TorchModel):
     """A checkpoint of a segment model computed by PyTorch; `open_runtime` makes one."""
 
     def __init__(
-        self, loaded: LoadedModel, name: str, device: torch.device, dtype: str, *, fuse: bool = True
+        self,
+        loaded: LoadedModel,
+        name: str,
+        device: torch.device,
+        dtype: str,
+        *,
+        fuse: bool = True,
+        compiled: bool = False,
     ) -> None:
-        super().__init__(loaded, name, device, dtype, fuse=fuse)
+        super().__init__(loaded, name, device, dtype, fuse=fuse, compiled=compiled)
         self.vocabulary = loaded.vocabulary
 
-    def __call__(self, images: Floats) -> tuple[Floats, Floats]:
-        """Normalised images ``(N, 3, H, W)`` -> class and mask logits; see `SegmentRuntime`."""
+    def __call__(self, images: Images) -> tuple[Floats, Floats]:
+        """Images -> class and mask logits; see `SegmentRuntime`."""
         classes, masks = self._outputs(lambda out: (out.class_logits, out.mask_logits), images)
         return classes, masks
 
 
-def _open_torch(model: str, device: str, dtype: str, fuse: bool) -> TorchRuntime | TorchSegmentRuntime:
+def _open_torch(
+    model: str, device: str, dtype: str, fuse: bool, compiled: bool
+) -> TorchRuntime | TorchSegmentRuntime:
     from decoupe.weights import load_model, require_torch
 
     # Huge pages where the system leaves them to the program: 10 times fewer page faults; pvt_v2_b0 at
@@ -207,8 +273,8 @@ def _open_torch(model: str, device: str, dtype: str, fuse: bool) -> TorchRuntime
     chosen = _torch_device(device)
     loaded = load_model(model)
     if loaded.family in registry.SEGMENT_FAMILIES:
-        return TorchSegmentRuntime(loaded, model, chosen, dtype, fuse=fuse)
-    return TorchRuntime(loaded, model, chosen, dtype, fuse=fuse)
+        return TorchSegmentRuntime(loaded, model, chosen, dtype, fuse=fuse, compiled=compiled)
+    return TorchRuntime(loaded, model, chosen, dtype, fuse=fuse, compiled=compiled)
 
 
 def open_runtime(
@@ -218,6 +284,7 @@ def open_runtime(
     dtype: str | None = None,
     runtime: str | None = None,
     fuse: bool = True,
+    compiled: bool = False,
     preprocessing: Preprocessing | None = None,
 ) -> Runtime | SegmentRuntime:
     """Open a model for computing.
@@ -229,11 +296,13 @@ def open_runtime(
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``; None or ``"auto"`` chooses by device.
         runtime: ``"onnx"``, ``"openvino"`` or ``"torch"``; None or ``"auto"`` follows from the model.
         fuse: compute a checkpoint in its equal, faster form (`decoupe.models.fuse`).
+        compiled: compile a checkpoint when it first computes (`decoupe.models.compiled`).
         preprocessing: how a picture becomes the input of an exported file that is not decoupe's.
 
     Raises:
         UnknownModelError: no such name or file.
-        InputError: a runtime that cannot compute this model, or ``fuse=False`` for an ``.onnx`` file.
+        InputError: a runtime that cannot compute this model, or ``fuse=False`` or ``compiled=True`` for an
+            ``.onnx`` file.
         DeviceError: a device or precision that this machine does not have.
         MissingExtraError: the model needs PyTorch, which is not installed.
         ModelError: the weights cannot be had or read.
@@ -253,7 +322,11 @@ def open_runtime(
             raise InputError(
                 f"{model} tells how it is fed: --input-size, --mean and --std are for .onnx files of others"
             )
-        return _open_torch(str(model), device or "auto", dtype or "auto", fuse)
+        return _open_torch(str(model), device or "auto", dtype or "auto", fuse, compiled)
+    if compiled:
+        raise InputError(
+            f"{model or 'the embedded model'} is an exported file, which is not compiled: leave compile out"
+        )
     if not fuse:
         raise InputError(
             f"{model or 'the embedded model'} is an exported file, fused as it was written: leave fuse out"

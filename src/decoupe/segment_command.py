@@ -11,6 +11,7 @@ from decoupe.console import hush_downloads, told
 from decoupe.errors import InputError
 from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.options import (
+    Compile,
     Device,
     Inputs,
     JsonLines,
@@ -69,6 +70,7 @@ def segment(
     size: NetworkSize = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    compile: Compile = False,  # noqa: A002 - named as the option
     memory: Memory = None,
     overwrite: Overwrite = False,
     max_pixels: MaxPixels = MAX_PIXELS,
@@ -95,7 +97,12 @@ def segment(
             from decoupe.inference.segments import Thresholds
 
             segmenter = open_segmenter(
-                model, device=device, dtype=precision, size=network_size, memory=memory
+                model,
+                device=device,
+                dtype=precision,
+                size=network_size,
+                compile=compile,
+                memory=memory,
             )
             if score is not None:
                 segmenter.thresholds = Thresholds(score=score, instance=score)

@@ -18,6 +18,7 @@ from decoupe.console import drawn, progress_bar, say, told
 from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.options import (
+    Compile,
     Device,
     Feather,
     FillHoles,
@@ -98,6 +99,7 @@ class VideoOptions:
     size: NetworkSize = None
     device: Device = "auto"
     precision: Precision = "auto"
+    compile: Compile = False
     memory: Memory = None
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an output that exists, or begin it anew.")
@@ -129,6 +131,7 @@ def video(options: VideoOptions) -> None:
             options.model,
             device=options.device,
             dtype=options.precision,
+            compile=options.compile,
             memory=options.memory,
             size=network_size,
             guided=options.guided,

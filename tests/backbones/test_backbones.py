@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from decoupe.backbones.swin import (
 )
 from decoupe.backbones.vgg import VGG16
 from decoupe.errors import ConfigError, InputError, MissingExtraError
+from decoupe.layers.blocks import StochasticDepth
 
 LIGHT = [
     "nano",
@@ -224,10 +226,20 @@ def test_regions_part_at_the_seam() -> None:
 def test_stochastic_depth_rises_to_the_rate_of_the_paper() -> None:
     assert list(rising(0.2, 3)) == pytest.approx([0, 0.1, 0.2])
     assert list(rising(0.2, 1)) == [0]
-    rates = [block.drop_path.p for stage in build_backbone("swin_t").stages for block in stage]
+    rates = [block.drop_path.rate for stage in build_backbone("swin_t").stages for block in stage]
     assert rates[0] == 0
     assert rates[-1] == pytest.approx(0.2)
     assert rates == sorted(rates)
+
+
+def test_stochastic_depth_is_torchvisions() -> None:
+    x, ours = torch.randn(64, 3, 4), StochasticDepth(0.3)
+    torch.manual_seed(0)
+    wanted = torchvision.ops.stochastic_depth(x, 0.3, "row")
+    torch.manual_seed(0)
+    assert torch.equal(ours(x), wanted)
+    assert not torch.equal(wanted, x)
+    assert ours.eval()(x) is x
 
 
 def test_half_precision_stays_close() -> None:

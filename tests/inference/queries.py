@@ -31,7 +31,7 @@ def logits_of(
 class Seer:
     """A segment runtime that sees ``masks`` of ``classes`` in every picture, at the network's size."""
 
-    name, device, dtype, notes = "seer", "cpu", "float32", ()
+    name, device, dtype, notes, normalises = "seer", "cpu", "float32", (), False
 
     def __init__(
         self, masks: Sequence[np.ndarray], classes: Sequence[int], vocabulary: Vocabulary = ANIMALS

@@ -24,7 +24,7 @@ SIZES = [(40, 60), (60, 40), (40, 60), (33, 200), (1, 1), (64, 64), (40, 60)]
 class Recorder:
     """A runtime whose alpha is the normalised red channel, squashed; it remembers its batches."""
 
-    name, device, dtype, notes = "recorder", "cpu", "float32", ()
+    name, device, dtype, notes, normalises = "recorder", "cpu", "float32", (), False
 
     def __init__(self, preprocessing: Preprocessing = KEEP) -> None:
         self.preprocessing = preprocessing
@@ -87,7 +87,7 @@ def test_map_reads_only_what_it_needs() -> None:
     results = Predictor(Recorder()).map(source(), batch_size=3)
     assert read == 0
     next(results)
-    assert read == 6  # three are decoded while three are computed
+    assert read == 9  # three are decoded while three are computed and three are made use of
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
@@ -156,6 +156,9 @@ def test_predicting_outside_the_size_range_warns_once(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         predictor(pictures()[0])
+    with pytest.warns(SizeWarning) as told:
+        next(Predictor(Recorder(preprocessing), size=size).map(pictures()))
+    assert told[0].filename == __file__
 
 
 def test_what_was_chosen_is_told(tiny: Path) -> None:

@@ -15,8 +15,8 @@ import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
-from torchvision.ops import StochasticDepth
 
+from decoupe.layers.blocks import StochasticDepth
 from decoupe.models.birefnet import PRESETS
 from decoupe.models.maskformer import MaskFormerConfig
 from decoupe.training import loop
@@ -88,7 +88,7 @@ def main(family: str, data: str, out: str) -> None:
     trainer = train(RECIPES[family], [Path(data)], [], Path(out), device="cpu", workers=0)
     for module in trainer.network.modules():
         if isinstance(module, StochasticDepth):
-            module.p = 0.0  # each process drops other paths, as it should in training
+            module.rate = 0.0  # each process drops other paths, as it should in training
     gradients: dict[str, torch.Tensor] = {}
     step = trainer.optimizer.step
 

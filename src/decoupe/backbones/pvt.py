@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from decoupe.backbones.swin import init_linear, rising
+from decoupe.layers.blocks import StochasticDepth
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class PVTBlock(nn.Module):
         self.attention = ReducedAttention(dim, heads, reduction)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = ConvMLP(dim, expansion * dim)
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = StochasticDepth(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` -> map ``(B, H, W, C)``."""

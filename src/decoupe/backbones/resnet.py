@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
-from torchvision.models import resnet
 
 from decoupe.layers.blocks import ConvNormAct
 
@@ -29,6 +30,8 @@ class ResNet(nn.Module):
     def __init__(
         self, depths: tuple[int, ...] = RESNET_DEPTHS["resnet50"], *, deep_stem: bool = False
     ) -> None:
+        from torchvision.models import resnet
+
         super().__init__()
         net = resnet.ResNet(resnet.Bottleneck, list(depths))
         stem: list[nn.Module] = [net.conv1, net.bn1, net.relu]
@@ -46,8 +49,8 @@ class ResNet(nn.Module):
         return maps[1:]
 
 
-def widen(block: resnet.Bottleneck, channels: int) -> None:
-    """Let the first block of a stage take ``channels``: new 1×1 convolutions where its input enters."""
+def widen(block: Any, channels: int) -> None:
+    """Let a stage's first `Bottleneck` take ``channels``: new convolutions where its input enters."""
     block.conv1 = nn.Conv2d(channels, block.conv1.out_channels, 1, bias=False)
     block.downsample[0] = nn.Conv2d(channels, block.downsample[0].out_channels, 1, bias=False)
     for conv in (block.conv1, block.downsample[0]):

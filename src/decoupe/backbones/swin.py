@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
+
+from decoupe.layers.blocks import StochasticDepth
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class SwinBlock(nn.Module):
         self.attention = WindowAttention(dim, heads, window)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = StochasticDepth(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` -> map ``(B, H, W, C)``."""

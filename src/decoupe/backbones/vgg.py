@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torchvision.models.vgg import cfgs, make_layers
 
 from decoupe.errors import InputError
 
@@ -25,6 +24,8 @@ class VGG16(nn.Module):
     strides = (4, 8, 16, 32)
 
     def __init__(self, batch_norm: bool = False) -> None:
+        from torchvision.models.vgg import cfgs, make_layers
+
         super().__init__()
         layers = make_layers(cfgs["D"], batch_norm=batch_norm)
         ends = [i + 1 for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)][1:]

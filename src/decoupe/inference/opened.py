@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-import sys
 import threading
-import traceback
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +22,12 @@ from decoupe.inference.preprocess import (
     Source,
     network_size,
     read_image,
+    reduced,
     second_size,
     to_network,
 )
 from decoupe.memory import Plan, parse_memory, plan, shown
+from decoupe.notices import called_here, warn
 from decoupe.runtimes import OpenModel
 from decoupe.weights.registry import ModelSpec, Preprocessing
 
@@ -44,6 +41,12 @@ Pair = tuple[int, int]
 
 class SizeWarning(UserWarning):
     """A prediction at a size at which the weights are not known to work, or that is seen in tiles."""
+
+
+def results_size(pictures: Sequence[Picture]) -> int:
+    """Bytes of the pictures' mattes, and of one more: while it is enlarged there are two."""
+    pixels = [math.prod(picture.size) for picture in pictures]
+    return 4 * (sum(pixels) + max(pixels))
 
 
 class Opened(ABC, Generic[Result]):
@@ -99,11 +102,11 @@ class Opened(ABC, Generic[Result]):
         """The results of many pictures, in their order; equal to one by one.
 
         Pictures that enter the model at the same size are computed together, ``batch_size`` at most. While
-        they are, those of the next batch are decoded.
+        the caller makes use of a batch the next is computed, and the one after that decoded and reduced.
 
         Args:
             images: pictures as `read_image` takes them.
-            batch_size: most pictures in one batch; as many again are in memory for the next.
+            batch_size: most pictures in one batch; up to three batches are in memory.
             max_pixels: largest width × height that is decoded.
 
         Raises:
@@ -114,9 +117,11 @@ class Opened(ABC, Generic[Result]):
         return self._map(iter(images), batch_size, max_pixels)
 
     def _map(self, images: Iterator[Source], batch_size: int, max_pixels: int) -> Iterator[Result]:
-        with ThreadPoolExecutor(READERS) as readers:
-            read = functools.partial(readers.submit, functools.partial(read_image, max_pixels=max_pixels))
+        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as computing:
+            read = functools.partial(readers.submit, functools.partial(self._read, max_pixels=max_pixels))
+            predict = called_here(self._predict)
             ahead = [read(image) for image in islice(images, batch_size)]
+            results: Future[list[Result]] | None = None
             while ahead:
                 pictures: list[Picture] = []
                 failed: Exception | None = None
@@ -126,17 +131,35 @@ class Opened(ABC, Generic[Result]):
                     ahead = [read(image) for image in islice(images, batch_size)]
                 except Exception as error:  # of a picture, or of the caller's own iterator
                     failed = error
-                yield from self._predict(pictures)
+                before, results = results, computing.submit(predict, pictures)
+                if before is not None:
+                    yield from before.result()
                 if failed is not None:
+                    yield from results.result()
                     raise failed
+            if results is not None:
+                yield from results.result()
+
+    def _read(self, image: Source, max_pixels: int) -> Picture:
+        """A picture, reduced to the sizes at which the model sees it: of a large one that takes a while."""
+        picture = read_image(image, max_pixels)
+        for size in self._sizes(picture) if picture.pixels.dtype == np.uint8 else ():
+            if size is not None and math.prod(size) < math.prod(picture.size):
+                reduced(picture, size)
+        return picture
+
+    def _sizes(self, picture: Picture) -> tuple[Pair, Pair | None]:
+        """The size at which a picture enters the model, and that of a closer look."""
+        return (
+            network_size(picture.size, self.preprocessing, self.size),
+            second_size(picture.size, self.preprocessing, self.size),
+        )
 
     def _predict(self, pictures: Sequence[Picture]) -> list[Result]:
         """The results of pictures that are in memory, each group of the same sizes in one batch."""
         groups: dict[tuple[Pair, Pair | None], list[int]] = {}
         for index, picture in enumerate(pictures):
-            size = network_size(picture.size, self.preprocessing, self.size)
-            closer = second_size(picture.size, self.preprocessing, self.size)
-            groups.setdefault((size, closer), []).append(index)
+            groups.setdefault(self._sizes(picture), []).append(index)
         results: dict[int, Result] = {}
         for (size, closer), indices in groups.items():
             group = [pictures[index] for index in indices]
@@ -152,7 +175,7 @@ class Opened(ABC, Generic[Result]):
                 f"not at {size[1]}×{size[0]}: leave size out, or choose another model"
             )
         height, width = closer or size
-        fits = plan(self._model, height * width, len(pictures), self.memory)
+        fits = plan(self._model, height * width, len(pictures), self.memory, results_size(pictures))
         results: list[Result] = []
         while len(results) < len(pictures):
             if fits.batch:
@@ -191,15 +214,14 @@ class Opened(ABC, Generic[Result]):
     def _computed(self, pictures: Sequence[Picture], size: Pair, closer: Pair | None) -> list[Result]:
         """The results of pictures that enter the model at one size, and for a closer look at another."""
 
-    def _batch(self, pictures: Sequence[Picture], size: Pair) -> npt.NDArray[np.float32]:
-        """Pictures as one input ``(N, 3, h, w)``."""
+    def _batch(self, pictures: Sequence[Picture], size: Pair) -> npt.NDArray[Any]:
+        """Pictures as one input ``(N, 3, h, w)``, or ``(N, h, w, 3)`` where the model normalises them."""
+        if self._model.normalises and all(picture.pixels.dtype == np.uint8 for picture in pictures):
+            return np.stack([reduced(picture, size) for picture in pictures])
         return np.stack([to_network(picture, size, self.preprocessing) for picture in pictures])
 
     def _warn(self, message: str) -> None:
         """Tell, once, of a size at which a user would not expect the best; where decoupe was called."""
         if not self._warned:
             self._warned = True
-            package = str(Path(__file__).parents[1])
-            frames = (frame.f_code.co_filename for frame, _ in traceback.walk_stack(sys._getframe()))
-            depth = sum(1 for _ in itertools.takewhile(lambda name: name.startswith(package), frames))
-            warnings.warn(message, SizeWarning, stacklevel=depth + 1)
+            warn(message, SizeWarning)

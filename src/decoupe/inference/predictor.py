@@ -15,7 +15,7 @@ import numpy.typing as npt
 from decoupe.errors import InputError
 from decoupe.inference.framing import VISIBLE
 from decoupe.inference.guided import LEAST_RATIO, enlarged
-from decoupe.inference.opened import Opened, Pair
+from decoupe.inference.opened import Opened, Pair, results_size
 from decoupe.inference.preprocess import (
     MAX_PIXELS,
     Picture,
@@ -265,7 +265,7 @@ class Predictor(Opened[Matte]):
         least, most = self.preprocessing.size_range
         if max(self._sides(size)) <= most:
             return super()._planned(pictures, size, closer)
-        fits = plan(self.runtime, most**2, 1, self.memory)
+        fits = plan(self.runtime, most**2, 1, self.memory, results_size(pictures))
         if not (side := self._largest_side(fits.pixels)):
             return [super(Predictor, self)._beyond(picture, size, fits) for picture in pictures]
         self._warn(
@@ -318,6 +318,7 @@ def load(
     guided: bool | None = None,
     segments: str | Path | None = None,
     fuse: bool = True,
+    compile: bool = False,
     memory: int | str | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Predictor: ...
@@ -335,6 +336,7 @@ def load(
     guided: bool | None = None,
     segments: str | Path | None = None,
     fuse: bool = True,
+    compile: bool = False,
     memory: int | str | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Any: ...  # the name decides whether it gives mattes or segments
@@ -351,6 +353,7 @@ def load(
     guided: bool | None = None,
     segments: str | Path | None = None,
     fuse: bool = True,
+    compile: bool = False,  # noqa: A002 - as torch calls it
     memory: int | str | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Predictor | Segmenter:
@@ -371,6 +374,8 @@ def load(
             needed. None is the catalogue's ``maskformer-swin-base-coco``.
         fuse: compute a checkpoint in its equal, faster form (`decoupe.models.fuse`); False for the model as
             it was trained.
+        compile: compile a checkpoint when it first computes, which takes minutes, once for a size; told by a
+            `CompileWarning`, as is that there is no compiler, where the model is computed as it is.
         memory: the most that the process may hold, in bytes or as ``"4GB"``, on CUDA of the device; None is
             most of what is free. What does not fit is computed in smaller batches, and a picture that does
             not fit whole in tiles, guided by a glance at the whole, with a `SizeWarning`.
@@ -390,7 +395,13 @@ def load(
     if segments is not None:
         find_spec(segments)  # an unknown name is told now, not when it is needed
     opened = open_runtime(
-        model, device=device, dtype=dtype, runtime=runtime, fuse=fuse, preprocessing=preprocessing
+        model,
+        device=device,
+        dtype=dtype,
+        runtime=runtime,
+        fuse=fuse,
+        compiled=compile,
+        preprocessing=preprocessing,
     )
     spec = find_spec(model)
     if isinstance(opened, SegmentRuntime):

@@ -73,7 +73,7 @@ class Picture:
     metadata: Metadata = NO_METADATA
     _reduced: dict[tuple[int, int], npt.NDArray[np.uint8]] = field(
         default_factory=dict, init=False, repr=False
-    )  # what `colours_at` has resized: the model and the way back ask for the same
+    )  # what `reduced` has resized: the model and the way back ask for the same
 
     @property
     def size(self) -> tuple[int, int]:
@@ -213,17 +213,21 @@ def colours_at(picture: Picture, size: tuple[int, int]) -> npt.NDArray[np.float3
     Resizing is Pillow's antialiased bilinear filter: on 8-bit values where the picture has 8 bits, as the
     references' torchvision transforms do it, and on floats where it has 16.
     """
-    height, width = size
     if picture.pixels.dtype == np.uint8:
-        resized = picture._reduced.get(size)
-        if resized is None:
-            image = Image.fromarray(picture.pixels).resize((width, height), Image.Resampling.BILINEAR)
-            resized = np.asarray(image)
-            if resized.size < picture.pixels.size:
-                picture._reduced[size] = resized
-        return _unit(resized)
+        return _unit(reduced(picture, size))
     channels = [resize_plane(picture.pixels[..., channel], size) for channel in range(3)]
     return np.stack(channels, axis=-1) / np.float32(65535)
+
+
+def reduced(picture: Picture, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """An 8-bit picture's pixels at ``size`` ``(h, w)``: ``(h, w, 3)``, kept beside it if they are fewer."""
+    resized = picture._reduced.get(size)
+    if resized is None:
+        image = Image.fromarray(picture.pixels).resize(size[::-1], Image.Resampling.BILINEAR)
+        resized = np.asarray(image)
+        if resized.size < picture.pixels.size:
+            picture._reduced[size] = resized
+    return resized
 
 
 def from_network(alpha: npt.NDArray[np.float32], picture: Picture) -> npt.NDArray[np.float32]:

@@ -9,6 +9,7 @@
 - An attention at full resolution is computed in stripes (`StripedAttention`).
 - A Swin stage takes a few windows at a time through a whole block, without work on padding (`SwinStage`).
 - Linear layers are computed at the rate of convolutions (`decoupe.layers.linear`).
+- What sees the picture itself does so in full precision (`PictureConv2d`).
 - Maps lie channels last.
 
 On a CPU they save time and memory. On CUDA and while a compiler or an exporter traces them, modules that
@@ -18,15 +19,15 @@ work in blocks compute whole maps as the plain ones do.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models.resnet import Bottleneck
 
 from decoupe.backbones.swin import Swin, SwinBlock, shifted_regions, to_windows
 from decoupe.layers.blocks import ASPP
@@ -42,6 +43,9 @@ CHUNK = 4 * 2**20
 
 STRIPE = 16 * 2**20
 """Bytes of a stripe of a map at full resolution."""
+
+CHANNELS = 3
+"""Of a picture."""
 
 LEAST_TOKENS = 1024
 """Of a chunk, however wide: a product of fewer rows spends its time on reading weights."""
@@ -66,6 +70,8 @@ def fuse(model: Model) -> Model:
         for name, child in module.named_children():
             if (faster := FASTER.get(type(child))) is not None:
                 setattr(module, name, faster(child))
+            elif type(child) is nn.Conv2d and child.in_channels == CHANNELS:
+                setattr(module, name, PictureConv2d(child))
         if isinstance(module, Swin):
             module.stages = nn.ModuleList(SwinStage(cast(nn.Sequential, stage)) for stage in module.stages)
         elif isinstance(module, InSPyReNet):
@@ -104,7 +110,10 @@ def fold_(model: Model) -> Model:
             else:
                 continue
             setattr(sequence, norm_name, nn.Identity())
-    for block in [module for module in model.modules() if isinstance(module, Bottleneck)]:
+    # A model that has such blocks has imported them; for the rest it would take a second and 0.2 GB.
+    resnet = sys.modules.get("torchvision.models.resnet")
+    blocks = [module for module in model.modules() if resnet and isinstance(module, resnet.Bottleneck)]
+    for block in blocks:
         for name, norm_name in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
             setattr(block, name, fuse_conv_bn_eval(getattr(block, name), getattr(block, norm_name)))
             setattr(block, norm_name, nn.Identity())
@@ -168,6 +177,25 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` -> ``(..., out)``."""
         return linear(x, self.weight, self.bias)
+
+
+class PictureConv2d(nn.Conv2d):
+    """A convolution of the picture itself, in full precision whatever the rest is computed in.
+
+    bfloat16 holds eight bits of a number, fewer than tell neighbouring values of a normalised photograph
+    apart. There are three channels: it costs hardly anything. It takes over another's parameters.
+    """
+
+    def __init__(self, plain: nn.Conv2d) -> None:
+        names = "in_channels out_channels kernel_size stride padding dilation groups padding_mode"
+        options: dict[str, Any] = {name: getattr(plain, name) for name in names.split()}
+        super().__init__(**options, bias=plain.bias is not None, device="meta")
+        self.weight, self.bias = plain.weight, plain.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` -> ``(N, out, H', W')`` in full precision."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))
 
 
 class Context(nn.Module):
@@ -473,5 +501,6 @@ EXACT: dict[type[nn.Module], tuple[str, ...]] = {
     # Sums over a whole map enter here.
     ScaleInvariantAttention: ("key", "value"),
     CollapsedReference: ("",),
+    PictureConv2d: ("",),
 }
 """Parts that keep their precision: submodules by the class that holds them, \"\" for all of it."""

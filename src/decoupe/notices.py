@@ -1,0 +1,49 @@
+"""Warnings that are told where decoupe was called, not where in decoupe they arose."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+Place = tuple[str, int]
+
+_PACKAGE = str(Path(__file__).parent)
+_place: ContextVar[Place | None] = ContextVar("place", default=None)
+
+
+class CompileWarning(UserWarning):
+    """A model that is being compiled, which takes its time, or that cannot be."""
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn of what the caller of decoupe should know."""
+    filename, line = _place.get() or caller()
+    warnings.warn_explicit(message, category, filename, line)
+
+
+def caller() -> Place:
+    """File and line from which decoupe was called."""
+    place = "decoupe", 1
+    for frame, line in traceback.walk_stack(sys._getframe()):
+        place = frame.f_code.co_filename, line
+        if not place[0].startswith(_PACKAGE):
+            break
+    return place
+
+
+def called_here(function: Callable[P, Result]) -> Callable[P, Result]:
+    """``function`` for another thread; what it warns of is told where decoupe is called now."""
+    place = caller()
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> Result:
+        _place.set(place)
+        return function(*args, **kwargs)
+
+    return run
