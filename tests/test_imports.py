@@ -24,6 +24,7 @@ ORDER = (
     "backbones",
     "models",
     "weights",
+    "sessions",
     "onnx_runtime",
     "runtimes",
     "inference",

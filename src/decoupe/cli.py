@@ -41,6 +41,7 @@ from decoupe.options import (
     Overwrite,
     Precision,
     Quiet,
+    Trust,
     Verbose,
     parse_size,
 )
@@ -131,6 +132,7 @@ def segment(
     form: Form = "overlay",
     score: Score = None,
     size: NetworkSize = None,
+    trust: Trust = False,
     device: Device = "auto",
     precision: Precision = "auto",
     memory: Memory = None,
@@ -159,7 +161,7 @@ def segment(
             from decoupe.inference.segments import Thresholds
 
             segmenter = open_segmenter(
-                model, device=device, dtype=precision, size=network_size, memory=memory
+                model, device=device, dtype=precision, size=network_size, memory=memory, trust=trust
             )
             if score is not None:
                 segmenter.thresholds = Thresholds(score=score, instance=score)

@@ -12,7 +12,7 @@ from torch import nn
 from decoupe.errors import ConfigError, MissingExtraError, OutputError
 from decoupe.export import described, graph_of, once, onnx_file, outputs_of, prepared, refuse
 from decoupe.export.parity import Parity, compared
-from decoupe.onnx_runtime import OpenVinoSession
+from decoupe.sessions import OpenVinoSession
 from decoupe.weights.labels import NO_NAMES, Vocabulary
 from decoupe.weights.registry import Preprocessing
 
