@@ -7,8 +7,9 @@ differ from those of `decoupe.models.fuse`, which keep what they work on in the 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from typing import TypeVar, cast
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from decoupe.backbones.swin import PatchMerging, Swin, SwinBlock
 from decoupe.backbones.swin_operators import patches, window_attention
+from decoupe.backbones.vit import DINOv3
 from decoupe.layers.deform import DeformConv2d, deform_conv2d
 from decoupe.models import fuse as fusion
 from decoupe.models.fuse import CollapsedReference, DeformableBranch, SwinStage, fold_batch_norm
@@ -42,7 +44,9 @@ def traceable(model: Model, *, fuse: bool = True) -> Model:
                 setattr(module, name, JoinedReference(child))
             elif isinstance(child, DeformableBranch):
                 setattr(module, name, TracedBranch(child))
-        if isinstance(module, DeformConv2d):
+        if isinstance(module, DINOv3):
+            module.model.rope = TracedRope(module.model.rope)
+        elif isinstance(module, DeformConv2d):
             module.method = "torchvision"
         elif isinstance(module, Swin):
             module.stages = nn.ModuleList(TracedStage(cast(SwinStage, stage)) for stage in module.stages)
@@ -137,3 +141,27 @@ class TracedMerging(nn.Module):
         """Map ``(B, H, W, C)`` -> map ``(B, ceil(H/2), ceil(W/2), 2C)``."""
         merged: Tensor = self.reduction(self.norm(patches()(x)))
         return merged
+
+
+class TracedRope(nn.Module):
+    """The rotary embedding of a DINOv3 of any size: timm's makes plain numbers of the sides.
+
+    Args:
+        plain: timm's ``RotaryEmbeddingDinoV3``, each axis from −1 to 1 as the released models have it.
+    """
+
+    periods: Tensor
+
+    def __init__(self, plain: Any) -> None:
+        super().__init__()
+        self.rotate_half: bool = plain.rotate_half
+        self.register_buffer("periods", plain.periods.clone(), persistent=False)
+
+    def get_embed(self, shape: Sequence[int]) -> Tensor:
+        """Of a map of ``(H, W)`` tokens: sines and cosines ``(H·W, 2·width of a head)``."""
+        axes = [2 * (torch.arange(side, device=self.periods.device) + 0.5) / side - 1 for side in shape]
+        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)  # (H·W, 2)
+        angles = (2 * math.pi * places[..., None] / self.periods).flatten(1)
+        waves = torch.stack([angles.sin(), angles.cos()], dim=1)
+        waves = waves.tile(2) if self.rotate_half else waves.repeat_interleave(2, dim=-1)
+        return waves.flatten(1)
