@@ -87,7 +87,7 @@ def measure(name: str, only: Sequence[str]) -> dict[str, list[str]]:
     """The cells of a configuration's rows, by the row's name."""
     import torch
 
-    from decoupe.export import forms, graphs, onnx_file, outputs_of, two_scale
+    from decoupe.export import forms, graphs, onnx_file, openvino_file, outputs_of, two_scale
     from decoupe.export.gathering import without_deform_conv
     from decoupe.sessions import OpenVinoSession, OrtSession, ProgramSession
 
@@ -105,9 +105,8 @@ def measure(name: str, only: Sequence[str]) -> dict[str, list[str]]:
             return "no"
 
     with tempfile.TemporaryDirectory() as folder:
-        places = {
-            kind: Path(folder, f"model.{kind}") for kind in ("onnx", "once.onnx", "twice.onnx", "xml", "pt2")
-        }
+        kinds = ("onnx", "once.onnx", "twice.onnx", "xml", "pt2")
+        places = {kind: Path(folder, f"model.{kind}") for kind in kinds}
         deforms = False
         if set(only) != {COLUMNS[3]}:
             proto = onnx_file.trace(graph)
@@ -124,9 +123,7 @@ def measure(name: str, only: Sequence[str]) -> dict[str, list[str]]:
         def converted() -> Any:
             import openvino
 
-            openvino.save_model(
-                openvino.convert_model(places["once.onnx"]), places["xml"], compress_to_fp16=False
-            )
+            openvino.save_model(openvino_file.convert(places["onnx"]), places["xml"], compress_to_fp16=False)
             return OpenVinoSession(places["xml"], "cpu")
 
         def program() -> Any:
