@@ -202,8 +202,8 @@ def put(page: Path, rows: dict[str, list[str]]) -> None:
 def order() -> list[str]:
     """Names of rows as the table has them."""
     names = []
-    for name, (family, _) in configurations().items():
-        names += [name, f"{name}{TWICE}"] if family == "inspyrenet" else [name]
+    for name in configurations():
+        names += [name, f"{name}{TWICE}"] if name.startswith("InSPyReNet") else [name]
     return names
 
 
