@@ -1,20 +1,22 @@
 """What exporting costs and what the file costs to run, in processes of their own.
 
     python benchmarks/exporting.py [MODEL ...] [--repeats 3] [--threads 2] [--size 1024]
-    python benchmarks/exporting.py --support [MODEL ...]
+    python benchmarks/exporting.py --export-only FORM [MODEL ...]
     python benchmarks/exporting.py --settings [MODEL]
+    python benchmarks/exporting.py --int8 DIR [MODEL] [--repeats 50]
 
 MODEL is a preset of decoupe.models, its weights drawn at random. "export" is the whole of `decoupe export`:
 tracing, writing and the comparison with torch. The rows of each model are then one picture of noise computed
 by the fast torch form in float32 and by ONNX Runtime, by turns; each peak is that of a process of its own.
---support tells how far each runtime is from torch in float64 on each form of each model, or that it fails.
+--export-only stops after exporting in one form, gather or onnx.
 --settings computes one file under several settings of ONNX Runtime.
+--int8 quantises a model of the catalogue, the embedded default else, as `decoupe export --int8 DIR` does, and
+tells size, time and what it loses, kept or not.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import re
 import subprocess
@@ -30,14 +32,6 @@ import numpy as np
 from machine import machine, median_times, print_table, versions
 
 FORMS = ("gather", "onnx")
-SUPPORTED = (
-    "pocket",
-    "birefnet-lite",
-    "birefnet",
-    "inspyrenet-res2net50",
-    "inspyrenet",
-    "maskformer-swin-tiny-ade",
-)
 
 
 def peak() -> float:
@@ -96,51 +90,52 @@ def runner(kind: str, path: str, threads: int) -> Any:
     return run
 
 
-def support(models: list[str]) -> None:
-    """A row for each model and form: the largest difference in each runtime."""
-    from decoupe.export import checked, graph_of, once, onnx_file
-    from decoupe.weights.registry import CATALOGUE, Preprocessing
-    from fast import drawn
+def integers(folder: Path, model: str | None, repeats: int) -> None:
+    """Size, time and measures of a matte model's file in floats and in 8-bit integers.
 
-    rows = []
-    for name in models:
-        model = drawn(name)[1]
-        plain = Preprocessing((384, 384), two_scale=(512, 1280))
-        preprocessing = CATALOGUE[name].preprocessing if name in CATALOGUE else plain
-        if not name.startswith("inspyrenet"):
-            preprocessing = once(preprocessing)
-        for form in FORMS if "birefnet" in name else FORMS[:1]:
-            content = onnx_file.finish(graph_of(model, preprocessing, deform=form), {})
-            row = [f"{name}, {form}" if "birefnet" in name else name]
-            runs = (
-                functools.partial(checked, model, content, preprocessing),
-                functools.partial(checked_converted, model, content),
-            )
-            row += [difference(run, row[0]) for run in runs]
-            rows.append(row)
-    print_table(["largest difference from torch in float64", "ONNX Runtime", "OpenVINO"], rows)
+    Args:
+        folder: a set with ``im`` and ``gt``. Of a set of the recipe ``pocket``, pairs that it trains on
+            calibrate and held-out ones judge; of another, a quarter calibrates.
+        model: exported; None is the embedded file as it is.
+        repeats: of timing.
+    """
+    from decoupe.datasets.sets import find_pairs, split, spread
+    from decoupe.export import export_onnx, quantization
+    from decoupe.inference.predictor import open_predictor
+    from decoupe.training.recipes import RECIPES
+    from decoupe.weights import load_model
 
-
-def difference(run: Callable[[], Any], what: str) -> str:
-    """The largest difference that a comparison finds, or "no" where the runtime fails; why is told."""
-    try:
-        return f"{max(each.largest for each in run()):.1e}"
-    except Exception as error:  # whatever a runtime raises
-        print(f"{what}: {' '.join(str(error).split())[-300:]}", file=sys.stderr)
-        return "no"
-
-
-def checked_converted(model: Any, content: bytes) -> Any:
-    """A file's content through OpenVINO's representation."""
-    import openvino
-
-    from decoupe.export.openvino_file import checked
-
-    with tempfile.TemporaryDirectory() as folder:
-        plain, path = Path(folder, "model.onnx"), Path(folder, "model.xml")
-        plain.write_bytes(content)
-        openvino.save_model(openvino.convert_model(plain), path, compress_to_fp16=False)
-        return checked(model, path)
+    recipe, pairs = RECIPES["pocket"], find_pairs(folder)
+    held_out = {rule.name: rule.held_out for rule in recipe.sets}.get(folder.name)
+    seen, held = (pairs[::4], [p for i, p in enumerate(pairs) if i % 4])
+    if held_out is not None:
+        seen, held = split(pairs, held_out, seed=recipe.seed)
+    loaded = load_model(model or "pocket")
+    with tempfile.TemporaryDirectory() as place:
+        files = {"float32": Path(place, "floats.onnx"), "int8": Path(place, "integers.onnx")}
+        stored = {"name": "model", "family": loaded.family}
+        export_onnx(loaded.model, files["float32"], preprocessing=loaded.preprocessing, metadata=stored)
+        plain = open_predictor(files["float32"], device="cpu")
+        seen, held = spread(seen, quantization.CALIBRATED), spread(held, quantization.JUDGED)
+        quantization.calibrate(files["float32"], files["int8"], plain, seen)
+        opened = {"float32": plain, "int8": open_predictor(files["int8"], device="cpu")}
+        effect = quantization.measured(*opened.values(), held)
+        images = np.random.default_rng(0).normal(size=(1, 3, *loaded.preprocessing.size)).astype(np.float32)
+        seconds = median_times(
+            {form: lambda each=each: each.runtime(images) for form, each in opened.items()}, repeats
+        )
+        rows = [
+            [
+                form,
+                f"{path.stat().st_size / 1e6:.1f}",
+                f"{1000 * seconds[form]:.0f}",
+                *(f"{measures[name]:.4f}" for name in ("S", "MAE")),
+            ]
+            for (form, path), measures in zip(files.items(), (effect.before, effect.after), strict=True)
+        ]
+    print_table([f"{model or 'pocket'}, {effect.pictures} pictures", "MB", "ms a picture", "S", "MAE"], rows)
+    verdict = "kept" if effect.lost <= 0.005 else "not kept: at most .005 may be lost"
+    print(f"\nS lost {effect.lost:.4f}, alpha differs by {effect.alpha:.4f} on average: {verdict}")
 
 
 def settings(name: str, size: int, repeats: int) -> None:
@@ -197,7 +192,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--support", action="store_true", help="what each runtime computes")
+    parser.add_argument("--export-only", choices=FORMS, metavar="FORM", help="and run nothing")
+    parser.add_argument("--int8", type=Path, metavar="DIR", help="in 8 bits, on these photographs and masks")
     parser.add_argument("--settings", action="store_true", help="ONNX Runtime's settings")
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -211,8 +207,8 @@ def main() -> None:
             print(json.dumps({"peak": peak()}))
         return
     print(f"{machine()}; {versions('torch', 'onnx', 'onnxscript', 'onnxruntime')}\n")
-    if options.support:
-        support(options.models or list(SUPPORTED))
+    if options.int8:
+        integers(options.int8, (options.models or [None])[0], options.repeats)
         return
     if options.settings:
         settings((options.models or ["birefnet-lite"])[0], options.size, options.repeats)
@@ -220,11 +216,14 @@ def main() -> None:
     exports, runs = [], []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.models or ["birefnet-lite"]:
-            files = {form: str(Path(folder, f"{name}-{form}.onnx")) for form in FORMS}
+            forms = [options.export_only] if options.export_only else FORMS
+            files = {form: str(Path(folder, f"{name}-{form}.onnx")) for form in forms}
             for form, path in files.items():
                 told = in_process("export", name, path, form)
                 figures = (f"{told['seconds']:.0f}", f"{told['peak']:.2f}", f"{told['megabytes']:.0f}")
                 exports.append([f"{name}, {form}", *figures, f"{told['largest']:.1e}"])
+            if options.export_only:
+                continue
             each = {"torch": ("torch", name), **{form: ("onnx", path) for form, path in files.items()}}
             ready = {form: runner(kind, path, options.threads) for form, (kind, path) in each.items()}
             seconds = median_times(
@@ -236,6 +235,8 @@ def main() -> None:
                     [f"{name}, {form}", f"{value:.2f}", f"{value / seconds['torch']:.2f}×", f"{held:.2f}"]
                 )
     print_table(["export", "s", "peak GiB", "MB", "largest difference"], exports)
+    if options.export_only:
+        return
     print()
     print_table([f"{options.size}×{options.size}, float32", "s", "of torch", "peak GiB"], runs)
 

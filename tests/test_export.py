@@ -23,8 +23,8 @@ from contract import picture, with_statistics
 from decoupe import backbones, export
 from decoupe.backbones.swin import Swin, SwinConfig
 from decoupe.cli import app
-from decoupe.errors import ConfigError, InputError, OutputError
-from decoupe.export import forms, onnx_file, parity, quantization, two_scale
+from decoupe.errors import CheckpointError, ConfigError, InputError, ModelError, OutputError
+from decoupe.export import forms, onnx_file, parity, program_file, quantization, two_scale
 from decoupe.export.graphs import MatteGraph, SegmentGraph
 from decoupe.models import BiRefNet, MaskFormer
 from decoupe.models.birefnet import PRESETS, BiRefNetConfig
@@ -336,19 +336,65 @@ def test_decoupes_own_files_are_not_fed_otherwise(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("traced")
-def test_openvino(models: dict[str, torch.nn.Module], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["pocket", "swin"])
+def test_openvino(models: dict[str, torch.nn.Module], tmp_path: Path, name: str) -> None:
     pytest.importorskip("openvino")
     from decoupe.export.openvino_file import export_openvino
 
-    path = tmp_path / "pocket.xml"
-    report = export_openvino(models["pocket"], path, preprocessing=PREPROCESSING, metadata={"name": "tiny"})
+    path = tmp_path / "model.xml"
+    report = export_openvino(models[name], path, preprocessing=PREPROCESSING, metadata={"name": "tiny"})
     assert all(row.agrees for row in report)
     predictor = decoupe.load(path, guided=False)
     assert (predictor.runtime.name, predictor.preprocessing) == ("tiny", PREPROCESSING)
     image = picture(1, 96, 64)
     with torch.inference_mode():
-        expected = models["pocket"](image).logits.sigmoid().numpy()
+        expected = models[name](image).logits.sigmoid().numpy()
     assert np.abs(predictor.runtime(image.numpy()) - expected).max() < 1e-4 * expected.std()
+
+
+def test_a_program_of_torch_export(
+    models: dict[str, torch.nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a Swin, whose operators the program names; two outputs, and the names of classes."""
+    monkeypatch.setattr(parity, "SHAPES", FEW)
+    path, words = tmp_path / "segments.pt2", Vocabulary(("cat", "dog", "mug"))
+    report = program_file.export_program(
+        models["segments"], path, preprocessing=TWICE, metadata={"name": "tiny"}, vocabulary=words
+    )
+    assert [row.agrees for row in report] == [True] * len(FEW)
+    segmenter = decoupe.load(path, trust=True)
+    assert (segmenter.runtime.name, segmenter.vocabulary) == ("tiny", words)
+    assert segmenter.preprocessing == dataclasses.replace(TWICE, two_scale=None)
+    image = picture(2, 96, 160)
+    with torch.inference_mode():
+        out = models["segments"](image)
+    classes, masks = segmenter.runtime(image.numpy())
+    assert np.abs(classes - out.class_logits.numpy()).max() < 1e-4 * float(out.class_logits.std())
+    assert np.abs(masks - out.mask_logits.numpy()).max() < 1e-4 * float(out.mask_logits.std())
+    with pytest.raises(ModelError, match="cannot compute 1×3×40×64 images"):
+        segmenter.runtime(np.zeros((1, 3, 40, 64), np.float32))
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(CheckpointError, match=r"not a usable program of torch\.export .*: export it again"):
+        decoupe.load(path, trust=True)
+
+
+def test_a_program_is_not_opened_unless_trusted(tmp_path: Path) -> None:
+    """Not even looked into: opening runs what its maker put in."""
+    path = tmp_path / "strange.pt2"
+    path.write_bytes(b"PK")
+    with pytest.raises(InputError, match="can run any code that its maker put in"):
+        decoupe.load(path)
+    ran = cut("-m", path, "-o", tmp_path / "cut.png")
+    assert (ran.exit_code, "--trust" in ran.stderr) == (2, True)
+    with pytest.raises(CheckpointError, match="is an exported model"):
+        decoupe.weights.load_model(path)
+
+
+def test_a_vision_transformer_is_traced_at_any_size() -> None:
+    sincos = pytest.importorskip("timm.layers.pos_embed_sincos")
+    for half in (True, False):
+        rope = sincos.RotaryEmbeddingDinoV3(16, temperature=100.0, rotate_half=half)
+        torch.testing.assert_close(forms.TracedRope(rope).get_embed((3, 5)), rope.get_embed((3, 5)))
 
 
 def photographs(folder: Path, count: int) -> Path:

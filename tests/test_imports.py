@@ -26,6 +26,7 @@ ORDER = (
     "backbones",
     "models",
     "weights",
+    "sessions",
     "onnx_runtime",
     "runtimes",
     "inference",

@@ -76,6 +76,7 @@ def _open(options: CutOptions, size: Any) -> Predictor:
         segments=options.segments,
         memory=options.memory,
         preprocessing=parse_feeding(options.input_size, options.mean, options.std),
+        trust=options.trust,
     )
     # An unknown label is told once, not for each picture.
     for label in options.what or ():

@@ -29,6 +29,7 @@ from decoupe.options import (
     Quiet,
     Shrink,
     Threshold,
+    Trust,
     Verbose,
 )
 
@@ -139,6 +140,7 @@ class CutOptions:
         str | None, typer.Option(metavar="R,G,B", help="What is subtracted from its input's 0 to 1.")
     ] = None
     std: Annotated[str | None, typer.Option(metavar="R,G,B", help="What that is divided by.")] = None
+    trust: Trust = False
     device: Device = "auto"
     precision: Precision = "auto"
     compile: Compile = False

@@ -27,7 +27,7 @@ def export(
         ),
     ],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The file to write: .onnx, or .xml for OpenVINO.")
+        Path, typer.Argument(metavar="OUT", help="The file to write: .onnx, .xml for OpenVINO, or .pt2.")
     ],
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name to store; else that of the file.")
@@ -60,13 +60,20 @@ def export(
 ) -> None:
     """Write a model as one file that runs without PyTorch. It is checked against PyTorch first."""
     with told():
-        if out.suffix not in (".onnx", ".xml"):
-            raise InputError(f"{out} ends in {out.suffix or 'nothing'}, expected .onnx or .xml: rename it")
+        if out.suffix not in (".onnx", ".xml", ".pt2"):
+            raise InputError(
+                f"{out} ends in {out.suffix or 'nothing'}, expected .onnx, .xml or .pt2: rename it"
+            )
+        if out.suffix != ".onnx" and (pixels or int8 is not None or deform != "gather"):
+            raise InputError("--with-preprocessing, --int8 and --deform are for .onnx files alone")
+        if out.suffix == ".pt2" and half:
+            raise InputError("--half is for .onnx and .xml files: leave it out")
         if int8 is not None and (half or pixels):
             raise InputError("--int8 goes without --half and --with-preprocessing: leave them out")
         from decoupe import __version__
         from decoupe.export import export_onnx
         from decoupe.export.openvino_file import export_openvino
+        from decoupe.export.program_file import export_program
         from decoupe.weights import load_model
 
         loaded = load_model(model)
@@ -81,18 +88,18 @@ def export(
             "preprocessing": loaded.preprocessing,
             "metadata": stored,
             "vocabulary": loaded.vocabulary,
-            "half_weights": half,
             "fuse": fuse,
             "force": force,
         }
-        if out.suffix == ".xml":
-            if pixels or int8 is not None or deform != "gather":
-                raise InputError("--with-preprocessing, --int8 and --deform are for .onnx files alone")
-            report = export_openvino(loaded.model, out, **options)
+        if out.suffix == ".pt2":
+            report = export_program(loaded.model, out, **options)
+        elif out.suffix == ".xml":
+            report = export_openvino(loaded.model, out, half_weights=half, **options)
         else:
+            options.update(half_weights=half, deform=deform, pixels=pixels)
 
             def write(path: Path) -> list[Parity]:
-                return export_onnx(loaded.model, path, deform=deform, pixels=pixels, **options)
+                return export_onnx(loaded.model, path, **options)
 
             report = write(out) if int8 is None else _in_8_bits(write, out, int8, most_lost)
         tell(report)

@@ -1,152 +1,27 @@
-"""Exported files computed by ONNX Runtime or OpenVINO. Importing this imports neither."""
+"""What exported files give, whatever computes them. Importing this imports none of the runtimes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from decoupe.cores import threads_told
-from decoupe.errors import CheckpointError, DeviceError, InputError, MissingExtraError, ModelError
+from decoupe.errors import CheckpointError, InputError, ModelError
 from decoupe.memory import Footprint
+from decoupe.sessions import Port, Session, open_session
 from decoupe.weights.labels import Vocabulary
 from decoupe.weights.registry import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import onnxruntime
-
 Floats = npt.NDArray[np.float32]
-
-OPENVINO_SUFFIX = ".xml"
-_OPENVINO_KEYS = ("family", "licence", "name", "preprocessing", "version", "vocabulary")
-
 
 BYTES = 2500
 """Per pixel of the input, which no file that decoupe exports takes more than."""
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output of a file.
-
-    Attributes:
-        name: of the port.
-        shape: a number for each fixed side, anything else for a free one.
-        type: of its elements, as ``float32``.
-    """
-
-    name: str
-    shape: tuple[int | str | None, ...]
-    type: str
-
-    def __str__(self) -> str:
-        return f"{self.name} {list(self.shape)}"
-
-
-class Session(Protocol):
-    """An open file, whatever computes it.
-
-    Attributes:
-        inputs: what it takes.
-        outputs: what it gives.
-        metadata: what it tells of itself.
-        device: where it computes, as ``"cpu"`` or ``"cuda:0"``.
-    """
-
-    @property
-    def inputs(self) -> Sequence[Port]: ...  # noqa: D102 - see above
-    @property
-    def outputs(self) -> Sequence[Port]: ...  # noqa: D102
-    @property
-    def metadata(self) -> Mapping[str, str]: ...  # noqa: D102
-    @property
-    def device(self) -> str: ...  # noqa: D102
-
-    def run(self, feeds: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """Arrays by the names of inputs -> outputs in order.
-
-        Raises:
-            ModelError: they cannot be computed.
-        """
-        ...
-
-
-class OrtSession:
-    """An ``.onnx`` file opened by ONNX Runtime.
-
-    Raises:
-        CheckpointError: no readable ONNX file.
-        DeviceError: a device that the installed ONNX Runtime does not have.
-    """
-
-    def __init__(self, path: Path, device: str) -> None:
-        self._session = _open_session(path, device)
-        cuda = "CUDAExecutionProvider" in self._session.get_providers()
-        self.device = f"cuda:{device.partition(':')[2] or 0}" if cuda else "cpu"
-        if device.startswith("cuda") and not cuda:
-            raise DeviceError(
-                f"device {device!r} could not be started by ONNX Runtime: check the CUDA driver, or use 'cpu'"
-            )
-        self.inputs = [_port(each) for each in self._session.get_inputs()]
-        self.outputs = [_port(each) for each in self._session.get_outputs()]
-        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
-
-    def run(self, feeds: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """See `Session`."""
-        try:
-            found: list[npt.NDArray[Any]] = self._session.run(None, feeds)
-        except _onnx_errors() as error:
-            raise ModelError(first_line(error)) from None
-        return found
-
-
-class OpenVinoSession:
-    """An ``.xml`` file of OpenVINO's intermediate representation, on the CPU.
-
-    Raises:
-        MissingExtraError: OpenVINO is not installed.
-        CheckpointError: no readable file.
-        DeviceError: another device than the CPU.
-    """
-
-    device = "cpu"
-
-    def __init__(self, path: Path, device: str) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise MissingExtraError(f"the model {path}", "openvino") from error
-        if device not in ("auto", "cpu"):
-            raise DeviceError(f"device {device!r} is not one of OpenVINO's here: use 'auto' or 'cpu'")
-        try:
-            model = openvino.Core().read_model(path)
-            # Its own choice would be bfloat16 where the processor has it.
-            self._compiled = openvino.Core().compile_model(
-                model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-            )
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"{path} is not a usable OpenVINO model ({first_line(error)}): export it again"
-            ) from None
-        self.inputs = [_openvino_port(each) for each in model.inputs]
-        self.outputs = [_openvino_port(each) for each in model.outputs]
-        kept = [["decoupe", key] for key in _OPENVINO_KEYS if model.has_rt_info(["decoupe", key])]
-        self.metadata = {".".join(key): model.get_rt_info(key).astype(str) for key in kept}
-
-    def run(self, feeds: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """See `Session`."""
-        try:
-            found = self._compiled(feeds)
-        except RuntimeError as error:
-            raise ModelError(first_line(error)) from None
-        return [found[port].copy() for port in self._compiled.outputs]
 
 
 class _File:
@@ -305,25 +180,6 @@ def open_file(
     return OnnxRuntime(path, name=name, preprocessing=preprocessing, session=session)
 
 
-def open_session(path: Path, device: str) -> Session:
-    """The file opened by what its ending names."""
-    if path.suffix == OPENVINO_SUFFIX:
-        return OpenVinoSession(path, device)
-    return OrtSession(path, device)
-
-
-def _port(port: Any) -> Port:
-    kind = port.type.removeprefix("tensor(").removesuffix(")")
-    return Port(port.name, tuple(port.shape), {"float": "float32"}.get(kind, kind))
-
-
-def _openvino_port(port: Any) -> Port:
-    sides = tuple(side.get_length() if side.is_static else "?" for side in port.partial_shape)
-    kinds = {"f32": "float32", "u8": "uint8"}
-    kind = port.element_type.get_type_name()
-    return Port(port.any_name, sides, kinds.get(kind, kind))
-
-
 def _check_matte_ports(session: Session, path: Path) -> None:
     """Refuse what is not one image in and one mask out."""
     inputs, outputs, ours = session.inputs, session.outputs, "decoupe.preprocessing" in session.metadata
@@ -378,61 +234,6 @@ def _check_fixed(expected: Sequence[int | str | None], shape: tuple[int, ...]) -
             f"the model takes {expected[3]}×{expected[2]} only, not {shape[3]}×{shape[2]}: leave size out, "
             "or export it with dynamic sizes"
         )
-
-
-def first_line(error: Exception) -> str:
-    """The sentence of an error of a runtime's."""
-    # ONNX Runtime puts its name and a code before the sentence, with colons between.
-    return str(error).partition("\n")[0].rpartition(" : ")[2][:200].rstrip(". ")
-
-
-def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads_told()  # 0 lets it choose
-    # As fast without, and memory of one large picture is given back, not held for the process's life.
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
-    # Threads that spin between pictures take the cores from decoding and writing them.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = _providers(device, onnxruntime.get_available_providers())
-    try:
-        # Its own fallback prints to standard output, where a picture may be going.
-        return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
-    except _onnx_errors() as error:
-        reason = first_line(error)
-        if device == "auto" and len(providers) > 1:
-            return _open_session(path, "cpu")  # CUDA is installed and does not work
-        if len(providers) > 1:
-            raise DeviceError(
-                f"device {device!r} cannot be used by ONNX Runtime ({reason}): check the driver, or use 'cpu'"
-            ) from None
-        raise CheckpointError(f"{path} is not a usable ONNX model ({reason}): export it again") from None
-
-
-def _onnx_errors() -> tuple[type[Exception], ...]:
-    """ONNX Runtime's exceptions, which share no base class; each release names some more."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as states
-
-    named = (kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception))
-    return RuntimeError, ValueError, *named
-
-
-def _providers(device: str, available: list[str]) -> list[str | tuple[str, dict[str, str]]]:
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda"):
-        raise DeviceError(f"device {device!r} is not one of ONNX Runtime's here: use 'auto', 'cpu' or 'cuda'")
-    cuda = "CUDAExecutionProvider" in available
-    if kind == "cuda" and not cuda:
-        raise DeviceError(
-            f"device {device!r} is not available to ONNX Runtime here: "
-            "pip uninstall onnxruntime, then pip install onnxruntime-gpu; or use device 'cpu'"
-        )
-    if kind == "cpu" or not cuda:
-        return ["CPUExecutionProvider"]
-    return [("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider"]
 
 
 def _parsed_preprocessing(written: str, path: Path) -> Preprocessing:

@@ -155,6 +155,9 @@ Memory = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="The most it may hold, as 4GB; else most of what is free."),
 ]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Open a .pt2 file, which may run any code that its maker put in.")
+]
 Threshold = Annotated[
     float | None, typer.Option(metavar="T", help="Make the edge hard: alpha from T, 0 to 1, is subject.")
 ]

@@ -1,4 +1,4 @@
-"""What computes: PyTorch, ONNX Runtime and OpenVINO behind one protocol. Importing this imports none."""
+"""What computes: PyTorch and what runs exported files, behind one protocol. Importing this imports none."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ import numpy.typing as npt
 
 from decoupe.errors import DeviceError, InputError, ModelError, UnknownModelError, unknown
 from decoupe.memory import Footprint
-from decoupe.onnx_runtime import (
-    OPENVINO_SUFFIX,
-    Floats,
-    first_line,
-    open_file,
-)
+from decoupe.onnx_runtime import Floats, open_file
+from decoupe.sessions import OPENVINO_SUFFIX, PROGRAM_SUFFIX, first_line
 from decoupe.weights import download, registry
 from decoupe.weights.labels import Vocabulary
 from decoupe.weights.own import resolved
@@ -28,7 +24,7 @@ if TYPE_CHECKING:
 
     from decoupe.weights.checkpoint import LoadedModel
 
-RUNTIMES = ("onnx", "openvino", "torch")
+RUNTIMES = ("onnx", "openvino", "program", "torch")
 DTYPES = ("float32", "bfloat16", "float16")
 LOWERED = {("cpu", "bfloat16"), ("cuda", "bfloat16"), ("cuda", "float16")}
 """Kinds of device and precisions in which a fused model holds the weights of its products."""
@@ -286,23 +282,26 @@ def open_runtime(
     fuse: bool = True,
     compiled: bool = False,
     preprocessing: Preprocessing | None = None,
+    trust: bool = False,
 ) -> Runtime | SegmentRuntime:
     """Open a model for computing.
 
     Args:
-        model: a path (``.onnx``, ``.xml``, ``.safetensors``, ``.pth``), a name in the catalogue or of
-            `own_models`, a hub id ``owner/name``, or None for the embedded default.
+        model: a path (``.onnx``, ``.xml``, ``.pt2``, ``.safetensors``, ``.pth``), a name in the catalogue or
+            of `own_models`, a hub id ``owner/name``, or None for the embedded default.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None or ``"auto"`` takes the fastest there is.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``; None or ``"auto"`` chooses by device.
-        runtime: ``"onnx"``, ``"openvino"`` or ``"torch"``; None or ``"auto"`` follows from the model.
+        runtime: ``"onnx"``, ``"openvino"``, ``"program"`` or ``"torch"``; None or ``"auto"`` follows from the
+            model.
         fuse: compute a checkpoint in its equal, faster form (`decoupe.models.fuse`).
         compiled: compile a checkpoint when it first computes (`decoupe.models.compiled`).
         preprocessing: how a picture becomes the input of an exported file that is not decoupe's.
+        trust: open a ``.pt2`` file, which may run whatever code its maker put in; no other file runs any.
 
     Raises:
         UnknownModelError: no such name or file.
-        InputError: a runtime that cannot compute this model, or ``fuse=False`` or ``compiled=True`` for an
-            ``.onnx`` file.
+        InputError: a runtime that cannot compute this model, ``fuse=False`` or ``compiled=True`` for an
+            exported file, or a ``.pt2`` file that is not trusted.
         DeviceError: a device or precision that this machine does not have.
         MissingExtraError: the model needs PyTorch, which is not installed.
         ModelError: the weights cannot be had or read.
@@ -333,6 +332,11 @@ def open_runtime(
         )
     if dtype not in (None, "auto", "float32"):
         raise DeviceError(f"dtype {dtype} was asked for, exported files compute in float32: leave dtype out")
+    if kind == "program" and not trust:
+        raise InputError(
+            f"{model} is a program, and opening it can run any code that its maker put in: where you trust "
+            "it add trust=True or --trust, else export to .onnx, which runs none"
+        )
     path, name = (download.fetch(spec), spec.name) if spec is not None else (Path(str(model)), None)
     return open_file(path, device=device or "auto", name=name, preprocessing=preprocessing)
 
@@ -359,7 +363,8 @@ def find_spec(model: str | os.PathLike[str] | None) -> ModelSpec | None:
 
 
 def _runtime_of(file: str) -> str:
-    return {".onnx": "onnx", OPENVINO_SUFFIX: "openvino"}.get(Path(file).suffix, "torch")
+    kinds = {".onnx": "onnx", OPENVINO_SUFFIX: "openvino", PROGRAM_SUFFIX: "program"}
+    return kinds.get(Path(file).suffix, "torch")
 
 
 def _check_choice(kind: str, value: str | None, known: tuple[str, ...]) -> None:

@@ -23,6 +23,7 @@ from decoupe.options import (
     Overwrite,
     Precision,
     Quiet,
+    Trust,
     Verbose,
     parse_size,
 )
@@ -68,6 +69,7 @@ def segment(
     form: Form = "overlay",
     score: Score = None,
     size: NetworkSize = None,
+    trust: Trust = False,
     device: Device = "auto",
     precision: Precision = "auto",
     compile: Compile = False,  # noqa: A002 - named as the option
@@ -103,6 +105,7 @@ def segment(
                 size=network_size,
                 compile=compile,
                 memory=memory,
+                trust=trust,
             )
             if score is not None:
                 segmenter.thresholds = Thresholds(score=score, instance=score)

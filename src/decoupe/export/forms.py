@@ -7,15 +7,17 @@ differ from those of `decoupe.models.fuse`, which keep what they work on in the 
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Callable, Iterable
-from typing import TypeVar, cast
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decoupe.backbones.swin import PatchMerging, Swin, SwinBlock, from_windows, shifted_regions, to_windows
+from decoupe.backbones.swin import PatchMerging, Swin, SwinBlock
+from decoupe.backbones.swin_operators import patches, window_attention
+from decoupe.backbones.vit import DINOv3
 from decoupe.layers.deform import DeformConv2d, deform_conv2d
 from decoupe.models import fuse as fusion
 from decoupe.models.fuse import CollapsedReference, DeformableBranch, SwinStage, fold_batch_norm
@@ -42,7 +44,9 @@ def traceable(model: Model, *, fuse: bool = True) -> Model:
                 setattr(module, name, JoinedReference(child))
             elif isinstance(child, DeformableBranch):
                 setattr(module, name, TracedBranch(child))
-        if isinstance(module, DeformConv2d):
+        if isinstance(module, DINOv3):
+            module.model.rope = TracedRope(module.model.rope)
+        elif isinstance(module, DeformConv2d):
             module.method = "torchvision"
         elif isinstance(module, Swin):
             module.stages = nn.ModuleList(TracedStage(cast(SwinStage, stage)) for stage in module.stages)
@@ -139,66 +143,25 @@ class TracedMerging(nn.Module):
         return merged
 
 
-def register() -> None:
-    """Make the operators known to torch; a second time changes nothing."""
-    patches()
-    window_attention()
-
-
-@functools.cache
-def patches() -> Callable[..., Tensor]:
-    """The operator ``decoupe::patches``: `regroup`, opaque to a tracer."""
-    operator = torch.library.custom_op("decoupe::patches", regroup, mutates_args=())
-
-    @operator.register_fake
-    def _(x: Tensor) -> Tensor:
-        B, H, W, C = x.shape
-        return x.new_empty(B, (H + 1) // 2, (W + 1) // 2, 4 * C)
-
-    return operator
-
-
-def regroup(x: Tensor) -> Tensor:
-    """Map ``(B, H, W, C)`` -> its 2×2 cells as one ``(B, ceil(H/2), ceil(W/2), 4C)``, zeros beyond it."""
-    B, H, W, C = x.shape
-    x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2)).view(B, (H + 1) // 2, 2, (W + 1) // 2, 2, C)
-    return x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # rows vary faster than columns
-
-
-@functools.cache
-def window_attention() -> Callable[..., Tensor]:
-    """The operator ``decoupe::window_attention``: `attend`, opaque to a tracer.
-
-    Traced through, sizes rounded up to windows would make expressions that the tracer takes minutes over.
-    """
-    operator = torch.library.custom_op("decoupe::window_attention", attend, mutates_args=())
-    operator.register_fake(lambda qkv, *_: qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3))
-    return operator
-
-
-def attend(qkv: Tensor, padding: Tensor, bias: Tensor, side: int, shift: int) -> Tensor:
-    """Shifted window attention (Swin, section 3.2) of projected tokens.
+class TracedRope(nn.Module):
+    """The rotary embedding of a DINOv3 of any size: timm's makes plain numbers of the sides.
 
     Args:
-        qkv: scaled queries, keys and values ``(B, H, W, 3C)``.
-        padding: those of cells beyond the map, which is padded to whole windows, ``(3C,)``.
-        bias: of each pair of places in a window ``(1, heads, L, L)``, L = side².
-        side: of the windows, in cells.
-        shift: cells by which the windows are shifted, cyclically.
-
-    Returns:
-        ``(B, H, W, C)``, before the projection.
+        plain: timm's ``RotaryEmbeddingDinoV3``, each axis from −1 to 1 as the released models have it.
     """
-    B, H, W, _ = qkv.shape
-    down, right = -H % side, -W % side
-    whole = padding.repeat(B, H + down, W + right, 1)
-    whole[:, :H, :W] = qkv
-    regions = shifted_regions(H + down, W + right, side, shift, qkv.device)
-    tokens = to_windows(whole.roll((-shift, -shift), dims=(1, 2)), side)  # (B·windows, L, 3C)
-    q, k, v = tokens.view(*tokens.shape[:2], 3, bias.shape[1], -1).permute(2, 0, 3, 1, 4)
-    label = to_windows(regions[None, :, :, None], side)[..., 0]
-    apart = (label[:, :, None] != label[:, None, :])[:, None] * (-100.0 if shift else 0.0)
-    seen = bias + apart.repeat(B, 1, 1, 1)  # (B·windows, heads, L, L)
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=1.0)
-    x = from_windows(x.transpose(1, 2).flatten(2), side, H + down, W + right)
-    return x.roll((shift, shift), dims=(1, 2))[:, :H, :W].contiguous()
+
+    periods: Tensor
+
+    def __init__(self, plain: Any) -> None:
+        super().__init__()
+        self.rotate_half: bool = plain.rotate_half
+        self.register_buffer("periods", plain.periods.clone(), persistent=False)
+
+    def get_embed(self, shape: Sequence[int]) -> Tensor:
+        """Of a map of ``(H, W)`` tokens: sines and cosines ``(H·W, 2·width of a head)``."""
+        axes = [2 * (torch.arange(side, device=self.periods.device) + 0.5) / side - 1 for side in shape]
+        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)  # (H·W, 2)
+        angles = (2 * math.pi * places[..., None] / self.periods).flatten(1)
+        waves = torch.stack([angles.sin(), angles.cos()], dim=1)
+        waves = waves.tile(2) if self.rotate_half else waves.repeat_interleave(2, dim=-1)
+        return waves.flatten(1)

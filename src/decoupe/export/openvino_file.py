@@ -6,13 +6,14 @@ import dataclasses
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from decoupe.errors import ConfigError, MissingExtraError, OutputError
 from decoupe.export import described, graph_of, once, onnx_file, outputs_of, prepared, refuse
 from decoupe.export.parity import Parity, compared
-from decoupe.onnx_runtime import OpenVinoSession
+from decoupe.sessions import OpenVinoSession
 from decoupe.weights.labels import NO_NAMES, Vocabulary
 from decoupe.weights.registry import Preprocessing
 
@@ -49,7 +50,7 @@ def export_openvino(
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             plain, part = Path(folder, "plain.onnx"), Path(folder, path.name)
             plain.write_bytes(onnx_file.finish(proto, {}))
-            converted = openvino.convert_model(plain)
+            converted = convert(plain)
             for key, value in stored.items():
                 converted.set_rt_info(value, ["decoupe", key])
             openvino.save_model(converted, part, compress_to_fp16=False)
@@ -68,6 +69,35 @@ def export_openvino(
             raise
         raise ConfigError(f"OpenVINO cannot convert this model ({str(error)[-200:]!r})") from None
     return report
+
+
+def convert(path: Path) -> Any:
+    """An ``.onnx`` file with ``DeformConv`` as an ``openvino.Model``."""
+    import openvino
+    from openvino.frontend.onnx import ConversionExtension
+
+    return openvino.convert_model(path, extension=[ConversionExtension("DeformConv", _deformable)])
+
+
+def _deformable(node: Any) -> list[Any]:
+    """``DeformConv`` as OpenVINO's operator, which its reader of ONNX does not know by itself."""
+    from openvino import opset8 as ops
+
+    x, weight, offset, bias, mask = (node.get_input(index) for index in range(5))
+    pads = node.get_attribute("pads")
+    found = ops.deformable_convolution(
+        x,
+        offset,
+        weight,
+        node.get_attribute("strides"),
+        pads[:2],
+        pads[2:],
+        node.get_attribute("dilations"),
+        mask=mask,
+        bilinear_interpolation_pad=True,
+    )
+    by_channel = ops.reshape(bias, ops.constant([1, -1, 1, 1]), special_zero=False)
+    return [ops.add(found, by_channel).output(0)]
 
 
 def checked(model: nn.Module, path: Path) -> list[Parity]:

@@ -53,7 +53,7 @@ def deformable(
 
 
 def patches(x: Any) -> Any:
-    """`decoupe.export.forms.regroup`: four maps of every second cell, concatenated."""
+    """`decoupe.backbones.swin_operators.regroup`: four maps of every second cell, concatenated."""
     op = _opset()
 
     odd = op.Mod(op.Shape(x, start=1, end=3), _ints(2))
@@ -64,7 +64,7 @@ def patches(x: Any) -> Any:
 
 
 def window_attention(qkv: Any, padding: Any, bias: Any, side: int, shift: int) -> Any:
-    """`decoupe.export.forms.attend` by gathering: tokens into windows, and back to their places."""
+    """`decoupe.backbones.swin_operators.attend` by gathering: tokens into windows, and back home."""
     op = _opset()
 
     heads, length, width = bias.shape[1], side**2, qkv.shape[3] // 3

@@ -77,7 +77,7 @@ def quantise(source: Path, target: Path, folder: Path, *, most: float) -> Effect
     plain = open_predictor(source)
     with tempfile.TemporaryDirectory() as place, replacing(target) as temporary:
         made = Path(place, "quantised.onnx")
-        _quantise(source, made, plain, calibrating)
+        calibrate(source, made, plain, calibrating)
         effect = measured(plain, open_predictor(made), judging)
         if not effect.lost <= most:
             what = "of alpha on average" if effect.before is None else "of the S-measure"
@@ -124,8 +124,12 @@ def measured(plain: Predictor, quantised: Predictor, pictures: Iterable[Picture]
     return Effect(effect.pictures, effect.alpha, before, after)
 
 
-def _quantise(source: Path, target: Path, predictor: Predictor, pictures: Iterable[Picture]) -> None:
-    """The file with ranges of activations from ``pictures``, weights by channel."""
+def calibrate(source: Path, target: Path, predictor: Predictor, pictures: Iterable[Picture]) -> None:
+    """Write the file with ranges of activations from ``pictures``, weights by channel.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+    """
     try:
         import onnx
         from onnxruntime import quantization

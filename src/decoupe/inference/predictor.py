@@ -321,6 +321,7 @@ def load(
     compile: bool = False,
     memory: int | str | None = None,
     preprocessing: Preprocessing | None = None,
+    trust: bool = False,
 ) -> Predictor: ...
 
 
@@ -339,6 +340,7 @@ def load(
     compile: bool = False,
     memory: int | str | None = None,
     preprocessing: Preprocessing | None = None,
+    trust: bool = False,
 ) -> Any: ...  # the name decides whether it gives mattes or segments
 
 
@@ -356,18 +358,20 @@ def load(
     compile: bool = False,  # noqa: A002 - as torch calls it
     memory: int | str | None = None,
     preprocessing: Preprocessing | None = None,
+    trust: bool = False,
 ) -> Predictor | Segmenter:
     """Open a model; what was chosen is in its ``repr``.
 
     Args:
-        model: a path (``.onnx``, ``.xml``, ``.safetensors``, ``.pth``, ``.pkl``, a folder that transformers
-            wrote), a name of `catalogue`, a hub id ``owner/name``, or None for the embedded default, which
-            needs no download and no PyTorch.
+        model: a path (``.onnx``, ``.xml``, ``.pt2``, ``.safetensors``, ``.pth``, ``.pkl``, a folder that
+            transformers wrote), a name of `catalogue`, a hub id ``owner/name``, or None for the embedded
+            default, which needs no download and no PyTorch.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None or ``"auto"`` takes the fastest there is.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``; None or ``"auto"`` chooses by device.
         size: network size instead of the model's own: one side for both, ``(height, width)``, or
             ``"native"``.
-        runtime: ``"onnx"``, ``"openvino"`` or ``"torch"``; None or ``"auto"`` follows from the model.
+        runtime: ``"onnx"``, ``"openvino"``, ``"program"`` or ``"torch"``; None or ``"auto"`` follows from the
+            model.
         minmax: stretch each picture's alpha to its least and largest value; see `Predictor`.
         guided: enlarge mattes along the photographs' outlines; None follows the model, see `Predictor`.
         segments: the model that finds what ``what=`` names, as ``model`` is given; opened when it is first
@@ -381,6 +385,7 @@ def load(
             not fit whole in tiles, guided by a glance at the whole, with a `SizeWarning`.
         preprocessing: how a picture becomes the input of an ``.onnx`` file that is not decoupe's: its size,
             mean and standard deviation.
+        trust: open a ``.pt2`` file, which may run whatever code its maker put in; no other file runs any.
 
     Returns:
         A `Predictor` for a matte model, a `Segmenter` for one that names segments.
@@ -402,6 +407,7 @@ def load(
         fuse=fuse,
         compiled=compile,
         preprocessing=preprocessing,
+        trust=trust,
     )
     spec = find_spec(model)
     if isinstance(opened, SegmentRuntime):

@@ -237,7 +237,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
             start = file.read(9)
     except OSError as error:
         raise CheckpointError(f"cannot read the weights file {path}: {error.strerror}") from error
-    if path.suffix == ".onnx":
+    if path.suffix in (".onnx", ".pt2"):
         raise CheckpointError(f"{path} is an exported model, not PyTorch weights: use decoupe.load")
     try:
         if path.suffix == ".pkl":

@@ -451,6 +451,7 @@ WEIGHTS_SUFFIXES = (
     ".onnx",
     ".pkl",
     ".pt",
+    ".pt2",
     ".pth",
     ".safetensors",
     ".xml",
