@@ -530,7 +530,7 @@ def train(
         task = SegmentTask(recipe, folders, validation, device=accelerator.device)
     else:
         task = MatteTask(recipe, folders, validation, backgrounds=backgrounds, device=accelerator.device)
-        if not recipe.freeze_norms and folded_norms(model):
+        if saved_step(out) is None and not recipe.freeze_norms and folded_norms(model):
             with evaluating(model):  # on the CPU still, alike in every process
                 unfold_norms(model, task.pictures(UNFOLDED_BY))
     return Trainer(recipe, model, task, out, accelerator=accelerator, workers=workers, bar=bar)
