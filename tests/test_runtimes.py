@@ -45,12 +45,14 @@ class Red(nn.Module):
 
     def __init__(self, weight: float = 2.0) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 1, 1, bias=False)
+        self.red = nn.Conv2d(3, 1, 1, bias=False)  # of the picture: float32 whatever the rest is
+        self.conv = nn.Conv2d(1, 1, 1, bias=False)
         with torch.no_grad():
-            self.conv.weight.copy_(torch.tensor([weight, 0, 0]).reshape(1, 3, 1, 1))
+            self.red.weight.copy_(torch.tensor([1.0, 0, 0]).reshape(1, 3, 1, 1))
+            self.conv.weight.fill_(weight)
 
     def forward(self, x: Tensor) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.conv(x))
+        return SimpleNamespace(logits=self.conv(self.red(x)))
 
 
 @pytest.fixture

@@ -45,8 +45,7 @@ class BiRefNetConfig:
         context: context module inside the ``basic`` and ``residual`` blocks.
         block_width: channels inside a block; None for a quarter of its input's.
         context_width: channels of each branch of a context module.
-        dropout: share of a context module's values that training leaves out; the released code's half keeps
-            small networks from learning what they could.
+        dropout: share of a context module's values that training leaves out.
         inward: inward reference: the image ``split`` into a grid of patches stacked on channels (the
             paper), ``unshuffle``d so that each cell sees its own pixels, ``resize``d, or ``none``.
         inward_width: channels between its two convolutions.
@@ -408,7 +407,6 @@ PRESETS: dict[str, BiRefNetConfig] = {
         context="none",
         block_width=48,
         context_width=64,
-        dropout=0.1,
         inward="unshuffle",
         inward_width=16,
     ),

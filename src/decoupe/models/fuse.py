@@ -104,9 +104,9 @@ def fold_(model: Model) -> Model:
             if not isinstance(norm, nn.BatchNorm2d):
                 continue
             if isinstance(layer, nn.Conv2d):
-                setattr(sequence, name, fuse_conv_bn_eval(layer, norm))
+                setattr(sequence, name, folded(layer, norm))
             elif isinstance(layer, DeformConv2d):
-                layer.conv = fuse_conv_bn_eval(layer.conv, norm)
+                layer.conv = folded(layer.conv, norm)
             else:
                 continue
             setattr(sequence, norm_name, nn.Identity())
@@ -115,9 +115,16 @@ def fold_(model: Model) -> Model:
     blocks = [module for module in model.modules() if resnet and isinstance(module, resnet.Bottleneck)]
     for block in blocks:
         for name, norm_name in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
-            setattr(block, name, fuse_conv_bn_eval(getattr(block, name), getattr(block, norm_name)))
+            setattr(block, name, folded(getattr(block, name), getattr(block, norm_name)))
             setattr(block, norm_name, nn.Identity())
     return model
+
+
+def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """One convolution for both, computed in float64, so that each of its weights is rounded once."""
+    dtype = conv.weight.dtype
+    both: nn.Conv2d = fuse_conv_bn_eval(conv.double(), norm.double())
+    return both.to(dtype)
 
 
 def lower(model: Model, dtype: torch.dtype) -> Model:
