@@ -51,7 +51,7 @@ def form_of(form: str, plain: nn.Module, name: str, device: torch.device, dtype:
     fuse(model)
     if (device.type, str(dtype).removeprefix("torch.")) in LOWERED:
         lower(model, dtype)
-    return Compiled(model, name, device) if form == "compiled" else model
+    return Compiled(model, name) if form == "compiled" else model
 
 
 def measure(model: Compute, images: Tensor, dtype: torch.dtype, repeats: int) -> tuple[float, float]:

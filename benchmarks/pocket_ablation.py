@@ -1,11 +1,14 @@
 """What each part of the embedded model is worth: variants of it, each trained from nothing on equal views.
 
-    python benchmarks/pocket_ablation.py SETS... --out runs/ablation [--steps 2000] [--only NAME ...]
+    python benchmarks/pocket_ablation.py SETS... --out runs/ablation [--steps 2000] [--batch 32]
+        [--only NAME ...] [--device cuda] [--workers 1]
 
 Every variant changes one thing of the recipe ``pocket``. All see the same pictures in the same order, 70 % of
 the steps at 128², the rest at 192², and are scored at an area of 192² on the held-out pairs of the first set.
 The second row is the first from other random weights: differences as small as theirs say nothing. ``ms`` is
-the network alone in its fast form, 320×320, float32, the variants by turns. An interrupted run goes on.
+the network alone in its fast form on this machine's CPU, 320×320, float32, the variants by turns. An
+interrupted run goes on, and a variant whose scores are in --out is not trained again: several of these may
+share a GPU, each with some of the variants, and one more prints the table.
 """
 
 from __future__ import annotations
@@ -61,33 +64,41 @@ VARIANTS: dict[str, Recipe] = {
 SEEDS = {"as it is, from other random weights": 1}
 
 
-def trained(name: str, recipe: Recipe, folders: list[Path], out: Path, steps: int) -> dict[str, float]:
+def found(folder: Path, name: str) -> dict[str, float] | None:
+    """The scores that a finished variant has on a set, if it is finished."""
+    log = folder / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    scores: list[dict[str, float]] = [line["validation"][name] for line in lines if "validation" in line]
+    return scores[-1] if scores else None
+
+
+def trained(name: str, recipe: Recipe, options: argparse.Namespace) -> dict[str, float]:
     """Scores of a variant on the first set's held-out pairs."""
+    steps, folder = options.steps, options.out / re.sub(r"\W+", "-", name)
+    if scores := found(folder, options.sets[0].name):
+        return scores
     assert recipe.preprocessing is not None
     recipe = dataclasses.replace(
         recipe,
         steps=steps,
+        batch_size=options.batch,
         stages=(Stage((128, 128), 0.7), Stage((192, 192))),
         preprocessing=dataclasses.replace(recipe.preprocessing, size=(192, 192)),
         optimizer=dataclasses.replace(recipe.optimizer, warm_up=min(50, steps // 4)),
         ema=0.99,
         validate_every=steps,
     )
-    folder = out / re.sub(r"\W+", "-", name)
-    trainer = train(recipe, folders, [], folder, device="cpu", workers=1)  # goes on where it was interrupted
+    trainer = train(recipe, options.sets, [], folder, device=options.device, workers=options.workers)
     if trainer.progress.step == 0 and name in SEEDS:
         torch.manual_seed(SEEDS[name])
         for module in trainer.network.modules():
             if isinstance(module, torch.nn.Conv2d):
                 module.reset_parameters()
-    if trainer.progress.step < steps:
-        trainer.run(report_every=100)
+    trainer.run(report_every=100)
     trainer.close()
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    found: dict[str, float] = [line for line in lines if "validation" in line][-1]["validation"][
-        folders[0].name
-    ]
-    return found
+    scores = found(folder, options.sets[0].name)
+    assert scores is not None
+    return scores
 
 
 def network(recipe: Recipe) -> Callable[[], object]:
@@ -110,15 +121,16 @@ def main() -> None:
     parser.add_argument("sets", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=BASE.batch_size)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     options = parser.parse_args()
 
-    scores = {
-        name: trained(name, VARIANTS[name], options.sets, options.out, options.steps) for name in options.only
-    }
+    scores = {name: trained(name, VARIANTS[name], options) for name in options.only}
     seconds = median_times({name: network(VARIANTS[name]) for name in scores}, repeats=15)
     print(f"{machine()}; {versions('torch', 'pysodmetrics')}")
-    print(f"{options.steps} steps of {BASE.batch_size} pictures\n")
+    print(f"{options.steps} steps of {options.batch} pictures\n")
     rows = [
         [
             name,

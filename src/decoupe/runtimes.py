@@ -137,7 +137,7 @@ class _TorchModel:
         if compiled:
             from decoupe.models.compiled import Compiled
 
-            self._compute = Compiled(self.module, name, device)
+            self._compute = Compiled(self.module, name)
 
     def footprint(self) -> Footprint:
         """What computing takes beside the weights: two small pictures tell, once."""

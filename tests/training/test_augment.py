@@ -150,9 +150,10 @@ def test_backgrounds_are_replaced_and_the_subject_stays() -> None:
     assert torch.equal(changed(image, mask, SIZE, np.random.default_rng(0))[0], whole)  # no folder was given
 
 
-def test_soft_edges_do_not_keep_the_old_background() -> None:
+@pytest.mark.parametrize("width", [3, 16], ids=["outline", "hair"])
+def test_soft_edges_do_not_keep_the_old_background(width: int) -> None:
     """A red subject on blue, its edge half of each: set on green, nothing of the edge is blue."""
-    alpha = np.clip((40 - np.abs(np.arange(96) - 48)) / 16, 0, 1)
+    alpha = np.clip((40 - np.abs(np.arange(96) - 48)) / width, 0, 1)
     alpha = np.broadcast_to(alpha, (64, 96))[..., None]
     image = (alpha * (255, 0, 0) + (1 - alpha) * (0, 0, 255)).astype(np.uint8)
     mask = (255 * alpha[..., 0]).astype(np.uint8)
@@ -163,7 +164,7 @@ def test_soft_edges_do_not_keep_the_old_background() -> None:
     expected = alpha * (255, 0, 0) + (1 - alpha) * (0, 255, 0)
     assert np.abs(photograph.permute(1, 2, 0).numpy() - expected).max() < 12
     naive = alpha * image + (1 - alpha) * green
-    assert naive[..., 2].max() > 60
+    assert naive[..., 2].max() > 50
 
 
 def test_a_subject_is_pasted_beside_the_subject_of_another_photograph() -> None:
@@ -218,6 +219,25 @@ def test_a_scaled_and_turned_point_lands_where_geometry_says() -> None:
         there = (turned[0] + 60, turned[1] + 55)
         back = (a * there[0] + b * there[1] + c, d * there[0] + e * there[1] + f)
         assert back == pytest.approx((x, y))
+
+
+def test_colours_are_changed_by_the_factors_that_were_drawn() -> None:
+    image, mask = np.full((32, 32, 3), (40, 80, 120), np.uint8), np.zeros((32, 32), np.uint8)
+    image[:, 16:] = 120, 80, 40
+
+    def changed(**limits: tuple[float, float]) -> Tensor:
+        photograph, _ = Augmentation(**limits)(image, mask, (32, 32), np.random.default_rng(0))  # type: ignore[arg-type]
+        return photograph[:, 0, 0].float()
+
+    own = torch.tensor([40.0, 80, 120])
+    grey = 0.299 * 40 + 0.587 * 80 + 0.114 * 120
+    mean = (grey + 0.299 * 120 + 0.587 * 80 + 0.114 * 40) / 2
+    near = {"rtol": 0, "atol": 1}  # rounded
+    torch.testing.assert_close(changed(brightness=(1.5, 1.5)), 1.5 * own, **near)
+    torch.testing.assert_close(changed(contrast=(0.5, 0.5)), (own + mean) / 2, **near)
+    torch.testing.assert_close(changed(saturation=(0, 0)), torch.full((3,), grey), **near)
+    both = changed(brightness=(2.2, 2.2), contrast=(0.5, 0.5))
+    torch.testing.assert_close(both, 1.1 * (own + mean), **near)  # blue at 264 is not clipped in between
 
 
 def test_pepper_hits_the_share_it_says() -> None:

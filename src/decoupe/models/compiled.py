@@ -14,23 +14,21 @@ from decoupe.notices import CompileWarning, warn
 class Compiled:
     """A module that is compiled when it first computes, and computes as it is where that fails.
 
-    The first size is compiled by itself and the second one for all that follow. On CUDA the kernels are
-    replayed as a graph: at batch 1 a GPU would wait for each of them to be launched.
+    The first size is compiled by itself and the second one for all that follow.
 
     Args:
         module: for inference.
         name: what to call it in messages.
-        device: where it computes.
     """
 
-    def __init__(self, module: nn.Module, name: str, device: torch.device) -> None:
+    def __init__(self, module: nn.Module, name: str) -> None:
         self.module, self.name = module, name
-        mode = "reduce-overhead" if device.type == "cuda" else None
-        self._compiled: Any = torch.compile(module, mode=mode)
+        # Not mode="reduce-overhead": its CUDA graphs run in the one thread that first imported inductor.
+        self._compiled: Any = torch.compile(module)
         self._told = False
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """What the module gives; of a graph's outputs, until the next call."""
+        """What the module gives."""
         if self._compiled is None:
             return self.module(*inputs)
         if not self._told:

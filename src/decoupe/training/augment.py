@@ -12,7 +12,7 @@ from operator import itemgetter
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageStat
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -23,8 +23,13 @@ Array = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 Range = tuple[float, float]
 
+
 GREY = (128, 128, 128)
 """What surrounds a photograph that does not fill its sample."""
+GREY_OF = np.array((0.299, 0.587, 0.114))
+"""What red, green and blue count for in a grey (ITU-R BT.601)."""
+OUTLINE = 8
+"""Half transparent pixels that an outline has at most, as a multiple of width plus height; hair has more."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +126,9 @@ class Augmentation:
         photograph, matte = self.move(image, mask, size, rng)
         ground = self.ground(photograph, matte, rng, other, background)
         if ground is not None:
-            # Its own colours: those of a soft edge still hold the old background.
-            alpha = np.asarray(matte, np.float32) / np.float32(255)
-            subject = estimate_foreground(np.asarray(photograph), alpha)
-            photograph = Image.composite(Image.fromarray(subject), ground, matte)
+            photograph = Image.composite(own_colours(photograph, matte), ground, matte)
         photograph = self.degrade(photograph, rng)
-        return self.recolour(F.pil_to_tensor(photograph), rng), F.pil_to_tensor(matte)
+        return self.recolour(photograph, rng), F.pil_to_tensor(matte)
 
     def move(
         self, image: Array, mask: Array, size: tuple[int, int], rng: np.random.Generator
@@ -217,19 +219,20 @@ class Augmentation:
             photograph = Image.open(file)
         return photograph
 
-    def recolour(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
-        """``(3, H, W)`` uint8 with its colours changed, its geometry untouched."""
-        if rng.random() < self.grey:
-            pixels = F.rgb_to_grayscale(pixels, num_output_channels=3)
-        changes = (
-            (F.adjust_brightness, self.brightness),
-            (F.adjust_contrast, self.contrast),
-            (F.adjust_saturation, self.saturation),
-            (F.adjust_sharpness, self.sharpness),
-        )
-        for change, limits in changes:
-            if limits != (1, 1):
-                pixels = change(pixels, rng.uniform(*limits))
+    def recolour(self, photograph: Image.Image, rng: np.random.Generator) -> Tensor:
+        """The photograph as ``(3, H, W)`` uint8 with its colours changed, its geometry untouched."""
+        if self.sharpness != (1, 1):
+            photograph = ImageEnhance.Sharpness(photograph).enhance(rng.uniform(*self.sharpness))
+        saturation = 0.0 if rng.random() < self.grey else rng.uniform(*self.saturation)
+        brightness, contrast = rng.uniform(*self.brightness), rng.uniform(*self.contrast)
+        if (brightness, contrast, saturation) != (1, 1, 1):
+            # One linear map instead of three: quicker, and nothing is clipped in between.
+            mean = ImageStat.Stat(photograph.convert("L")).mean[0] * brightness
+            own, shared = brightness * contrast * saturation, brightness * contrast * (1 - saturation)
+            colours = own * np.eye(3) + shared * GREY_OF
+            matrix = np.column_stack((colours, np.full(3, mean * (1 - contrast))))
+            photograph = photograph.convert("RGB", tuple(matrix.ravel()))
+        pixels: Tensor = F.pil_to_tensor(photograph)
         if rng.random() < self.noise:
             noise = rng.normal(0, rng.uniform(2, 12), pixels.shape).astype(np.float32)
             pixels = (pixels + torch.from_numpy(noise)).clamp(0, 255).to(torch.uint8)
@@ -237,9 +240,22 @@ class Augmentation:
             height, width = pixels.shape[-2:]
             count = round(self.pepper * height * width)
             rows, columns = rng.integers(height, size=count), rng.integers(width, size=count)
-            pixels = pixels.clone()
             pixels[:, rows, columns] = torch.from_numpy(255 * rng.integers(2, size=count, dtype=np.uint8))
         return pixels
+
+
+def own_colours(photograph: Image.Image, matte: Image.Image) -> Image.Image:
+    """A subject without the old background that its soft edge still holds."""
+    if sum(matte.histogram()[1:-1]) > OUTLINE * sum(matte.size):
+        alpha = np.asarray(matte, np.float32) / np.float32(255)
+        return Image.fromarray(estimate_foreground(np.asarray(photograph), alpha))
+    # A mask's edge is a pixel or two wide: what is solid beside it tells its colours, in a tenth of the time.
+    solid = matte.point([0] * 255 + [255])
+    spread = photograph.copy()
+    spread.putalpha(solid)
+    spread = spread.convert("RGBa").filter(ImageFilter.BoxBlur(2)).convert("RGBA")
+    edge = ImageChops.subtract(spread.getchannel("A").point([0] + [255] * 255), solid)
+    return Image.composite(spread.convert("RGB"), photograph, edge)
 
 
 def cropped(pixels: Array, box: Box, size: tuple[int, int]) -> Image.Image:
