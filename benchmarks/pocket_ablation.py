@@ -1,6 +1,6 @@
 """What each part of the embedded model is worth: variants of it, each trained from nothing on equal views.
 
-    python benchmarks/pocket_ablation.py SETS... --out runs/ablation [--steps 2000] [--batch 32]
+    python benchmarks/pocket_ablation.py SETS... --out runs/ablation [--steps 1000] [--batch 64]
         [--only NAME ...] [--device cuda] [--workers 1]
 
 Every variant changes one thing of the recipe ``pocket``. All see the same pictures in the same order, 70 % of
@@ -120,8 +120,8 @@ def main() -> None:
     )
     parser.add_argument("sets", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=BASE.batch_size)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))

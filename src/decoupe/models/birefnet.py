@@ -407,6 +407,7 @@ PRESETS: dict[str, BiRefNetConfig] = {
         context="none",
         block_width=48,
         context_width=64,
+        dropout=0.1,
         inward="unshuffle",
         inward_width=16,
     ),

@@ -547,10 +547,10 @@ RECIPES: dict[str, Recipe] = {
         about="the embedded default model: BiRefNet at nano size",
         model=BIREFNETS["pocket"],
         preprocessing=Preprocessing((320, 320), fit="keep", size_range=(160, 640), guided=True),
-        stages=(Stage((128, 128), 0.42), Stage((160, 160), 0.79), Stage((224, 224), 0.97), Stage((320, 320))),
-        steps=9600,
-        batch_size=32,
-        optimizer=Optimizer(learning_rate=2.5e-3, weight_decay=0.02, warm_up=200, cool_down=0.6, clip=5.0),
+        stages=(Stage((160, 160), 0.45), Stage((224, 224), 0.8), Stage((320, 320))),
+        steps=7600,
+        batch_size=128,
+        optimizer=Optimizer(learning_rate=3e-3, weight_decay=0.05, warm_up=300, cool_down=0.6, clip=5.0),
         ema=0.998,
         criterion=BiRefNetCriterion(
             pixel=PixelWeights(bce=0, iou=0, ssim=0, structure=1.0), gradient=0.3, classification=0
