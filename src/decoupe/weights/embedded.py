@@ -36,7 +36,7 @@ def read_embedded(spec: ModelSpec, path: Path) -> LoadedModel:
         raise MissingExtraError(f"the model {spec.name!r} in PyTorch", "export") from error
     graph = onnx.load(path).graph
     given = {
-        tensor.name.removeprefix("model.").removesuffix(".half"): torch.from_numpy(
+        tensor.name.rpartition("model.")[2].removesuffix(".half"): torch.from_numpy(
             numpy_helper.to_array(tensor).copy()
         ).float()
         for tensor in graph.initializer
