@@ -627,5 +627,5 @@ def test_a_model_that_needs_pytorch_names_the_extra(
     result = run("photo.jpg", "-m", "birefnet")
     assert result.exit_code == 2
     assert lines(result) == [
-        "decoupe: decoupe cut -m birefnet needs PyTorch: pip install 'decoupe[torch]'",
+        "decoupe: the model 'birefnet' needs PyTorch: pip install 'decoupe[torch]'",
     ]

@@ -178,6 +178,6 @@ def test_the_main_job_runs_without_torch(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, (photo, model, result))]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 0, run.stderr
-    assert "birefnet needs PyTorch: pip install 'decoupe[torch]'" in run.stdout
+    assert "the model 'birefnet' needs PyTorch: pip install 'decoupe[torch]'" in run.stdout
     with Image.open(result) as saved:
         assert (saved.size, saved.mode) == ((60, 40), "RGBA")

@@ -331,9 +331,11 @@ def test_models_are_found_by_name_file_or_hub_id(tmp_path: Path) -> None:
 
 def test_without_torch_the_extra_is_named(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingExtraError, match="decoupe segment -m maskformer-swin-tiny-ade needs PyTorch"):
+    with pytest.raises(MissingExtraError, match="the model 'maskformer-swin-tiny-ade' needs PyTorch"):
         open_runtime("maskformer-swin-tiny-ade")
-    with pytest.raises(MissingExtraError, match=r"-m birefnet needs PyTorch: pip install 'decoupe\[torch\]'"):
+    with pytest.raises(
+        MissingExtraError, match=r"the model 'birefnet' needs PyTorch: pip install 'decoupe\[torch\]'"
+    ):
         open_runtime("birefnet")
 
 

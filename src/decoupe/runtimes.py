@@ -263,9 +263,7 @@ def _open_torch(
     # Huge pages where the system leaves them to the program: 10 times fewer page faults; pvt_v2_b0 at
     # 512² on one thread takes 1.25 s, not 1.36 s, with the same peak memory. Read when PyTorch starts.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    spec = find_spec(model)
-    command = "segment" if spec is not None and spec.family in registry.SEGMENT_FAMILIES else "cut"
-    require_torch(f"decoupe {command} -m {model}")
+    require_torch(f"the model {model!r}")
     chosen = _torch_device(device)
     loaded = load_model(model)
     if loaded.family in registry.SEGMENT_FAMILIES:
