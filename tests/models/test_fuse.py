@@ -84,6 +84,19 @@ def test_a_reference_at_full_resolution_is_one_convolution(height: int, width: i
         agree(wanted, fuse.CollapsedReference(plain, head).double()(image))
 
 
+@given(height=st.integers(1, 9), width=st.integers(1, 9), stride=st.sampled_from([1, 2, 8]))
+@settings(max_examples=15, deadline=None)
+def test_a_reference_of_unshuffled_pixels_is_a_strided_convolution(
+    height: int, width: int, stride: int
+) -> None:
+    plain = trained(InwardReference(stride, 7, BiRefNetConfig(inward="unshuffle", inward_width=5)))
+    image = drawn(2, 3, stride * height, stride * width)
+    with torch.inference_mode():
+        agree(plain(image), (strided := fuse.StridedReference(plain))(image))
+    restored = fuse.over_cells(strided.convs[0].weight)
+    torch.testing.assert_close(restored, plain.convs[0].weight, rtol=0, atol=0)
+
+
 @given(height=st.integers(1, 70), width=sides, detail=st.booleans(), last=st.booleans())
 @settings(max_examples=15, deadline=None)
 def test_attention_in_stripes(height: int, width: int, detail: bool, last: bool) -> None:

@@ -19,6 +19,7 @@ from decoupe.backbones.swin import PatchMerging, Swin, SwinBlock
 from decoupe.backbones.swin_operators import patches, window_attention
 from decoupe.backbones.vit import DINOv3
 from decoupe.layers.deform import DeformConv2d, deform_conv2d
+from decoupe.models import BiRefNet
 from decoupe.models import fuse as fusion
 from decoupe.models.fuse import CollapsedReference, DeformableBranch, SwinStage, fold_batch_norm
 
@@ -30,13 +31,17 @@ def traceable(model: Model, *, fuse: bool = True) -> Model:
 
     Args:
         model: of `decoupe.models`.
-        fuse: merge what can be merged. False folds batch norms alone, so that weights keep their names.
+        fuse: merge what can be merged. False folds batch norms and lets references see pixels where they lie,
+            so that weights keep their names.
 
     Returns:
         The copy, in evaluation mode.
     """
     if not fuse:
-        return fold_batch_norm(model)
+        model = fold_batch_norm(model)
+        if isinstance(model, BiRefNet):
+            fusion.stride_references(model)
+        return model
     model = fusion.fuse(copy.deepcopy(model)).to(memory_format=torch.contiguous_format)
     for module in list(model.modules()):
         for name, child in module.named_children():

@@ -5,7 +5,8 @@
 - Batch norms are folded into the convolutions before them.
 - A context module adds up what its branches give instead of concatenating it; deformable branches are
   sampled, multiplied, rectified and mixed a block of pixels at a time: no map as wide as a branch exists.
-- A linear reference at full resolution becomes one 5×5 convolution (`CollapsedReference`).
+- A linear reference at full resolution becomes one 5×5 convolution (`CollapsedReference`); those whose pixels
+  are unshuffled become strided convolutions of the picture (`StridedReference`).
 - An attention at full resolution is computed in stripes (`StripedAttention`).
 - A Swin stage takes a few windows at a time through a whole block, without work on padding (`SwinStage`).
 - Linear layers are computed at the rate of convolutions (`decoupe.layers.linear`).
@@ -65,6 +66,7 @@ def fuse(model: Model) -> Model:
     fold_(model.eval())
     if isinstance(model, BiRefNet):
         collapse_tail(model)
+        stride_references(model)
         model.classifier, model.decoder.side_heads = None, nn.ModuleList()  # of training alone
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -353,6 +355,53 @@ def collapse_tail(model: BiRefNet) -> None:
     decoder.head = head
 
 
+class StridedReference(nn.Module):
+    """An inward reference of unshuffled pixels, as a strided convolution of the picture itself.
+
+    A 3×3 convolution over cells of r×r pixels, whose pixels lie on channels, is one of 3r×3r pixels that goes
+    r pixels at a step: nothing is moved about before it. Its weights keep their name.
+
+    Args:
+        plain: the reference.
+    """
+
+    def __init__(self, plain: InwardReference) -> None:
+        super().__init__()
+        first, second = cast("tuple[nn.Conv2d, nn.Conv2d]", tuple(plain.convs))
+        side = 3 * plain.stride
+        conv = nn.Conv2d(
+            CHANNELS, first.out_channels, side, plain.stride, padding=plain.stride, device="meta"
+        )
+        conv.weight, conv.bias = nn.Parameter(over_pixels(first.weight, plain.stride)), first.bias
+        self.convs = nn.Sequential(conv, second)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image ``(N, 3, H, W)`` -> ``(N, out_channels, H/stride, W/stride)``."""
+        out: Tensor = self.convs(image)
+        return out
+
+
+def over_pixels(weight: Tensor, stride: int) -> Tensor:
+    """Weights over unshuffled cells ``(out, 3·r², 3, 3)`` -> over the pixels ``(out, 3, 3r, 3r)``."""
+    out, side = len(weight), 3 * stride
+    cells = weight.reshape(out, CHANNELS, stride, stride, 3, 3)
+    return cells.permute(0, 1, 4, 2, 5, 3).reshape(out, CHANNELS, side, side)
+
+
+def over_cells(weight: Tensor) -> Tensor:
+    """What `over_pixels` undoes: ``(out, 3, 3r, 3r)`` -> ``(out, 3·r², 3, 3)``."""
+    out, stride = len(weight), weight.shape[-1] // 3
+    pixels = weight.reshape(out, CHANNELS, 3, stride, 3, stride)
+    return pixels.permute(0, 1, 3, 5, 2, 4).reshape(out, CHANNELS * stride**2, 3, 3)
+
+
+def stride_references(model: BiRefNet) -> None:
+    """Replace every inward reference of unshuffled pixels, in place."""
+    for index, reference in enumerate(model.decoder.inward):
+        if isinstance(reference, InwardReference) and reference.kind == "unshuffle":
+            model.decoder.inward[index] = StridedReference(reference)
+
+
 class StripedAttention(nn.Module):
     """A `ScaleInvariantAttention` computed in stripes of the map, which stay in the cache.
 
@@ -502,7 +551,7 @@ FASTER: dict[type[nn.Module], Callable[..., nn.Module]] = {
 }
 """Modules that are replaced wherever they stand, by what."""
 
-FUSED = Context, Linear, StripedAttention, SwinStage, CollapsedReference
+FUSED = Context, Linear, StripedAttention, SwinStage, CollapsedReference, StridedReference
 
 EXACT: dict[type[nn.Module], tuple[str, ...]] = {
     # Sums over a whole map enter here.

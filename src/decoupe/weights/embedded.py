@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from decoupe.errors import CheckpointError, MissingExtraError
-from decoupe.models.birefnet import PRESETS, BiRefNet
+from decoupe.models.birefnet import PRESETS, BiRefNet, InwardReference
+from decoupe.models.fuse import over_cells
 from decoupe.weights.checkpoint import LoadedModel
 from decoupe.weights.naming import some
 from decoupe.weights.registry import ModelSpec
@@ -45,6 +46,10 @@ def read_embedded(spec: ModelSpec, path: Path) -> LoadedModel:
     head = [given[name] for name in ("slice_1", "slice_2") if name in given]
     given["decoder.head.weight"] = torch.cat(head, 1) if head else torch.empty(0)
     model = BiRefNet(PRESETS[spec.name])
+    for index, reference in enumerate(model.decoder.inward):
+        key = f"decoder.inward.{index}.convs.0.weight"
+        if key in given and isinstance(reference, InwardReference):
+            given[key] = over_cells(given[key])
     state = {**model.state_dict(), **{key: given[key] for key in model.state_dict() if key in given}}
     filled = set(given)
     for conv, name, norm in _folded(model):
