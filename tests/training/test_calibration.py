@@ -15,7 +15,8 @@ from decoupe import InputError
 from decoupe.cli import app
 from decoupe.models import BiRefNet
 from decoupe.models.birefnet import PRESETS
-from decoupe.training.calibration import Calibration, calibrate, fit
+from decoupe.training.calibration import Calibration, calibrate, fit, seen
+from decoupe.training.recipes import RECIPES
 from decoupe.weights.checkpoint import save_model
 from decoupe.weights.registry import Preprocessing
 
@@ -48,6 +49,18 @@ def test_what_was_done_to_good_logits_is_undone() -> None:
     found = fit(pictures)
     assert found.scale >= 2
     assert -found.shift / found.scale == pytest.approx(1, abs=0.51)
+
+
+def test_pieces_without_a_subject_are_looked_at_where_the_recipe_shows_them(discs: Path) -> None:
+    recipe = RECIPES["pocket"]
+    without = dataclasses.replace(recipe, augmentation=dataclasses.replace(recipe.augmentation, empty=0.0))
+    predictor = decoupe.load()
+    pairs = seen(predictor, without, [discs], most=8)
+    both = seen(predictor, recipe, [discs], most=8)
+    assert len(pairs) == 8
+    pieces = [(logits, truth) for logits, truth in both if not truth.any()]
+    assert len(both) == 8 + len(pieces) > 8
+    assert all(logits.shape == truth.shape for logits, truth in pieces)
 
 
 def test_the_command_writes_a_model_that_scores_better(discs: Path, tmp_path: Path) -> None:

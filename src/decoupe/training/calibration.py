@@ -21,6 +21,7 @@ from decoupe.errors import InputError
 from decoupe.evaluation.mattes import MatteScores
 from decoupe.inference.predictor import Predictor
 from decoupe.models import BiRefNet
+from decoupe.training.augment import beside
 from decoupe.training.recipes import Recipe
 from decoupe.training.tasks import divide
 
@@ -59,6 +60,9 @@ def calibrate(model: BiRefNet, calibration: Calibration) -> None:
 def seen(predictor: Predictor, recipe: Recipe, folders: Sequence[Path], *, most: int) -> list[Seen]:
     """What a model says of pairs that its recipe trains on, evenly chosen.
 
+    Where the recipe shows pieces beside a subject, whose truth is empty, they are looked at too: alpha is to
+    mean what it says where there is nothing.
+
     Args:
         predictor: of the model.
         recipe: which pairs are held out, and so left alone here.
@@ -72,8 +76,12 @@ def seen(predictor: Predictor, recipe: Recipe, folders: Sequence[Path], *, most:
     found = []
     for pair in spread([pair for pairs in train.values() for pair in pairs], most):
         image, truth = read_pair(pair)
-        alpha = predictor(image).alpha.clip(_SURE, 1 - _SURE)
-        found.append((np.log(alpha / (1 - alpha)), truth))
+        parts = [(slice(None), slice(None))]
+        if getattr(recipe.augmentation, "empty", 0) and (piece := beside(truth)):
+            parts.append(piece)
+        for part in parts:
+            alpha = predictor(np.ascontiguousarray(image[part])).alpha.clip(_SURE, 1 - _SURE)
+            found.append((np.log(alpha / (1 - alpha)), truth[part]))
     return found
 
 
