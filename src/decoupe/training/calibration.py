@@ -26,7 +26,7 @@ from decoupe.training.recipes import Recipe
 from decoupe.training.tasks import divide
 
 SCALES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
-SHIFTS = tuple(step / 4 for step in range(-12, 3))
+SHIFTS = tuple(step / 4 for step in range(-20, 3))
 _SURE = 1e-6
 """Alpha nearer than this to 0 or 1 has no finite logit."""
 
