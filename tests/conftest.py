@@ -8,6 +8,7 @@ from drawn import draw_pair
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["DECOUPE_CONFIG"] = os.devnull  # not the names that a developer has given
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests that import ONNX Runtime themselves reach nobody
     # Each worker of `pytest -n` has one core: more threads than that only wait for each other. Numba, which
     # pymatting brings, sets PyTorch's threads with its own.
     if "PYTEST_XDIST_WORKER" in os.environ:

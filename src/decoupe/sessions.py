@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from decoupe.cores import threads_told
 from decoupe.errors import CheckpointError, DeviceError, MissingExtraError, ModelError
+from decoupe.telemetry import import_onnxruntime, import_openvino
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +116,7 @@ class OpenVinoSession:
 
     def __init__(self, path: Path, device: str) -> None:
         try:
-            import openvino
+            openvino = import_openvino()
         except ImportError as error:
             raise MissingExtraError(f"the model {path}", "openvino") from error
         if device not in ("auto", "cpu"):
@@ -241,8 +242,7 @@ def first_line(error: Exception) -> str:
 
 
 def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads_told()  # 0 lets it choose

@@ -28,6 +28,7 @@ from decoupe.export.pixels import with_preprocessing
 from decoupe.export.two_scale import joined
 from decoupe.inference.media import replacing
 from decoupe.models import InSPyReNet, MaskFormer
+from decoupe.telemetry import import_onnxruntime
 from decoupe.weights.labels import NO_NAMES, Vocabulary
 from decoupe.weights.registry import Preprocessing
 
@@ -132,8 +133,7 @@ def graph_of(model: nn.Module, preprocessing: Preprocessing, *, deform: str, fus
 
 def checked(model: nn.Module, content: bytes, preprocessing: Preprocessing) -> list[Parity]:
     """How far the bytes of a file are from the model, at every shape and with one look and two."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False

@@ -14,6 +14,7 @@ from decoupe.errors import ConfigError, MissingExtraError, OutputError
 from decoupe.export import described, graph_of, once, onnx_file, outputs_of, prepared, refuse
 from decoupe.export.parity import Parity, compared
 from decoupe.sessions import OpenVinoSession
+from decoupe.telemetry import import_openvino
 from decoupe.weights.labels import NO_NAMES, Vocabulary
 from decoupe.weights.registry import Preprocessing
 
@@ -39,7 +40,7 @@ def export_openvino(
         OutputError: ``path`` cannot be written.
     """
     try:
-        import openvino
+        openvino = import_openvino()
     except ImportError as error:
         raise MissingExtraError("exporting to OpenVINO", "openvino") from error
     path, preprocessing = Path(path), once(preprocessing)
@@ -73,7 +74,7 @@ def export_openvino(
 
 def convert(path: Path) -> Any:
     """An ``.onnx`` file with ``DeformConv`` as an ``openvino.Model``."""
-    import openvino
+    openvino = import_openvino()
     from openvino.frontend.onnx import ConversionExtension
 
     return openvino.convert_model(path, extension=[ConversionExtension("DeformConv", _deformable)])

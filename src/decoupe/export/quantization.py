@@ -18,6 +18,7 @@ from decoupe.errors import ConfigError, InputError, MissingExtraError
 from decoupe.inference.media import find_images, replacing
 from decoupe.inference.predictor import Predictor, open_predictor
 from decoupe.inference.preprocess import network_size, read_image, to_network
+from decoupe.telemetry import import_onnxruntime
 
 CALIBRATED = 100
 """Most photographs that the ranges of activations are taken from."""
@@ -132,6 +133,8 @@ def calibrate(source: Path, target: Path, predictor: Predictor, pictures: Iterab
     """
     try:
         import onnx
+
+        import_onnxruntime()
         from onnxruntime import quantization
     except ImportError as error:
         raise MissingExtraError("quantising", "export") from error
@@ -154,8 +157,7 @@ def calibrate(source: Path, target: Path, predictor: Predictor, pictures: Iterab
 
 def _folded(source: Path, target: Path) -> None:
     """A file whose constants ONNX Runtime has folded, weights in floats, in standard operators."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -1,0 +1,42 @@
+"""Runtimes that tell their makers of every use, imported so that they do not.
+
+decoupe sends nothing anywhere: what is cut, with which model and how often, is its user's affair.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+
+def import_onnxruntime() -> Any:
+    """``onnxruntime``, silent.
+
+    From 1.29 on its Linux builds, as those of Windows, report each session to Microsoft, among other things
+    the model file's name, unless this variable is set before they are imported.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()  # where somebody imported it before
+    return onnxruntime
+
+
+def import_openvino() -> Any:
+    """``openvino``, silent: through a package of its own it reports to Google Analytics that it was imported.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    reporter = "openvino_telemetry"
+    if reporter in sys.modules:
+        import openvino
+
+        return openvino
+    sys.modules[reporter] = None  # type: ignore[assignment]  # Python's way to say: not to be imported
+    try:
+        import openvino
+    finally:
+        del sys.modules[reporter]
+    return openvino
