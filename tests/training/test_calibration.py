@@ -52,15 +52,20 @@ def test_what_was_done_to_good_logits_is_undone() -> None:
 
 
 def test_pieces_without_a_subject_are_looked_at_where_the_recipe_shows_them(discs: Path) -> None:
-    recipe = RECIPES["pocket"]
-    without = dataclasses.replace(recipe, augmentation=dataclasses.replace(recipe.augmentation, empty=0.0))
-    predictor = decoupe.load()
-    pairs = seen(predictor, without, [discs], most=8)
-    both = seen(predictor, recipe, [discs], most=8)
-    assert len(pairs) == 8
-    pieces = [(logits, truth) for logits, truth in both if not truth.any()]
-    assert len(both) == 8 + len(pieces) > 8
-    assert all(logits.shape == truth.shape for logits, truth in pieces)
+    def found(share: float) -> tuple[int, int]:
+        recipe = RECIPES["pocket"]
+        recipe = dataclasses.replace(
+            recipe, augmentation=dataclasses.replace(recipe.augmentation, empty=share)
+        )
+        pictures = seen(decoupe.load(), recipe, [discs], most=8)
+        assert all(logits.shape == truth.shape for logits, truth in pictures)
+        empty = sum(not truth.any() for _, truth in pictures)
+        return len(pictures) - empty, empty
+
+    assert found(0.0) == (8, 0)
+    pairs, all_pieces = found(1.0)
+    assert pairs == 8
+    assert 0 < found(0.5)[1] < all_pieces <= 8
 
 
 def test_the_command_writes_a_model_that_scores_better(discs: Path, tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def calibrate(model: BiRefNet, calibration: Calibration) -> None:
 def seen(predictor: Predictor, recipe: Recipe, folders: Sequence[Path], *, most: int) -> list[Seen]:
     """What a model says of pairs that its recipe trains on, evenly chosen.
 
-    Where the recipe shows pieces beside a subject, whose truth is empty, they are looked at too: alpha is to
-    mean what it says where there is nothing.
+    Where the recipe shows pieces beside a subject, whose truth is empty, as many are looked at too: alpha is
+    to mean what it says where there is nothing.
 
     Args:
         predictor: of the model.
@@ -73,11 +73,13 @@ def seen(predictor: Predictor, recipe: Recipe, folders: Sequence[Path], *, most:
         InputError: a folder that holds no set.
     """
     train, _ = divide(recipe, folders, ())
+    share = getattr(recipe.augmentation, "empty", 0.0)
     found = []
-    for pair in spread([pair for pairs in train.values() for pair in pairs], most):
+    for index, pair in enumerate(spread([pair for pairs in train.values() for pair in pairs], most)):
         image, truth = read_pair(pair)
         parts = [(slice(None), slice(None))]
-        if getattr(recipe.augmentation, "empty", 0) and (piece := beside(truth)):
+        due = int(share * (index + 1)) > int(share * index)
+        if due and (piece := beside(truth)):
             parts.append(piece)
         for part in parts:
             alpha = predictor(np.ascontiguousarray(image[part])).alpha.clip(_SURE, 1 - _SURE)

@@ -227,7 +227,7 @@ _MODELS = (
         repo=None,
         file="pocket.onnx",
         backbone="nano",
-        sha256="3d571a05df3b4897f5d9e00ed853b83ec9c3e46868b554369995b8e518f76169",
+        sha256="ce6d7752d2b7c2633f2563a7ffff0c950374cb401fda3090ea4151ef988f9eb2",
     ),
     _released(
         "birefnet",
