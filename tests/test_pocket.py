@@ -7,18 +7,16 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import numpy_helper
 
 import decoupe
 from contract import picture
 from decoupe.models import BiRefNet
 from decoupe.models.birefnet import PRESETS
-from decoupe.models.fuse import fold_batch_norm
 from decoupe.training.recipes import RECIPES
+from decoupe.weights import load_model
 from decoupe.weights.registry import CATALOGUE
 
 FILE = Path(str(files("decoupe.weights"))) / "pocket.onnx"
@@ -35,21 +33,6 @@ def predictor() -> decoupe.Predictor:
     return decoupe.load()
 
 
-def stored_weights() -> dict[str, torch.Tensor]:
-    """The file's weights by our names; the head's two halves joined again."""
-    graph = onnx.load(FILE).graph
-    arrays = {
-        tensor.name.removesuffix(".half"): numpy_helper.to_array(tensor) for tensor in graph.initializer
-    }
-    state = {
-        name.removeprefix("model."): array for name, array in arrays.items() if name.startswith("model.")
-    }
-    convs = [node for node in graph.node if node.op_type == "Conv"]
-    halves = [arrays[node.input[1]] for node in convs if not node.input[1].startswith("model.")]
-    state["decoder.head.weight"] = np.concatenate(sorted(halves, key=lambda half: -half.shape[1]), axis=1)
-    return {name: torch.from_numpy(array.astype(np.float32)) for name, array in state.items()}
-
-
 def test_the_file_is_small_and_stands_in_the_catalogue(session: onnxruntime.InferenceSession) -> None:
     spec = CATALOGUE["pocket"]
     assert FILE.stat().st_size <= 10_000_000
@@ -64,12 +47,9 @@ def test_the_file_is_small_and_stands_in_the_catalogue(session: onnxruntime.Infe
 
 def test_it_is_birefnet_to_the_last_weight(session: onnxruntime.InferenceSession) -> None:
     """The ONNX file and the torch model of the same weights agree, at sizes that were not traced."""
-    model = fold_batch_norm(BiRefNet(PRESETS["pocket"]).eval())
-    unused = {"side_heads", "gradient"}  # what only training reads is not exported
-    state = stored_weights()
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert unexpected == []
-    assert all(unused & set(name.split(".")) for name in missing), missing
+    model = load_model("pocket").model
+    assert isinstance(model, BiRefNet)
+    assert model.config == PRESETS["pocket"]
     for shape in ((1, 320, 320), (2, 256, 416)):
         image = picture(*shape)
         with torch.inference_mode():
