@@ -22,6 +22,7 @@ ORDER = (
     "readings",
     "memory",
     "cores",
+    "telemetry",
     "layers",
     "backbones",
     "models",
