@@ -10,7 +10,7 @@ from torch import nn
 
 from decoupe.errors import CheckpointError, MissingExtraError
 from decoupe.models.birefnet import PRESETS, BiRefNet, InwardReference
-from decoupe.models.fuse import over_cells
+from decoupe.models.fuse import StridedReference, over_cells
 from decoupe.weights.checkpoint import LoadedModel
 from decoupe.weights.naming import some
 from decoupe.weights.registry import ModelSpec
@@ -48,7 +48,9 @@ def read_embedded(spec: ModelSpec, path: Path) -> LoadedModel:
     model = BiRefNet(PRESETS[spec.name])
     for index, reference in enumerate(model.decoder.inward):
         key = f"decoder.inward.{index}.convs.0.weight"
-        if key in given and isinstance(reference, InwardReference):
+        if not isinstance(reference, InwardReference) or key not in given:
+            continue
+        if given[key].shape == StridedReference(reference).convs[0].weight.shape:  # else it is told below
             given[key] = over_cells(given[key])
     state = {**model.state_dict(), **{key: given[key] for key in model.state_dict() if key in given}}
     filled = set(given)
