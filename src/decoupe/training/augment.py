@@ -23,7 +23,6 @@ Array = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 Range = tuple[float, float]
 
-
 GREY = (128, 128, 128)
 """What surrounds a photograph that does not fill its sample."""
 GREY_OF = np.array((0.299, 0.587, 0.114))
@@ -249,7 +248,7 @@ def own_colours(photograph: Image.Image, matte: Image.Image) -> Image.Image:
     if sum(matte.histogram()[1:-1]) > OUTLINE * sum(matte.size):
         alpha = np.asarray(matte, np.float32) / np.float32(255)
         return Image.fromarray(estimate_foreground(np.asarray(photograph), alpha))
-    # A mask's edge is a pixel or two wide: what is solid beside it tells its colours, in a tenth of the time.
+    # A mask's edge is a pixel or two wide: what is solid beside it tells its colours, in far less time.
     solid = matte.point([0] * 255 + [255])
     spread = photograph.copy()
     spread.putalpha(solid)
