@@ -7,16 +7,20 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 
 import decoupe
 from contract import picture
+from decoupe.errors import CheckpointError
 from decoupe.models import BiRefNet
 from decoupe.models.birefnet import PRESETS
 from decoupe.training.recipes import RECIPES
 from decoupe.weights import load_model
+from decoupe.weights.embedded import read_embedded
 from decoupe.weights.registry import CATALOGUE
 
 FILE = Path(str(files("decoupe.weights"))) / "pocket.onnx"
@@ -74,3 +78,12 @@ def test_a_mirrored_picture_gives_the_mirrored_matte(predictor: decoupe.Predicto
 
 def test_preprocessing_is_read_from_the_file() -> None:
     assert decoupe.load(FILE).preprocessing == RECIPES["pocket"].preprocessing
+
+
+def test_a_file_of_another_shape_is_told(tmp_path: Path) -> None:
+    proto = onnx.load(FILE)
+    (weight,) = (one for one in proto.graph.initializer if "inward.2.convs.0.weight" in one.name)
+    weight.CopyFrom(numpy_helper.from_array(np.zeros((16, 3, 5, 5), np.float16), weight.name))
+    onnx.save(proto, tmp_path / "other.onnx")
+    with pytest.raises(CheckpointError, match=r"does not hold the model 'pocket' \(.*inward\.2"):
+        read_embedded(CATALOGUE["pocket"], tmp_path / "other.onnx")
