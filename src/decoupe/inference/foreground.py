@@ -157,25 +157,28 @@ class _Levels:
         """Foreground and background ``(6, P)`` at ascending flat indices of a level, the last by default."""
         level %= len(self.sizes)
         if level == 0:
-            return self.coarse.reshape(6, -1).take(places, axis=1)
-        soft = places[_soft(self._alpha[self._sources(places, level)])]
-        around = _neighbours(soft, self.sizes[level])
-        near = _Subset([places, *around])
+            return np.take(self.coarse.reshape(6, -1), places, axis=1, mode="clip")
+        halves = _chessboard(places[_soft(self._alpha[self._sources(places, level)])], self.sizes[level])
+        around = [_neighbours(half, self.sizes[level]) for half in halves]
+        near = _Subset([places, *around[0], *around[1]], first=halves)
         layers = self._enlarged(near.places, level)
         sources = self._sources(near.places, level)
         colours, alphas = _planes(self._pixels[sources]), self._alpha[sources]
         _fill_known(layers, colours, alphas)
-        own, beside = near.order(soft), [near.order(some) for some in around]
-        rows, columns = divided(soft, self.sizes[level][1])
-        halves = _halves((rows + columns) % 2 == 0, own, beside, colours, alphas)
-        second = halves[1]  # from which the first is solved, whatever that was before
-        start = layers.take(second.places, axis=1)
-        _add_missing(start, second.colours, second.alpha)
-        layers[:, second.places] = start.clip(0, 1, out=start)
+        black, white = (len(half) for half in halves)
+        systems = [
+            _system(own, [near.order(some) for some in beside], colours, alphas)
+            for own, beside in zip((slice(black), slice(black, black + white)), around, strict=True)
+        ]
+        start = layers[
+            :, black : black + white
+        ]  # from which the black are solved, whatever those were before
+        _add_missing(start, systems[1].colours, systems[1].alpha)
+        start.clip(0, 1, out=start)
         last = len(self.sizes) - 1
         sweeps = _FINE_SWEEPS if level < last else _LAST_SWEEPS if last > 1 else _ONLY_SWEEPS
-        _sweep(layers, halves, sweeps)
-        return layers.take(near.order(places), axis=1)
+        _sweep(layers, systems, sweeps)
+        return np.take(layers, near.order(places), axis=1, mode="clip")
 
     def _enlarged(self, places: Indices, level: int) -> Floats:
         """The layers ``(6, P)`` of the level below, enlarged to a level."""
@@ -203,25 +206,27 @@ class _Subset:
 
     Args:
         parts: flat indices, not all empty, which may repeat.
+        first: those of ``parts`` that come first, in this order, each once.
 
     Attributes:
-        places: each once, ascending.
+        places: each once, behind the first ascending.
     """
 
-    def __init__(self, parts: Sequence[Indices]) -> None:
+    def __init__(self, parts: Sequence[Indices], first: Sequence[Indices] = ()) -> None:
         parts = [part for part in parts if len(part)]
-        self._first = min(int(part.min()) for part in parts)
-        seen = np.zeros(max(int(part.max()) for part in parts) + 1 - self._first, bool)
+        self._least = min(int(part.min()) for part in parts)
+        seen = np.zeros(max(int(part.max()) for part in parts) + 1 - self._least, bool)
         for part in parts:
-            seen[part - self._first] = True
-        places = np.flatnonzero(seen)
-        self._order = np.empty(len(seen), np.int32)
-        self._order[places] = np.arange(len(places), dtype=np.int32)
-        self.places: Indices = places + self._first
+            seen[part - self._least] = True
+        for part in first:
+            seen[part - self._least] = False
+        self.places: Indices = np.concatenate([*first, np.flatnonzero(seen) + self._least])
+        self._order = np.empty(len(seen), np.intp)
+        self._order[self.places - self._least] = np.arange(len(self.places))
 
-    def order(self, places: Indices) -> npt.NDArray[np.int32]:
+    def order(self, places: Indices) -> Indices:
         """Where each of some of the subset's pixels is stored."""
-        return self._order[places - self._first]
+        return np.take(self._order, places - self._least, mode="clip")
 
 
 def _neighbours(places: Indices, size: Pair) -> list[Indices]:
@@ -274,68 +279,65 @@ def _relax(layers: Floats, colours: Floats, alpha: Floats) -> None:
         places = np.flatnonzero(_soft(alpha))
     else:
         places = np.arange(alpha.size)
-    rows, columns = divided(places, width)
-    black = (rows + columns) % 2 == 0
-    around = _neighbours(places, (height, width))
-    halves = _halves(black, places, around, colours.reshape(3, -1), alpha.reshape(-1))
+    flat, alphas = colours.reshape(3, -1), alpha.reshape(-1)
+    systems = [
+        _system(half, _neighbours(half, (height, width)), flat, alphas)
+        for half in _chessboard(places, (height, width))
+    ]
     sweeps = _SMALL_SWEEPS if max(height, width) <= _SMALL_SIDE else _SWEEPS
-    _sweep(layers.reshape(6, -1), halves, sweeps)
+    _sweep(layers.reshape(6, -1), systems, sweeps)
 
 
-class _Half(NamedTuple):
-    """Half the pixels of a level with their 2×2 systems (the paper's equation 4), in solved form.
+def _chessboard(places: Indices, size: Pair) -> list[Indices]:
+    """The black and the white squares of flat indices: no two of one colour are neighbours."""
+    rows, columns = divided(places, size[1])
+    black = (rows + columns) % 2 == 0
+    return [places[black], places[~black]]
+
+
+class _System(NamedTuple):
+    """The 2×2 systems of some pixels (the paper's equation 4), in solved form.
 
     Where F' and B' are the weighted means of the neighbours, and s is the sum of the weights, the solution is
     F' + a·r and B' + (1 − a)·r with r = (I − a·F' − (1 − a)·B') / (a² + (1 − a)² + s).
 
     Attributes:
-        places: indices ``(P,)`` into the layers.
-        neighbours: four such, of the neighbours.
+        places: where the ``P`` pixels are in the layers.
+        neighbours: four times indices ``(P,)`` into the layers.
         weights: four times ``(P,)``, how much each neighbour counts; they sum to 1.
         alpha: ``(P,)``.
         divisor: of r, ``(P,)``.
         colours: the pixels' own, ``(3, P)``.
     """
 
-    places: npt.NDArray[Any]
-    neighbours: list[npt.NDArray[Any]]
+    places: Indices | slice
+    neighbours: list[Indices]
     weights: list[Floats]
     alpha: Floats
     divisor: Floats
     colours: Floats
 
 
-def _halves(
-    black: npt.NDArray[np.bool_],
-    places: npt.NDArray[Any],
-    neighbours: Sequence[npt.NDArray[Any]],
-    colours: Floats,
-    alphas: Floats,
-) -> list[_Half]:
-    """The pixels ``(P,)`` as the squares of a chessboard: no two of one colour are neighbours.
+def _system(places: Indices | slice, neighbours: list[Indices], colours: Floats, alphas: Floats) -> _System:
+    """The systems of pixels of which no two are neighbours, so that they are solved at once.
 
-    So each half is solved at once. ``colours`` ``(3, Q)`` and ``alphas`` ``(Q,)`` are of the layers' pixels.
+    ``colours`` ``(3, Q)`` and ``alphas`` ``(Q,)`` are of the layers' pixels.
     """
-    halves = []
-    for chosen in (np.flatnonzero(black), np.flatnonzero(~black)):
-        own = places[chosen]
-        beside = [some[chosen] for some in neighbours]
-        a = alphas[own]
-        weights = [np.abs(a - alphas[some]) + np.float32(_SMOOTHNESS) for some in beside]
-        total: Any = sum(weights)
-        for weight in weights:
-            weight /= total
-        divisor = a * a + (1 - a) * (1 - a) + total
-        halves.append(_Half(own, beside, weights, a, divisor, colours.take(own, axis=1)))
-    return halves
+    a = alphas[places]
+    weights = [np.abs(a - alphas[some]) + np.float32(_SMOOTHNESS) for some in neighbours]
+    total: Any = sum(weights)
+    for weight in weights:
+        weight /= total
+    divisor = a * a + (1 - a) * (1 - a) + total
+    return _System(places, neighbours, weights, a, divisor, colours[:, places])
 
 
-def _sweep(layers: Floats, halves: list[_Half], times: int) -> None:
-    """Solve the systems of one half of the layers ``(6, Q)`` given the other half's colours, in turns."""
-    for half in halves * times:
-        means = weighted(layers, half.neighbours, half.weights)
-        _add_missing(means, half.colours, half.alpha, half.divisor)
-        layers[:, half.places] = means.clip(0, 1, out=means)
+def _sweep(layers: Floats, systems: list[_System], times: int) -> None:
+    """Solve one half of the layers ``(6, Q)`` given the other half's colours, in turns."""
+    for system in systems * times:
+        means = weighted(layers, system.neighbours, system.weights)
+        _add_missing(means, system.colours, system.alpha, system.divisor)
+        layers[:, system.places] = means.clip(0, 1, out=means)
 
 
 def _sampled(planes: Floats, size: Pair) -> Floats:
