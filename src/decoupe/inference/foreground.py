@@ -36,7 +36,7 @@ Pair = tuple[int, int]
 HIDDEN = 0.5 / 255
 """Alpha below which a pixel is invisible in 8 bits, and 1 minus which it is opaque."""
 
-_WORKING_PIXELS = 512 * 512
+_WORKING_PIXELS = 384 * 384
 _DENSE_PIXELS = 64 * 64  # levels up to this size relax every pixel, to spread colours into unknown regions
 _SMALL_SIDE, _SMALL_SWEEPS, _SWEEPS = 32, 10, 8  # up to the working size, where a sweep takes little
 _FINE_SWEEPS = 4  # beyond it
