@@ -24,7 +24,7 @@ TOKEN = "correct-horse-battery"
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--host", "0.0.0.0"], "0.0.0.0 is reached from elsewhere too: give a --token, or --no-auth"),
+        (["--host", "0.0.0.0"], "0.0.0.0 is reached from elsewhere too: set DECOUPE_TOKEN, or give"),
         (["--host", "example.org"], "example.org is reached from elsewhere too"),
         (["--token", "short"], "--token is too easy to guess: give at least 16 printable characters"),
         (["--token", TOKEN, "--no-auth"], "--token and --no-auth exclude each other"),

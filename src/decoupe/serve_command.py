@@ -84,7 +84,7 @@ def serve(
             raise InputError("--token is too easy to guess: give at least 16 printable characters")
         if not is_loopback(host) and token is None and not no_auth:
             raise InputError(
-                f"{host} is reached from elsewhere too: give a --token, or --no-auth if everybody may come"
+                f"{host} is reached from elsewhere too: set DECOUPE_TOKEN, or give --no-auth to let all in"
             )
         models = named(model or [DEFAULT_MODEL])
         place = server.Workplace(

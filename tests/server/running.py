@@ -61,9 +61,13 @@ class Running:
         return httpx.Client(base_url=self.address, timeout=30, **options)
 
     @property
-    def worker(self) -> psutil.Process:
+    def workers(self) -> list[psutil.Process]:
         children = psutil.Process(self.process.pid).children()
-        return next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
+        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+    @property
+    def worker(self) -> psutil.Process:
+        return self.workers[0]
 
     def gauge(self, name: str) -> float:
         """What ``/metrics`` says of something."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -116,6 +117,21 @@ def test_what_was_accepted_is_finished(tiny: Path, threads: ThreadPoolExecutor) 
             time.sleep(0.3)
         assert [one.result().status_code for one in asked] == [200, 200, 200]
         assert server.process.wait(10) == 0
+
+
+def test_told_to_end_while_a_worker_starts() -> None:
+    command = [sys.executable, "-m", "decoupe", "serve", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        server = Running("", process, [])
+        try:
+            until(lambda: server.workers)
+            with server.stopped():
+                process.terminate()
+                assert process.wait(10) == 0
+        finally:
+            process.kill()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["first", "later"])

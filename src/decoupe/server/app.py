@@ -63,8 +63,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await pool.start()
         try:
+            await pool.start()
             yield
         finally:
             await pool.close()

@@ -54,6 +54,8 @@ class _Worker:
     answered: float = 0.0
     # A thread of its own: a large picture is handed over while others are answered.
     sender: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    closed: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> None:
         """Start the process and wait until its models are open; blocks.
@@ -64,8 +66,12 @@ class _Worker:
         # A new interpreter, not a fork: threads, and libraries that compute, do not survive one.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=worker.main, args=(theirs, self.place), daemon=True)
-        self.process.start()
+        process = context.Process(target=worker.main, args=(theirs, self.place), daemon=True)
+        with self.lock:  # either it is not started, or there is something to end
+            if self.closed:
+                raise ModelError("the server ends")
+            process.start()
+            self.process = process
         theirs.close()
         try:
             told = json.loads(self.connection.recv_bytes()) if self.connection.poll(_START_SECONDS) else {}
@@ -94,6 +100,13 @@ class _Worker:
         if self.process is not None:
             self.process.kill()
             self.process.join()
+
+    def close(self) -> None:
+        """End the process for good, also one that another thread is starting."""
+        with self.lock:
+            self.closed = True
+        self.end()
+        self.sender.shutdown(wait=False, cancel_futures=True)
 
     def send(self, number: int, job: Job | None) -> None:
         """Give it a job, or None where nobody waits for one any more; returns before it has been taken."""
@@ -153,8 +166,7 @@ class Pool:
             task.cancel()
         self._ready.clear()
         for one in self._workers:
-            one.end()
-            one.sender.shutdown(wait=False, cancel_futures=True)
+            one.close()
 
     async def do(self, job: Job) -> Answer:
         """The answer to a job; a caller that is cancelled leaves the queue.
