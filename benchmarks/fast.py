@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -114,15 +115,21 @@ def spread_(weight: Tensor) -> None:
     nn.init.uniform_(weight, -bound, bound)
 
 
-def written(name: str, folder: str, network: nn.Module | None = None) -> Path:
-    """The preset's weights file, as a user has one; its weights are those of ``network`` if there is one."""
+def written(name: str, folder: str, network: nn.Module | None = None, *, most: int = 0) -> Path:
+    """The preset's weights file, as a user has one; its weights are those of ``network`` if there is one.
+
+    Sides up to ``most`` are said to be known, so that no picture of them is seen in tiles.
+    """
     family, model = drawn(name)
     if network is not None:
         config = PRESETS[family][name]
         model = from_reference(family, dict(network.state_dict()), config)
     path = Path(folder, f"{name}.safetensors")
     names = ADE20K if family == "maskformer" else NO_NAMES
-    save_model(model, path, family=family, preprocessing=CATALOGUE[name].preprocessing, vocabulary=names)
+    preprocessing = CATALOGUE[name].preprocessing
+    known = preprocessing.size_range[0], max(preprocessing.size_range[1], most)
+    preprocessing = dataclasses.replace(preprocessing, size_range=known)
+    save_model(model, path, family=family, preprocessing=preprocessing, vocabulary=names)
     return path
 
 
@@ -351,7 +358,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if options.growth:
             for name in options.models:
-                grow(name, written(name, folder), options.repeats, options.threads, options.plot)
+                grow(
+                    name,
+                    written(name, folder, most=SIZES[-1]),
+                    options.repeats,
+                    options.threads,
+                    options.plot,
+                )
             return
         rates = product_rates()
         titles = ["model, form", "s", "faster", "peak GB", "of the products' rate", "largest difference"]

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from decoupe import InputError, ModelError, Predictor, SizeWarning
-from decoupe.inference.tiles import near_outlines, tile_weights, tiled
+from decoupe.inference.tiles import near_outlines, tile_side, tile_weights, tiled
 from decoupe.memory import Footprint, container_free, parse_memory, plan, shown
 from decoupe.models.footprint import HELD, footprint, peak
 from decoupe.weights.registry import Preprocessing
@@ -138,7 +138,7 @@ def test_a_picture_that_does_not_fit_is_seen_in_tiles() -> None:
         found = Predictor(tiles, size=256, memory="20MB")(disc()).alpha
     assert told[0].filename == __file__
     assert tiles.batches[0] == (1, 3, 64, 64)  # the glance, at the model's own size
-    assert {batch[2:] for batch in tiles.batches[1:]} == {(128, 128)}
+    assert {batch[2:] for batch in tiles.batches[1:]} == {(112, 112)}  # three beside each other
     assert np.abs(found - wanted).max() < 0.02
 
 
@@ -164,6 +164,19 @@ def test_tiles_cover_a_side_and_their_weights_sum_to_one(length: int, tile: int)
         assert weight.min() > 0
         total[start : start + tile] += weight
     np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+@given(st.integers(1, 3000), st.integers(8, 400), st.sampled_from([1, 32]))
+def test_tiles_are_no_larger_than_their_number_needs(length: int, most: int, multiple: int) -> None:
+    most = max(1, most // multiple) * multiple
+    side = tile_side(length, most, multiple)
+    assert side <= min(length, most)
+    assert len(tile_weights(length, side)) <= len(tile_weights(length, min(most, length)))
+
+
+def test_two_tiles_of_a_side_just_beyond_one_overlap_by_a_quarter() -> None:
+    assert tile_side(2048, 1536, 32) == 1184
+    assert [start for start, _ in tile_weights(2048, 1184)] == [0, 864]
 
 
 def test_neighbouring_tiles_share_a_quarter() -> None:

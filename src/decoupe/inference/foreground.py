@@ -170,9 +170,8 @@ class _Levels:
             _system(own, [near.order(some) for some in beside], colours, alphas)
             for own, beside in zip((slice(black), slice(black, black + white)), around, strict=True)
         ]
-        start = layers[
-            :, black : black + white
-        ]  # from which the black are solved, whatever those were before
+        # The black are solved from the white, whatever they were before.
+        start = layers[:, black : black + white]
         _add_missing(start, systems[1].colours, systems[1].alpha)
         start.clip(0, 1, out=start)
         last = len(self.sizes) - 1

@@ -40,7 +40,7 @@ from decoupe.inference.subject import (
     part_of_segment,
     under_point,
 )
-from decoupe.inference.tiles import tiled
+from decoupe.inference.tiles import tile_side, tiled
 from decoupe.memory import Plan, plan, shown
 from decoupe.onnx_runtime import Floats
 from decoupe.runtimes import Runtime, SegmentRuntime, find_spec, open_runtime
@@ -286,12 +286,12 @@ class Predictor(Opened[Matte]):
         return self._in_tiles(picture, size, side)
 
     def _in_tiles(self, picture: Picture, size: Pair, side: int) -> Matte:
-        """The matte of a picture at ``size``, seen in tiles of ``side``, guided by a glance at the whole."""
+        """The matte of a picture at ``size`` in tiles of at most ``side``, guided by a glance at the whole."""
         own = math.prod(self.preprocessing.size) <= side**2
         glance = network_size(picture.size, self.preprocessing, None if own else side)
         seen = self._compute(self._batch([picture], glance))[0, 0]
-        tile = min(side, size[0]), min(side, size[1])
-        alpha = tiled(self._compute, to_network(picture, size, self.preprocessing), seen, tile)
+        height, width = (tile_side(length, side, self.preprocessing.multiple) for length in size)
+        alpha = tiled(self._compute, to_network(picture, size, self.preprocessing), seen, (height, width))
         return self._as_matte(stretched(alpha) if self.minmax else alpha, picture)
 
     def _compute(self, *batches: Floats) -> Floats:

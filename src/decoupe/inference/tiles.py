@@ -29,13 +29,17 @@ UNLIKE = 0.15
 """Mean difference of alpha from the glance at which a tile has lost the subject."""
 
 
-def tile_starts(length: int, tile: int) -> list[int]:
-    """Where the tiles of a side begin: evenly spread, the first at 0, the last at its end."""
-    if tile >= length:
-        return [0]
-    step = max(1, round(tile * (1 - OVERLAP)))
-    count = -(-(length - tile) // step) + 1
-    return [round(index * (length - tile) / (count - 1)) for index in range(count)]
+def tile_side(length: int, most: int, multiple: int) -> int:
+    """The smallest side, a multiple of ``multiple``, of as few tiles of ``length`` as ``most`` allows."""
+    if length <= most:
+        return length
+    sides = range(multiple, most, multiple)
+    return next((side for side in sides if _count(length, side) == _count(length, most)), most)
+
+
+def _count(length: int, tile: int) -> int:
+    shared = max(1, round(tile * OVERLAP))
+    return -(-(length - tile) // max(1, tile - shared)) + 1
 
 
 def tiled(compute: Callable[[Floats], Floats], image: Floats, glance: Floats, tile: Pair) -> Floats:
@@ -70,7 +74,7 @@ def tiled(compute: Callable[[Floats], Floats], image: Floats, glance: Floats, ti
 def tile_weights(length: int, tile: int) -> list[tuple[int, Floats]]:
     """Where the tiles of a side begin, evenly spread over it, and the weight of each of their pixels."""
     shared = max(1, round(tile * OVERLAP))
-    count = -(-(length - tile) // max(1, tile - shared)) + 1
+    count = _count(length, tile)
     starts = [round(index * (length - tile) / max(1, count - 1)) for index in range(count)]
     inside = np.minimum(np.arange(1, tile + 1), np.arange(tile, 0, -1)).clip(max=shared).astype(np.float32)
     total = np.zeros(length, np.float32)

@@ -42,7 +42,7 @@ Model = TypeVar("Model", bound=nn.Module)
 CHUNK = 4 * 2**20
 """Bytes of the widest tensor of a chunk of windows: it stays in the cache."""
 
-STRIPE = 16 * 2**20
+STRIPE = 8 * 2**20
 """Bytes of a stripe of a map at full resolution."""
 
 CHANNELS = 3
@@ -425,7 +425,7 @@ class StripedAttention(nn.Module):
         if not in_blocks(x):
             found: tuple[Tensor, Tensor] = self.plain(x, saliency, detail)
             return found
-        key, value = self.plain.memory(x, self.plain.regions(x, saliency, detail))
+        key, value = self.plain.memory(self.contexts(x, self.plain.regions(x, saliency, detail)))
         height, width = x.shape[-2:]
         rows = max(4 * self.SEEN, STRIPE // (x.shape[1] * width * x.element_size()))
         whole: Tensor | None = None
@@ -443,6 +443,22 @@ class StripedAttention(nn.Module):
                 whole[:, :, top : top + rows] = feature
         assert whole is not None
         return whole, torch.cat(details, dim=2)
+
+    def contexts(self, x: Tensor, regions: Tensor) -> Tensor:
+        """As `ScaleInvariantAttention.contexts`, a few channels at a time: the feature is not copied."""
+        height, width = self.plain.pooled_size
+        count, channels = x.shape[:2]
+        cells, rest = divmod(height * width, channels)  # of the view, that one channel's values fill
+        if rest:
+            return self.plain.contexts(x, regions)
+        step = max(1, STRIPE // (height * width * regions.element_size()))
+        with torch.autocast(x.device.type, enabled=False):
+            weights = self.plain.pooled(regions).flatten(2)  # (N, R, cells·C)
+            sums = weights.new_zeros(count, weights.shape[1], channels)
+            for first in range(0, channels, step):
+                some = self.plain.pooled(x[:, first : first + step]).reshape(count, -1, channels)
+                sums += weights[:, :, first * cells : first * cells + some.shape[1]] @ some
+        return sums.transpose(1, 2)[..., None]
 
 
 class Chunk(NamedTuple):

@@ -178,14 +178,13 @@ class ScaleInvariantAttention(nn.Module):
 
     def forward(self, x: Tensor, saliency: Tensor, detail: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Feature ``(N, in_channels, h, w)`` and coarser logits -> a feature and detail ``(N, 1, h, w)``."""
-        x = self.refine(x, *self.memory(x, self.regions(x, saliency, detail)))
+        contexts = self.contexts(x, self.regions(x, saliency, detail))
+        x = self.refine(x, *self.memory(contexts))
         return x, self.head(x)
 
-    def memory(self, x: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """Key and value of each region ``(N, R, h, w)``: ``(N, depth, R)`` each."""
-        # Contexts are sums over every cell: float16 would overflow before their batch norm.
-        with torch.autocast(x.device.type, enabled=False):
-            contexts = self.contexts(x.to(self.threshold.dtype), regions)  # (N, C, R, 1)
+    def memory(self, contexts: Tensor) -> tuple[Tensor, Tensor]:
+        """Contexts ``(N, in_channels, R, 1)`` -> key and value of each region ``(N, depth, R)``."""
+        with torch.autocast(contexts.device.type, enabled=False):
             return self.key(contexts).flatten(2), self.value(contexts).flatten(2)
 
     def refine(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -198,10 +197,16 @@ class ScaleInvariantAttention(nn.Module):
 
     def contexts(self, x: Tensor, regions: Tensor) -> Tensor:
         """The feature's sum over each region, pooled at the trained size: ``(N, in_channels, R, 1)``."""
-        feature, weights = (resize(each, self.pooled_size, align_corners=False) for each in (x, regions))
-        # The released weights were trained with the feature viewed as (cells, channels), not transposed.
-        cells = feature.reshape(x.shape[0], -1, x.shape[1])  # (N, cells, C)
-        return (weights.flatten(2) @ cells).transpose(1, 2)[..., None]
+        # Sums over every cell: float16 would overflow before the batch norm that follows.
+        with torch.autocast(x.device.type, enabled=False):
+            pooled = self.pooled(x)
+            # The released weights were trained with the feature viewed as (cells, channels), not transposed.
+            cells = pooled.reshape(x.shape[0], -1, x.shape[1])  # (N, cells, C)
+            return (self.pooled(regions).flatten(2) @ cells).transpose(1, 2)[..., None]
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """``(N, C, h, w)`` at the trained size, in full precision."""
+        return resize(x.to(self.threshold.dtype), self.pooled_size, align_corners=False)
 
     def regions(self, x: Tensor, saliency: Tensor, detail: Tensor | None) -> Tensor:
         """How much each pixel is foreground, background and in doubt: ``(N, 3 or 5, h, w)`` (equation 3)."""
