@@ -2,6 +2,7 @@
 
     python benchmarks/fast.py [MODEL ...] [--repeats 3] [--threads 2] [--reference DIR]
     python benchmarks/fast.py birefnet-lite --growth [--plot docs/growth.png]
+    python benchmarks/fast.py [MODEL ...] --profile
 
 MODEL is a preset of decoupe.models. Weights are drawn at random, the offsets of deformable convolutions with
 the spread that training gives them. "plain" is the model as it was trained, in float32, with torchvision's
@@ -11,7 +12,8 @@ own. Where transparent-background or transformers is installed, its network runs
 ours gets; so does that of DIR, a checkout of the official BiRefNet, with the same weights: then differences
 are from it.
 
---growth computes squares of 512 to 2048 pixels instead.
+--growth computes squares of 512 to 2048 pixels instead. --profile tells in which operators the seconds of the
+fast forms go.
 """
 
 from __future__ import annotations
@@ -334,6 +336,23 @@ def draw(points: list[Any], name: str, plot: Path) -> None:
     figure.savefig(plot, dpi=120)
 
 
+def profile(name: str, path: Path) -> None:
+    """The share of each operator in a picture's processor seconds, those of its own alone, by form."""
+    shares: dict[str, dict[str, float]] = {}
+    forms = ("float32", "bfloat16")
+    for form in forms:
+        predictor = opened(path, form, None)
+        predictor(photograph())
+        with torch.profiler.profile() as seen:
+            predictor(photograph())
+        events = seen.key_averages()
+        whole = sum(event.self_cpu_time_total for event in events)
+        for event in events:
+            shares.setdefault(event.key, dict.fromkeys(forms, 0.0))[form] = event.self_cpu_time_total / whole
+    most = sorted(shares, key=lambda key: -max(shares[key].values()))[:16]
+    print_table([name, *forms], [[key, *(f"{shares[key][form]:.1%}" for form in forms)] for key in most])
+
+
 def main() -> None:
     """Print the machine, the rate of matrix products and a table for each model."""
     parser = argparse.ArgumentParser(
@@ -345,6 +364,7 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, help="a checkout of the official BiRefNet")
     parser.add_argument("--growth", action="store_true", help="by size instead, up to 2048×2048")
     parser.add_argument("--plot", type=Path, help="with --growth: the picture to write")
+    parser.add_argument("--profile", action="store_true", help="where the seconds go instead")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

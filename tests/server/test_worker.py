@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -125,10 +126,20 @@ def test_what_no_step_expects_is_told_without_a_traceback(
     ((about, _),) = one.ask(Cut(SQUARES, "tiny"))
     assert about["failed"] == "fault"
     assert "secret" not in about["line"]
-    assert "secret" in capsys.readouterr().err
+    assert (
+        "secret" in json.loads(capsys.readouterr().err)["fault"]
+    )  # one line of the log, however many it has
     fail(MemoryError())
     ((about, _),) = one.ask(Cut(SQUARES, "tiny"))
     assert about["failed"] == "large"
+
+
+def test_a_warning_is_a_line_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        worker.log_warnings()
+        warnings.warn("seen in\ntiles", UserWarning, stacklevel=1)
+    assert json.loads(capsys.readouterr().err)["warning"] == "seen in\ntiles"
 
 
 def test_a_batch_that_fails_is_done_one_by_one(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -286,7 +286,7 @@ class Predictor(Opened[Matte]):
         return self._in_tiles(picture, size, side)
 
     def _in_tiles(self, picture: Picture, size: Pair, side: int) -> Matte:
-        """The matte of a picture at ``size`` in tiles of at most ``side``, guided by a glance at the whole."""
+        """The matte of a picture at ``size`` in tiles of at most ``side``, guided by a glance at it whole."""
         own = math.prod(self.preprocessing.size) <= side**2
         glance = network_size(picture.size, self.preprocessing, None if own else side)
         seen = self._compute(self._batch([picture], glance))[0, 0]

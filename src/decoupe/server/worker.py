@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -76,6 +77,7 @@ def main(connection: Connection, place: Workplace) -> None:
     # The server is told to stop and lets its workers finish; whoever tells the whole group must not end them.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    log_warnings()
     open_only(FORMATS)
     try:
         models = opened(place)
@@ -86,6 +88,18 @@ def main(connection: Connection, place: Workplace) -> None:
         bound_memory(place.memory)
     connection.send_bytes(json.dumps({"models": [told(name, one) for name, one in models.items()]}).encode())
     _Worker(connection, place, models).run()
+
+
+def log_warnings() -> None:
+    """Let warnings of this process be lines of the log."""
+    warnings.showwarning = lambda message, *_: log(warning=str(message))
+
+
+def log(**about: str) -> None:
+    """A line of JSON on standard error, as the server's own."""
+    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **about}
+    sys.stderr.write(json.dumps(line) + "\n")
+    sys.stderr.flush()
 
 
 def open_only(formats: Sequence[str]) -> None:
@@ -334,6 +348,6 @@ def _failure(step: Callable[[_Task], None], task: _Task) -> tuple[str, str] | No
     except MemoryError:
         return "large", "the picture needs more memory than this server gives: make it smaller"
     except Exception:
-        traceback.print_exc(file=sys.stderr)
+        log(fault=traceback.format_exc())
         return "fault", "the picture could not be done; the server's log says why"
     return None
