@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from drawn import draw_pair
+from drawn import draw_discs
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -22,7 +22,4 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def discs(tmp_path: Path) -> Path:
     """A set of 24 pairs."""
-    folder = tmp_path / "discs"
-    for row in range(24):
-        draw_pair(folder, f"disc{row:02}", seed=row)
-    return folder
+    return draw_discs(tmp_path / "discs")
