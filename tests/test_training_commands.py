@@ -162,14 +162,16 @@ def test_a_full_disk_is_one_line_and_exit_status_one(run: Run, monkeypatch: pyte
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups")
-def test_an_interrupt_of_the_whole_group_loses_nothing(here: Path) -> None:
-    """Ctrl-C reaches the processes that prepare samples as well; the second command ends the run."""
-    command = [sys.executable, "-m", "decoupe", "train", "pocket", "--data", "discs", "--out", "run", *TINY]
-    command[-1] = "1"  # worker
+def test_an_interrupt_of_the_whole_group_loses_nothing(run: Run) -> None:
+    """Ctrl-C reaches the processes that prepare samples as well; a second command ends the run."""
+    command = ["train", "pocket", "--data", "discs", "--out", "run", *TINY]
+    of_a_group = [sys.executable, "-m", "decoupe", *command[:-1], "1"]  # worker
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
     process = subprocess.Popen(
-        [*command, "--set", "steps=100000", "--set", "validate_every=4"], start_new_session=True, **options
+        [*of_a_group, "--set", "steps=100000", "--set", "validate_every=4"],
+        start_new_session=True,
+        **options,
     )
     samples = Path("run/samples")
     for _ in range(600):
@@ -183,8 +185,8 @@ def test_an_interrupt_of_the_whole_group_loses_nothing(here: Path) -> None:
     assert "saved in run: the same command goes on from there" in stderr
     step = int(stderr.rpartition("stopped at step ")[2].split()[0])
     assert json.loads(Path("run/state/progress.json").read_text())["step"] == step > 0
-    again = subprocess.run([*command, "--set", f"steps={step + 2}"], **options, check=False)
-    assert again.returncode == 0, again.stderr
+    again = run(*command, "--set", f"steps={step + 2}")
+    assert again.exit_code == 0, again.stderr
     assert f"step {step} of {step + 2}" in again.stderr
 
 
