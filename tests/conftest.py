@@ -1,8 +1,11 @@
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from drawn import draw_discs
 
@@ -33,6 +36,7 @@ LONGEST = (
     "test_inspyrenet.py",
     "test_pages.py",
     "test_fuse.py",
+    "test_page.py",
     "test_video.py",
     "test_routes.py",
 )
@@ -44,9 +48,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # What the imports made stays to the end: the collector need not walk through it each time.
+    # What the imports made stays to the end: the collector need not walk through it, nor come as often.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_drawn_on_meta() -> Iterator[None]:
+    """Many tests build large models there for their shapes; PyTorch takes long to draw no numbers."""
+
+    def quick(plain: Any) -> Any:
+        def draw(self: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
+            return self if self.is_meta else plain(self, *arguments, **named)
+
+        return draw
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("normal_", "uniform_", "erfinv_"):
+            patch.setattr(torch.Tensor, name, quick(getattr(torch.Tensor, name)))
+        yield
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 import decoupe
 from decoupe.cli import app
+from decoupe.export import parity
 from decoupe.training.recipes import RECIPES, read_recipe
 from drawn import draw_pair
 
@@ -56,7 +57,8 @@ def test_recipes_are_listed_and_printed_as_files_to_change(run: Run) -> None:
     assert run("train", "mine.yaml", "--print").stdout == printed.stdout
 
 
-def test_from_pairs_to_a_model_that_cuts_and_is_exported(run: Run) -> None:
+def test_from_pairs_to_a_model_that_cuts_and_is_exported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "SHAPES", ((2, 2, 3),))
     trained = run("train", "pocket", "--data", "discs", "--set", "steps=3", *TINY)
     assert trained.exit_code == 0, trained.output
     best = Path("runs/pocket/best.safetensors")
