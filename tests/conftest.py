@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from drawn import draw_discs
 
@@ -57,9 +56,10 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_is_drawn_on_meta() -> Iterator[None]:
     """Many tests build large models there for their shapes; PyTorch takes long to draw no numbers."""
+    import torch  # not where `pytest -n` only hands tests out
 
     def quick(plain: Any) -> Any:
-        def draw(self: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
+        def draw(self: Any, *arguments: Any, **named: Any) -> Any:
             return self if self.is_meta else plain(self, *arguments, **named)
 
         return draw
