@@ -38,6 +38,15 @@ LONGEST = (
     "test_page.py",
     "test_video.py",
     "test_routes.py",
+    "test_birefnet.py",
+    "test_pretrained.py",
+    "test_maskformer_names.py",
+    "test_inspyrenet_criterion.py",
+    "test_video_command.py",
+    "test_opening.py",
+    "test_maskformer_golden.py",
+    "test_trained_pair.py",
+    "test_readme.py",
 )
 
 
