@@ -1,9 +1,12 @@
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from drawn import draw_pair
+from drawn import draw_discs
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -19,10 +22,64 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(2**31))
 
 
+# Files that take longest, longest first: a worker that gets one of them last leaves the others idle. The rest
+# follow in their order.
+LONGEST = (
+    "test_export.py",
+    "test_distributed.py",
+    "test_birefnet_golden.py",
+    "test_inspyrenet_golden.py",
+    "test_loop.py",
+    "test_maskformer.py",
+    "test_training_commands.py",
+    "test_inspyrenet.py",
+    "test_pages.py",
+    "test_fuse.py",
+    "test_page.py",
+    "test_video.py",
+    "test_routes.py",
+    "test_birefnet.py",
+    "test_pretrained.py",
+    "test_maskformer_names.py",
+    "test_inspyrenet_criterion.py",
+    "test_video_command.py",
+    "test_opening.py",
+    "test_maskformer_golden.py",
+    "test_trained_pair.py",
+    "test_readme.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    # What the imports made stays to the end: the collector need not walk through it, nor come as often.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_drawn_on_meta() -> Iterator[None]:
+    """Many tests build large models there for their shapes; PyTorch takes long to draw no numbers."""
+    import torch  # not where `pytest -n` only hands tests out
+
+    def quick(plain: Any) -> Any:
+        def draw(self: Any, *arguments: Any, **named: Any) -> Any:
+            return self if self.is_meta else plain(self, *arguments, **named)
+
+        return draw
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("normal_", "uniform_", "erfinv_"):
+            patch.setattr(torch.Tensor, name, quick(getattr(torch.Tensor, name)))
+        yield
+
+
 @pytest.fixture
 def discs(tmp_path: Path) -> Path:
     """A set of 24 pairs."""
-    folder = tmp_path / "discs"
-    for row in range(24):
-        draw_pair(folder, f"disc{row:02}", seed=row)
-    return folder
+    return draw_discs(tmp_path / "discs")

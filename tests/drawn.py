@@ -27,6 +27,13 @@ def draw_pair(folder: Path, name: str, *, seed: int, size: tuple[int, int] = (64
     Image.fromarray((disc * 255).astype(np.uint8)).save(folder / "gt" / f"{name}.png")
 
 
+def draw_discs(folder: Path, count: int = 24) -> Path:
+    """A set of pairs."""
+    for row in range(count):
+        draw_pair(folder, f"disc{row:02}", seed=row)
+    return folder
+
+
 def soft_disc(width: int, height: int) -> Image.Image:
     """A defocused subject."""
     image = Image.new("L", (width, height))

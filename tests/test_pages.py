@@ -56,6 +56,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "examples" / "chelsea.jpg", tmp_path / name)
+    with Image.open(ROOT / "examples" / "chelsea.jpg") as photo:
+        photo.reduce(2).save(tmp_path / "portrait.jpg")  # matting takes as long as there are pixels
     for folder, count in (("my-photos", 8), ("test-photos", 2)):
         for row in range(count):
             draw_pair(tmp_path / folder, f"{row:02}", seed=row + count)

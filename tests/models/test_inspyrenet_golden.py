@@ -52,9 +52,9 @@ def stretched(alpha: Tensor) -> Tensor:
 def test_evaluation(case: GoldenCase) -> None:
     model = case.model(torch.float32)
     with torch.inference_mode():
-        check(case, pyramid(case, model, torch.float32), FLOAT32)
         check(case, pyramid(case, fuse(copy.deepcopy(model)), torch.float32), FLOAT32)
         if case.config["threshold"] is None:  # the blended case is large, and made of the same passes
+            check(case, pyramid(case, model, torch.float32), FLOAT32)
             check(case, pyramid(case, model.double(), torch.float64), FLOAT64)
 
 

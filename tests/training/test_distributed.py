@@ -1,4 +1,4 @@
-"""Several processes by torchrun, over gloo on the CPU."""
+"""Several processes, over gloo on the CPU: a command begun by torchrun, the rest forked in its way."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,27 +15,65 @@ from safetensors.torch import load_file
 
 from decoupe.training.loop import train
 from decoupe.training.start import begin
-from training.two_processes import RECIPES, main
+from drawn import draw_discs
+from training.two_processes import COMMAND, RECIPES, main
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
-def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+@dataclass(frozen=True)
+class Ran:
+    """What two processes did.
+
+    Attributes:
+        discs: their data.
+        out: a folder for each job.
+        stopped: the command that torchrun began, which stopped after a step.
+    """
+
+    discs: Path
+    out: Path
+    stopped: subprocess.CompletedProcess[str]
+
+    def said(self, job: str) -> str:
+        """What both processes of a job that went well said."""
+        statuses = json.loads((self.out / "statuses.json").read_text())[job]
+        said = "".join((self.out / f"{job}.{rank}").read_text() for rank in range(2))
+        assert statuses == [0, 0], said[-3000:]
+        return said
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    folder = tmp_path_factory.mktemp("two")
+    discs, out = draw_discs(folder / "discs"), folder / "out"
+    command = [*COMMAND, "--data", str(discs)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    run = subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, timeout=120, check=False, env=environment
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    return run
+    environment["PYTHONPATH"] = os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            env=environment,
+        )
+
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "decoupe")
+    stopped = run(*torchrun, *command, "--out", str(out / "command"), "--minutes", "0")
+    forked = run(str(SCRIPT), str(discs), str(out))
+    assert forked.returncode == 0, forked.stderr[-3000:]
+    return Ran(discs, out, stopped)
 
 
 @pytest.mark.parametrize("family", ["birefnet", "maskformer"])
-def test_two_processes_are_one_with_the_double_batch(family: str, discs: Path, tmp_path: Path) -> None:
+def test_two_processes_are_one_with_the_double_batch(family: str, ran: Ran, tmp_path: Path) -> None:
     """Gradients within 1e-5 of their norm, losses and scores of the held-out pictures alike."""
-    outs = [tmp_path / "one", tmp_path / "two"]
-    main(family, str(discs), str(outs[0]))
-    launch(2, str(SCRIPT), family, str(discs), str(outs[1]))
+    ran.said(family)
+    outs = [tmp_path, ran.out / family]
+    main(family, str(ran.discs), str(tmp_path))
     about = [json.loads((out / "about.json").read_text()) for out in outs]
     assert [one["processes"] for one in about] == [1, 2]
     first, second = (load_file(out / "gradients.safetensors") for out in outs)
@@ -47,13 +86,12 @@ def test_two_processes_are_one_with_the_double_batch(family: str, discs: Path, t
         assert about[1]["scores"]["discs"][name] == pytest.approx(score, abs=0.01), name
 
 
-def test_a_sharded_model_trains_and_goes_on_as_a_whole_one(discs: Path, tmp_path: Path) -> None:
+def test_a_sharded_model_trains_and_goes_on_as_a_whole_one(ran: Ran, tmp_path: Path) -> None:
     """Two steps of FSDP, interrupted after the first, against two of one process: weights and scores."""
-    launch(2, str(SCRIPT), "birefnet", str(discs), str(tmp_path / "shards"), "shard")
-    assert (tmp_path / "shards" / "state" / "shards" / ".metadata").exists()
-    whole = train(RECIPES["birefnet"], [discs], [], tmp_path / "whole", device="cpu", workers=0)
-    whole.run()
-    first, second = (load_file(tmp_path / name / "last.safetensors") for name in ("shards", "whole"))
+    ran.said("shard")
+    assert (ran.out / "shard" / "state" / "shards" / ".metadata").exists()
+    train(RECIPES["birefnet"], [ran.discs], [], tmp_path, device="cpu", workers=0).run()
+    first, second = (load_file(out / "last.safetensors") for out in (ran.out / "shard", tmp_path))
     assert first.keys() == second.keys()
     begun = begin(RECIPES["birefnet"])[1].state_dict()
     names = [name for name, value in begun.items() if value.is_floating_point()]
@@ -61,19 +99,17 @@ def test_a_sharded_model_trains_and_goes_on_as_a_whole_one(discs: Path, tmp_path
     assert (flat[0] - flat[1]).norm() < 0.02 * (flat[1] - flat[2]).norm()
 
 
-def test_the_command_runs_in_two_processes_and_goes_on(discs: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    settings = ["steps=4", "batch_size=4", "stages=[{size: [32, 32]}]", "model.block_width=16", "sets=[]"]
-    command = ["-m", "decoupe", "train", "pocket", "--data", str(discs), "--out", str(out), "--device", "cpu"]
-    command += ["--workers", "0", *(word for setting in settings for word in ("--set", setting))]
-    stopped = launch(2, *command, "--minutes", "0")
+def test_the_command_runs_in_two_processes_and_goes_on(ran: Ran) -> None:
+    stopped = ran.stopped
+    assert stopped.returncode == 0, stopped.stderr[-3000:]
     assert stopped.stderr.count("stopped at step 1 of 4; saved in") == 1
     assert "2 × cpu" in stopped.stderr
-    assert sorted(path.name for path in (out / "state").iterdir()) == [
+    assert sorted(path.name for path in (ran.out / "command" / "state").iterdir()) == [
         "progress.json",
         "random-0.pt",
         "random-1.pt",
         "state.pt",
     ]
-    finished = launch(2, *command)
-    assert finished.stdout.split() == [str(out / "best.safetensors")]
+    said = ran.said("command")
+    assert "step 1 of 4" in said
+    assert said.count(str(ran.out / "command" / "best.safetensors\n")) == 1

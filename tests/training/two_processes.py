@@ -1,6 +1,8 @@
-"""Run by torchrun: one step of a recipe on however many processes; the first writes the gradients.
+"""One job after the other on two processes each, forked here so that PyTorch is imported once for all.
 
-python -m torch.distributed.run --nproc_per_node 2 two_processes.py FAMILY DATA OUT [shard]
+python two_processes.py DATA OUT
+
+What rank R of a job says goes to OUT/JOB.R, the exit statuses of all to OUT/statuses.json.
 """
 
 from __future__ import annotations
@@ -8,7 +10,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import socket
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +21,7 @@ from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 
+from decoupe import cli
 from decoupe.layers.blocks import StochasticDepth
 from decoupe.models.birefnet import PRESETS
 from decoupe.models.maskformer import MaskFormerConfig
@@ -27,6 +33,12 @@ from decoupe.training.matching import MaskFormerCriterion
 from decoupe.training.recipes import Optimizer, Recipe, SetRule, Stage
 from decoupe.training.segment_augment import PLAIN
 from decoupe.weights.registry import Preprocessing
+
+SETTINGS = ("steps=4", "batch_size=4", "stages=[{size: [32, 32]}]", "model.block_width=16", "sets=[]")
+COMMAND = (
+    *("train", "pocket", "--device", "cpu", "--workers", "0"),
+    *(word for setting in SETTINGS for word in ("--set", setting)),
+)
 
 COMMON = {
     "preprocessing": Preprocessing((64, 64), fit="keep"),
@@ -116,8 +128,46 @@ def main(family: str, data: str, out: str) -> None:
     assert not [name for name in threads if "gloo" in name], threads
 
 
+def command(data: str, out: str) -> None:
+    """Go on with the run that torchrun began."""
+    sys.argv[1:] = [*COMMAND, "--data", data, "--out", out]
+    cli.main()
+
+
+def forked(job: Callable[[], None], said: Path) -> list[int]:
+    """Do it in two processes that have the environment which torchrun gives; their exit statuses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(2):
+        child = os.fork()
+        if child == 0:
+            told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+            told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            os.environ.update({name: str(value) for name, value in told.items()})
+            status = 1
+            with said.with_suffix(f".{rank}").open("w") as file:
+                sys.stdout = sys.stderr = file
+                try:
+                    job()
+                    status = 0
+                except SystemExit as ending:
+                    status = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+                except BaseException:
+                    traceback.print_exc()
+            os._exit(status)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 4:
-        shard(*sys.argv[1:4])
-    else:
-        main(*sys.argv[1:])
+    data, place = sys.argv[1], Path(sys.argv[2])
+    jobs: dict[str, Callable[[], None]] = {
+        "birefnet": lambda: main("birefnet", data, str(place / "birefnet")),
+        "maskformer": lambda: main("maskformer", data, str(place / "maskformer")),
+        "shard": lambda: shard("birefnet", data, str(place / "shard")),
+        "command": lambda: command(data, str(place / "command")),
+    }
+    statuses = {name: forked(job, place / f"{name}.said") for name, job in jobs.items()}
+    (place / "statuses.json").write_text(json.dumps(statuses))
