@@ -378,13 +378,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if options.growth:
             for name in options.models:
-                grow(
-                    name,
-                    written(name, folder, most=SIZES[-1]),
-                    options.repeats,
-                    options.threads,
-                    options.plot,
-                )
+                path = written(name, folder, most=SIZES[-1])
+                grow(name, path, options.repeats, options.threads, options.plot)
+            return
+        if options.profile:
+            for name in options.models:
+                profile(name, written(name, folder))
             return
         rates = product_rates()
         titles = ["model, form", "s", "faster", "peak GB", "of the products' rate", "largest difference"]

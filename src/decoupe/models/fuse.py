@@ -454,11 +454,12 @@ class StripedAttention(nn.Module):
         step = max(1, STRIPE // (height * width * regions.element_size()))
         with torch.autocast(x.device.type, enabled=False):
             weights = self.plain.pooled(regions).flatten(2)  # (N, R, cells·C)
-            sums = weights.new_zeros(count, weights.shape[1], channels)
+            # A million of them are summed, and attention magnifies what is rounded off.
+            sums = weights.new_zeros(count, weights.shape[1], channels, dtype=torch.float64)
             for first in range(0, channels, step):
                 some = self.plain.pooled(x[:, first : first + step]).reshape(count, -1, channels)
                 sums += weights[:, :, first * cells : first * cells + some.shape[1]] @ some
-        return sums.transpose(1, 2)[..., None]
+        return sums.to(weights.dtype).transpose(1, 2)[..., None]
 
 
 class Chunk(NamedTuple):
