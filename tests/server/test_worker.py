@@ -126,9 +126,8 @@ def test_what_no_step_expects_is_told_without_a_traceback(
     ((about, _),) = one.ask(Cut(SQUARES, "tiny"))
     assert about["failed"] == "fault"
     assert "secret" not in about["line"]
-    assert (
-        "secret" in json.loads(capsys.readouterr().err)["fault"]
-    )  # one line of the log, however many it has
+    # One line of the log, however many the traceback has.
+    assert "secret" in json.loads(capsys.readouterr().err)["fault"]
     fail(MemoryError())
     ((about, _),) = one.ask(Cut(SQUARES, "tiny"))
     assert about["failed"] == "large"

@@ -37,9 +37,12 @@ def tile_side(length: int, most: int, multiple: int) -> int:
     return next((side for side in sides if _count(length, side) == _count(length, most)), most)
 
 
+def _shared(tile: int) -> int:
+    return max(1, round(tile * OVERLAP))
+
+
 def _count(length: int, tile: int) -> int:
-    shared = max(1, round(tile * OVERLAP))
-    return -(-(length - tile) // max(1, tile - shared)) + 1
+    return -(-(length - tile) // max(1, tile - _shared(tile))) + 1
 
 
 def tiled(compute: Callable[[Floats], Floats], image: Floats, glance: Floats, tile: Pair) -> Floats:
@@ -73,8 +76,7 @@ def tiled(compute: Callable[[Floats], Floats], image: Floats, glance: Floats, ti
 
 def tile_weights(length: int, tile: int) -> list[tuple[int, Floats]]:
     """Where the tiles of a side begin, evenly spread over it, and the weight of each of their pixels."""
-    shared = max(1, round(tile * OVERLAP))
-    count = _count(length, tile)
+    shared, count = _shared(tile), _count(length, tile)
     starts = [round(index * (length - tile) / max(1, count - 1)) for index in range(count)]
     inside = np.minimum(np.arange(1, tile + 1), np.arange(tile, 0, -1)).clip(max=shared).astype(np.float32)
     total = np.zeros(length, np.float32)

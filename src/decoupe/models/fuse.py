@@ -451,9 +451,9 @@ class StripedAttention(nn.Module):
         cells, rest = divmod(height * width, channels)  # of the view, that one channel's values fill
         if rest:
             return self.plain.contexts(x, regions)
-        step = max(1, STRIPE // (height * width * regions.element_size()))
         with torch.autocast(x.device.type, enabled=False):
             weights = self.plain.pooled(regions).flatten(2)  # (N, R, cells·C)
+            step = max(1, STRIPE // (height * width * weights.element_size()))
             # A million of them are summed, and attention magnifies what is rounded off.
             sums = weights.new_zeros(count, weights.shape[1], channels, dtype=torch.float64)
             for first in range(0, channels, step):
