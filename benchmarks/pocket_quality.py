@@ -6,8 +6,10 @@ SET is a folder with ``im`` and ``gt``. Of the sets of the recipe ``pocket`` the
 same seed, near duplicates of them removed from training; of any other set all. Scores are those of the alpha
 that a user gets, at the picture's own size, the alpha as it is; ``--stretched`` first stretches each to
 [0, 1], as many published tables do. The second table is of the same photographs' backgrounds, the largest
-piece beside each subject: pictures without a subject, whose alpha should be 0. ``--sizes`` prints one row per
-set and input size instead, for the choice of the size.
+piece beside each subject, whose alpha should be 0. Many hold another thing that stands out; the last row is
+of those in ``plain_backgrounds.txt`` alone: skies, water, grounds, walls and foliage, chosen by eye before
+any model had seen them. ``--sizes`` prints one row per set and input size instead, for the choice of the
+size.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ from decoupe.training.augment import beside
 from decoupe.training.recipes import RECIPES
 from machine import machine, print_table, versions
 
+PLAIN = Path(__file__).with_name("plain_backgrounds.txt")
+"""Pieces, as ``set/name``, in which nothing stands out."""
+
 
 def predicted(
     predictor: decoupe.Predictor, pairs: list[Pair], seconds: list[float], *, stretched: bool
@@ -43,21 +48,24 @@ def predicted(
         yield alpha, truth
 
 
-def of_backgrounds(predictor: decoupe.Predictor, pairs: list[Pair]) -> list[str]:
-    """How many pieces, their mean alpha, and the share of pieces whose mean is above 0.02."""
-    means = []
+def of_backgrounds(predictor: decoupe.Predictor, pairs: list[Pair]) -> dict[str, float]:
+    """The mean alpha of the piece beside every subject, where there is one, by ``set/name``."""
+    means = {}
     for pair in pairs:
         image, truth = read_pair(pair)
         piece = image[beside(truth)]
         if min(piece.shape[:2]) >= 64 and piece.shape[:2] != image.shape[:2]:
-            means.append(float(predictor(piece).alpha.mean()))
+            name = f"{pair.image.parents[1].name}/{pair.image.stem}"
+            means[name] = float(predictor(piece).alpha.mean())
+    return means
+
+
+def summary(name: str, means: list[float]) -> list[str]:
+    """How many pieces, their mean alpha, and the share of pieces whose mean is above 0.02."""
     if not means:
-        return ["0", "–", "–"]
-    return [
-        str(len(means)),
-        f"{statistics.mean(means):.3f}",
-        f"{statistics.mean(m > 0.02 for m in means):.0%}",
-    ]
+        return [name, "0", "–", "–"]
+    share = statistics.mean(mean > 0.02 for mean in means)
+    return [name, str(len(means)), f"{statistics.mean(means):.3f}", f"{share:.0%}"]
 
 
 def held_out(folder: Path) -> list[Pair]:
@@ -107,7 +115,11 @@ def main() -> None:
     print_table(["set", *size, "pairs", "S", "MAE", "max F", "weighted F", "ms per picture"], rows)
     if not options.sizes:
         print()
-        empty = [[name, *of_backgrounds(first, pairs)] for name, pairs in sets.items()]
+        means = {name: of_backgrounds(first, pairs) for name, pairs in sets.items()}
+        empty = [summary(name, list(own.values())) for name, own in means.items()]
+        plain = set(PLAIN.read_text(encoding="utf-8").split())
+        every = {name: mean for own in means.values() for name, mean in own.items()}
+        empty.append(summary("all, the plain ones", [mean for name, mean in every.items() if name in plain]))
         print_table(["backgrounds of", "pieces", "mean alpha", "above 0.02"], empty)
 
 
