@@ -45,9 +45,6 @@ def export(
             "--with-preprocessing", help="Take uint8 pictures of any size, and give alpha at that size."
         ),
     ] = False,
-    fuse: Annotated[
-        bool, typer.Option("--fuse/--no-fuse", help="Merge layers, or keep weights by their names.")
-    ] = True,
     int8: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Quantise to 8 bits, calibrated on these photographs."),
@@ -88,7 +85,6 @@ def export(
             "preprocessing": loaded.preprocessing,
             "metadata": stored,
             "vocabulary": loaded.vocabulary,
-            "fuse": fuse,
             "force": force,
         }
         if out.suffix == ".pt2":

@@ -47,7 +47,6 @@ def export_onnx(
     deform: str = "gather",
     half_weights: bool = False,
     pixels: bool = False,
-    fuse: bool = True,
     force: bool = False,
 ) -> list[Parity]:
     """Write ``model`` to ``path`` and check it against torch at sizes and batches it was not traced at.
@@ -62,7 +61,6 @@ def export_onnx(
             or as the operator ``DeformConv``, which ONNX Runtime has on CUDA too.
         half_weights: store the weights in half precision, at half the size; computation stays float32.
         pixels: take ``picture`` uint8 ``(N, H, W, 3)`` of any size and give alpha at that size.
-        fuse: merge layers that can be merged. False keeps the weights by their names, to be read back.
         force: keep the file though it differs from torch.
 
     Returns:
@@ -81,7 +79,7 @@ def export_onnx(
     if pixels and (isinstance(model, MaskFormer) or preprocessing.fit not in ("stretch", "keep")):
         raise ConfigError("preprocessing inside the file is for models that give mattes: leave it out")
     model = prepared(model)
-    proto = graph_of(model, preprocessing, deform=deform, fuse=fuse)
+    proto = graph_of(model, preprocessing, deform=deform)
     stored = described(model, preprocessing, metadata, vocabulary)
     content = onnx_file.finish(proto, stored)
     if not (half_weights or pixels):
@@ -122,9 +120,9 @@ def once(preprocessing: Preprocessing) -> Preprocessing:
     return dataclasses.replace(preprocessing, two_scale=None)
 
 
-def graph_of(model: nn.Module, preprocessing: Preprocessing, *, deform: str, fuse: bool = True) -> Any:
+def graph_of(model: nn.Module, preprocessing: Preprocessing, *, deform: str) -> Any:
     """The ``onnx.ModelProto`` of a model, without metadata."""
-    form = traceable(model, fuse=fuse)
+    form = traceable(model)
     proto = onnx_file.trace(SegmentGraph(form) if isinstance(model, MaskFormer) else MatteGraph(form))
     if preprocessing.two_scale is not None:
         proto = joined(proto, onnx_file.trace(TwoScaleGraph(form)))

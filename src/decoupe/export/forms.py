@@ -19,29 +19,21 @@ from decoupe.backbones.swin import PatchMerging, Swin, SwinBlock
 from decoupe.backbones.swin_operators import patches, window_attention
 from decoupe.backbones.vit import DINOv3
 from decoupe.layers.deform import DeformConv2d, deform_conv2d
-from decoupe.models import BiRefNet
 from decoupe.models import fuse as fusion
-from decoupe.models.fuse import CollapsedReference, DeformableBranch, SwinStage, fold_batch_norm
+from decoupe.models.fuse import CollapsedReference, DeformableBranch, SwinStage
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def traceable(model: Model, *, fuse: bool = True) -> Model:
+def traceable(model: Model) -> Model:
     """A copy of ``model`` in the form that is traced; ``model`` stays as it is.
 
     Args:
         model: of `decoupe.models`.
-        fuse: merge what can be merged. False folds batch norms and lets references see pixels where they lie,
-            so that weights keep their names.
 
     Returns:
         The copy, in evaluation mode.
     """
-    if not fuse:
-        model = fold_batch_norm(model)
-        if isinstance(model, BiRefNet):
-            fusion.stride_references(model)
-        return model
     model = fusion.fuse(copy.deepcopy(model)).to(memory_format=torch.contiguous_format)
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -70,7 +62,7 @@ class JoinedReference(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """``(N, 3, H, W)`` -> its part of the logits ``(N, 1, H, W)``."""
         plain = self.plain
-        out = F.conv2d(image, plain.kernel, plain.constant, padding=2)
+        out = plain.collapsed(image)
         top, bottom = plain.pair(image[:, :, :3])[:, :, :1], plain.pair(image[:, :, -3:])[:, :, -1:]
         left, right = plain.pair(image[..., :3])[..., :1], plain.pair(image[..., -3:])[..., -1:]
         out = torch.cat([top, out[:, :, 1:-1], bottom], dim=2)

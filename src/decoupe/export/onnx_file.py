@@ -17,7 +17,7 @@ OPSET = 20
 TRACED = (2, 9, 13)
 """Batch, rows and columns of `GRID` pixels of what is traced: several windows of every backbone."""
 
-HALVED_FROM = 256
+HALVED_FROM = 4096
 """Tensors of at least this many numbers are stored in half precision; biases and constants are not."""
 
 

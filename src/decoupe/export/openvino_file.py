@@ -27,7 +27,6 @@ def export_openvino(
     metadata: Mapping[str, str],
     vocabulary: Vocabulary = NO_NAMES,
     half_weights: bool = False,
-    fuse: bool = True,
     force: bool = False,
 ) -> list[Parity]:
     """Write ``model`` as ``.xml`` and ``.bin`` and check it as `decoupe.export.export_onnx` does.
@@ -45,7 +44,7 @@ def export_openvino(
         raise MissingExtraError("exporting to OpenVINO", "openvino") from error
     path, preprocessing = Path(path), once(preprocessing)
     model = prepared(model)
-    proto = graph_of(model, preprocessing, deform="onnx", fuse=fuse)
+    proto = graph_of(model, preprocessing, deform="onnx")
     stored = described(model, preprocessing, metadata, vocabulary)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:

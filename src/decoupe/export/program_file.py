@@ -29,7 +29,6 @@ def export_program(
     preprocessing: Preprocessing,
     metadata: Mapping[str, str],
     vocabulary: Vocabulary = NO_NAMES,
-    fuse: bool = True,
     force: bool = False,
 ) -> list[Parity]:
     """Write ``model`` as ``.pt2`` and check it as `decoupe.export.export_onnx` does; it looks once.
@@ -44,7 +43,7 @@ def export_program(
     """
     preprocessing = once(preprocessing)
     model = prepared(model)
-    form = traceable(model, fuse=fuse)
+    form = traceable(model)
     graph = SegmentGraph(form) if isinstance(model, MaskFormer) else MatteGraph(form)
     with torch.no_grad():
         program = captured(graph, gridded=False)

@@ -308,12 +308,15 @@ class CollapsedReference(nn.Module):
     """An inward reference at full resolution and the 1×1 head over it, as one 5×5 convolution.
 
     Two 3×3 convolutions without an activation between are one of 5×5, except in the outermost pixels: there
-    the second reads zeros beyond the edge, where the first would have given something.
+    the second reads zeros beyond the edge, where the first would have given something. The logits of a cell
+    of 4×4 pixels are the channels of one strided convolution: processors compute 16 channels as fast as one.
 
     Args:
         plain: the reference, at stride 1.
         head: ``(1, C, 1, 1)``, its C channels' weights in the head.
     """
+
+    CELL = 4
 
     def __init__(self, plain: InwardReference, head: Tensor) -> None:
         super().__init__()
@@ -321,19 +324,29 @@ class CollapsedReference(nn.Module):
         self.first = first
         self.second = nn.Parameter(torch.einsum("oc,cihw->oihw", head[:, :, 0, 0], second.weight))
         self.bias = nn.Parameter(head[:, :, 0, 0] @ cast(Tensor, second.bias))
-        self.kernel = nn.Parameter(F.conv_transpose2d(self.second, first.weight))  # (1, 3, 5, 5)
-        self.constant = nn.Parameter(self.bias + self.second.sum(dim=(2, 3)) @ cast(Tensor, first.bias))
+        whole = F.conv_transpose2d(self.second, first.weight)  # (1, 3, 5, 5)
+        slack = self.CELL - 1
+        places = [(row, column) for row in range(self.CELL) for column in range(self.CELL)]
+        shifted = [F.pad(whole, (x, slack - x, y, slack - y)) for y, x in places]
+        self.kernel = nn.Parameter(torch.cat(shifted))  # (16, 3, 8, 8)
+        constant = self.bias + self.second.sum(dim=(2, 3)) @ cast(Tensor, first.bias)
+        self.constant = nn.Parameter(constant.repeat(len(places)))
 
     def forward(self, image: Tensor) -> Tensor:
-        """``(N, 3, H, W)`` -> its part of the logits ``(N, 1, H, W)``."""
+        """``(N, 3, H, W)``, sides multiples of 4 -> its part of the logits ``(N, 1, H, W)``."""
         # Each pixel goes straight into its logit, at hardly any cost: always in full precision.
         with torch.autocast(image.device.type, enabled=False):
-            out = F.conv2d(image, self.kernel, self.constant, padding=2)
+            out = self.collapsed(image)
             out[:, :, :1] = self.pair(image[:, :, :3])[:, :, :1]
             out[:, :, -1:] = self.pair(image[:, :, -3:])[:, :, -1:]
             out[..., :1] = self.pair(image[..., :3])[..., :1]
             out[..., -1:] = self.pair(image[..., -3:])[..., -1:]
         return out
+
+    def collapsed(self, image: Tensor) -> Tensor:
+        """The 5×5 convolution, right but for the outermost pixels."""
+        cells = F.conv2d(image, self.kernel, self.constant, stride=self.CELL, padding=2)
+        return F.pixel_shuffle(cells, self.CELL)
 
     def pair(self, image: Tensor) -> Tensor:
         """The two convolutions, one after the other."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from decoupe.errors import CheckpointError, MissingExtraError
-from decoupe.models.birefnet import PRESETS, BiRefNet, InwardReference
+from decoupe.layers.blocks import ASPP
+from decoupe.models.birefnet import PRESETS, BiRefNet, Decoder, InwardReference
 from decoupe.models.fuse import StridedReference, over_cells
 from decoupe.weights.checkpoint import LoadedModel
 from decoupe.weights.naming import some
@@ -36,16 +38,12 @@ def read_embedded(spec: ModelSpec, path: Path) -> LoadedModel:
     except ImportError as error:
         raise MissingExtraError(f"the model {spec.name!r} in PyTorch", "export") from error
     graph = onnx.load(path).graph
-    given = {
-        tensor.name.rpartition("model.")[2].removesuffix(".half"): torch.from_numpy(
-            numpy_helper.to_array(tensor).copy()
-        ).float()
-        for tensor in graph.initializer
-    }
-    # The head is exported in the two parts in which it is applied: to the map, and to the picture.
-    head = [given[name] for name in ("slice_1", "slice_2") if name in given]
-    given["decoder.head.weight"] = torch.cat(head, 1) if head else torch.empty(0)
+    given: dict[str, Tensor] = {}
+    for tensor in graph.initializer:
+        name = tensor.name.rpartition("model.")[2].removesuffix(".half").replace(".plain.", ".")
+        given[name] = torch.from_numpy(numpy_helper.to_array(tensor).copy()).float()
     model = BiRefNet(PRESETS[spec.name])
+    given |= _tail(model.decoder, given) | _contexts(model, given)
     for index, reference in enumerate(model.decoder.inward):
         key = f"decoder.inward.{index}.convs.0.weight"
         if not isinstance(reference, InwardReference) or key not in given:
@@ -81,6 +79,41 @@ def read_embedded(spec: ModelSpec, path: Path) -> LoadedModel:
         preprocessing=spec.preprocessing,
         notes=[f"{' and '.join(parts)}, which only training uses, begin at random"],
     )
+
+
+def _tail(decoder: Decoder, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The reference at full resolution and the head, of `CollapsedReference`'s tensors; none if they lack.
+
+    The file has the product of the reference's second convolution and the head alone. Any two with that
+    product compute the same; here every channel between them has an equal share.
+    """
+    place, head = f"decoder.inward.{len(decoder.inward) - 1}", decoder.head
+    names = ("first.weight", "first.bias", "second", "bias")
+    if any(f"{place}.{name}" not in given for name in names) or "slice_1" not in given:
+        return {}
+    weight, bias, second, second_bias = (given[f"{place}.{name}"] for name in names)
+    channels = head.in_channels - given["slice_1"].shape[1]  # of the reference
+    share = channels**-0.5
+    return {
+        f"{place}.convs.0.weight": weight,
+        f"{place}.convs.0.bias": bias,
+        f"{place}.convs.1.weight": share * second.expand(channels, -1, -1, -1),
+        f"{place}.convs.1.bias": share * second_bias.expand(channels),
+        "decoder.head.weight": torch.cat([given["slice_1"], torch.full((1, channels, 1, 1), share)], dim=1),
+    }
+
+
+def _contexts(model: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The last convolution of every `ASPP`: of `Context`'s parts of it, one a branch."""
+    found = {}
+    for place, module in model.named_modules():
+        if isinstance(module, ASPP):
+            parts = [f"{place}.branches.{index}.mix" for index in range(len(module.branches))]
+            if all(name in given for name in [*parts, f"{place}.mix", f"{place}.bias"]):
+                weights = [given[name] for name in [*parts, f"{place}.mix"]]
+                found[f"{place}.fuse.0.0.weight"] = torch.cat(weights, dim=1)
+                found[f"{place}.fuse.0.0.bias"] = given[f"{place}.bias"]
+    return found
 
 
 def _folded(model: nn.Module) -> list[tuple[str, str, nn.BatchNorm2d]]:

@@ -227,7 +227,7 @@ _MODELS = (
         repo=None,
         file="pocket.onnx",
         backbone="nano",
-        sha256="ce6d7752d2b7c2633f2563a7ffff0c950374cb401fda3090ea4151ef988f9eb2",
+        sha256="e394c2c0d21a603ef2317af5338f74348ea2b8145fc2eabf0b9157dd71775057",
     ),
     _released(
         "birefnet",
