@@ -1,5 +1,6 @@
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from drawn import draw_discs
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["DECOUPE_CONFIG"] = os.devnull  # not the names that a developer has given
+    # Many tests start processes: what one has compiled, the next need not.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests that import ONNX Runtime themselves reach nobody
     # Each worker of `pytest -n` has one core: more threads than that only wait for each other. Numba, which
     # pymatting brings, sets PyTorch's threads with its own.
