@@ -70,10 +70,10 @@ class ModelContract:
             torch.testing.assert_close(whole, alone, atol=1e-9 * float(alone.std()), rtol=1e-9)
 
     def test_compiled_gives_the_same_numbers(self) -> None:
-        """One graph without a break; its backend is the one that needs no C++ compiler and few seconds."""
+        """One graph without a break; its backend runs it as it is, without compiling for tens of seconds."""
         torch.manual_seed(0)
         model = with_statistics(self.build(self.names[0]))
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
         with torch.inference_mode():
             pairs = zip(*(tensors(m(picture(1, 64, 96))) for m in (model, compiled)), strict=True)
         for expected, found in pairs:

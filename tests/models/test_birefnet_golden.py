@@ -25,9 +25,9 @@ def test_every_case_is_here() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_evaluation(case: GoldenCase) -> None:
+    """The plain form in float64, and the one that users run in float32."""
     model = case.model(torch.float32)
     with torch.inference_mode():
-        case.check("logits", model(case.image(torch.float32)).logits, FLOAT32)
         case.check("logits", fuse(copy.deepcopy(model))(case.image(torch.float32)).logits, FLOAT32)
         # The fast form is slow in float64, and training outputs run it there: here the other form.
         for module in model.modules():

@@ -135,7 +135,11 @@ def test_batch_norms_are_folded(make: Callable[[], nn.Module]) -> None:
 
 
 MODELS = {
-    "swin": (BiRefNet, BiRefNetConfig(backbone="swin_t", context_width=16), (64, 96)),
+    "swin": (
+        BiRefNet,  # one pyramid of deformable convolutions, in place of five
+        BiRefNetConfig("swin_t", squeeze="aspp_deformable", context="none", context_width=16),
+        (64, 96),
+    ),
     "nano": (BiRefNet, PRESETS["pocket"], (64, 96)),
     "pyramid": (InSPyReNet, InSPyReNetConfig(backbone="nano", depth=16, base_size=(64, 64)), (50, 70)),
 }
