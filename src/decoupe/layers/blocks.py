@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +64,33 @@ class ConvNormAct(nn.Sequential):
         if activation:
             layers.append(nn.ReLU(inplace=True))
         super().__init__(*layers)
+
+
+class Normed(NamedTuple):
+    """A convolution with the batch norm right behind it in a sequence.
+
+    Attributes:
+        conv_name: of the convolution in the model.
+        conv: the convolution.
+        norm_name: of the norm.
+        norm: the norm.
+    """
+
+    conv_name: str
+    conv: nn.Conv2d
+    norm_name: str
+    norm: nn.BatchNorm2d
+
+
+def normed(model: nn.Module) -> list[Normed]:
+    """Every `Normed` of a model, in the order of its modules."""
+    return [
+        Normed(f"{place}.{first}", conv, f"{place}.{second}", norm)
+        for place, sequence in model.named_modules()
+        if isinstance(sequence, nn.Sequential)
+        for (first, conv), (second, norm) in pairwise(sequence.named_children())
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    ]
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -7,21 +7,16 @@ and a folded filter may be a thousandth of a fresh one, which a usual learning r
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from decoupe.layers.blocks import normed
+
 
 def folded_norms(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Every convolution with the batch norm right behind it that only adds a bias."""
-    return [
-        (conv, norm)
-        for sequence in model.modules()
-        if isinstance(sequence, nn.Sequential)
-        for conv, norm in pairwise(sequence)
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and _only_adds(norm)
-    ]
+    return [(each.conv, each.norm) for each in normed(model) if _only_adds(each.norm)]
 
 
 def _only_adds(norm: nn.BatchNorm2d) -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from decoupe.errors import CheckpointError, MissingExtraError
-from decoupe.layers.blocks import ASPP
+from decoupe.layers.blocks import ASPP, normed
 from decoupe.models.birefnet import PRESETS, BiRefNet, Decoder, InwardReference
 from decoupe.models.fuse import StridedReference, over_cells
 from decoupe.weights.checkpoint import LoadedModel
@@ -52,7 +51,7 @@ def read_embedded(spec: ModelSpec, path: Path) -> LoadedModel:
             given[key] = over_cells(given[key])
     state = {**model.state_dict(), **{key: given[key] for key in model.state_dict() if key in given}}
     filled = set(given)
-    for conv, name, norm in _folded(model):
+    for conv, _, name, norm in normed(model):
         state |= {
             f"{name}.weight": torch.ones(norm.num_features),
             f"{name}.bias": given.get(f"{conv}.bias", torch.zeros(norm.num_features)),
@@ -114,14 +113,3 @@ def _contexts(model: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor
                 found[f"{place}.fuse.0.0.weight"] = torch.cat(weights, dim=1)
                 found[f"{place}.fuse.0.0.bias"] = given[f"{place}.bias"]
     return found
-
-
-def _folded(model: nn.Module) -> list[tuple[str, str, nn.BatchNorm2d]]:
-    """Every batch norm right behind a convolution: the convolution's name, its own, and itself."""
-    return [
-        (f"{place}.{first}", f"{place}.{second}", norm)
-        for place, sequence in model.named_modules()
-        if isinstance(sequence, nn.Sequential)
-        for (first, conv), (second, norm) in pairwise(sequence.named_children())
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-    ]
