@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from decoupe.backbones.swin import PatchMerging, Swin, SwinBlock
 from decoupe.backbones.swin_operators import patches, window_attention
 from decoupe.backbones.vit import DINOv3
-from decoupe.layers.deform import DeformConv2d, deform_conv2d
+from decoupe.layers.deform import DeformConv2d
 from decoupe.models import fuse as fusion
 from decoupe.models.fuse import CollapsedReference, DeformableBranch, SwinStage
 
@@ -78,9 +78,11 @@ class TracedBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` -> ``(N, out, H, W)``."""
+        from torchvision.ops import deform_conv2d
+
         conv, padding = self.plain.conv, self.plain.padding
-        fields = self.plain.fields(x)
-        found = deform_conv2d(x, *fields, conv.weight, conv.bias, padding=padding, method="torchvision")
+        offset, modulation = self.plain.fields(x)
+        found = deform_conv2d(x, offset, conv.weight, conv.bias, padding=padding, mask=modulation)
         return F.conv2d(F.relu(found), self.plain.mix)
 
 
