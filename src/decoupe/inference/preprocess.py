@@ -201,10 +201,10 @@ def to_network(
     picture: Picture, size: tuple[int, int], preprocessing: Preprocessing
 ) -> npt.NDArray[np.float32]:
     """A picture as a model's input: ``(3, height, width)`` float32, resized to ``size`` and normalised."""
-    values = colours_at(picture, size)  # (h, w, 3)
-    values -= np.asarray(preprocessing.mean, dtype=np.float32)
-    values /= np.asarray(preprocessing.std, dtype=np.float32)
-    return np.ascontiguousarray(values.transpose(2, 0, 1))
+    values = np.ascontiguousarray(colours_at(picture, size).transpose(2, 0, 1))  # (3, h, w)
+    values -= np.asarray(preprocessing.mean, dtype=np.float32)[:, np.newaxis, np.newaxis]
+    values /= np.asarray(preprocessing.std, dtype=np.float32)[:, np.newaxis, np.newaxis]
+    return values
 
 
 def colours_at(picture: Picture, size: tuple[int, int]) -> npt.NDArray[np.float32]:

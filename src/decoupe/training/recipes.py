@@ -546,7 +546,7 @@ RECIPES: dict[str, Recipe] = {
         family="birefnet",
         about="the embedded default model: BiRefNet at nano size",
         model=BIREFNETS["pocket"],
-        preprocessing=Preprocessing((384, 384), fit="keep", size_range=(160, 640), guided=True),
+        preprocessing=Preprocessing((352, 352), fit="keep", size_range=(160, 640), guided=True),
         stages=(Stage((160, 160), 0.45), Stage((224, 224), 0.8), Stage((320, 320))),
         steps=7600,
         batch_size=128,
