@@ -145,6 +145,15 @@ def test_standard_operators_alone(files: Files) -> None:
         assert "DeformConv" not in {node.op_type for node in model.graph.node}
 
 
+def test_what_follows_a_deformable_convolution_is_made_in_its_row(files: Files) -> None:
+    """The exporter writes the ReLU and the 1×1 convolution apart: if they are not found, only time tells."""
+    scans = [node for node in onnx.load(files["swin"]).graph.node if node.op_type == "Scan"]
+    assert len(scans) == 4  # one pyramid's branches
+    for scan in scans:
+        (body,) = (attribute.g for attribute in scan.attribute if attribute.name == "body")
+        assert [node.op_type for node in body.node[-2:]] == ["Relu", "MatMul"]
+
+
 @pytest.mark.usefixtures("traced")
 def test_deformable_convolution_as_onnx_has_it(models: dict[str, torch.nn.Module], tmp_path: Path) -> None:
     path = tmp_path / "swin.onnx"

@@ -225,6 +225,8 @@ def _behind(graph: Any, node: Any, weights: Mapping[str, Any]) -> tuple[Any, Any
         (node,) = readers
         found.append(node)
     relu, mix = found
+    if any(name not in weights for name in mix.input[1:]):
+        return None, None
     kernel, *bias = (weights[name] for name in mix.input[1:])
     if tuple(kernel.dims[2:]) != (1, 1) or any(numpy_helper.to_array(each).any() for each in bias):
         return None, None

@@ -18,7 +18,8 @@ TRACED = (2, 9, 13)
 """Batch, rows and columns of `GRID` pixels of what is traced: several windows of every backbone."""
 
 HALVED_FROM = 4096
-"""Tensors of at least this many numbers are stored in half precision; biases and constants are not."""
+"""Tensors of at least this many numbers are stored in half precision; biases and constants are not, nor
+the parts of a collapsed tail, of which some are products of others and have to stay so."""
 
 
 def trace(graph: Any) -> Any:
