@@ -148,7 +148,9 @@ def settings(name: str, size: int, repeats: int) -> None:
             "threads=1",
             "threads=2",
             "threads=3",
-            "arena",
+            "no arena",
+            "arena kept",
+            "planned",
             "spinning",
             "basic",
             "extended",
@@ -160,12 +162,15 @@ def settings(name: str, size: int, repeats: int) -> None:
 
 
 def under(path: str, setting: str, size: str, repeats: str) -> dict[str, float]:
-    """One file under one setting, the others as `decoupe.onnx_runtime` has them."""
+    """One file under one setting, the others as `decoupe.sessions` has them."""
     import onnxruntime
+
+    from decoupe.sessions import returning_memory
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = setting == "arena"
+    options.enable_cpu_mem_arena = setting != "no arena"
+    options.enable_mem_pattern = setting == "planned"
     spinning = "1" if setting == "spinning" else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     if setting.startswith("threads="):
@@ -175,7 +180,8 @@ def under(path: str, setting: str, size: str, repeats: str) -> dict[str, float]:
     options.graph_optimization_level = known.get(setting, levels.ORT_ENABLE_ALL)
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     images = np.random.default_rng(0).normal(size=(1, 3, int(size), int(size))).astype(np.float32)
-    seconds = median_times({"it": lambda: session.run(None, {"image": images})}, int(repeats))["it"]
+    after = None if setting in ("no arena", "arena kept") else returning_memory()
+    seconds = median_times({"it": lambda: session.run(None, {"image": images}, after)}, int(repeats))["it"]
     held = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return {"seconds": seconds, "peak": peak(), "kept": int(held[1]) / 2**20 if held else float("nan")}
 

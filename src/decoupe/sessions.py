@@ -84,6 +84,7 @@ class OrtSession:
 
     def __init__(self, path: Path, device: str) -> None:
         self._session = _open_session(path, device)
+        self._settings = returning_memory()
         cuda = "CUDAExecutionProvider" in self._session.get_providers()
         self.device = f"cuda:{device.partition(':')[2] or 0}" if cuda else "cpu"
         if device.startswith("cuda") and not cuda:
@@ -97,7 +98,7 @@ class OrtSession:
     def run(self, feeds: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """See `Session`."""
         try:
-            found: list[npt.NDArray[Any]] = self._session.run(None, feeds)
+            found: list[npt.NDArray[Any]] = self._session.run(None, feeds, self._settings)
         except _onnx_errors() as error:
             raise ModelError(first_line(error)) from None
         return found
@@ -241,13 +242,23 @@ def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0].rpartition(" : ")[2][:200].rstrip(". ")
 
 
+def returning_memory() -> onnxruntime.RunOptions:
+    """A run whose arena is given back at its end.
+
+    Without an arena the system is asked for each large map anew, and much of a large model's time goes by in
+    page faults (`benchmarks/exporting.py --settings`); in one that is kept the largest picture stays taken.
+    """
+    settings = import_onnxruntime().RunOptions()
+    settings.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return settings
+
+
 def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads_told()  # 0 lets it choose
-    # As fast without, and memory of one large picture is given back, not held for the process's life.
-    options.enable_cpu_mem_arena = False
+    # What it plans after the first picture of a size is memory that it does not give back.
     options.enable_mem_pattern = False
     # Threads that spin between pictures take the cores from decoding and writing them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 from decoupe.layers.deform import DeformConv2d
+from decoupe.models import BiRefNetOutput
 from decoupe.models.fuse import fuse
+from decoupe.training import losses
+from decoupe.training.criteria import BiRefNetCriterion
 from decoupe.training.losses import gradient_label, picture_gradient
 from decoupe.weights import convert
 from decoupe.weights.birefnet_names import birefnet_config
@@ -16,6 +20,15 @@ from golden_cases import FLOAT32, GoldenCase, cases
 
 CASES = cases("birefnet")
 TRAINED = [case for case in CASES if "train_pred0" in case.outputs]
+TERMS = {
+    "bce": losses.bce,
+    "iou": losses.iou,
+    "ssim": losses.ssim,
+    "cnt": losses.contour,
+    "reg": losses.threshold_regulariser,
+    "mae": losses.mae,
+    "mse": losses.mse,
+}
 
 
 def test_every_case_is_here() -> None:
@@ -44,21 +57,47 @@ def test_evaluation_on_cuda(case: GoldenCase) -> None:
         case.check("logits", case.model().cuda()(case.image().cuda()).logits.cpu())
 
 
-@pytest.mark.parametrize("case", TRAINED, ids=lambda case: case.name)
-def test_training(case: GoldenCase) -> None:
-    image = case.image()
+@pytest.fixture(scope="module", params=TRAINED, ids=lambda case: case.name)
+def trained(request: pytest.FixtureRequest) -> tuple[GoldenCase, BiRefNetOutput]:
     with torch.inference_mode():
-        out = case.training_model()(image)
+        return request.param, request.param.training_model()(request.param.image())
+
+
+def test_training_outputs(trained: tuple[GoldenCase, BiRefNetOutput]) -> None:
+    case, out = trained
     assert len(out.side_logits) == len(out.gradient_logits) == 3
     for i, logits in enumerate((*out.side_logits, out.logits)):
         case.check(f"train_pred{i}", logits)
     for i, (logits, side) in enumerate(zip(out.gradient_logits, out.side_logits, strict=True)):
         case.check(f"train_gradient_pred{i}", logits)
-        case.check(f"train_gradient_label{i}", gradient_label(picture_gradient(image), side))
+        case.check(f"train_gradient_label{i}", gradient_label(picture_gradient(case.image()), side))
     if "train_class_logits0" in case.outputs:
         case.check("train_class_logits0", out.class_logits)
     else:
         assert out.class_logits is None
+
+
+def close(found: torch.Tensor, stored: np.ndarray) -> None:
+    """A loss to 1e-5 of itself: a stored scalar has no spread of its own."""
+    assert float(found) == pytest.approx(float(stored[0]), rel=1e-5)
+
+
+def test_loss_terms(trained: tuple[GoldenCase, BiRefNetOutput]) -> None:
+    case, out = trained
+    prediction, truth = out.logits.sigmoid(), case.mask()
+    for name, loss in TERMS.items():
+        close(loss(prediction, truth), case.outputs[f"term_{name}"])
+    close(losses.structure(out.logits, truth), case.outputs["term_structure_on_logits"])
+
+
+def test_criterion(trained: tuple[GoldenCase, BiRefNetOutput]) -> None:
+    case, out = trained
+    terms = BiRefNetCriterion()(out, case.image(), case.mask())
+    close(terms["gradient"], case.outputs["loss_gradient"])
+    pixel = {name: terms[name] for name in ("bce", "iou", "ssim")}
+    close(sum(pixel.values()), case.outputs["loss_pix"])
+    for name, value in pixel.items():
+        close(value / 4, case.outputs[f"loss_{name}"])  # stored as the mean over the four maps
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -1,4 +1,4 @@
-"""Losses against the reference's stored terms, and against what they mean."""
+"""Losses against what they mean; `models/test_birefnet_golden.py` has them against the reference's terms."""
 
 from __future__ import annotations
 
@@ -14,47 +14,6 @@ from hypothesis import strategies as st
 from decoupe.models import BiRefNetOutput
 from decoupe.training import losses
 from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
-from golden_cases import GoldenCase, cases
-
-TRAINED = [case for case in cases("birefnet") if "loss_pix" in case.outputs]
-TERMS = {
-    "bce": losses.bce,
-    "iou": losses.iou,
-    "ssim": losses.ssim,
-    "cnt": losses.contour,
-    "reg": losses.threshold_regulariser,
-    "mae": losses.mae,
-    "mse": losses.mse,
-}
-
-
-@pytest.fixture(scope="module", params=TRAINED, ids=lambda case: case.name)
-def trained(request: pytest.FixtureRequest) -> tuple[GoldenCase, BiRefNetOutput]:
-    with torch.inference_mode():
-        return request.param, request.param.training_model()(request.param.image())
-
-
-def close(found: torch.Tensor, stored: np.ndarray) -> None:
-    """A loss to 1e-5 of itself: a stored scalar has no spread of its own."""
-    assert float(found) == pytest.approx(float(stored[0]), rel=1e-5)
-
-
-def test_terms(trained: tuple[GoldenCase, BiRefNetOutput]) -> None:
-    case, out = trained
-    prediction, truth = out.logits.sigmoid(), case.mask()
-    for name, loss in TERMS.items():
-        close(loss(prediction, truth), case.outputs[f"term_{name}"])
-    close(losses.structure(out.logits, truth), case.outputs["term_structure_on_logits"])
-
-
-def test_criterion(trained: tuple[GoldenCase, BiRefNetOutput]) -> None:
-    case, out = trained
-    terms = BiRefNetCriterion()(out, case.image(), case.mask())
-    close(terms["gradient"], case.outputs["loss_gradient"])
-    pixel = {name: terms[name] for name in ("bce", "iou", "ssim")}
-    close(sum(pixel.values()), case.outputs["loss_pix"])
-    for name, value in pixel.items():
-        close(value / 4, case.outputs[f"loss_{name}"])  # stored as the mean over the four maps
 
 
 def test_classification_is_weighed() -> None:

@@ -28,6 +28,7 @@ from decoupe.export.pixels import with_preprocessing
 from decoupe.export.two_scale import joined
 from decoupe.inference.media import replacing
 from decoupe.models import InSPyReNet, MaskFormer
+from decoupe.sessions import returning_memory
 from decoupe.telemetry import import_onnxruntime
 from decoupe.weights.labels import NO_NAMES, Vocabulary
 from decoupe.weights.registry import Preprocessing
@@ -134,14 +135,14 @@ def checked(model: nn.Module, content: bytes, preprocessing: Preprocessing) -> l
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [port.name for port in session.get_inputs()]
 
     def run(image: Any, low: Any = None) -> Any:
         nothing = np.zeros((len(image), 3, 0, 0), np.float32)
         pictures = (image, nothing if low is None else low)
-        return session.run(None, dict(zip(names, pictures, strict=False)))
+        return session.run(None, dict(zip(names, pictures, strict=False)), returning_memory())
 
     return compared(outputs_of(model), run, (1,) if preprocessing.two_scale is None else (1, 2))
 
