@@ -263,6 +263,10 @@ def test_preprocessing_inside_the_file(
     assert np.abs(alpha[0, 0] - outside).mean() < 1e-4
     predictor = decoupe.load(path)
     np.testing.assert_allclose(predictor(photograph).alpha, alpha[0, 0], atol=1e-6)
+    # The range of sizes is of what the network inside sees: no photograph is too large for the file.
+    large = np.asarray(Image.fromarray(photograph).resize((1400, 930)))
+    (alpha,) = session.run(None, {"picture": large[None]})
+    np.testing.assert_allclose(predictor(large).alpha, alpha[0, 0], atol=1e-6)
     with pytest.raises(InputError, match="chooses the size by itself"):
         decoupe.load(path, size=64)
 
@@ -290,6 +294,15 @@ def test_a_file_that_differs_is_not_written_unless_forced(
     assert list(tmp_path.iterdir()) == []
     export.export_onnx(models["swin"], tmp_path / "a.onnx", force=True, **options)
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_a_folder_that_is_not_there_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("decoupe.weights.load_model", lambda _: pytest.fail("it was opened"))
+    ran = CliRunner().invoke(app, ["export", "pocket", str(tmp_path / "no" / "a.onnx")])
+    assert ran.exit_code == 2
+    assert "its folder does not exist: create" in ran.stderr
 
 
 def test_what_differs_is_found() -> None:

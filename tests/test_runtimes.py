@@ -28,7 +28,7 @@ from decoupe.errors import (
 from decoupe.inference.preprocess import read_image, to_network
 from decoupe.models.birefnet import PRESETS, BiRefNet
 from decoupe.onnx_runtime import OnnxRuntime
-from decoupe.runtimes import Runtime, TorchRuntime, find_spec, open_runtime
+from decoupe.runtimes import Runtime, TorchRuntime, find_spec, open_runtime, torch_dtype
 from decoupe.weights import registry
 from decoupe.weights.checkpoint import save_model
 from inference.tiny import KEEP, write_onnx
@@ -229,6 +229,7 @@ def test_the_precision_is_what_the_cpu_computes_in(loaded: Path, monkeypatch: py
     for able, dtype in (({"avx512_bf16": True}, "bfloat16"), ({"avx512_f": True}, "float32")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
         assert open_runtime(loaded).dtype == dtype
+        assert torch_dtype("auto", torch.device("cpu"), "inspyrenet") == "float32"
 
 
 def test_lower_precision_is_near_and_given_as_float32(loaded: Path) -> None:

@@ -145,6 +145,8 @@ def wanted(options: CutOptions, background: Background | None) -> Wanted:
         raise InputError(f"--shadow is {options.shadow}, expected a number from 0 to 1")
     if options.keep_hidden and kind != "cut":
         raise InputError(f"--keep-hidden is for transparent parts, and --{kind} has none: leave it out")
+    if options.keep_hidden and options.shadow:
+        raise InputError("--shadow covers the colours that --keep-hidden keeps: choose one of them")
     if (options.margin is not None or options.aspect is not None) and not options.crop:
         raise InputError("--margin and --aspect are of the part that --crop keeps: add --crop")
     return Wanted(

@@ -107,7 +107,7 @@ def _torch_devices() -> Iterator[Check]:
         )
         return
     from decoupe.memory import free, shown
-    from decoupe.runtimes import torch_dtype
+    from decoupe.runtimes import EXACT, torch_dtype
 
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
@@ -120,7 +120,10 @@ def _torch_devices() -> Iterator[Check]:
             continue
         about = f", {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else ""
         chosen = torch_dtype("auto", torch.device(device))
-        works = f"works{about}; computes in {chosen} unless told, {shown(free(device))} of memory are free"
+        exact = "" if chosen == "float32" else f" ({', '.join(EXACT)}: float32)"
+        works = (
+            f"works{about}; computes in {chosen}{exact} unless told, {shown(free(device))} of memory are free"
+        )
         yield Check(f"torch on {device}", works if total == 512 else "computes wrong", total == 512)
     if len(devices) == 1:
         built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"

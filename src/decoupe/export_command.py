@@ -10,6 +10,7 @@ import typer
 
 from decoupe.console import say, told
 from decoupe.errors import InputError
+from decoupe.inference.media import check_folder
 from decoupe.options import known_models
 from decoupe.weights.registry import CATALOGUE
 
@@ -67,6 +68,7 @@ def export(
             raise InputError("--half is for .onnx and .xml files: leave it out")
         if int8 is not None and (half or pixels):
             raise InputError("--int8 goes without --half and --with-preprocessing: leave them out")
+        check_folder(out)
         from decoupe import __version__
         from decoupe.export import export_onnx
         from decoupe.export.openvino_file import export_openvino

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,7 @@ class _File:
 
     dtype = "float32"
     normalises = False
+    resizes = False
 
     def __init__(
         self, session: Session, path: Path, name: str | None, preprocessing: Preprocessing | None
@@ -59,6 +62,8 @@ class _File:
 
     def footprint(self) -> Footprint:
         """More than any file of decoupe takes; with a fixed size there is nothing to choose."""
+        if self.resizes:
+            return Footprint(BYTES * math.prod(self.preprocessing.size), 0)
         fixed = any(isinstance(side, int) for side in self.session.inputs[0].shape[2:])
         return Footprint(0, 0 if fixed else BYTES)
 
@@ -102,11 +107,11 @@ class OnnxRuntime(_File):
         session = session or open_session(path, device)
         _check_matte_ports(session, path)
         super().__init__(session, path, name, preprocessing)
-        self._pixels = session.metadata.get("decoupe.input") == "pixels"
-        if self._pixels:
-            # The file resizes and normalises for itself.
+        self.resizes = session.metadata.get("decoupe.input") == "pixels"
+        if self.resizes:
+            # The file makes its own size of any picture, and normalises it.
             self.preprocessing = Preprocessing(
-                self.preprocessing.size, "whole", self.preprocessing.size_range, 1, (0, 0, 0), (1, 1, 1)
+                self.preprocessing.size, "whole", (1, sys.maxsize), 1, (0, 0, 0), (1, 1, 1)
             )
 
     def __call__(self, images: Floats, low: Floats | None = None) -> Floats:
@@ -115,9 +120,9 @@ class OnnxRuntime(_File):
         ``low`` counts where the file takes it; others see the images once.
         """
         port = self.session.inputs[0]
-        if self._pixels:
+        if self.resizes:
             pictures = (images.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8)
-            return self._run({port.name: pictures})[0]
+            return np.concatenate([self._run({port.name: picture[np.newaxis]})[0] for picture in pictures])
         _check_fixed(port.shape, images.shape)
         step = 1 if port.shape[0] == 1 else len(images)
         parts = [slice(start, start + step) for start in range(0, len(images), step)]

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 RUNTIMES = ("onnx", "openvino", "program", "torch")
 DTYPES = ("float32", "bfloat16", "float16")
 LOWERED = {("cpu", "bfloat16"), ("cuda", "bfloat16"), ("cuda", "float16")}
+EXACT = ("inspyrenet",)
+"""Families that ``"auto"`` computes in float32: their attention magnifies what is rounded off, with random
+weights beyond use, and what that does to trained ones was not measured."""
 """Kinds of device and precisions in which a fused model holds the weights of its products."""
 
 Images: TypeAlias = npt.NDArray[Any]
@@ -97,7 +100,7 @@ class _TorchModel:
         loaded: the model and how to feed it.
         name: what to call it.
         device: where it computes.
-        dtype: ``"auto"`` is float16 on CUDA, bfloat16 on CPUs that compute in it and float32 elsewhere.
+        dtype: see `torch_dtype` for ``"auto"``.
             Below float32 the model runs under autocast, and in float16 a picture whose result is not finite
             is computed again in float32: bfloat16 has no smaller range.
         fuse: whether to make it faster by `decoupe.models.fuse.fuse`.
@@ -119,7 +122,7 @@ class _TorchModel:
         self._device = device
         self.name = name
         self.device = str(device)
-        self.dtype = torch_dtype(dtype, device)
+        self.dtype = torch_dtype(dtype, device, loaded.family)
         self.preprocessing: Preprocessing = loaded.preprocessing
         self.notes = tuple(loaded.notes)
         self._footprint: Footprint | None = None
@@ -389,9 +392,14 @@ def _torch_device(device: str) -> torch.device:
     return chosen
 
 
-def torch_dtype(dtype: str, device: torch.device) -> str:
-    """The precision that ``dtype`` means on a device: ``"auto"`` is the fastest that keeps alpha."""
+def torch_dtype(dtype: str, device: torch.device, family: str | None = None) -> str:
+    """The precision that ``dtype`` means on a device: ``"auto"`` is the fastest that keeps alpha.
+
+    That is float16 on CUDA, bfloat16 on CPUs that compute in it, and float32 elsewhere and for `EXACT`.
+    """
     if dtype == "auto":
+        if family in EXACT:
+            return "float32"
         if device.type == "cuda":
             return "float16"
         return "bfloat16" if device.type == "cpu" and _computes_in_bfloat16() else "float32"

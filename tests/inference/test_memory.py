@@ -15,7 +15,7 @@ from torch import nn
 
 from decoupe import InputError, ModelError, Predictor, SizeWarning
 from decoupe.inference.tiles import near_outlines, tile_side, tile_weights, tiled
-from decoupe.memory import Footprint, container_free, parse_memory, plan, shown
+from decoupe.memory import Footprint, container_free, free, parse_memory, plan, shown
 from decoupe.models.footprint import HELD, footprint, peak
 from decoupe.weights.registry import Preprocessing
 
@@ -229,6 +229,14 @@ def test_tensors_alive_at_once_are_counted() -> None:
     assert found.fixed == HELD
     assert found.per_pixel == pytest.approx(1.15 * 4 * 19)
     assert found.of(100) == pytest.approx(HELD + 100 * found.per_pixel, abs=1)
+
+
+def test_what_pytorch_keeps_on_a_device_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver counts it as taken: the second picture would be seen in tiles where the first fitted."""
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (2, 24))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda _: 20)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda _: 3)
+    assert free("cuda:0") == 2 + 17
 
 
 @pytest.mark.parametrize(

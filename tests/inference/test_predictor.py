@@ -99,12 +99,13 @@ def test_map_gives_what_comes_before_a_broken_picture(batch_size: int) -> None:
         next(results)
 
 
-def test_map_gives_what_comes_before_its_source_fails() -> None:
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
+def test_map_gives_what_comes_before_its_source_fails(batch_size: int) -> None:
     def source() -> Iterator[np.ndarray]:
         yield from pictures()[:4]
         raise ConnectionError("the camera is gone")
 
-    results = Predictor(Recorder()).map(source(), batch_size=2)
+    results = Predictor(Recorder()).map(source(), batch_size=batch_size)
     assert [next(results).alpha.shape for _ in range(4)] == SIZES[:4]
     with pytest.raises(ConnectionError, match="the camera is gone"):
         next(results)

@@ -104,14 +104,22 @@ def test_unusable_backgrounds(matte: Matte, background: object, message: str) ->
         matte.over(background)
 
 
-def test_background_images_are_converted_to_the_pictures_profile(matte: Matte) -> None:
+def test_backgrounds_are_converted_to_the_pictures_profile(matte: Matte) -> None:
     """Under a profile whose red and blue are exchanged, sRGB's red is written as blue."""
     nothing = np.zeros_like(matte.alpha)
     red = np.zeros((10, 10, 3), np.uint8)
     red[..., 0] = 255
-    exchanged = Matte(nothing, matte.image, icc.exchanged_rgb()).over(red)
-    assert exchanged.getpixel((3, 3))[2] > 200 > 60 > exchanged.getpixel((3, 3))[0]
-    assert Matte(nothing, matte.image).over(red).getpixel((3, 3)) == (255, 0, 0)
+    for background in (red, "red", (255, 0, 0)):
+        exchanged = Matte(nothing, matte.image, icc.exchanged_rgb()).over(background)
+        assert exchanged.getpixel((3, 3))[2] > 200 > 60 > exchanged.getpixel((3, 3))[0]
+        assert Matte(nothing, matte.image).over(background).getpixel((3, 3)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_hidden_colours_are_not_kept_below_a_shadow(matte: Matte, kind: type) -> None:
+    wide = Matte(matte.alpha, matte.image.astype(kind))
+    with pytest.raises(InputError, match="a shadow covers the colours that keep_hidden keeps"):
+        wide.array(shadow=0.5, keep_hidden=True)
 
 
 def test_a_profile_that_cannot_be_written_in_leaves_the_background_as_it_is(matte: Matte) -> None:

@@ -266,6 +266,20 @@ def write_bytes(data: bytes, target: Path) -> None:
         temporary.write_bytes(data)
 
 
+def check_folder(target: Path) -> None:
+    """For work that takes long before it writes.
+
+    Raises:
+        OutputError: ``target`` would stand in a folder that does not exist.
+    """
+    if not target.parent.is_dir():
+        raise _homeless(target)
+
+
+def _homeless(target: Path) -> OutputError:
+    return OutputError(f"{target} cannot be written, its folder does not exist: create {target.parent}")
+
+
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """A temporary path beside ``target``: takes its place when the block ends, vanishes when it fails.
@@ -284,9 +298,7 @@ def replacing(target: Path) -> Iterator[Path]:
                 with suppress(OSError):
                     temporary.unlink()
     except FileNotFoundError:
-        raise OutputError(
-            f"{target} cannot be written, its folder does not exist: create {target.parent}"
-        ) from None
+        raise _homeless(target) from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(

@@ -120,25 +120,34 @@ class Opened(ABC, Generic[Result]):
         with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as computing:
             read = functools.partial(readers.submit, functools.partial(self._read, max_pixels=max_pixels))
             predict = called_here(self._predict)
-            ahead = [read(image) for image in islice(images, batch_size)]
+
+            # What came before an error, of a picture or of the caller's own iterator, is computed first.
+            def begin() -> tuple[list[Future[Picture]], Exception | None]:
+                begun: list[Future[Picture]] = []
+                try:
+                    for image in islice(images, batch_size):
+                        begun.append(read(image))  # noqa: PERF401 - kept on an error
+                except Exception as error:
+                    return begun, error
+                return begun, None
+
+            ahead, failed = begin()
             results: Future[list[Result]] | None = None
             while ahead:
                 pictures: list[Picture] = []
-                failed: Exception | None = None
                 try:
                     for future in ahead:
                         pictures.append(future.result())  # noqa: PERF401 - kept on an error
-                    ahead = [read(image) for image in islice(images, batch_size)]
-                except Exception as error:  # of a picture, or of the caller's own iterator
-                    failed = error
+                    ahead, failed = ([], failed) if failed else begin()
+                except Exception as error:
+                    ahead, failed = [], error
                 before, results = results, computing.submit(predict, pictures)
                 if before is not None:
                     yield from before.result()
-                if failed is not None:
-                    yield from results.result()
-                    raise failed
             if results is not None:
                 yield from results.result()
+            if failed is not None:
+                raise failed
 
     def _read(self, image: Source, max_pixels: int) -> Picture:
         """A picture, reduced to the sizes at which the model sees it: of a large one that takes a while."""

@@ -382,7 +382,8 @@ def load(
             `CompileWarning`, as is that there is no compiler, where the model is computed as it is.
         memory: the most that the process may hold, in bytes or as ``"4GB"``, on CUDA of the device; None is
             most of what is free. What does not fit is computed in smaller batches, and a picture that does
-            not fit whole in tiles, guided by a glance at the whole, with a `SizeWarning`.
+            not fit whole in tiles, guided by a glance at the whole, with a `SizeWarning`. How large they are
+            follows from what is taken at that moment, and so does the alpha of such a picture.
         preprocessing: how a picture becomes the input of an ``.onnx`` file that is not decoupe's: its size,
             mean and standard deviation.
         trust: open a ``.pt2`` file, which may run whatever code its maker put in; no other file runs any.
@@ -476,7 +477,7 @@ def cut(
 ) -> Matte:
     """Cut out the subject of one picture: ``decoupe.cut("photo.jpg").save("photo.png")``.
 
-    The two models used last stay open. The options are those of `load` and of `Predictor`.
+    The two models used last stay open. The options are those of `load` that it names, and of `Predictor`.
 
     Raises:
         DecoupeError: as `load` and `Predictor` do.

@@ -128,8 +128,9 @@ class Matte:
             keep_hidden: keep the photograph's colours in the transparent parts, to be edited later.
 
         Raises:
-            InputError: a shadow outside [0, 1].
+            InputError: a shadow outside [0, 1], or one where hidden colours are to be kept.
         """
+        _check_hidden(keep_hidden, shadow)
         subject = Image.fromarray(self._cutout(keep_hidden))
         if shadow:
             below = Image.new("RGBA", subject.size)
@@ -192,7 +193,7 @@ class Matte:
         """`cutout`, or `over`, with as many bits as ``image`` has: RGBA ``(H, W, 4)``, or RGB ``(H, W, 3)``.
 
         Args:
-            over: a background, as for `over`; None is transparent ground.
+            over: a background, as for `over`, of 8 bits; None is transparent ground.
             shadow: as for `cutout`.
             keep_hidden: as for `cutout`.
 
@@ -274,6 +275,7 @@ class Matte:
         return pixels
 
     def _wide_cutout(self, shadow: float, keep_hidden: bool) -> npt.NDArray[np.uint16]:
+        _check_hidden(keep_hidden, shadow)
         height, width = self.alpha.shape
         alpha = np.where(self.alpha < HIDDEN, 0, self.alpha)[..., np.newaxis]  # (H, W, 1)
         front = self.foreground if keep_hidden else self.foreground * (alpha > 0)
@@ -311,7 +313,8 @@ class Matte:
             return blurred_background(_eight_bits(self.image), self.alpha)
         colour = _as_colour(background)
         if colour is not None:
-            return Image.new("RGB", (width, height), colour)
+            dot = _convert_profile(Image.new("RGB", (1, 1), colour), None, self.icc_profile)
+            return Image.new("RGB", (width, height), dot.getpixel((0, 0)))
         picture = _background_image(background)
         image = Image.fromarray(_eight_bits(picture.pixels))
         fitted = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
@@ -376,6 +379,11 @@ def _background_image(background: Any) -> Picture:
             "expected a name such as white, #rrggbb, 'blur' or an image"
         )
     return read_image(background)
+
+
+def _check_hidden(keep_hidden: bool, shadow: float) -> None:
+    if keep_hidden and shadow:
+        raise InputError("a shadow covers the colours that keep_hidden keeps: choose one of them")
 
 
 def _convert_profile(image: Image.Image, source: bytes | None, target: bytes | None) -> Image.Image:

@@ -179,7 +179,9 @@ def cut_video(
         "to": None if end is None else str(seconds_of(end)),
         "smooth": smooth,
         "batch": batch_size,
-        "model": f"{predictor.describe()}{', guided' if predictor.guided else ''}",
+        "model": predictor.describe(),
+        "guided": predictor.guided,
+        "minmax": predictor.minmax,
         "version": decoupe.__version__,
     }
     with closing(_reader(source, start, end, max_pixels, deep=form.deep)) as reader:
