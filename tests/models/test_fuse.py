@@ -59,7 +59,7 @@ def test_a_context_adds_up_what_it_concatenated(
     plain = trained(ASPP(6, 5, width=4, deformable=deformable))
     x = drawn(batch, 6, height, width)
     with torch.inference_mode():
-        agree(plain(x), fuse.Context(fuse.fold_batch_norm(plain))(x))
+        agree(plain(x), fuse.Context(fuse.fold_(copy.deepcopy(plain)))(x))
 
 
 @given(height=sides, width=sides, batch=st.integers(1, 2))
@@ -105,7 +105,7 @@ def test_attention_in_stripes(height: int, width: int, detail: bool, last: bool)
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(fuse, "STRIPE", 1)  # 20 rows at a time
         wanted = plain(x, saliency, saliency if detail else None)
-        striped = fuse.StripedAttention(fuse.fold_batch_norm(plain))
+        striped = fuse.StripedAttention(fuse.fold_(copy.deepcopy(plain)))
         striped.last = last
         found = striped(x, saliency, saliency if detail else None)
     agree(wanted[1], found[1])
@@ -129,7 +129,7 @@ def test_batch_norms_are_folded(make: Callable[[], nn.Module]) -> None:
     plain = trained(make())
     x = drawn(2, 3, 9, 11)
     with torch.inference_mode():
-        folded = fuse.fold_batch_norm(plain)
+        folded = fuse.fold_(copy.deepcopy(plain))
         assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
         agree(plain(x), folded(x))
 

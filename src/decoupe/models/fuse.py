@@ -19,7 +19,6 @@ work in blocks compute whole maps as the plain ones do.
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
@@ -83,23 +82,12 @@ def fuse(model: Model) -> Model:
     return model.to(memory_format=torch.channels_last)
 
 
-def fold_batch_norm(model: Model) -> Model:
-    """A copy of ``model`` whose batch norms are folded into the convolutions that they follow in a sequence.
-
-    In evaluation mode a batch norm is a fixed scale and shift of each channel, so the numbers are the same
-    up to rounding. The copy is for inference: it cannot be trained as the original could.
-
-    Args:
-        model: left as it is.
-
-    Returns:
-        The copy, in evaluation mode.
-    """
-    return fold_(copy.deepcopy(model).eval())
-
-
 def fold_(model: Model) -> Model:
-    """`fold_batch_norm` in place."""
+    """``model`` with its batch norms folded, in place, into the convolutions that they follow in a sequence.
+
+    In evaluation mode a batch norm is a fixed scale and shift of each channel, so the numbers are the same up
+    to rounding. It cannot be trained any more as it could.
+    """
     for sequence in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
         children = list(sequence.named_children())
         for (name, layer), (norm_name, norm) in pairwise(children):
