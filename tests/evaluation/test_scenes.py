@@ -12,7 +12,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from decoupe.cli import app
+from decoupe.datasets.segment_sets import find_segment_set
+from decoupe.evaluation.scenes import evaluate_scenes
 from decoupe.evaluation.segments import AveragePrecision, Instance, MeanIoU
+from decoupe.training.tasks import SegmentPrediction, SegmentScores
 from decoupe.weights.labels import Vocabulary
 from inference.queries import ANIMALS, see
 
@@ -208,6 +211,24 @@ def test_reports_of_segments_are_not_compared(coco: Path, monkeypatch: pytest.Mo
     shown = run("compare", "a", "b")
     assert shown.exit_code == 2
     assert shown.stderr == "decoupe: a is a report of segments: only those of mattes are compared\n"
+
+
+def test_crowds_excuse_their_own_class_alone(coco: Path) -> None:
+    file = coco / "annotations" / "panoptic_val2017.json"
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"]:
+        annotation["segments_info"][1]["iscrowd"] = 1  # the dog
+    file.write_text(json.dumps(content))
+    scenes = find_segment_set(coco, "val", "panoptic")
+    scene = scenes.read(0)
+    for label, wanted in ((1, 1), (0, 1 / 1.5)):  # the dogs told right, and as cats
+        found = scene.segments, np.array([0, label, 2])
+        seen = evaluate_scenes(scenes, lambda index, found=found: found, "panoptic").metric
+        assert [row["PQ"] for row in seen.by_class().values()] == pytest.approx([wanted, 1])
+        trained = SegmentScores(scenes.vocabulary)
+        trained.update(SegmentPrediction(*found, np.zeros(SIZE, np.int64)), scene)
+        assert trained.result()["PQ"] == pytest.approx(seen.result()["PQ"])
+        assert set(trained.semantic.by_class()) == {"cat", "sky-other-merged"}
 
 
 def test_average_precision_by_hand() -> None:

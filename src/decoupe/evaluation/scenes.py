@@ -120,8 +120,10 @@ def _one(scenes: SegmentSet, index: int, predict: Predict, reading: Reading) -> 
         metric.update(predict(index), told)
         return metric
     scene = scenes.read(index)
-    truth = (scene.segments, scene.classes)
-    metric.update(predict(index), truth if reading == "panoptic" else classes_of(truth))
+    if isinstance(metric, PanopticQuality):
+        metric.update(predict(index), (scene.segments, scene.classes), scene.crowd)
+    else:
+        metric.update(predict(index), classes_of((scene.told, scene.classes)))
     return metric
 
 
@@ -299,7 +301,7 @@ def looks(scenes: SegmentSet, predict: Predict, reading: Reading) -> Callable[[s
     def look(name: str) -> list[NDArray[np.uint8]]:
         scene, found = scenes.read(index_of[name]), predict(index_of[name])
         classes = classes_of(found) if reading == "panoptic" else found
-        truth = classes_of((scene.segments, scene.classes))
+        truth = classes_of((scene.told, scene.classes))
         pictures = [labelled(scene.image, one.astype(np.int32), names) for one in (truth, classes)]
         return [scene.image, *pictures]
 
