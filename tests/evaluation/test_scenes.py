@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from decoupe.cli import app
-from decoupe.datasets.segment_sets import find_segment_set
+from decoupe.datasets.segment_sets import CocoInstances, find_segment_set
 from decoupe.evaluation.scenes import evaluate_scenes
 from decoupe.evaluation.segments import AveragePrecision, Instance, MeanIoU
 from decoupe.training.tasks import SegmentPrediction, SegmentScores
@@ -252,6 +252,23 @@ def test_average_precision_by_hand() -> None:
     assert apart.by_class() == {
         "cat": pytest.approx({"AP": apart.result()["AP"], "AP50": apart.result()["AP"]})
     }
+
+
+def test_objects_are_as_large_as_their_annotations_say(coco: Path) -> None:
+    """COCO sorts by the area of the polygons: that of the pixels may lie beyond 32² where it does not."""
+    file = coco / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    sizes = []
+    for areas in ({}, {17: 1024.5}):
+        for one in content["annotations"]:
+            one |= {"area": areas[one["category_id"]]} if one["category_id"] in areas else {}
+        file.write_text(json.dumps(content))
+        scenes = find_segment_set(coco, "val", "instances")
+        assert isinstance(scenes, CocoInstances)
+        truth = [Instance(one.mask, one.label) for one in scenes.objects(0)]
+        result = evaluate_scenes(scenes, lambda index, truth=truth: truth, "instances").metric.result()
+        sizes.append({name for name in result if name in ("APs", "APm", "APl")})
+    assert sizes == [{"APs"}, {"APs", "APm"}]  # the cat has 400 pixels, the dog 576
 
 
 def test_average_precision_merges() -> None:

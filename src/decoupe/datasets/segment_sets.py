@@ -57,11 +57,19 @@ class Scene(NamedTuple):
 
 
 class SceneObject(NamedTuple):
-    """An object of a picture: its mask, bool ``(H, W)``, its class, and whether it is a crowd."""
+    """An object of a picture.
+
+    Attributes:
+        mask: bool ``(H, W)``.
+        label: index of its class.
+        crowd: whether it is a crowd.
+        area: what its annotation tells, in square pixels; None where it does not.
+    """
 
     mask: NDArray[np.bool_]
     label: int
     crowd: bool
+    area: float | None
 
 
 class SegmentSet(Protocol):
@@ -244,6 +252,7 @@ class CocoInstances(_Coco):
                 instance_mask(one["segmentation"], size),
                 self.class_of(one["category_id"]),
                 bool(one.get("iscrowd", 0)),
+                None if one.get("area") is None else float(one["area"]),
             )
             for one in self.of_image[int(image["id"])]
         ]

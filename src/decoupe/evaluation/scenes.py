@@ -116,7 +116,8 @@ def _one(scenes: SegmentSet, index: int, predict: Predict, reading: Reading) -> 
     """The metric of one picture alone."""
     metric: Metric = METRICS[reading](scenes.vocabulary)
     if isinstance(scenes, CocoInstances):
-        told = [Instance(one.mask, one.label, crowd=one.crowd) for one in scenes.objects(index)]
+        objects = scenes.objects(index)
+        told = [Instance(one.mask, one.label, crowd=one.crowd, area=one.area) for one in objects]
         metric.update(predict(index), told)
         return metric
     scene = scenes.read(index)

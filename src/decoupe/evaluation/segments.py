@@ -176,12 +176,14 @@ class Instance(NamedTuple):
         label: index of its class.
         score: how sure a prediction is; of truths not looked at.
         crowd: whether a truth is a crowd, in which predictions are neither right nor wrong.
+        area: by which it is small, medium or large, in square pixels; None for the mask's pixels.
     """
 
     mask: NDArray[np.bool_]
     label: int
     score: float = 1.0
     crowd: bool = False
+    area: float | None = None
 
 
 class AveragePrecision:
@@ -276,7 +278,7 @@ def _annotation(instance: Instance) -> dict[str, Any]:
     return {
         "category_id": instance.label + 1,
         "segmentation": lengths,
-        "area": float(coco_masks.area(lengths)),
+        "area": float(coco_masks.area(lengths)) if instance.area is None else instance.area,
         "bbox": [float(value) for value in coco_masks.toBbox(lengths)],
         "iscrowd": int(instance.crowd),
         "score": float(instance.score),
