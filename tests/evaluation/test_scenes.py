@@ -13,11 +13,12 @@ from typer.testing import CliRunner, Result
 
 from decoupe.cli import app
 from decoupe.datasets.segment_sets import CocoInstances, find_segment_set
-from decoupe.evaluation.scenes import evaluate_scenes
+from decoupe.evaluation.scenes import evaluate_scenes, file_predictions
 from decoupe.evaluation.segments import AveragePrecision, Instance, MeanIoU
+from decoupe.inference.segments import Segments
 from decoupe.training.tasks import SegmentPrediction, SegmentScores
 from decoupe.weights.labels import Vocabulary
-from inference.queries import ANIMALS, see
+from inference.queries import ANIMALS, logits_of, see
 
 SIZE = (48, 64)
 """Height and width of the pictures."""
@@ -192,6 +193,25 @@ def test_what_cannot_be_scored_is_named(coco: Path, monkeypatch: pytest.MonkeyPa
     shown = run("--pred", "other.json", "--gt", "coco", "--protocol", "instances")
     assert shown.exit_code == 1
     assert "one: category 5 is none of val2017: write the set's own ids" in shown.stderr
+
+
+@pytest.mark.parametrize("count", [255, 256])
+def test_label_maps_are_read_as_they_are_written(tmp_path: Path, count: int) -> None:
+    """Of many classes 255 is one, and none is 65535."""
+    for kind in ("images", "annotations"):
+        (tmp_path / "set" / kind / "val").mkdir(parents=True)
+    (tmp_path / "set" / "classes.txt").write_text("\n".join(f"class {index}" for index in range(count)))
+    cat, dog, _ = boxes()
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "set" / "images" / "val" / "a.jpg")
+    Image.fromarray(np.uint16(cat + count * dog)).save(tmp_path / "set" / "annotations" / "val" / "a.png")
+    scenes = find_segment_set(tmp_path / "set", "val")
+    logits = logits_of([cat, dog], [0, count - 1], scenes.vocabulary)
+    found = Segments(*logits, scenes.vocabulary, np.zeros((*SIZE, 3), np.uint8))
+    found.label_image("panoptic").save(tmp_path / "a.png")
+    read = file_predictions(tmp_path, scenes, "semantic")(0)
+    np.testing.assert_array_equal(read, np.where(cat, 0, np.where(dog, count - 1, -1)))
+    scores = evaluate_scenes(scenes, lambda index: read, "semantic")
+    assert (scores.problems, scores.metric.result()) == ([], {"mIoU": 1, "accuracy": 1})
 
 
 @pytest.mark.parametrize("content", [[{"image_id": 7}], {"images": []}, [3], {"annotations": [{}]}, "x"])

@@ -2,7 +2,8 @@
 
 Predictions as files are what ``decoupe segment`` writes, or what the benchmarks' own tools take:
 
-    semantic    a folder of PNGs of class indices from 0, 255 for none (``--format labels``)
+    semantic    a folder of PNGs of class indices from 0, 255 for none (``--format labels``); of more than 255
+                classes 16-bit, 65535 for none
     panoptic    COCO's JSON with its folder of PNGs, or a folder of both for each picture (``coco-panoptic``)
     instances   COCO's list of results, or a folder of JSON files, one for each picture (``--format coco``)
 """
@@ -50,8 +51,6 @@ METRICS: dict[Reading, Callable[[Vocabulary], Any]] = {
     "panoptic": PanopticQuality,
     "instances": AveragePrecision,
 }
-NONE = 255
-"""Pixel of a label picture that has no class."""
 
 
 @dataclass
@@ -190,7 +189,7 @@ def file_predictions(path: Path, scenes: SegmentSet, reading: Reading) -> Predic
     if reading == "semantic":
         if not path.is_dir():
             raise InputError(f"{path} is no folder: give one with a PNG of class indices for each picture")
-        return lambda index: _label_map(path / f"{scenes.name_of(index)}.png", len(scenes.vocabulary.names))
+        return lambda index: _label_map(path / f"{scenes.name_of(index)}.png", scenes.vocabulary)
     label_of = {scenes.vocabulary.id_of(label): label for label in range(len(scenes.vocabulary.names))}
 
     def label(category: object) -> int:
@@ -221,16 +220,17 @@ def file_predictions(path: Path, scenes: SegmentSet, reading: Reading) -> Predic
     return objects
 
 
-def _label_map(file: Path, count: int) -> NDArray[np.int64]:
+def _label_map(file: Path, vocabulary: Vocabulary) -> NDArray[np.int64]:
     """A PNG of class indices, −1 for none."""
     with opened(file) as picture:
         labels = np.asarray(picture).astype(np.int64)
-    if labels.ndim != 2 or labels[labels != NONE].max(initial=0) >= count:
+    count, none = len(vocabulary.names), vocabulary.none
+    if labels.ndim != 2 or labels[labels != none].max(initial=0) >= count:
         raise InputError(
             f"{file} is no map of {count} classes: expected a grey or indexed PNG of indices from 0, "
-            f"{NONE} for none"
+            f"{none} for none"
         )
-    return np.where(labels == NONE, -1, labels)
+    return np.where(labels == none, -1, labels)
 
 
 def _panoptic_files(path: Path) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
