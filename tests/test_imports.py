@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,6 @@ ORDER = (
     "onnx_runtime",
     "runtimes",
     "inference",
-    "batch",
     "plan",
     "watching",
     "console",
@@ -106,6 +106,22 @@ def test_a_wrong_import_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file.parent.mkdir(parents=True)
     file.write_text("def later():\n    from decoupe.models import birefnet\n")
     assert violations(file) == ["decoupe/layers/blocks.py: decoupe.models.birefnet"]
+
+
+def test_every_extra_brings_something_that_is_imported() -> None:
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11
+    trees = [ast.parse(path.read_text()) for path in (SOURCE / "decoupe").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    modules = {name.partition(".")[0].replace("_", "") for name in names} - {"decoupe"}
+    project = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text())["project"]
+    idle = []
+    for extra, requirements in project["optional-dependencies"].items():
+        brought = {re.split(r"[\[<>=]", one)[0].replace("-", "") for one in requirements}
+        if extra not in ("all", "test", "docs", "dev") and not brought & modules:
+            idle.append(extra)
+    assert idle == []
 
 
 def test_version_is_the_packages() -> None:

@@ -77,8 +77,9 @@ def test_coco_panoptic(coco: Path) -> None:
     assert scenes.name_of(0) == "9"
     assert scenes.image_source(0) == coco / "train2017" / "9.jpg"
     scene = pickle.loads(pickle.dumps(scenes)).read(0)
-    assert scene.classes.tolist() == [1, 2]  # the crowd is left out
-    assert scene.segments.tolist() == [[1, 1, 0, 0], [1, 1, 0, -1], [-1, -1, -1, -1]]
+    assert (scene.classes.tolist(), scene.crowd.tolist()) == ([1, 2, 0], [False, False, True])
+    assert scene.segments.tolist() == [[1, 1, 0, 0], [1, 1, 0, 2], [-1, 2, 2, 2]]
+    assert scene.told.tolist() == [[1, 1, 0, 0], [1, 1, 0, -1], [-1, -1, -1, -1]]
     assert scene.image.shape == (3, 4, 3)
     empty = scenes.read(1)
     assert (empty.classes.tolist(), set(empty.segments.ravel())) == ([], {-1})
@@ -86,11 +87,12 @@ def test_coco_panoptic(coco: Path) -> None:
 
 
 def test_coco_instances(coco: Path) -> None:
-    """The smaller one is in front; crowds are told nothing about."""
+    """The smaller one is in front; crowds lie behind all."""
     scenes = find_segment_set(coco, kind="instances")
     scene = scenes.read(0)
-    assert scene.classes.tolist() == [1, 0]
-    assert scene.segments.tolist() == [[1, 1, 1, -1], [1, 0, 1, -1], [1, 1, 1, -1]]
+    assert (scene.classes.tolist(), scene.crowd.tolist()) == ([1, 0, 0], [False, False, True])
+    assert scene.segments.tolist() == [[1, 1, 1, 2], [1, 0, 1, 2], [1, 1, 1, 2]]
+    assert scene.told.tolist() == [[1, 1, 1, -1], [1, 0, 1, -1], [1, 1, 1, -1]]
     assert scenes.read(1).classes.tolist() == []
 
 

@@ -12,9 +12,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from decoupe.cli import app
+from decoupe.datasets.segment_sets import CocoInstances, find_segment_set
+from decoupe.evaluation.scenes import evaluate_scenes, file_predictions
 from decoupe.evaluation.segments import AveragePrecision, Instance, MeanIoU
+from decoupe.inference.segments import Segments
+from decoupe.training.tasks import SegmentPrediction, SegmentScores
 from decoupe.weights.labels import Vocabulary
-from inference.queries import ANIMALS, see
+from inference.queries import ANIMALS, logits_of, see
 
 SIZE = (48, 64)
 """Height and width of the pictures."""
@@ -191,6 +195,25 @@ def test_what_cannot_be_scored_is_named(coco: Path, monkeypatch: pytest.MonkeyPa
     assert "one: category 5 is none of val2017: write the set's own ids" in shown.stderr
 
 
+@pytest.mark.parametrize("count", [255, 256])
+def test_label_maps_are_read_as_they_are_written(tmp_path: Path, count: int) -> None:
+    """Of many classes 255 is one, and none is 65535."""
+    for kind in ("images", "annotations"):
+        (tmp_path / "set" / kind / "val").mkdir(parents=True)
+    (tmp_path / "set" / "classes.txt").write_text("\n".join(f"class {index}" for index in range(count)))
+    cat, dog, _ = boxes()
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "set" / "images" / "val" / "a.jpg")
+    Image.fromarray(np.uint16(cat + count * dog)).save(tmp_path / "set" / "annotations" / "val" / "a.png")
+    scenes = find_segment_set(tmp_path / "set", "val")
+    logits = logits_of([cat, dog], [0, count - 1], scenes.vocabulary)
+    found = Segments(*logits, scenes.vocabulary, np.zeros((*SIZE, 3), np.uint8))
+    found.label_image("panoptic").save(tmp_path / "a.png")
+    read = file_predictions(tmp_path, scenes, "semantic")(0)
+    np.testing.assert_array_equal(read, np.where(cat, 0, np.where(dog, count - 1, -1)))
+    scores = evaluate_scenes(scenes, lambda index: read, "semantic")
+    assert (scores.problems, scores.metric.result()) == ([], {"mIoU": 1, "accuracy": 1})
+
+
 @pytest.mark.parametrize("content", [[{"image_id": 7}], {"images": []}, [3], {"annotations": [{}]}, "x"])
 @pytest.mark.parametrize("protocol", ["panoptic", "instances"])
 def test_json_that_is_built_otherwise(coco: Path, protocol: str, content: object) -> None:
@@ -208,6 +231,24 @@ def test_reports_of_segments_are_not_compared(coco: Path, monkeypatch: pytest.Mo
     shown = run("compare", "a", "b")
     assert shown.exit_code == 2
     assert shown.stderr == "decoupe: a is a report of segments: only those of mattes are compared\n"
+
+
+def test_crowds_excuse_their_own_class_alone(coco: Path) -> None:
+    file = coco / "annotations" / "panoptic_val2017.json"
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"]:
+        annotation["segments_info"][1]["iscrowd"] = 1  # the dog
+    file.write_text(json.dumps(content))
+    scenes = find_segment_set(coco, "val", "panoptic")
+    scene = scenes.read(0)
+    for label, wanted in ((1, 1), (0, 1 / 1.5)):  # the dogs told right, and as cats
+        found = scene.segments, np.array([0, label, 2])
+        seen = evaluate_scenes(scenes, lambda index, found=found: found, "panoptic").metric
+        assert [row["PQ"] for row in seen.by_class().values()] == pytest.approx([wanted, 1])
+        trained = SegmentScores(scenes.vocabulary)
+        trained.update(SegmentPrediction(*found, np.zeros(SIZE, np.int64)), scene)
+        assert trained.result()["PQ"] == pytest.approx(seen.result()["PQ"])
+        assert set(trained.semantic.by_class()) == {"cat", "sky-other-merged"}
 
 
 def test_average_precision_by_hand() -> None:
@@ -231,6 +272,23 @@ def test_average_precision_by_hand() -> None:
     assert apart.by_class() == {
         "cat": pytest.approx({"AP": apart.result()["AP"], "AP50": apart.result()["AP"]})
     }
+
+
+def test_objects_are_as_large_as_their_annotations_say(coco: Path) -> None:
+    """COCO sorts by the area of the polygons: that of the pixels may lie beyond 32² where it does not."""
+    file = coco / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    sizes = []
+    for areas in ({}, {17: 1024.5}):
+        for one in content["annotations"]:
+            one |= {"area": areas[one["category_id"]]} if one["category_id"] in areas else {}
+        file.write_text(json.dumps(content))
+        scenes = find_segment_set(coco, "val", "instances")
+        assert isinstance(scenes, CocoInstances)
+        truth = [Instance(one.mask, one.label) for one in scenes.objects(0)]
+        result = evaluate_scenes(scenes, lambda index, truth=truth: truth, "instances").metric.result()
+        sizes.append({name for name in result if name in ("APs", "APm", "APl")})
+    assert sizes == [{"APs"}, {"APs", "APm"}]  # the cat has 400 pixels, the dog 576
 
 
 def test_average_precision_merges() -> None:

@@ -19,7 +19,7 @@ def scene(height: int = 40, width: int = 60, *, segments: int = 5, seed: int = 0
     numbers = numbers[:height, :width].astype(np.int32)
     red = np.where(numbers < 0, 250, 40 * numbers)
     image = np.stack([red, 0 * red, 0 * red + 255], -1).astype(np.uint8)
-    return Scene(image, numbers, np.arange(segments, dtype=np.int64) + 3)
+    return Scene(image, numbers, np.arange(segments, dtype=np.int64) + 3, np.zeros(segments, bool))
 
 
 @settings(max_examples=80, deadline=None)
@@ -78,6 +78,14 @@ def test_the_picture_itself() -> None:
     assert np.array_equal(torch.cat([classes, torch.tensor([-1])])[numbers.long()] >= 0, one.segments >= 0)
 
 
+def test_crowds_are_not_learnt() -> None:
+    one = scene(64, 96)
+    crowd = np.arange(len(one.classes)) == 2
+    _, numbers, classes = PLAIN(one._replace(crowd=crowd), (64, 96), np.random.default_rng(0))
+    assert classes.tolist() == [3, 4, 6, 7]
+    assert np.array_equal(numbers < 0, (one.segments < 0) | (one.segments == 2))
+
+
 def test_a_picture_that_does_not_fill_the_sample_is_surrounded_by_grey() -> None:
     image, numbers, _ = SegmentAugmentation(scale=(0.5, 0.5))(scene(), (40, 60), np.random.default_rng(1))
     outside = (image.permute(1, 2, 0) == torch.tensor(GREY)).all(-1)
@@ -89,7 +97,7 @@ def test_crops_of_one_class_only_are_drawn_anew() -> None:
     """Nine tenths are one class: nearly every crop of a quarter is, unless it is drawn anew."""
     numbers = np.zeros((40, 200), np.int32)
     numbers[:, :20] = 1
-    one = Scene(np.zeros((40, 200, 3), np.uint8), numbers, np.array([4, 5]))
+    one = Scene(np.zeros((40, 200, 3), np.uint8), numbers, np.array([4, 5]), np.zeros(2, bool))
     mixed = {}
     for share in (1.0, 0.75):
         crops = SegmentAugmentation(fit="fills", one_class=share)
@@ -105,6 +113,7 @@ def test_colours_change_and_segments_do_not() -> None:
         np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8),
         np.zeros((32, 32), np.int32),
         np.array([1]),
+        np.zeros(1, bool),
     )
     results = [colours(coloured, (32, 32), np.random.default_rng(seed)) for seed in range(12)]
     assert len({image.sum().item() for image, _, _ in results}) > 8

@@ -39,19 +39,37 @@ class Scene(NamedTuple):
         image: uint8 ``(H, W, 3)``.
         segments: int32 ``(H, W)``: of each pixel the index in ``classes``, −1 where nothing is told.
         classes: int64 ``(M,)``, each in [0, K).
+        crowd: bool ``(M,)``: which segments are crowds, of which nobody counted the objects.
     """
 
     image: Array
     segments: NDArray[np.int32]
     classes: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+
+    @property
+    def told(self) -> NDArray[np.int32]:
+        """``segments`` without the crowds: −1 there too."""
+        if not self.crowd.any():
+            return self.segments
+        kept = np.append(np.where(self.crowd, -1, np.arange(len(self.crowd))), -1)  # −1 is the last
+        return kept.astype(np.int32)[self.segments]
 
 
 class SceneObject(NamedTuple):
-    """An object of a picture: its mask, bool ``(H, W)``, its class, and whether it is a crowd."""
+    """An object of a picture.
+
+    Attributes:
+        mask: bool ``(H, W)``.
+        label: index of its class.
+        crowd: whether it is a crowd.
+        area: what its annotation tells, in square pixels; None where it does not.
+    """
 
     mask: NDArray[np.bool_]
     label: int
     crowd: bool
+    area: float | None
 
 
 class SegmentSet(Protocol):
@@ -194,7 +212,7 @@ class CocoPanoptic(_Coco):
     """COCO panoptic: a PNG of segment ids per picture, and a JSON that says what each id is."""
 
     def read(self, index: int, *, longest: int | None = None) -> Scene:
-        """A picture, its long side at most ``longest`` pixels; crowds are told nothing about."""
+        """A picture, its long side at most ``longest`` pixels."""
         annotations = self.of_image[int(self.images[index]["id"])]
         if len(annotations) != 1:
             raise InputError(
@@ -202,25 +220,28 @@ class CocoPanoptic(_Coco):
                 "remove the picture or the others"
             )
         (annotation,) = annotations
-        told = [one for one in annotation["segments_info"] if not one.get("iscrowd", 0)]
+        told = annotation["segments_info"]
         file = self.path.with_suffix("") / annotation["file_name"]
         segments = panoptic_segments(file, [int(one["id"]) for one in told])
         classes = np.array([self.class_of(one["category_id"]) for one in told], np.int64)
-        return _scene(self.image_source(index), segments, classes, longest)
+        crowd = np.array([bool(one.get("iscrowd", 0)) for one in told], bool)
+        return _scene(self.image_source(index), segments, classes, longest, crowd)
 
 
 class CocoInstances(_Coco):
-    """COCO instances: polygons or run lengths; where objects overlap, the smaller one is in front."""
+    """COCO instances: polygons or run lengths; the smaller of two is in front, a crowd behind all."""
 
     def read(self, index: int, *, longest: int | None = None) -> Scene:
-        """A picture, its long side at most ``longest`` pixels; crowds are told nothing about."""
+        """A picture, its long side at most ``longest`` pixels."""
         image = self.images[index]
         segments = np.full((int(image["height"]), int(image["width"])), -1, np.int32)
-        told = [one for one in self.objects(index) if not one.crowd]
-        for number in sorted(range(len(told)), key=lambda number: -int(told[number].mask.sum())):
+        told = self.objects(index)
+        behind = [(not one.crowd, -int(one.mask.sum()), number) for number, one in enumerate(told)]
+        for *_, number in sorted(behind):
             segments[told[number].mask] = number
         classes = np.array([one.label for one in told], np.int64)
-        return _scene(self.image_source(index), segments, classes, longest)
+        crowd = np.array([one.crowd for one in told], bool)
+        return _scene(self.image_source(index), segments, classes, longest, crowd)
 
     def objects(self, index: int) -> list[SceneObject]:
         """The objects of a picture, whole where they overlap, crowds among them."""
@@ -231,6 +252,7 @@ class CocoInstances(_Coco):
                 instance_mask(one["segmentation"], size),
                 self.class_of(one["category_id"]),
                 bool(one.get("iscrowd", 0)),
+                None if one.get("area") is None else float(one["area"]),
             )
             for one in self.of_image[int(image["id"])]
         ]
@@ -329,7 +351,8 @@ class MatteSegments:
         segments = np.zeros(mask.shape, np.int32)
         for place, (region, _) in enumerate(present):
             segments[region] = place
-        return Scene(image, segments, np.array([label for _, label in present], np.int64))
+        classes = np.array([label for _, label in present], np.int64)
+        return Scene(image, segments, classes, np.zeros(len(classes), bool))
 
 
 def panoptic_segments(file: Path, ids: Sequence[int]) -> NDArray[np.int32]:
@@ -367,7 +390,11 @@ def instance_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]
 
 
 def _scene(
-    source: Source, segments: NDArray[np.int32], classes: NDArray[np.int64], longest: int | None
+    source: Source,
+    segments: NDArray[np.int32],
+    classes: NDArray[np.int64],
+    longest: int | None,
+    crowd: NDArray[np.bool_] | None = None,
 ) -> Scene:
     """A scene of a photograph and its segments, which must be of one size on disk."""
     image = read_picture(source, longest=longest)
@@ -381,4 +408,4 @@ def _scene(
     if segments.shape != image.shape[:2]:
         small = Image.fromarray(segments).resize(image.shape[1::-1], Image.Resampling.NEAREST)
         segments = np.asarray(small, np.int32)
-    return Scene(image, segments, classes)
+    return Scene(image, segments, classes, np.zeros(len(classes), bool) if crowd is None else crowd)

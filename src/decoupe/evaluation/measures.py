@@ -218,8 +218,10 @@ def human_correction_effort(pair: Pair) -> Numbers:
 def boundary_accuracy(pair: Pair) -> Numbers:
     """Mean boundary accuracy (Cheng et al., "CascadePSP", CVPR 2020, section 4.1).
 
-    The share of pixels that are right in a band around the truth's outline, averaged over five widths from
-    1 pixel to (H + W)/300. Not a number where the truth has no outline: such pictures do not count.
+    The share of pixels that are right in a band around the truth's outline, averaged over five radii, as the
+    authors' code takes them: from 1 pixel on, each a fifth of the way to (H + W)/300 further, rounded down;
+    1, 2, 4, 6 and 8 where H + W is 3000. Not a number where the truth has no outline: such pictures do not
+    count.
     """
     height, width = pair.subject.shape
     truth = pair.subject.astype(np.uint8)

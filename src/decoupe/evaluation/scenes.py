@@ -2,7 +2,8 @@
 
 Predictions as files are what ``decoupe segment`` writes, or what the benchmarks' own tools take:
 
-    semantic    a folder of PNGs of class indices from 0, 255 for none (``--format labels``)
+    semantic    a folder of PNGs of class indices from 0, 255 for none (``--format labels``); of more than 255
+                classes 16-bit, 65535 for none
     panoptic    COCO's JSON with its folder of PNGs, or a folder of both for each picture (``coco-panoptic``)
     instances   COCO's list of results, or a folder of JSON files, one for each picture (``--format coco``)
 """
@@ -50,8 +51,6 @@ METRICS: dict[Reading, Callable[[Vocabulary], Any]] = {
     "panoptic": PanopticQuality,
     "instances": AveragePrecision,
 }
-NONE = 255
-"""Pixel of a label picture that has no class."""
 
 
 @dataclass
@@ -116,12 +115,15 @@ def _one(scenes: SegmentSet, index: int, predict: Predict, reading: Reading) -> 
     """The metric of one picture alone."""
     metric: Metric = METRICS[reading](scenes.vocabulary)
     if isinstance(scenes, CocoInstances):
-        told = [Instance(one.mask, one.label, crowd=one.crowd) for one in scenes.objects(index)]
+        objects = scenes.objects(index)
+        told = [Instance(one.mask, one.label, crowd=one.crowd, area=one.area) for one in objects]
         metric.update(predict(index), told)
         return metric
     scene = scenes.read(index)
-    truth = (scene.segments, scene.classes)
-    metric.update(predict(index), truth if reading == "panoptic" else classes_of(truth))
+    if isinstance(metric, PanopticQuality):
+        metric.update(predict(index), (scene.segments, scene.classes), scene.crowd)
+    else:
+        metric.update(predict(index), classes_of((scene.told, scene.classes)))
     return metric
 
 
@@ -187,7 +189,7 @@ def file_predictions(path: Path, scenes: SegmentSet, reading: Reading) -> Predic
     if reading == "semantic":
         if not path.is_dir():
             raise InputError(f"{path} is no folder: give one with a PNG of class indices for each picture")
-        return lambda index: _label_map(path / f"{scenes.name_of(index)}.png", len(scenes.vocabulary.names))
+        return lambda index: _label_map(path / f"{scenes.name_of(index)}.png", scenes.vocabulary)
     label_of = {scenes.vocabulary.id_of(label): label for label in range(len(scenes.vocabulary.names))}
 
     def label(category: object) -> int:
@@ -218,16 +220,17 @@ def file_predictions(path: Path, scenes: SegmentSet, reading: Reading) -> Predic
     return objects
 
 
-def _label_map(file: Path, count: int) -> NDArray[np.int64]:
+def _label_map(file: Path, vocabulary: Vocabulary) -> NDArray[np.int64]:
     """A PNG of class indices, −1 for none."""
     with opened(file) as picture:
         labels = np.asarray(picture).astype(np.int64)
-    if labels.ndim != 2 or labels[labels != NONE].max(initial=0) >= count:
+    count, none = len(vocabulary.names), vocabulary.none
+    if labels.ndim != 2 or labels[labels != none].max(initial=0) >= count:
         raise InputError(
             f"{file} is no map of {count} classes: expected a grey or indexed PNG of indices from 0, "
-            f"{NONE} for none"
+            f"{none} for none"
         )
-    return np.where(labels == NONE, -1, labels)
+    return np.where(labels == none, -1, labels)
 
 
 def _panoptic_files(path: Path) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
@@ -299,7 +302,7 @@ def looks(scenes: SegmentSet, predict: Predict, reading: Reading) -> Callable[[s
     def look(name: str) -> list[NDArray[np.uint8]]:
         scene, found = scenes.read(index_of[name]), predict(index_of[name])
         classes = classes_of(found) if reading == "panoptic" else found
-        truth = classes_of((scene.segments, scene.classes))
+        truth = classes_of((scene.told, scene.classes))
         pictures = [labelled(scene.image, one.astype(np.int32), names) for one in (truth, classes)]
         return [scene.image, *pictures]
 

@@ -77,7 +77,8 @@ class PanopticQuality:
     """Panoptic quality, and its parts: segmentation and recognition quality (Kirillov et al. 2019, eq. 2).
 
     A predicted segment matches one of the truth of the same class whose intersection over union is above
-    one half; where the truth tells nothing, nothing counts.
+    one half; where the truth tells nothing, nothing counts. A crowd is neither matched nor missed, and what
+    was predicted of its class is no invention where more than half of it lies there or in what is not told.
 
     Args:
         vocabulary: the classes, with those that are stuff.
@@ -90,8 +91,13 @@ class PanopticQuality:
         self.overlap = np.zeros(count)
         self.matched, self.spurious, self.missed = (np.zeros(count, np.int64) for _ in range(3))
 
-    def update(self, prediction: Segments, truth: Segments) -> None:
+    def update(self, prediction: Segments, truth: Segments, crowd: NDArray[np.bool_] | None = None) -> None:
         """Enter one picture.
+
+        Args:
+            prediction: what was found.
+            truth: what is there.
+            crowd: ``(M,)``: which segments of the truth are crowds; None for none.
 
         Raises:
             InputError: the two differ in size.
@@ -106,14 +112,16 @@ class PanopticQuality:
         inside = table[1:, 1:]
         union = table[1:].sum(1)[:, None] + table[:, 1:].sum(0) - inside - nowhere
         same = told_classes[:, None] == found_classes
-        iou = np.where(same, inside / np.maximum(union, 1), 0.0)
+        crowds = np.zeros(len(told_classes), bool) if crowd is None else crowd
+        iou = np.where(same & ~crowds[:, None], inside / np.maximum(union, 1), 0.0)
         told_at, found_at = np.nonzero(iou > 0.5)  # at most one in each row and column
         np.add.at(self.overlap, told_classes[told_at], iou[told_at, found_at])
         np.add.at(self.matched, told_classes[told_at], 1)
-        missed = np.setdiff1d(np.arange(len(told_classes)), told_at)
+        missed = np.setdiff1d(np.flatnonzero(~crowds), told_at)
         np.add.at(self.missed, told_classes[missed], 1)
         area = table[:, 1:].sum(0)
-        spurious = np.setdiff1d(np.flatnonzero(2 * nowhere <= area), found_at)
+        excused = nowhere + np.where(same & crowds[:, None], inside, 0).sum(0)
+        spurious = np.setdiff1d(np.flatnonzero(2 * excused <= area), found_at)
         np.add.at(self.spurious, found_classes[spurious], 1)
 
     def merge(self, other: PanopticQuality) -> None:
@@ -168,12 +176,14 @@ class Instance(NamedTuple):
         label: index of its class.
         score: how sure a prediction is; of truths not looked at.
         crowd: whether a truth is a crowd, in which predictions are neither right nor wrong.
+        area: by which it is small, medium or large, in square pixels; None for the mask's pixels.
     """
 
     mask: NDArray[np.bool_]
     label: int
     score: float = 1.0
     crowd: bool = False
+    area: float | None = None
 
 
 class AveragePrecision:
@@ -268,7 +278,7 @@ def _annotation(instance: Instance) -> dict[str, Any]:
     return {
         "category_id": instance.label + 1,
         "segmentation": lengths,
-        "area": float(coco_masks.area(lengths)),
+        "area": float(coco_masks.area(lengths)) if instance.area is None else instance.area,
         "bbox": [float(value) for value in coco_masks.toBbox(lengths)],
         "iscrowd": int(instance.crowd),
         "score": float(instance.score),

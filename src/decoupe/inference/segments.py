@@ -21,8 +21,6 @@ from decoupe.weights.labels import Vocabulary, plain
 
 ReadingName = Literal["panoptic", "instances", "semantic"]
 READINGS: tuple[ReadingName, ...] = ("panoptic", "instances", "semantic")
-VOID = 255
-"""Pixel of a label picture that belongs to no segment."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -223,8 +221,9 @@ class Segments:
 
         Models of more than 255 classes give 16-bit grey, 65535 where there is no segment.
         """
-        many = len(self.vocabulary.names) > VOID
-        labels = np.full(self.size, 65535 if many else VOID, np.uint16 if many else np.uint8)
+        none = self.vocabulary.none
+        many = none > 255
+        labels = np.full(self.size, none, np.uint16 if many else np.uint8)
         if reading == "semantic":
             labels[:] = self.semantic
         else:
@@ -234,7 +233,7 @@ class Segments:
         if not many:
             colours = [colour_of(name) for name in self.vocabulary.names]
             values = [value for colour in colours for value in colour]
-            # All 256 entries: with fewer, Pillow writes fewer bits a pixel and cuts VOID off.
+            # All 256 entries: with fewer, Pillow writes fewer bits a pixel and cuts 255 off.
             picture.putpalette(values + [0] * (768 - len(values)))
         return picture
 

@@ -222,7 +222,7 @@ def look_at_scene(scenes: SegmentSet, index: int) -> Look:
         print_of = fingerprint(source)
     except InputError as error:
         return Look(_file(source), None, "", (str(error),), None)
-    findings = () if len(scene.classes) else (NO_SEGMENTS,)
+    findings = (NO_SEGMENTS,) if scene.crowd.all() else ()  # of crowds nothing is learnt
     height, width = scene.segments.shape
     return Look(_file(source), (width, height), "", findings, print_of)
 

@@ -63,7 +63,7 @@ class SegmentAugmentation:
         """One sample, a function of its arguments alone.
 
         Args:
-            scene: photograph and segments.
+            scene: photograph and segments; of its crowds nothing is told.
             size: ``(height, width)`` of the sample in pixels.
             rng: where all chance comes from.
 
@@ -76,7 +76,7 @@ class SegmentAugmentation:
         ratio = (min if self.fit == "inside" else max)(ratios) * rng.uniform(*self.scale)
         resized = max(1, round(width * ratio)), max(1, round(height * ratio))
         photograph = Image.fromarray(scene.image).resize(resized, Image.Resampling.BILINEAR, reducing_gap=2.0)
-        segments = Image.fromarray(scene.segments).resize(resized, Image.Resampling.NEAREST)
+        segments = Image.fromarray(scene.told).resize(resized, Image.Resampling.NEAREST)
         if rng.random() < self.flip:
             photograph = photograph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             segments = segments.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -286,7 +286,7 @@ class SegmentTask:
         found = self._predict(model, scene.image)
         return [
             scene.image,
-            labelled(scene.image, scene.segments, self._names(scene.classes)),
+            labelled(scene.image, scene.told, self._names(scene.classes)),
             labelled(scene.image, found.segments, self._names(found.classes)),
         ]
 
@@ -333,9 +333,11 @@ class SegmentScores:
 
     def update(self, prediction: SegmentPrediction, truth: Scene) -> None:
         """Enter one picture."""
-        classes = np.append(truth.classes, -1)[truth.segments]  # −1 is the last
+        classes = np.append(truth.classes, -1)[truth.told]  # −1 is the last
         self.semantic.update(prediction.semantic, classes)
-        self.panoptic.update((prediction.segments, prediction.classes), (truth.segments, truth.classes))
+        self.panoptic.update(
+            (prediction.segments, prediction.classes), (truth.segments, truth.classes), truth.crowd
+        )
 
     def merge(self, other: SegmentScores) -> None:
         """Enter what another process has seen."""

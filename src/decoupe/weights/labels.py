@@ -33,6 +33,11 @@ class Vocabulary:
         if self.ids is not None and len(self.ids) != len(self.names):
             raise ConfigError(f"there are {len(self.ids)} ids for {len(self.names)} classes: give one each")
 
+    @property
+    def none(self) -> int:
+        """Value of a label picture where there is no class: 255, and 65535 where 255 may be one."""
+        return 255 if len(self.names) <= 255 else 65535
+
     def id_of(self, index: int) -> int:
         """The number of a class in its data set's own files."""
         return index if self.ids is None else self.ids[index]
