@@ -220,6 +220,14 @@ def test_hostile_pictures_are_refused(client: httpx.Client, data: bytes, status:
     assert cut(client).status_code == 200
 
 
+def test_heic_is_bounded_as_every_format(client: httpx.Client) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    for size, status in (((1024, 1024), 413), ((64, 64), 200)):
+        file = io.BytesIO()
+        heif.from_pillow(Image.new("RGB", size, "red")).save(file)
+        assert cut(client, file.getvalue()).status_code == status
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     cuts=st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=6)), max_size=4),

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import multiprocessing
+import struct
 import threading
 import time
 import warnings
@@ -230,6 +231,24 @@ def test_a_size_is_one_that_the_model_knows(hire: Hire) -> None:
 def test_headers_are_measured_whatever_they_hold(data: bytes, kind: bytes) -> None:
     with contextlib.suppress(worker.TooLargeError):  # and nothing else
         assert measured(kind + data, 10_000, 3) <= 10_000
+
+
+def test_what_is_damaged_behind_the_first_frame_is_measured_all_the_same() -> None:
+    frames = [Image.new("L", (60, 40), shade) for shade in (0, 90)]
+    pages = bytearray(png(frames[0], "TIFF", save_all=True, append_images=frames[1:]))
+    (first,) = struct.unpack_from("<I", pages, 4)
+    (entries,) = struct.unpack_from("<H", pages, first)
+    struct.pack_into("<I", pages, first + 2 + 12 * entries, len(pages) - 1)  # where the second page is
+    for data in (png(frames[0], "GIF", save_all=True, append_images=frames[1:])[:-100], bytes(pages)):
+        assert measured(data, 2400, 3) == 2400
+        with pytest.raises(worker.TooLargeError, match="60×40"):
+            measured(data, 2399, 3)
+
+
+def test_no_picture_is_larger_than_the_place_allows(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "measured", lambda *_: 0)
+    ((about, _),) = hire(max_pixels=96 * 64 - 1).ask(Cut(SQUARES, "tiny"))
+    assert "the cap is 6,143" in about["line"]
 
 
 def test_a_segmentation_has_its_own_thresholds(hire: Hire) -> None:

@@ -28,10 +28,10 @@ from PIL import Image
 
 from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.predictor import Predictor, Segmenter, load
-from decoupe.inference.preprocess import MAX_PIXELS, Picture, network_size, read_image
+from decoupe.inference.preprocess import Picture, network_size, read_image, register_heic
 from decoupe.server.jobs import PLAIN, Answer, Job, Looks, TooLargeError
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "JPEG2000")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "JPEG2000", "HEIF")
 """The formats, as Pillow calls them, that a server opens: some of the others start programs, as EPS does."""
 
 
@@ -105,6 +105,7 @@ def log(**about: str) -> None:
 def open_only(formats: Sequence[str]) -> None:
     """Let Pillow open these formats, in this process, and no other."""
     Image.init()
+    register_heic()  # before any picture comes, so that these are measured as all others
     Image.ID[:] = [name for name in Image.ID if name in formats]
     Image.MAX_IMAGE_PIXELS = None  # each picture is measured before it is decoded
 
@@ -185,7 +186,7 @@ def bound_memory(megabytes: int) -> None:
 
 
 def measured(data: bytes, max_pixels: int, max_frames: int) -> int:
-    """How many pixels a picture has, by its header alone; 0 where `read_image` will say what is wrong.
+    """How many pixels a picture has, by its header alone; 0 where `read_image` cannot open it either.
 
     Raises:
         TooLargeError: more pixels or frames than that.
@@ -198,7 +199,7 @@ def measured(data: bytes, max_pixels: int, max_frames: int) -> int:
                     f"the picture is {width}×{height}, {width * height:,} pixels; "
                     f"this server takes at most {max_pixels:,}: make it smaller"
                 )
-            frames = getattr(image, "n_frames", 1)
+            frames = _frames(image)
     except TooLargeError:
         raise
     except Exception:  # whatever a damaged header makes Pillow raise
@@ -209,6 +210,14 @@ def measured(data: bytes, max_pixels: int, max_frames: int) -> int:
             "and cuts the first: send that"
         )
     return width * height
+
+
+def _frames(image: Image.Image) -> int:
+    """How many frames an open file has; 1 where those behind the first are damaged: that one is read."""
+    try:
+        return getattr(image, "n_frames", 1)
+    except Exception:  # as above
+        return 1
 
 
 _Read = tuple[_Task, Picture]
@@ -272,7 +281,7 @@ class _Worker:
         check_size_of(task.job.looks, self._models[task.job.model])
         cap, frames = self._place.max_pixels, self._place.max_frames
         task.pixels = self._budget.take(sum(measured(data, cap, frames) for data in task.job.pictures))
-        self._read.put((task, read_image(task.job.pictures[0], MAX_PIXELS)))
+        self._read.put((task, read_image(task.job.pictures[0], cap)))
 
     def _compute(self) -> None:
         while True:
