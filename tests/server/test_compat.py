@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from decoupe.inference.results import Matte
+from decoupe.server.compat import RemoveBg
+from inference import icc
 from server.running import png, squares
 
 SQUARES = squares()
@@ -79,6 +82,17 @@ def test_sizes_formats_and_grounds(client: httpx.Client) -> None:
     assert below[2] > 150 > below[0]
     archive = zipfile.ZipFile(io.BytesIO(remove_bg(client, format="zip").content))
     assert sorted(archive.namelist()) == ["alpha.png", "color.jpg"]
+
+
+def test_a_ground_is_in_the_colours_of_the_photographs_profile() -> None:
+    """Under a profile whose red and blue are exchanged, sRGB's red is written as blue."""
+    alpha = np.zeros((40, 60), np.float32)
+    alpha[:9, :9] = 1
+    matte = Matte(alpha, np.zeros((40, 60, 3), np.uint8), icc.exchanged_rgb())
+    red = png(Image.new("RGB", (9, 9), "red"))
+    below = Image.open(io.BytesIO(RemoveBg(b"", "tiny", form="png", background=red).answer(matte).body))
+    assert below.info["icc_profile"] == icc.exchanged_rgb()
+    assert below.getpixel((50, 30))[2] > 200 > 60 > below.getpixel((50, 30))[0]
 
 
 def test_regions_crops_and_places(client: httpx.Client) -> None:
