@@ -44,8 +44,8 @@ class Hired:
     def __init__(self, models: dict[str, str | None], **options: Any) -> None:
         self.here, theirs = multiprocessing.Pipe()
         place = Workplace(models, **options)
-        one = worker._Worker(theirs, place, opened(place))
-        self.thread = threading.Thread(target=one.run)
+        self.worker = worker._Worker(theirs, place, opened(place))
+        self.thread = threading.Thread(target=self.worker.run)
         self.thread.start()
 
     def ask(self, *jobs: Job) -> list[tuple[dict[str, Any], bytes]]:
@@ -132,6 +132,25 @@ def test_what_no_step_expects_is_told_without_a_traceback(
     fail(MemoryError())
     ((about, _),) = one.ask(Cut(SQUARES, "tiny"))
     assert about["failed"] == "large"
+
+
+def test_an_answer_that_cannot_be_begun_stops_no_other(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = hire()
+    with monkeypatch.context() as patched:
+        patched.setattr(one.worker._writers, "submit", lambda *_: 1 / 0)
+        ((about, _),) = one.ask(Cut(SQUARES, "tiny"))
+    assert about["failed"] == "fault"
+    ((about, _),) = one.ask(Cut(SQUARES, "tiny"))
+    assert about["media_type"] == "image/png"
+
+
+def test_no_thread_is_left_to_start_once_memory_is_bounded() -> None:
+    here, theirs = multiprocessing.Pipe()
+    before = set(threading.enumerate())
+    one = worker._Worker(theirs, Workplace(threads=3), {})
+    assert len(set(threading.enumerate()) - before) == 2 * 3
+    here.close()
+    one.run()
 
 
 def test_a_warning_is_a_line_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:

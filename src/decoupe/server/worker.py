@@ -84,10 +84,11 @@ def main(connection: Connection, place: Workplace) -> None:
     except DecoupeError as error:
         connection.send_bytes(json.dumps({"error": str(error)}).encode())
         return
+    one = _Worker(connection, place, models)
     if place.memory and all(model.device == "cpu" for model in models.values()):
         bound_memory(place.memory)
     connection.send_bytes(json.dumps({"models": [told(name, one) for name, one in models.items()]}).encode())
-    _Worker(connection, place, models).run()
+    one.run()
 
 
 def log_warnings() -> None:
@@ -256,8 +257,8 @@ class _Worker:
         self._read: queue.SimpleQueue[_Read] = queue.SimpleQueue()
         self._wanted: set[int] = set()  # numbers of jobs for whose answers somebody waits
         self._sending = threading.Lock()
-        self._readers = ThreadPoolExecutor(place.threads)
-        self._writers = ThreadPoolExecutor(place.threads)
+        self._readers = _started(place.threads)
+        self._writers = _started(place.threads)
 
     def run(self) -> None:
         """Take jobs until the server closes the connection."""
@@ -320,9 +321,12 @@ class _Worker:
         self._finish(task, result)
 
     def _finish(self, task: _Task, result: Any) -> None:
-        self._writers.submit(self._guarded, lambda task: self._answer(task, task.job.answer(result)), task)
+        def write(task: _Task) -> None:
+            self._answer(task, task.job.answer(result))
 
-    def _guarded(self, step: Callable[[_Task], None], task: _Task) -> None:
+        self._guarded(lambda task: self._writers.submit(self._guarded, write, task), task)
+
+    def _guarded(self, step: Callable[[_Task], object], task: _Task) -> None:
         """A step of a task; what it raises is the answer."""
         failure = _failure(step, task)
         # Not before what failed has let go of its memory: the next job comes as soon as this one is answered.
@@ -346,7 +350,16 @@ class _Worker:
             pass  # the server is gone, and this process is about to end
 
 
-def _failure(step: Callable[[_Task], None], task: _Task) -> tuple[str, str] | None:
+def _started(threads: int) -> ThreadPoolExecutor:
+    """Threads that have all started: once memory is bounded, there may be none for another."""
+    pool = ThreadPoolExecutor(threads)
+    together = threading.Barrier(threads)  # who waits is not free, so each of these takes a new one
+    for _ in range(threads):
+        pool.submit(together.wait)
+    return pool
+
+
+def _failure(step: Callable[[_Task], object], task: _Task) -> tuple[str, str] | None:
     """What a step raises, as a kind and a line."""
     try:
         step(task)
