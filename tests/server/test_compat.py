@@ -127,6 +127,7 @@ def test_regions_crops_and_places(client: httpx.Client) -> None:
         ({"crop": "maybe"}, "invalid_parameter", "crop is 'maybe', expected true or false"),
         ({"colour": "red"}, "unknown_parameter", "unknown parameter 'colour'"),
         ({"channels": "alpha", "bg_color": "red"}, "invalid_parameter", "channels=alpha has no background"),
+        ({"channels": "alpha", "format": "zip"}, "invalid_parameter", "format=zip has alpha.png already"),
         ({"image_file_b64": "AA=="}, "multiple_sources", "Multiple image sources given"),
     ],
 )

@@ -266,6 +266,10 @@ def remove_bg_job(form: Form, known: Known, *, as_json: bool) -> RemoveBg:
             "channels=alpha has no background: leave bg_color and bg_image_file out",
             code="invalid_parameter",
         )
+    if asked.alpha and asked.form == "zip":
+        raise ProblemError(
+            400, "format=zip has alpha.png already: leave channels=alpha out", code="invalid_parameter"
+        )
     return asked
 
 
