@@ -144,6 +144,9 @@ def test_errors_about_pictures(client: httpx.Client) -> None:
     empty = remove_bg(client, png(Image.new("RGB", (64, 64), (0, 255, 255))))
     assert empty.json()["errors"][0]["title"] == "Could not identify foreground in image."
     assert remove_bg(client, b"text").status_code == 400
+    files = {"image_file": SQUARES, "bg_image_file": b"text"}
+    ground = client.post("/v1.0/removebg", files=files).json()["errors"][0]["title"]
+    assert ground.startswith("bg_image_file is not a picture")
     none = client.post("/v1.0/removebg", data={"size": "auto"})
     assert none.json()["errors"][0]["code"] == "missing_source"
     broken = client.post("/v1.0/removebg", content=b"[1", headers={"Content-Type": "application/json"})

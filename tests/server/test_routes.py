@@ -87,6 +87,8 @@ def test_a_picture_as_background(client: httpx.Client) -> None:
     answer = client.post("/v1/cut", files=files, data={"threshold": "0.5"})
     pixels = np.asarray(Image.open(io.BytesIO(answer.content)))
     assert pixels[60, 90].tolist() == [0, 0, 255]
+    broken = client.post("/v1/cut", files={"image": SQUARES, "over": ("b.png", b"text")})
+    assert detail(broken).startswith("over is not a picture")
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,9 @@ from decoupe.cut_files import Wanted
 from decoupe.errors import InputError, unknown
 from decoupe.inference.framing import subject_box
 from decoupe.inference.media import encode
-from decoupe.inference.preprocess import MAX_PIXELS, read_image
 from decoupe.inference.results import Background, Matte
 from decoupe.server.forms import Form
-from decoupe.server.jobs import MEDIA_TYPES, PLAIN, Answer, Cut, Looks
+from decoupe.server.jobs import MEDIA_TYPES, PLAIN, Answer, Cut, Looks, background_picture
 from decoupe.server.options import Known, chosen_model
 from decoupe.server.problems import ProblemError
 
@@ -198,7 +197,8 @@ class RemoveBg:
         """The cut-out over what it is put over; opaque where that is, or must be."""
         below = None
         if self.background is not None:
-            below = _ground(read_image(self.background, MAX_PIXELS), image.size, profile)
+            ground = background_picture(self.background, "bg_image_file")
+            below = _ground(ground, image.size, profile)
         elif self.colour is not None:
             one = _ground(self.colour[:3], (1, 1), profile)  # as every other pixel
             below = one.resize(image.size, Image.Resampling.NEAREST)
