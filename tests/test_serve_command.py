@@ -68,9 +68,10 @@ def test_addresses_of_this_machine() -> None:
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "localhost.example.org")))
 
 
-def test_files_are_called_by_their_stems(tmp_path: Path) -> None:
+def test_files_are_called_by_their_stems_and_nothing_else_is(tmp_path: Path) -> None:
     mugs = write_onnx(tmp_path / "mugs.onnx")
-    assert named(["pocket", str(mugs)]) == {"pocket": "pocket", "mugs": str(mugs)}
+    expected = {name: name for name in ("pocket", "rmbg-2.0", "me/mugs-v1.5")}
+    assert named([*expected, str(mugs)]) == {**expected, "mugs": str(mugs)}
 
 
 def test_a_model_that_cannot_be_opened_ends_the_command(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from decoupe.console import hush_downloads, say, told
-from decoupe.errors import InputError
+from decoupe.errors import InputError, UnknownModelError
 from decoupe.options import AsJson, Quiet, known_models, known_needs
 
 if TYPE_CHECKING:
@@ -42,21 +42,14 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """List the models. What each is for, at which sizes, under which licence, and which are here."""
-    from decoupe.weights import download, registry
+    from decoupe.weights import registry
     from decoupe.weights.own import own_models
 
     with told():
         if name is not None:
             if commercial or need is not None:
                 raise InputError("--for and --commercial choose among all models: leave the name out")
-            spec = registry.spec(name)
-            path = download.cached_path(spec)
-            if as_json:
-                here = None if path is None else str(path)
-                typer.echo(json.dumps({**dataclasses.asdict(spec), "path": here}))
-            else:
-                for key, fact in _facts(spec, path).items():
-                    typer.echo(f"{key:<9} {fact}")
+            _tell_one(name, as_json)
             return
         rows = registry.catalogue() if need is None else registry.suited(need)
         rows = [row for row in rows if row.commercial or not commercial]
@@ -77,10 +70,17 @@ def get(
 ) -> None:
     """Download a model and verify it. Its path is printed."""
     from decoupe.weights import download, registry
+    from decoupe.weights.own import config_file, own_models
 
     with told():
         hush_downloads(quiet)
-        path = download.fetch(registry.spec(name))
+        path = own_models().get(name)
+        if path is None:
+            path = download.fetch(registry.spec(name))
+        elif not path.exists():
+            raise UnknownModelError(
+                f"{name} is your own model, and {path} does not exist: check {config_file()}"
+            )
         typer.echo(json.dumps({"name": name, "path": str(path)}) if as_json else path)
 
 
@@ -127,21 +127,49 @@ def prune(
         say(f"freed {cache.remove(entries) / 1000:.1f} GB")
 
 
-def _facts(spec: ModelSpec, path: Path | None) -> dict[str, str]:
-    """Everything about one model, in words."""
+def _tell_one(name: str, as_json: bool) -> None:
+    from decoupe.weights import download, registry
+    from decoupe.weights.own import own_models
+
+    path: Path | None
+    if (file := own_models().get(name)) is not None:
+        path = file if file.exists() else None
+        about: dict[str, Any] = {"name": name, "file": str(file)}
+        facts = {
+            "name": name,
+            "for": "your own",
+            "seconds": _seconds(name),
+            "here": str(path) if path else f"no: {file} does not exist",
+        }
+    else:
+        spec = registry.spec(name)
+        path = download.cached_path(spec)
+        about, facts = dataclasses.asdict(spec), _facts(spec, path)
+    if as_json:
+        typer.echo(json.dumps({**about, "path": None if path is None else str(path)}))
+        return
+    for key, fact in facts.items():
+        typer.echo(f"{key:<9} {fact}")
+
+
+def _seconds(name: str) -> str:
     from decoupe.weights.timings import timings
 
+    measured = timings().get(name)
+    return f"not measured here: decoupe bench {name}" if measured is None else f"{measured.seconds:.2f} here"
+
+
+def _facts(spec: ModelSpec, path: Path | None) -> dict[str, str]:
+    """Everything about one model, in words."""
     height, width = spec.preprocessing.size
     least, largest = spec.preprocessing.size_range
-    measured = timings().get(spec.name)
-    took = None if measured is None else measured.seconds
     return {
         "name": spec.name,
         "for": spec.task,
         "family": f"{spec.family}, backbone {spec.backbone}" if spec.backbone else spec.family,
         "size": f"{width}×{height}, works from {least} to {largest} pixels a side",
         "pictures": "stretched" if spec.preprocessing.fit == "stretch" else "keep their aspect ratio",
-        "seconds": "not measured here: decoupe bench " + spec.name if took is None else f"{took:.2f} here",
+        "seconds": _seconds(spec.name),
         "licence": spec.licence + ("" if spec.commercial else "; not for commercial use"),
         "file": f"{spec.file}, {spec.megabytes:.0f} MB",
         "from": f"https://huggingface.co/{spec.repo}/tree/{spec.revision}" if spec.repo else "the package",

@@ -166,7 +166,7 @@ def named(models: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for model in models:
         find_spec(model)  # an unknown name is told before anything else
-        name = Path(model).stem if Path(model).suffix else model
+        name = Path(model).stem if Path(model).is_file() else model
         if name in found:
             raise InputError(f"two models are called {name}: give one of them, or rename a file")
         found[name] = model

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from decoupe.inference.results import Matte
+from decoupe.server.compat import RemoveBg
+from inference import icc
 from server.running import png, squares
 
 SQUARES = squares()
@@ -81,6 +84,17 @@ def test_sizes_formats_and_grounds(client: httpx.Client) -> None:
     assert sorted(archive.namelist()) == ["alpha.png", "color.jpg"]
 
 
+def test_a_ground_is_in_the_colours_of_the_photographs_profile() -> None:
+    """Under a profile whose red and blue are exchanged, sRGB's red is written as blue."""
+    alpha = np.zeros((40, 60), np.float32)
+    alpha[:9, :9] = 1
+    matte = Matte(alpha, np.zeros((40, 60, 3), np.uint8), icc.exchanged_rgb())
+    red = png(Image.new("RGB", (9, 9), "red"))
+    below = Image.open(io.BytesIO(RemoveBg(b"", "tiny", form="png", background=red).answer(matte).body))
+    assert below.info["icc_profile"] == icc.exchanged_rgb()
+    assert below.getpixel((50, 30))[2] > 200 > 60 > below.getpixel((50, 30))[0]
+
+
 def test_regions_crops_and_places(client: httpx.Client) -> None:
     left = np.asarray(opened(remove_bg(client, roi="0 0 50% 100%", size="auto")).getchannel("A"))
     assert left[24, 24] > 200
@@ -113,6 +127,7 @@ def test_regions_crops_and_places(client: httpx.Client) -> None:
         ({"crop": "maybe"}, "invalid_parameter", "crop is 'maybe', expected true or false"),
         ({"colour": "red"}, "unknown_parameter", "unknown parameter 'colour'"),
         ({"channels": "alpha", "bg_color": "red"}, "invalid_parameter", "channels=alpha has no background"),
+        ({"channels": "alpha", "format": "zip"}, "invalid_parameter", "format=zip has alpha.png already"),
         ({"image_file_b64": "AA=="}, "multiple_sources", "Multiple image sources given"),
     ],
 )
@@ -129,6 +144,9 @@ def test_errors_about_pictures(client: httpx.Client) -> None:
     empty = remove_bg(client, png(Image.new("RGB", (64, 64), (0, 255, 255))))
     assert empty.json()["errors"][0]["title"] == "Could not identify foreground in image."
     assert remove_bg(client, b"text").status_code == 400
+    files = {"image_file": SQUARES, "bg_image_file": b"text"}
+    ground = client.post("/v1.0/removebg", files=files).json()["errors"][0]["title"]
+    assert ground.startswith("bg_image_file is not a picture")
     none = client.post("/v1.0/removebg", data={"size": "auto"})
     assert none.json()["errors"][0]["code"] == "missing_source"
     broken = client.post("/v1.0/removebg", content=b"[1", headers={"Content-Type": "application/json"})

@@ -160,12 +160,14 @@ def test_jobs_wait_their_turn_and_the_next_is_refused(monkeypatch: pytest.Monkey
     played(monkeypatch, play)
 
 
-def test_a_worker_that_cannot_start_again_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_cannot_start_again_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(pools, "_LONGEST_REST", 0.01)
 
     async def play(pool: Pool, one: Quiet) -> None:
         (task,) = await asked(pool)
-        failures = iter([ModelError("once"), ModelError("twice")])
+        failures = iter([ModelError("once"), OSError(24, "Too many open files")])
         start = Quiet.start
 
         def failing(self: Quiet) -> None:
@@ -178,8 +180,11 @@ def test_a_worker_that_cannot_start_again_is_tried_again(monkeypatch: pytest.Mon
         with pytest.raises(ProblemError) as raised:
             await task
         assert (raised.value.status, pool.ready) == (503, False)
-        while not pool.ready:
+        while pool._restarts:
             await asyncio.sleep(0.02)
-        assert pool.models
+        assert pool.ready
 
     played(monkeypatch, play)
+    once, again = (json.loads(line)["warning"] for line in capsys.readouterr().err.splitlines())
+    assert once.endswith("once")
+    assert "Too many open files" in again

@@ -87,6 +87,8 @@ def test_a_picture_as_background(client: httpx.Client) -> None:
     answer = client.post("/v1/cut", files=files, data={"threshold": "0.5"})
     pixels = np.asarray(Image.open(io.BytesIO(answer.content)))
     assert pixels[60, 90].tolist() == [0, 0, 255]
+    broken = client.post("/v1/cut", files={"image": SQUARES, "over": ("b.png", b"text")})
+    assert detail(broken).startswith("over is not a picture")
 
 
 @pytest.mark.parametrize(
@@ -218,6 +220,14 @@ def test_hostile_pictures_are_refused(client: httpx.Client, data: bytes, status:
     assert answer.status_code == status
     assert line in detail(answer)
     assert cut(client).status_code == 200
+
+
+def test_heic_is_bounded_as_every_format(client: httpx.Client) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    for size, status in (((1024, 1024), 413), ((64, 64), 200)):
+        file = io.BytesIO()
+        heif.from_pillow(Image.new("RGB", size, "red")).save(file)
+        assert cut(client, file.getvalue()).status_code == status
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

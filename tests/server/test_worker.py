@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import multiprocessing
+import struct
 import threading
 import time
 import warnings
@@ -43,8 +44,8 @@ class Hired:
     def __init__(self, models: dict[str, str | None], **options: Any) -> None:
         self.here, theirs = multiprocessing.Pipe()
         place = Workplace(models, **options)
-        one = worker._Worker(theirs, place, opened(place))
-        self.thread = threading.Thread(target=one.run)
+        self.worker = worker._Worker(theirs, place, opened(place))
+        self.thread = threading.Thread(target=self.worker.run)
         self.thread.start()
 
     def ask(self, *jobs: Job) -> list[tuple[dict[str, Any], bytes]]:
@@ -131,6 +132,25 @@ def test_what_no_step_expects_is_told_without_a_traceback(
     fail(MemoryError())
     ((about, _),) = one.ask(Cut(SQUARES, "tiny"))
     assert about["failed"] == "large"
+
+
+def test_an_answer_that_cannot_be_begun_stops_no_other(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = hire()
+    with monkeypatch.context() as patched:
+        patched.setattr(one.worker._writers, "submit", lambda *_: 1 / 0)
+        ((about, _),) = one.ask(Cut(SQUARES, "tiny"))
+    assert about["failed"] == "fault"
+    ((about, _),) = one.ask(Cut(SQUARES, "tiny"))
+    assert about["media_type"] == "image/png"
+
+
+def test_no_thread_is_left_to_start_once_memory_is_bounded() -> None:
+    here, theirs = multiprocessing.Pipe()
+    before = set(threading.enumerate())
+    one = worker._Worker(theirs, Workplace(threads=3), {})
+    assert len(set(threading.enumerate()) - before) == 2 * 3
+    here.close()
+    one.run()
 
 
 def test_a_warning_is_a_line_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,6 +250,24 @@ def test_a_size_is_one_that_the_model_knows(hire: Hire) -> None:
 def test_headers_are_measured_whatever_they_hold(data: bytes, kind: bytes) -> None:
     with contextlib.suppress(worker.TooLargeError):  # and nothing else
         assert measured(kind + data, 10_000, 3) <= 10_000
+
+
+def test_what_is_damaged_behind_the_first_frame_is_measured_all_the_same() -> None:
+    frames = [Image.new("L", (60, 40), shade) for shade in (0, 90)]
+    pages = bytearray(png(frames[0], "TIFF", save_all=True, append_images=frames[1:]))
+    (first,) = struct.unpack_from("<I", pages, 4)
+    (entries,) = struct.unpack_from("<H", pages, first)
+    struct.pack_into("<I", pages, first + 2 + 12 * entries, len(pages) - 1)  # where the second page is
+    for data in (png(frames[0], "GIF", save_all=True, append_images=frames[1:])[:-100], bytes(pages)):
+        assert measured(data, 2400, 3) == 2400
+        with pytest.raises(worker.TooLargeError, match="60×40"):
+            measured(data, 2399, 3)
+
+
+def test_no_picture_is_larger_than_the_place_allows(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "measured", lambda *_: 0)
+    ((about, _),) = hire(max_pixels=96 * 64 - 1).ask(Cut(SQUARES, "tiny"))
+    assert "the cap is 6,143" in about["line"]
 
 
 def test_a_segmentation_has_its_own_thresholds(hire: Hire) -> None:

@@ -53,6 +53,17 @@ def test_fetch_downloads_once_and_verifies(hub: FakeHub) -> None:
     assert len(hub.requests) == asked  # the second time nothing is asked
 
 
+def test_a_file_that_may_be_absent_is_asked_for_once(hub: FakeHub) -> None:
+    hub.files[KEY] = CONTENT
+    own = dataclasses.replace(SPEC, family="", beside=("config.json",))
+    fetch(own)
+    asked = len(hub.requests)
+    fetch(own)
+    assert len(hub.requests) == asked
+    with pytest.raises(DownloadError, match=r"has no file 'config\.json'"):  # outside the catalogue alone
+        fetch(dataclasses.replace(own, family="birefnet"))
+
+
 def test_progress_is_drawn_on_request_only(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

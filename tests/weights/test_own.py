@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
+from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -14,6 +17,8 @@ from decoupe import ConfigError, UnknownModelError
 from decoupe.cli import app
 from decoupe.weights.own import config_file, own_models, resolved
 from inference.tiny import write_onnx
+
+SCHEMAS = Path(__file__).parents[2] / "docs/schemas"
 
 
 @pytest.fixture
@@ -37,6 +42,27 @@ def test_a_name_stands_for_its_file(config: Path, tmp_path: Path, monkeypatch: p
     listed = CliRunner().invoke(app, ["models"]).stdout.splitlines()
     assert f"Mugs  your own: {tmp_path / 'tiny.onnx'}" in listed
     assert f"gone  your own: {tmp_path / 'no.onnx'}, which does not exist" in listed
+
+
+def test_models_and_get_know_them(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DECOUPE_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, list(arguments))
+
+    file, gone = tmp_path / "tiny.onnx", tmp_path / "no.onnx"
+    told = run("models", "Mugs").stdout
+    assert told.startswith("name      Mugs\n")
+    assert f"here      {file}\n" in told
+    assert f"here      no: {gone} does not exist\n" in run("models", "gone").stdout
+    for name, path, here in (("Mugs", file, str(file)), ("gone", gone, None)):
+        answer = json.loads(run("models", name, "--json").stdout)
+        jsonschema.validate(answer, json.loads((SCHEMAS / "model.json").read_text()))
+        assert answer == {"name": name, "file": str(path), "path": here}
+    assert run("get", "Mugs").stdout == f"{file}\n"
+    refused = run("get", "gone")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert f"gone is your own model, and {gone} does not exist: check {config}" in refused.stderr
 
 
 def test_other_names_are_what_they_were(

@@ -336,8 +336,8 @@ def _without_pillow_limit() -> Iterator[None]:
 
 
 def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
-    if _HEIC.match(stream.read(64)):
-        _register_heic(name)
+    if _HEIC.match(stream.read(64)) and not register_heic():
+        raise InputError(f"{name} is a HEIC file, which needs pillow-heif: pip install 'decoupe[heic]'")
     stream.seek(0)
     try:
         with _opened(stream) as image:
@@ -371,20 +371,15 @@ def _further(image: ImageFile.ImageFile) -> str | None:
         return None  # the second one is damaged, and nobody looks at it
 
 
-def _register_heic(name: str) -> None:
-    """Let Pillow read HEIC files.
-
-    Raises:
-        InputError: pillow-heif is not installed.
-    """
+def register_heic() -> bool:
+    """Let Pillow read HEIC files; whether pillow-heif, which does it, is installed."""
     try:
         import pillow_heif
     except ModuleNotFoundError:
-        raise InputError(
-            f"{name} is a HEIC file, which needs pillow-heif: pip install 'decoupe[heic]'"
-        ) from None
+        return False
     with pillow_lock:
         pillow_heif.register_heif_opener()
+    return True
 
 
 def _opened(stream: BinaryIO) -> ImageFile.ImageFile:

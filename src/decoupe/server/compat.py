@@ -24,10 +24,9 @@ from decoupe.cut_files import Wanted
 from decoupe.errors import InputError, unknown
 from decoupe.inference.framing import subject_box
 from decoupe.inference.media import encode
-from decoupe.inference.preprocess import MAX_PIXELS, read_image
-from decoupe.inference.results import Matte
+from decoupe.inference.results import Background, Matte
 from decoupe.server.forms import Form
-from decoupe.server.jobs import MEDIA_TYPES, PLAIN, Answer, Cut, Looks
+from decoupe.server.jobs import MEDIA_TYPES, PLAIN, Answer, Cut, Looks, background_picture
 from decoupe.server.options import Known, chosen_model
 from decoupe.server.problems import ProblemError
 
@@ -147,7 +146,7 @@ class RemoveBg:
         told = dict(cutout.info)
         image, box = self._framed(cutout, box)
         image, box = _reduced(image, box, self.pixels)
-        image = image.getchannel("A") if self.alpha else self._over(image)
+        image = image.getchannel("A") if self.alpha else self._over(image, matte.icc_profile)
         image.info.update(told)
         left, top, right, bottom = box
         place = {"left": left, "top": top, "width": right - left, "height": bottom - top}
@@ -194,13 +193,16 @@ class RemoveBg:
         canvas.paste(subject, (left, top))
         return canvas, (left, top, left + subject.width, top + subject.height)
 
-    def _over(self, image: Image.Image) -> Image.Image:
+    def _over(self, image: Image.Image, profile: bytes | None) -> Image.Image:
         """The cut-out over what it is put over; opaque where that is, or must be."""
         below = None
         if self.background is not None:
-            below = _fitted(self.background, image.size)
+            ground = background_picture(self.background, "bg_image_file")
+            below = _ground(ground, image.size, profile)
         elif self.colour is not None:
-            below = Image.new("RGBA", image.size, self.colour)
+            one = _ground(self.colour[:3], (1, 1), profile)  # as every other pixel
+            below = one.resize(image.size, Image.Resampling.NEAREST)
+            below.putalpha(self.colour[3])
         elif self.form == "jpg":
             below = Image.new("RGBA", image.size, "white")
         if below is not None:
@@ -263,6 +265,10 @@ def remove_bg_job(form: Form, known: Known, *, as_json: bool) -> RemoveBg:
             400,
             "channels=alpha has no background: leave bg_color and bg_image_file out",
             code="invalid_parameter",
+        )
+    if asked.alpha and asked.form == "zip":
+        raise ProblemError(
+            400, "format=zip has alpha.png already: leave channels=alpha out", code="invalid_parameter"
         )
     return asked
 
@@ -427,10 +433,10 @@ def _reduced(
     return image.resize(size, Image.Resampling.BOX), (left, top, right, bottom)
 
 
-def _fitted(background: bytes, size: tuple[int, int]) -> Image.Image:
-    """A picture that covers ``size``, by `Matte.over` of nothing at all."""
-    nothing = Matte(np.zeros(size[::-1], np.float32), np.zeros((*size[::-1], 3), np.uint8))
-    return nothing.over(read_image(background, MAX_PIXELS)).convert("RGBA")
+def _ground(background: Background, size: tuple[int, int], profile: bytes | None) -> Image.Image:
+    """A background that covers ``size``, its colours in ``profile``, by `Matte.over` of nothing at all."""
+    nothing = Matte(np.zeros(size[::-1], np.float32), np.zeros((*size[::-1], 3), np.uint8), profile)
+    return nothing.over(background).convert("RGBA")
 
 
 def _zipped(image: Image.Image) -> bytes:

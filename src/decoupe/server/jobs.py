@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +15,7 @@ from decoupe.cut_files import Wanted
 from decoupe.errors import InputError
 from decoupe.inference.edits import Edits, edited
 from decoupe.inference.framing import framed, subject_box
-from decoupe.inference.preprocess import MAX_PIXELS, read_image
+from decoupe.inference.preprocess import Picture, read_image
 from decoupe.segment_files import segment_files
 
 if TYPE_CHECKING:
@@ -134,8 +135,19 @@ class Cut:
         if wanted.aspect is not None:
             _check_framed(matte, wanted)
         if self.background is not None:
-            wanted = replace(wanted, background=read_image(self.background, MAX_PIXELS))
+            wanted = replace(wanted, background=background_picture(self.background, "over"))
         return Answer(wanted.bytes_of(matte, None), MEDIA_TYPES[wanted.suffix])
+
+
+def background_picture(data: bytes, name: str) -> Picture:
+    """The picture of a file that the form calls ``name``, by which messages call it as well.
+
+    Raises:
+        InputError: as `read_image` does.
+    """
+    file = BytesIO(data)
+    file.name = name
+    return read_image(file)
 
 
 def _check_framed(matte: Matte, wanted: Wanted) -> None:

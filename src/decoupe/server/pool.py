@@ -255,13 +255,14 @@ class Pool:
         task.add_done_callback(self._restarts.discard)
 
     async def _restart(self, one: _Worker) -> None:
-        await asyncio.to_thread(one.end)
         rest = 0.5
         while one not in self._ready:
-            with suppress(ModelError):
+            try:
+                await asyncio.to_thread(one.end)
                 await self._start(one)
-                return
-            await asyncio.sleep(rest)
+            except Exception as error:  # also of the system: that it has no process or file left may pass
+                worker.log(warning=f"a worker could not be started, and will be tried again: {error}")
+                await asyncio.sleep(rest)
             rest = min(2 * rest, _LONGEST_REST)
 
     async def _start(self, one: _Worker) -> None:

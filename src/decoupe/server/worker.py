@@ -28,10 +28,10 @@ from PIL import Image
 
 from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.predictor import Predictor, Segmenter, load
-from decoupe.inference.preprocess import MAX_PIXELS, Picture, network_size, read_image
+from decoupe.inference.preprocess import Picture, network_size, read_image, register_heic
 from decoupe.server.jobs import PLAIN, Answer, Job, Looks, TooLargeError
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "JPEG2000")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "JPEG2000", "HEIF")
 """The formats, as Pillow calls them, that a server opens: some of the others start programs, as EPS does."""
 
 
@@ -84,10 +84,11 @@ def main(connection: Connection, place: Workplace) -> None:
     except DecoupeError as error:
         connection.send_bytes(json.dumps({"error": str(error)}).encode())
         return
+    one = _Worker(connection, place, models)
     if place.memory and all(model.device == "cpu" for model in models.values()):
         bound_memory(place.memory)
     connection.send_bytes(json.dumps({"models": [told(name, one) for name, one in models.items()]}).encode())
-    _Worker(connection, place, models).run()
+    one.run()
 
 
 def log_warnings() -> None:
@@ -105,6 +106,7 @@ def log(**about: str) -> None:
 def open_only(formats: Sequence[str]) -> None:
     """Let Pillow open these formats, in this process, and no other."""
     Image.init()
+    register_heic()  # before any picture comes, so that these are measured as all others
     Image.ID[:] = [name for name in Image.ID if name in formats]
     Image.MAX_IMAGE_PIXELS = None  # each picture is measured before it is decoded
 
@@ -185,7 +187,7 @@ def bound_memory(megabytes: int) -> None:
 
 
 def measured(data: bytes, max_pixels: int, max_frames: int) -> int:
-    """How many pixels a picture has, by its header alone; 0 where `read_image` will say what is wrong.
+    """How many pixels a picture has, by its header alone; 0 where `read_image` cannot open it either.
 
     Raises:
         TooLargeError: more pixels or frames than that.
@@ -198,7 +200,7 @@ def measured(data: bytes, max_pixels: int, max_frames: int) -> int:
                     f"the picture is {width}×{height}, {width * height:,} pixels; "
                     f"this server takes at most {max_pixels:,}: make it smaller"
                 )
-            frames = getattr(image, "n_frames", 1)
+            frames = _frames(image)
     except TooLargeError:
         raise
     except Exception:  # whatever a damaged header makes Pillow raise
@@ -209,6 +211,14 @@ def measured(data: bytes, max_pixels: int, max_frames: int) -> int:
             "and cuts the first: send that"
         )
     return width * height
+
+
+def _frames(image: Image.Image) -> int:
+    """How many frames an open file has; 1 where those behind the first are damaged: that one is read."""
+    try:
+        return getattr(image, "n_frames", 1)
+    except Exception:  # as above
+        return 1
 
 
 _Read = tuple[_Task, Picture]
@@ -247,8 +257,8 @@ class _Worker:
         self._read: queue.SimpleQueue[_Read] = queue.SimpleQueue()
         self._wanted: set[int] = set()  # numbers of jobs for whose answers somebody waits
         self._sending = threading.Lock()
-        self._readers = ThreadPoolExecutor(place.threads)
-        self._writers = ThreadPoolExecutor(place.threads)
+        self._readers = _started(place.threads)
+        self._writers = _started(place.threads)
 
     def run(self) -> None:
         """Take jobs until the server closes the connection."""
@@ -272,7 +282,7 @@ class _Worker:
         check_size_of(task.job.looks, self._models[task.job.model])
         cap, frames = self._place.max_pixels, self._place.max_frames
         task.pixels = self._budget.take(sum(measured(data, cap, frames) for data in task.job.pictures))
-        self._read.put((task, read_image(task.job.pictures[0], MAX_PIXELS)))
+        self._read.put((task, read_image(task.job.pictures[0], cap)))
 
     def _compute(self) -> None:
         while True:
@@ -311,9 +321,12 @@ class _Worker:
         self._finish(task, result)
 
     def _finish(self, task: _Task, result: Any) -> None:
-        self._writers.submit(self._guarded, lambda task: self._answer(task, task.job.answer(result)), task)
+        def write(task: _Task) -> None:
+            self._answer(task, task.job.answer(result))
 
-    def _guarded(self, step: Callable[[_Task], None], task: _Task) -> None:
+        self._guarded(lambda task: self._writers.submit(self._guarded, write, task), task)
+
+    def _guarded(self, step: Callable[[_Task], object], task: _Task) -> None:
         """A step of a task; what it raises is the answer."""
         failure = _failure(step, task)
         # Not before what failed has let go of its memory: the next job comes as soon as this one is answered.
@@ -337,7 +350,16 @@ class _Worker:
             pass  # the server is gone, and this process is about to end
 
 
-def _failure(step: Callable[[_Task], None], task: _Task) -> tuple[str, str] | None:
+def _started(threads: int) -> ThreadPoolExecutor:
+    """Threads that have all started: once memory is bounded, there may be none for another."""
+    pool = ThreadPoolExecutor(threads)
+    together = threading.Barrier(threads)  # who waits is not free, so each of these takes a new one
+    for _ in range(threads):
+        pool.submit(together.wait)
+    return pool
+
+
+def _failure(step: Callable[[_Task], object], task: _Task) -> tuple[str, str] | None:
     """What a step raises, as a kind and a line."""
     try:
         step(task)

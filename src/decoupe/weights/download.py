@@ -75,13 +75,21 @@ def fetch(spec: ModelSpec, *, progress: bool = True) -> Path:
 
 def _fetch_beside(spec: ModelSpec, repo: str) -> None:
     """A small file that belongs to the weights; outside the catalogue it may be absent."""
-    if cached_path(spec) is not None:
+    if cached_path(spec) is not None or (not spec.family and _known_absent(spec, repo)):
         return
     try:
         _download(spec, repo, progress=False)
     except DownloadError:
         if spec.family:
             raise
+
+
+def _known_absent(spec: ModelSpec, repo: str) -> bool:
+    """Whether the cache holds the hub's word that there is no such file; uses no network."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, spec.file, cache_dir=cache_dir(), revision=spec.revision)
+    return found is _CACHED_NO_EXIST
 
 
 def _download(spec: ModelSpec, repo: str, progress: bool) -> Path:
