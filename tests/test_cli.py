@@ -464,6 +464,17 @@ def test_an_existing_output_is_kept(run: Run, here: Path) -> None:
     assert run("photo.jpg", "--overwrite").exit_code == 0
 
 
+def test_what_was_made_before_is_not_cut_again(run: Run, here: Path) -> None:
+    """As by ``decoupe cut *`` a second time, or by the folder's name after one of its pictures."""
+    photograph(here / "own" / "photo.jpg")
+    assert run("own/photo.jpg").exit_code == 0
+    assert run("own/photo.jpg", "own/photo.cut.png", "--overwrite").exit_code == 0
+    assert sorted(path.name for path in (here / "own").iterdir()) == ["photo.cut.png", "photo.jpg"]
+    assert run("own").exit_code == 0
+    assert [path.name for path in (here / "own-cut").iterdir()] == ["photo.png"]
+    assert run("own/photo.cut.png").exit_code == 0  # asked for by name, and alone
+
+
 @pytest.mark.parametrize("out", ["photo.png", "./photo.png", "link.png"])
 def test_an_input_is_never_an_output(run: Run, here: Path, out: str) -> None:
     photo = photograph(here / "photo.png")

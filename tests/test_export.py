@@ -296,13 +296,16 @@ def test_a_file_that_differs_is_not_written_unless_forced(
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
 
 
-def test_a_folder_that_is_not_there_is_told_before_the_work(
+def test_what_stands_in_the_way_is_told_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("decoupe.weights.load_model", lambda _: pytest.fail("it was opened"))
     ran = CliRunner().invoke(app, ["export", "pocket", str(tmp_path / "no" / "a.onnx")])
     assert ran.exit_code == 2
     assert "its folder does not exist: create" in ran.stderr
+    (tmp_path / "a.onnx").write_text("mine")
+    ran = CliRunner().invoke(app, ["export", "pocket", str(tmp_path / "a.onnx")])
+    assert "a.onnx exists: add --overwrite" in ran.stderr
 
 
 def test_what_differs_is_found() -> None:

@@ -188,6 +188,10 @@ def test_a_run_and_the_calibration_of_its_model(discs: Run) -> None:
     found = valid(discs(*command, "--most", "1", "--json").stdout, "calibrate")
     assert (found["source"], found["target"]) == (run["weights"], "sure.safetensors")
     assert Path("sure.safetensors").is_file()
+    assert "sure.safetensors exists: add --overwrite" in discs(*command).stderr
+    assert (
+        "disc.jpg ends in .jpg, expected .safetensors" in discs(*command[:3], "disc.jpg", *command[4:]).stderr
+    )
 
 
 def test_runs_that_stop_or_fail(discs: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,7 +201,9 @@ def test_a_preview_is_a_sheet_of_samples(run: Run) -> None:
     segments = run("data", "preview", "discs", "--recipe", "maskformer-swin-tiny-ade", "--count", "2")
     assert segments.exit_code == 0
     assert Path("preview.png").exists()
-    assert run("data", "preview", "discs", "--backgrounds", "discs/im", "--count", "1").exit_code == 0
+    again = ("data", "preview", "discs", "--backgrounds", "discs/im", "--count", "1")
+    assert "preview.png exists: add --overwrite, or name another output" in run(*again).stderr
+    assert run(*again, "--overwrite").exit_code == 0
     wrong = run("data", "preview", "nothing")
     assert (wrong.exit_code, len(wrong.stderr.splitlines())) == (2, 1)
 

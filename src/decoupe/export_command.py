@@ -10,8 +10,8 @@ import typer
 
 from decoupe.console import say, told
 from decoupe.errors import InputError
-from decoupe.inference.media import check_folder
-from decoupe.options import known_models
+from decoupe.options import Overwrite, known_models
+from decoupe.plan import check_output
 from decoupe.weights.registry import CATALOGUE
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def export(
         typer.Option(metavar="X", help="Of the S-measure, or of alpha without masks: with --int8."),
     ] = 0.005,
     force: Annotated[bool, typer.Option("--force", help="Keep a file whose numbers differ.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a model as one file that runs without PyTorch. It is checked against PyTorch first."""
     with told():
@@ -68,7 +69,7 @@ def export(
             raise InputError("--half is for .onnx and .xml files: leave it out")
         if int8 is not None and (half or pixels):
             raise InputError("--int8 goes without --half and --with-preprocessing: leave them out")
-        check_folder(out)
+        check_output(out, overwrite)
         from decoupe import __version__
         from decoupe.export import export_onnx
         from decoupe.export.openvino_file import export_openvino

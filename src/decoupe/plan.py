@@ -15,6 +15,7 @@ from pathlib import Path
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import (
     READABLE,
+    check_folder,
     find_images,
     folder_of,
     image_format,
@@ -24,6 +25,9 @@ from decoupe.inference.media import (
     real_paths,
     refuse_overwriting,
 )
+
+WORDS = ("cut", "matte", "segments")
+"""What outputs are called that nobody named, as ``photo.cut.png``."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def make_plan(
     Args:
         inputs: files, folders, patterns such as ``photos/**/*.jpg``, or one ``-`` alone.
         out: a file where there is one picture, else a folder; None is beside the inputs.
-        word: ``"cut"``, ``"matte"`` or ``"segments"``, what outputs are called that nobody named.
+        word: one of `WORDS`.
         overwrite: whether outputs that exist are made again. Without it those of a folder are skipped,
             older than their pictures or not, and the output of a file that was named is a problem.
         text: whether standard output gets text, which a terminal can show.
@@ -114,7 +118,7 @@ def make_plan(
         return _plan_stream(inputs[0], out, overwrite, text)
     folder = _output_folder(out, several)
     plan = Plan(several=several, folders=several or folder is not None)
-    named = [Path(name) for name in inputs]
+    named = _without_own([Path(name) for name in inputs])
     places = real_paths(named)
     target_of = functools.partial(
         _target, out=out, folder=folder, word=word, alone=len(named) == 1, suffix=suffix
@@ -191,7 +195,7 @@ def _plan_folder(
     if os.path.realpath(out) == os.path.realpath(folder):
         # A second run would cut what the first has made.
         raise OutputError(f"{out} is the folder of the pictures: name another with -o, or leave -o out")
-    pictures = find_images(folder, pattern, exclude=out, problem=plan.problems.append)
+    pictures = _without_own(find_images(folder, pattern, exclude=out, problem=plan.problems.append))
     if not pictures and not waiting:
         if pattern != "**":
             raise InputError(f"{folder / pattern} matches no pictures: check the pattern")
@@ -210,16 +214,40 @@ def _plan_folder(
             plan.outdated += is_outdated(source, target)
 
 
+def _without_own(pictures: list[Path]) -> list[Path]:
+    """Without what earlier runs made of others of them and put beside: ``photo.cut.png`` of ``photo.jpg``."""
+    stems = {picture.parent / picture.stem for picture in pictures}
+
+    def own(picture: Path) -> bool:
+        base, _, word = picture.stem.rpartition(".")
+        return word in WORDS and picture.parent / base in stems
+
+    return [picture for picture in pictures if not own(picture)]
+
+
 def _plan_file(plan: Plan, source: Path, target: Path, places: Collection[str], overwrite: bool) -> None:
     if not source.exists():
         remedy = ", or put -o before an output" if plan.jobs else ""  # other tools take IN OUT
         raise InputError(f"{source} does not exist: check the path{remedy}")
     refuse_overwriting([target], places)
     _check_folder(target.parent)
+    if not plan.folders:
+        check_folder(target)
     plan.claim(source, target)
     if target.exists() and not overwrite:
         raise OutputError(_exists(target))
     plan.jobs.append(Job(source, target))
+
+
+def check_output(target: Path, overwrite: bool) -> None:
+    """Before work that takes long: whether its one output can be written.
+
+    Raises:
+        OutputError: it exists and is not to be replaced, or its folder does not exist.
+    """
+    check_folder(target)
+    if target.exists() and not overwrite:
+        raise OutputError(_exists(target))
 
 
 def _check_folder(folder: Path) -> None:
@@ -230,7 +258,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _exists(target: Path) -> str:
-    return f"{target} exists: add --overwrite, or name another output with -o"
+    return f"{target} exists: add --overwrite, or name another output"
 
 
 def _beside(source: Path, word: str, suffix: str) -> Path:

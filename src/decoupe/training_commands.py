@@ -11,7 +11,8 @@ import typer
 
 from decoupe.console import drawn, imported, say, told
 from decoupe.errors import InputError, OutputError
-from decoupe.options import AsJson
+from decoupe.options import AsJson, Overwrite
+from decoupe.plan import check_output
 
 Data = Annotated[
     list[Path], typer.Option("--data", metavar="DIR", help="A set's folder; several are joined.")
@@ -177,10 +178,14 @@ def calibrate(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     data: Data,
     most: Annotated[int, typer.Option(min=1, metavar="N", help="Pairs to look at, evenly chosen.")] = 200,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit a model's alpha to pairs that it was trained on. Two numbers scale and shift its logits."""
     with told():
+        if out.suffix != ".safetensors":
+            raise InputError(f"{out} ends in {out.suffix or 'nothing'}, expected .safetensors: rename it")
+        check_output(out, overwrite)
         import decoupe
         from decoupe.weights import load_model
         from decoupe.weights.checkpoint import save_model
@@ -230,9 +235,11 @@ def preview(
     backgrounds: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Photographs to set subjects on.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a contact sheet of augmented samples, as the recipe's training would see them."""
     with told():
+        check_output(out, overwrite)
         chosen = _training("recipes").read_recipe(recipe, settings or ())
         sheet = _training("preview").preview(chosen, folders, count=count, backgrounds=backgrounds)
         _write(sheet, out)

@@ -156,6 +156,8 @@ def test_map_equals_one_by_one(tmp_path: Path, photo: np.ndarray, maskformer: Ma
 
 def test_without_a_config_the_classes_are_those_of_the_set_or_numbers() -> None:
     assert vocabulary(None, 133) is COCO_PANOPTIC
+    assert {"fire hydrant", "hot dog", "wine glass"} <= set(COCO_PANOPTIC.names)
+    assert "arcade machine" in vocabulary(None, 150).names
     assert vocabulary(None, 3).names == ("class 0", "class 1", "class 2")
     renamed = tuple(name.upper() for name in COCO_PANOPTIC.names)
     assert vocabulary(renamed, 133).stuff == COCO_PANOPTIC.stuff

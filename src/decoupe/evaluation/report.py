@@ -72,6 +72,17 @@ def check_folder(out: Path) -> None:
         raise OutputError(f"{out} is a file: name a folder for the report")
     if out.is_dir() and (others := sorted(path.name for path in out.iterdir() if path.name not in FILES)):
         raise OutputError(f"{out} holds {others[0]}, which is no report's: name a folder of its own")
+    if stands := [name for name in FILES if (out / name).exists() and not _holds_report(out)]:
+        raise OutputError(f"{out} holds a {stands[0]} that is no report's: name a folder of its own")
+
+
+def _holds_report(folder: Path) -> bool:
+    """Whether the files of a report's names in a folder are a report's."""
+    try:
+        summary = json.loads((folder / "scores.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and {"decoupe", "title", "results"} <= summary.keys()
 
 
 def write_report(out: Path, evaluation: Evaluation, about: About, look: Callable[[str], Look]) -> None:
@@ -92,8 +103,9 @@ def write_report(out: Path, evaluation: Evaluation, about: About, look: Callable
     write_files(
         out,
         {
-            "scores.csv": _csv(evaluation).encode(),
+            # First, since by this file a report is known: one that was broken off can be written again.
             "scores.json": json.dumps(_summary(evaluation, about, results), indent=1).encode(),
+            "scores.csv": _csv(evaluation).encode(),
             "worst.png": encode(worst),
             "best.png": encode(best),
             "index.html": render(_page(evaluation, about, results, worst, best)).encode(),

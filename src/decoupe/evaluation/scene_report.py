@@ -119,8 +119,8 @@ def write_scene_report(
         told=[*scores.notes, *scores.problems],
     )
     contents = {
+        "scores.json": json.dumps(summary, indent=1),  # first, as in `write_report`
         "classes.csv": _csv("class", of_classes, classes),
-        "scores.json": json.dumps(summary, indent=1),
         "index.html": render(page),
     }
     if scores.values:

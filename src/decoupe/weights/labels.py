@@ -95,7 +95,7 @@ def _same(names: Iterable[str], others: Iterable[str]) -> bool:
 
 
 def _listed(names: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in names.split(","))
+    return tuple(" ".join(name.split()) for name in names.split(","))
 
 
 _COCO_THINGS = _listed(
