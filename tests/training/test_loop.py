@@ -20,7 +20,7 @@ from decoupe.training import loop, state
 from decoupe.training.augment import POCKET
 from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
 from decoupe.training.ema import Average
-from decoupe.training.loop import Diverged, Ending, Trainer, set_training, train
+from decoupe.training.loop import Diverged, Ending, Trainer, accelerator_for, set_training, train
 from decoupe.training.lora import LoRA
 from decoupe.training.recipes import Optimizer, Recipe, SetRule, Stage, read_recipe
 from decoupe.weights import load_model
@@ -357,6 +357,22 @@ def test_a_device_that_is_not_here(discs: Path, tmp_path: Path, monkeypatch: pyt
         train(SMALL, [discs], [], tmp_path / "out", device="cuda", workers=0)
     with pytest.raises(DeviceError, match="float16 trains on CUDA only"):
         prepared(discs, tmp_path / "out", dataclasses.replace(SMALL, precision="float16"))
+
+
+@pytest.mark.parametrize(
+    ("model", "gradient", "partly"),
+    [({}, 1.0, False), ({}, 0.0, True), ({"classes": 2}, 1.0, True), ({"side_outputs": False}, 1.0, True)],
+)
+def test_processes_expect_what_costs_nothing(model: dict[str, Any], gradient: float, partly: bool) -> None:
+    """DDP stops at a parameter without a gradient that it was not told of."""
+    recipe = dataclasses.replace(
+        SMALL,
+        model=dataclasses.replace(SMALL.model, **model),  # type: ignore[type-var]
+        criterion=BiRefNetCriterion(gradient=gradient),
+    )
+    told = accelerator_for(recipe, "cpu").ddp_handler
+    assert told is not None
+    assert told.find_unused_parameters is partly
 
 
 def test_nothing_to_train(discs: Path, tmp_path: Path) -> None:

@@ -82,9 +82,13 @@ def accelerator_for(recipe: Recipe, device: str) -> Accelerator:
         )
     if recipe.precision == "float16" and device == "cpu":
         raise DeviceError("float16 trains on CUDA only: --set precision=bfloat16, or float32")
-    criterion = recipe.criterion
+    criterion, model = recipe.criterion, recipe.model
+    # Parts that cost nothing: gradient heads without a loss or without side heads, on whose outputs their
+    # label is made; the classifier, wherever no picture of a batch has a class.
     partly = isinstance(criterion, BiRefNetCriterion) and (
-        not criterion.gradient or bool(getattr(recipe.model, "classes", 0))
+        not criterion.gradient
+        or not getattr(model, "side_outputs", True)
+        or bool(getattr(model, "classes", 0))
     )
     unused = DistributedDataParallelKwargs(find_unused_parameters=partly)
     # Mixed precision is the loop's own: autocast surrounds training's forward passes, not validation's.
