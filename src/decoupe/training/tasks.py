@@ -237,10 +237,12 @@ class SegmentTask:
                 raise InputError("segment sets are not joined: give one --data and at most one --val folder")
             self.scenes = find_segment_set(folders[0])
             self.repeats = [1] * len(self.scenes)
-            held_out = find_segment_set(validation[0] if validation else folders[0], "val")
+            judging = (validation or folders)[0]
+            held_out = find_segment_set(judging, "val")
             if held_out.vocabulary != self.scenes.vocabulary:
                 raise InputError(
-                    f"{validation[0]} has other classes than {folders[0]}: validate on the same ones"
+                    f"{judging}'s validation part has other classes than {folders[0]}'s training part: "
+                    "validate on the same ones"
                 )
             self.out = {held_out.name: (held_out, spread(range(len(held_out)), 10 * MOST_HELD_OUT))}
         self.held_out = {name: len(indices) for name, (_, indices) in self.out.items()}
