@@ -149,6 +149,21 @@ def test_a_run_stops_early_when_nothing_gets_better(discs: Path, tmp_path: Path)
         EACH_EPOCH, optimizer=Optimizer(learning_rate=0.0), freeze_norms=True, patience=2, ema=0.0
     )
     assert prepared(discs, tmp_path, stuck).run() == Ending("stopped early", 6)
+    assert run_without_data(discs, tmp_path, stuck) == Ending("stopped early", 6)
+    patient = dataclasses.replace(stuck, patience=3)
+    assert prepared(discs, tmp_path, patient).run(until=7) == Ending("interrupted", 7)
+
+
+def test_a_finished_run_is_not_begun_again(whole: Trainer) -> None:
+    assert run_without_data(whole.out.parent / "discs", whole.out, SMALL) == Ending("finished", 10)
+
+
+def run_without_data(discs: Path, out: Path, recipe: Recipe) -> Ending:
+    """Begin a run once more, with no batch to train on."""
+    trainer = prepared(discs, out, recipe)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trainer, "batches", lambda: pytest.fail("pictures are decoded"))
+        return trainer.run()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -181,6 +181,8 @@ class Trainer:
         recipe, progress = self.recipe, self.progress
         last = min(self.steps, until or self.steps)
         validate_every = recipe.validate_every or max(1, round(self.epoch_size / recipe.batch_size))
+        if self._stuck() or progress.step >= last:  # before all pictures are decoded
+            return self._ending("stopped early" if self._stuck() else "finished")
         began = saved = time.monotonic()
         why: Literal["finished", "stopped early", "interrupted"] = "finished"
         batches = iter(self.batches())
@@ -195,7 +197,7 @@ class Trainer:
                 if step % validate_every == 0 or step == self.steps:
                     self.validate(report)
                     report.resume(step)
-                if recipe.patience and progress.worse >= recipe.patience:
+                if self._stuck():
                     why = "stopped early"
                 elif self._agree(self.stopping or now - began > 60 * minutes):
                     why = "interrupted"
@@ -204,9 +206,7 @@ class Trainer:
                     saved = time.monotonic()
                 if why != "finished":
                     break
-        if progress.step < self.steps and why == "finished":
-            why = "interrupted"
-        return Ending(why, progress.step, self.stopping)
+        return self._ending(why)
 
     def close(self) -> None:
         """Leave the group of processes, all together; the trainer cannot be used after."""
@@ -341,6 +341,16 @@ class Trainer:
             "epoch": round(step * recipe.batch_size / self.epoch_size, 3),
             "learning_rate": recipe.optimizer.learning_rate_at(step - 1, self.steps, recipe.batch_size),
         }
+
+    def _stuck(self) -> bool:
+        """Whether validations have been no better for as long as the recipe's patience lasts."""
+        return self.recipe.patience is not None and self.progress.worse >= self.recipe.patience
+
+    def _ending(self, why: Literal["finished", "stopped early", "interrupted"]) -> Ending:
+        """How the run ended here; one that was to stop before its last step is not finished."""
+        if why == "finished" and self.progress.step < self.steps:
+            why = "interrupted"
+        return Ending(why, self.progress.step, self.stopping)
 
     @property
     def _predicting(self) -> nn.Module:
