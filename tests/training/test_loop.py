@@ -266,10 +266,14 @@ def test_out_of_memory_says_what_to_lower(
 
 
 def test_parts_of_a_batch_have_its_gradient(discs: Path, tmp_path: Path) -> None:
-    """With norms that do not average over a part; sums over the batch are scaled."""
-    criterion = BiRefNetCriterion(PixelWeights(bce=1, iou=0.5, ssim=1), classification=0)
+    """With norms that do not average over a part; sums are scaled, and few pictures have a class."""
+    for number in (0, 5, 7, 8, 14, 21):
+        for folder, suffix in (("im", "jpg"), ("gt", "png")):
+            file = discs / folder / f"disc{number:02}.{suffix}"
+            file.rename(file.with_stem(f"1#a#1#{number % 2}#{file.stem}"))
+    criterion = BiRefNetCriterion(PixelWeights(bce=1, iou=0.5, ssim=1))
     recipe = dataclasses.replace(SMALL, freeze_norms=True, criterion=criterion, ema=0.0, sets=())
-    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, squeeze="none"))  # type: ignore[type-var]
+    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, squeeze="none", classes=2))  # type: ignore[type-var]
     gradients = []
     for parts in (1, 4):
         trainer = prepared(discs, tmp_path / str(parts), dataclasses.replace(recipe, accumulate=parts))

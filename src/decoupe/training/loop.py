@@ -18,7 +18,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -229,16 +229,15 @@ class Trainer:
             group["lr"] = rate * group["share"]
         set_training(self.model, frozen_norms=recipe.freeze_norms)
         step_terms: dict[str, Tensor] = {}
-        waited, pictures = 0.0, 0
-        for part in range(recipe.accumulate):
-            asked = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - asked
-            pictures += len(batch.images) * self.accelerator.num_processes
-            held_back = part + 1 < recipe.accumulate
+        asked = time.perf_counter()
+        parts = [next(batches) for _ in range(recipe.accumulate)]
+        waited = time.perf_counter() - asked
+        pictures = sum(len(part.images) for part in parts) * self.accelerator.num_processes
+        for batch in parts:
+            held_back = batch is not parts[-1]
             apart = self.accelerator.no_sync(self.model) if held_back else contextlib.nullcontext()
             with apart, naming_memory(recipe, self.device):
-                terms = self.terms(batch, criterion)
+                terms = self.terms(batch, criterion, parts)
                 loss = torch.stack(list(terms.values())).sum()
                 self._check_finite(loss, terms, batch.names)
                 self.accelerator.backward(self.scaler.scale(loss / recipe.accumulate))
@@ -255,13 +254,13 @@ class Trainer:
         progress.step += 1
         report.add(step_terms, pictures=pictures, waited=waited)
 
-    def terms(self, batch: Any, criterion: Any) -> dict[str, Tensor]:
-        """The weighted loss terms of a part of a batch, so that their mean over all parts is the batch's."""
+    def terms(self, batch: Any, criterion: Any, parts: Sequence[Any]) -> dict[str, Tensor]:
+        """The weighted loss terms of one of the parts of a batch; their mean over all is the batch's."""
         image = normalised(batch.images, self.recipe.preprocessing, self.device)  # type: ignore[arg-type]
         dtype = _DTYPES[self.recipe.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             out = self.forward(image)
-        terms = self.task.loss(out, batch, image, criterion)
+        terms = self.task.loss(out, batch, image, criterion, parts)
         sums = getattr(criterion, "SUMS", ())  # terms that grow with the batch
         return {name: value * self.pieces if name in sums else value for name, value in terms.items()}
 

@@ -82,8 +82,10 @@ class Task(Protocol):
         """The training data, decoded at ``longest`` pixels; its ``collate`` makes batches."""
         ...
 
-    def loss(self, out: Any, batch: Any, image: Tensor, criterion: Criterion) -> dict[str, Tensor]:
-        """The weighted terms of a batch by name."""
+    def loss(
+        self, out: Any, batch: Any, image: Tensor, criterion: Criterion, parts: Sequence[Any]
+    ) -> dict[str, Tensor]:
+        """The weighted terms by name of a batch, one of this process's ``parts`` of an optimiser step's."""
         ...
 
     def metric(self) -> Metric:
@@ -163,12 +165,14 @@ class MatteTask:
             image, _ = read_pair(pair, longest=VALIDATION_SIDE)
             yield network_input(image, self.preprocessing, torch.device("cpu"))
 
-    def loss(self, out: Any, batch: MatteBatch, image: Tensor, criterion: Criterion) -> dict[str, Tensor]:
-        """The weighted terms of a batch by name."""
+    def loss(
+        self, out: Any, batch: MatteBatch, image: Tensor, criterion: Criterion, parts: Sequence[MatteBatch]
+    ) -> dict[str, Tensor]:
+        """The weighted terms by name of a batch, one of this process's ``parts`` of an optimiser step's."""
         truth = batch.masks.to(self.device, non_blocking=True).float() / 255
         if isinstance(criterion, BiRefNetCriterion):
             classes = batch.classes.to(self.device, non_blocking=True) if self.labels else None
-            return criterion(out, image, truth, classes)
+            return criterion(out, image, truth, classes, parts=[part.classes for part in parts])
         assert isinstance(criterion, InSPyReNetCriterion)
         return criterion(out, image, truth)
 
@@ -266,11 +270,18 @@ class SegmentTask:
             longest=longest,
         )
 
-    def loss(self, out: Any, batch: SegmentBatch, image: Tensor, criterion: Criterion) -> dict[str, Tensor]:
-        """The weighted terms of a batch by name."""
+    def loss(
+        self,
+        out: Any,
+        batch: SegmentBatch,
+        image: Tensor,
+        criterion: Criterion,
+        parts: Sequence[SegmentBatch],
+    ) -> dict[str, Tensor]:
+        """The weighted terms by name of a batch, one of this process's ``parts`` of an optimiser step's."""
         del image
         assert isinstance(criterion, MaskFormerCriterion)
-        return criterion(out, batch.truth(self.device))
+        return criterion(out, batch.truth(self.device), parts=[part.classes for part in parts])
 
     def metric(self) -> SegmentScores:
         """Mean IoU of the semantic reading, panoptic quality of the panoptic one."""
