@@ -88,6 +88,11 @@ def test_settings_change_a_recipe_and_its_length_has_one_unit() -> None:
         ("pocket", ["stages=[{size: [60, 64]}]"], "multiples of 32"),
         ("pocket", ["stages=[{size: [64, 64], until: 0.5}]"], "the last one 1"),
         ("pocket", ["stages=[]"], "the last one 1"),
+        (
+            "pocket",
+            ["dynamic=[512, 256]"],
+            r"dynamic is \[512, 256\], expected the least side, then the largest",
+        ),
         ("pocket", ["batch_size=0"], "batch_size is 0, expected at least 1"),
         ("pocket", ["steps=null"], "epochs or steps: set one of them"),
         ("pocket", ["ema=1.0"], "ema is 1.0, expected from 0 to below 1"),
