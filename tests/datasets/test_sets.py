@@ -109,6 +109,18 @@ def test_what_is_no_set(tmp_path: Path) -> None:
     assert (pairs, [one.name for one in bare], [one.name for one in spare]) == ([], ["b.jpg"], ["c.png"])
 
 
+def test_only_pictures_pair_and_each_name_once(tmp_path: Path) -> None:
+    write_set(tmp_path, "im", "gt")
+    for name in ("gt/a.txt", "gt/Thumbs.db", "im/notes.csv"):
+        (tmp_path / name).write_text("no picture")
+    assert find_pairs(tmp_path) == [Pair(tmp_path / "im" / "a.jpg", tmp_path / "gt" / "a.png")]
+    for twin in (tmp_path / "im" / "a.png", tmp_path / "gt" / "a.bmp"):
+        save(twin)
+        with pytest.raises(InputError, match=r"a\.\w+ and a\.\w+ share a name: keep one of them"):
+            find_pairs(tmp_path)
+        twin.unlink()
+
+
 def test_sets_are_named_by_as_many_folders_as_tell_them_apart(tmp_path: Path) -> None:
     folders = [tmp_path / "P3M" / "train", tmp_path / "AM" / "train"]
     assert names_of(folders) == ["P3M/train", "AM/train"]
