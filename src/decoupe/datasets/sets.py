@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from decoupe.datasets.shards import Member, Source, members, opened
 from decoupe.errors import InputError
 from decoupe.inference.media import READABLE
+from decoupe.inference.preprocess import wide_grey
 
 Array = NDArray[np.uint8]
 T = TypeVar("T")
@@ -169,10 +170,11 @@ def read_pair(pair: Pair, *, longest: int | None = None) -> tuple[Array, Array]:
     """A pair as uint8 arrays: photograph ``(H, W, 3)`` and mask ``(H, W)``, long side at most ``longest``.
 
     Raises:
-        InputError: a file cannot be read, or the two sizes differ.
+        InputError: a file cannot be read, or the two sizes differ; or a mask of unknown range.
     """
     with opened(pair.mask) as file:
-        mask = _eight_bit(ImageOps.exif_transpose(file))
+        mask = ImageOps.exif_transpose(file)
+    mask = _eight_bit(mask, str(pair.mask))
     image, size = _photograph(pair.image, longest)
     if size != mask.size:
         sizes = ["{}×{}".format(*one) for one in (mask.size, size)]
@@ -347,8 +349,7 @@ def _photograph(source: Source, longest: int | None) -> tuple[Image.Image, tuple
     return image, size
 
 
-def _eight_bit(mask: Image.Image) -> Image.Image:
+def _eight_bit(mask: Image.Image, name: str) -> Image.Image:
     """A mask in 8-bit grey; Pillow clips deeper ones instead of scaling them."""
-    if mask.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(mask) // 257).astype(np.uint8))
-    return mask.convert("L")
+    wide = wide_grey(mask, name)
+    return mask.convert("L") if wide is None else Image.fromarray(np.rint(wide / 257).astype(np.uint8))
