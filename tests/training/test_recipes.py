@@ -10,6 +10,7 @@ from decoupe.training.augment import Augmentation
 from decoupe.training.criteria import BiRefNetCriterion
 from decoupe.training.fields import from_yaml
 from decoupe.training.recipes import RECIPES, LastEpochs, Optimizer, Recipe, Stage, read_recipe, recipe_from
+from decoupe.weights.registry import CATALOGUE
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -55,6 +56,13 @@ def test_published_numbers() -> None:
         554_400,
         64,
     )
+
+
+def test_pictures_enter_a_maskformer_as_they_enter_the_released_one() -> None:
+    names = {name for name in RECIPES if name in CATALOGUE and name.startswith("maskformer")}
+    assert len(names) == 10
+    for name in names:
+        assert RECIPES[name].preprocessing == CATALOGUE[name].preprocessing, name
 
 
 def test_every_recipe_varies_its_pictures() -> None:

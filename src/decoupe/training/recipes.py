@@ -405,7 +405,7 @@ def _inspyrenet(about: str, backbone: str, *, high: bool) -> Recipe:
 
 def _maskformer(preset: str, about: str, *, steps: int, batch_size: int, side: int, panoptic: bool) -> Recipe:
     """A published recipe of MaskFormer: section 4.1 and appendix A of its paper."""
-    shorter, longest = (800, 1333) if panoptic else (side, 2048)
+    shorter, longest = (800, 1333) if panoptic else (side, 4 * side)
     return Recipe(
         family="maskformer",
         about=about,
