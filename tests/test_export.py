@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from decoupe.export.graphs import MatteGraph, SegmentGraph
 from decoupe.models import BiRefNet, MaskFormer
 from decoupe.models.birefnet import BiRefNetConfig
 from decoupe.models.maskformer import MaskFormerConfig
-from decoupe.weights.labels import Vocabulary
+from decoupe.weights.labels import NO_NAMES, Vocabulary
 from decoupe.weights.registry import Preprocessing
 from drawn import draw_pair
 from inference.tiny import write_onnx
@@ -204,6 +205,9 @@ def test_the_closer_look_is_taken_where_it_is_given(tmp_path: Path) -> None:
     seen = (images * np.array([1, 2, 3]).reshape(3, 1, 1)).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(predictor.runtime(images), 2 * seen, rtol=1e-5)
     np.testing.assert_allclose(predictor.runtime(images, low), 5 * (seen + 7), rtol=1e-5)
+    folder = photographs(tmp_path / "set", 2) / "im"
+    with pytest.raises(InputError, match="looks twice at large pictures: quantise a file that looks once"):
+        quantization.quantise(tmp_path / "two.onnx", tmp_path / "small.onnx", folder, most=1)
 
 
 def test_segments_need_nothing_else(models: dict[str, torch.nn.Module], files: Files, tmp_path: Path) -> None:
@@ -459,6 +463,19 @@ def test_8_bits(tmp_path: Path, masks: bool) -> None:
     assert target.stat().st_size < EMBEDDED.stat().st_size
     plain, small = (decoupe.load(path)(EXAMPLE).alpha for path in (EMBEDDED, target))
     assert np.abs(plain - small).mean() < 0.05
+
+
+def test_8_bits_look_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is exported to be quantised has no second input, whatever the model asks for."""
+    loaded = SimpleNamespace(model=None, family="inspyrenet", preprocessing=TWICE, vocabulary=NO_NAMES)
+    exported: list[Preprocessing] = []
+    monkeypatch.setattr(decoupe.weights, "load_model", lambda name: loaded)
+    monkeypatch.setattr(
+        export, "export_onnx", lambda *_, preprocessing, **__: exported.append(preprocessing) or []
+    )
+    monkeypatch.setattr(quantization, "quantise", lambda *_, **__: quantization.Effect(1, 0.0))
+    told = CliRunner().invoke(app, ["export", "any", str(tmp_path / "a.onnx"), "--int8", str(tmp_path)])
+    assert (told.exit_code, exported) == (0, [dataclasses.replace(TWICE, two_scale=None)])
 
 
 def test_8_bits_that_lose_too_much_are_not_kept(tmp_path: Path) -> None:

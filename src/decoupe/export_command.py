@@ -71,7 +71,7 @@ def export(
             raise InputError("--int8 goes without --half and --with-preprocessing: leave them out")
         check_output(out, overwrite)
         from decoupe import __version__
-        from decoupe.export import export_onnx
+        from decoupe.export import export_onnx, once
         from decoupe.export.openvino_file import export_openvino
         from decoupe.export.program_file import export_program
         from decoupe.weights import load_model
@@ -85,7 +85,8 @@ def export(
             "version": __version__,
         }
         options: dict[str, Any] = {
-            "preprocessing": loaded.preprocessing,
+            # Ranges of activations are taken from one look: that is what the file will do.
+            "preprocessing": loaded.preprocessing if int8 is None else once(loaded.preprocessing),
             "metadata": stored,
             "vocabulary": loaded.vocabulary,
             "force": force,

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from decoupe.datasets.segment_sets import MatteSegments, SegmentSet, find_segment_set
 from decoupe.datasets.sets import find_pairs
 from decoupe.errors import InputError
+from decoupe.training.recipes import RECIPES
+from decoupe.training.tasks import SegmentTask
 from decoupe.weights.labels import ADE20K, Vocabulary
 
 CATEGORIES = [
@@ -84,6 +87,15 @@ def test_coco_panoptic(coco: Path) -> None:
     empty = scenes.read(1)
     assert (empty.classes.tolist(), set(empty.segments.ravel())) == ([], {-1})
     assert find_segment_set(coco, "val").image_source(0) == coco / "val2017" / "9.jpg"
+
+
+def test_a_validation_part_of_other_classes_is_told(coco: Path) -> None:
+    file = coco / "annotations" / "panoptic_val2017.json"
+    file.write_text(file.read_text().replace('"person"', '"dog"'))
+    recipe = RECIPES["maskformer-resnet50-coco"]
+    for validation in ([], [coco]):
+        with pytest.raises(InputError, match="coco's validation part has other classes than"):
+            SegmentTask(recipe, [coco], validation, device=torch.device("cpu"))
 
 
 def test_coco_instances(coco: Path) -> None:

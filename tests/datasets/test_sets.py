@@ -27,6 +27,9 @@ from decoupe.datasets.sets import (
 )
 from decoupe.datasets.shards import Member, members, opened
 from decoupe.errors import InputError
+from decoupe.evaluation.files import read_matte
+from decoupe.evaluation.measures import unit
+from decoupe.training.check import DARK, look_at_pair
 
 
 def save(path: Path, *, mode: str = "RGB", size: tuple[int, int] = (8, 6), level: int = 255) -> Path:
@@ -109,6 +112,18 @@ def test_what_is_no_set(tmp_path: Path) -> None:
     assert (pairs, [one.name for one in bare], [one.name for one in spare]) == ([], ["b.jpg"], ["c.png"])
 
 
+def test_only_pictures_pair_and_each_name_once(tmp_path: Path) -> None:
+    write_set(tmp_path, "im", "gt")
+    for name in ("gt/a.txt", "gt/Thumbs.db", "im/notes.csv"):
+        (tmp_path / name).write_text("no picture")
+    assert find_pairs(tmp_path) == [Pair(tmp_path / "im" / "a.jpg", tmp_path / "gt" / "a.png")]
+    for twin in (tmp_path / "im" / "a.png", tmp_path / "gt" / "a.bmp"):
+        save(twin)
+        with pytest.raises(InputError, match=r"a\.\w+ and a\.\w+ share a name: keep one of them"):
+            find_pairs(tmp_path)
+        twin.unlink()
+
+
 def test_sets_are_named_by_as_many_folders_as_tell_them_apart(tmp_path: Path) -> None:
     folders = [tmp_path / "P3M" / "train", tmp_path / "AM" / "train"]
     assert names_of(folders) == ["P3M/train", "AM/train"]
@@ -134,6 +149,29 @@ def test_pairs_are_read_upright_in_eight_bits_and_at_most_so_long(tmp_path: Path
     image, mask = read_pair(pair, longest=16)
     assert (image.shape, mask.shape) == ((16, 8, 3), (16, 8))
     assert read_picture(pair.image, longest=16).shape == (16, 8, 3)
+
+
+def test_grey_of_any_depth_is_one_mask_to_all_that_read_it(tmp_path: Path) -> None:
+    """To training, to its check and to measures; 60 and 20 of 255 is a mask that is too dark."""
+    image = save(tmp_path / "a.png", size=(2, 1))
+    for dark, levels in ((False, [51, 204]), (True, [20, 60])):
+        grey = np.array([levels], np.uint8)
+        for name, values in {
+            "8.png": grey,
+            "16.png": grey.astype(np.uint16) * 257,
+            "32.tif": grey.astype(np.int32) * 257,
+            "floats.tif": grey.astype(np.float32) / 255,
+        }.items():
+            Image.fromarray(values).save(tmp_path / name)
+            pair = Pair(image, tmp_path / name)
+            assert read_pair(pair)[1].tolist() == [levels], name
+            assert look_at_pair(pair).findings == ((DARK,) if dark else ()), name
+            assert (unit(read_matte(pair.mask), name) * 255).tolist() == [pytest.approx(levels)], name
+    for values, line in ((np.float32([[0, 255]]), "from 0 to 255"), (np.int32([[-1, 9]]), "from -1 to 9")):
+        Image.fromarray(values).save(tmp_path / "range.tif")
+        for read in (lambda path: read_pair(Pair(image, path)), read_matte):
+            with pytest.raises(InputError, match=f"range.tif holds .*{line}, expected"):
+                read(tmp_path / "range.tif")
 
 
 def test_bad_pairs_are_named(tmp_path: Path) -> None:

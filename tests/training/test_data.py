@@ -53,6 +53,24 @@ def test_what_does_not_fit_in_memory_is_read_anew_with_the_same_result(
         assert torch.equal(one[1], other[1])
 
 
+@pytest.mark.parametrize(
+    ("pictures", "processes", "kept"), [(48, 1, (True, True)), (47, 1, (True, False)), (48, 2, (True, False))]
+)
+def test_photographs_and_backgrounds_share_the_memory_of_a_machine_s_processes(
+    discs: Path, monkeypatch: pytest.MonkeyPatch, pictures: int, processes: int, kept: tuple[bool, bool]
+) -> None:
+    """24 of each, where there is room for so many ``pictures``."""
+    monkeypatch.setattr(data, "KEPT_SHARE", 0.5)
+    monkeypatch.setattr(data, "free", lambda device: 2 * pictures * data.decoded_size(1, 48))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    pairs = find_pairs(discs)
+    dataset = MatteDataset(pairs, POCKET, seed=3, longest=48, backgrounds=[pair.image for pair in pairs])
+    assert (
+        dataset.read(0) is dataset.read(0),
+        dataset.read_background(0) is dataset.read_background(0),
+    ) == kept
+
+
 def test_a_batch_of_mattes(discs: Path) -> None:
     dataset = MatteDataset(find_pairs(discs), POCKET, seed=3, longest=64)
     batch = dataset.collate([dataset[Sample(index, index, LARGE)] for index in range(3)])

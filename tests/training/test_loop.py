@@ -20,7 +20,7 @@ from decoupe.training import loop, state
 from decoupe.training.augment import POCKET
 from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
 from decoupe.training.ema import Average
-from decoupe.training.loop import Diverged, Ending, Trainer, set_training, train
+from decoupe.training.loop import Diverged, Ending, Trainer, accelerator_for, set_training, train
 from decoupe.training.lora import LoRA
 from decoupe.training.recipes import Optimizer, Recipe, SetRule, Stage, read_recipe
 from decoupe.weights import load_model
@@ -149,6 +149,21 @@ def test_a_run_stops_early_when_nothing_gets_better(discs: Path, tmp_path: Path)
         EACH_EPOCH, optimizer=Optimizer(learning_rate=0.0), freeze_norms=True, patience=2, ema=0.0
     )
     assert prepared(discs, tmp_path, stuck).run() == Ending("stopped early", 6)
+    assert run_without_data(discs, tmp_path, stuck) == Ending("stopped early", 6)
+    patient = dataclasses.replace(stuck, patience=3)
+    assert prepared(discs, tmp_path, patient).run(until=7) == Ending("interrupted", 7)
+
+
+def test_a_finished_run_is_not_begun_again(whole: Trainer) -> None:
+    assert run_without_data(whole.out.parent / "discs", whole.out, SMALL) == Ending("finished", 10)
+
+
+def run_without_data(discs: Path, out: Path, recipe: Recipe) -> Ending:
+    """Begin a run once more, with no batch to train on."""
+    trainer = prepared(discs, out, recipe)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trainer, "batches", lambda: pytest.fail("pictures are decoded"))
+        return trainer.run()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -251,10 +266,14 @@ def test_out_of_memory_says_what_to_lower(
 
 
 def test_parts_of_a_batch_have_its_gradient(discs: Path, tmp_path: Path) -> None:
-    """With norms that do not average over a part; sums over the batch are scaled."""
-    criterion = BiRefNetCriterion(PixelWeights(bce=1, iou=0.5, ssim=1), classification=0)
+    """With norms that do not average over a part; sums are scaled, and few pictures have a class."""
+    for number in (0, 5, 7, 8, 14, 21):
+        for folder, suffix in (("im", "jpg"), ("gt", "png")):
+            file = discs / folder / f"disc{number:02}.{suffix}"
+            file.rename(file.with_stem(f"1#a#1#{number % 2}#{file.stem}"))
+    criterion = BiRefNetCriterion(PixelWeights(bce=1, iou=0.5, ssim=1))
     recipe = dataclasses.replace(SMALL, freeze_norms=True, criterion=criterion, ema=0.0, sets=())
-    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, squeeze="none"))  # type: ignore[type-var]
+    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, squeeze="none", classes=2))  # type: ignore[type-var]
     gradients = []
     for parts in (1, 4):
         trainer = prepared(discs, tmp_path / str(parts), dataclasses.replace(recipe, accumulate=parts))
@@ -357,6 +376,22 @@ def test_a_device_that_is_not_here(discs: Path, tmp_path: Path, monkeypatch: pyt
         train(SMALL, [discs], [], tmp_path / "out", device="cuda", workers=0)
     with pytest.raises(DeviceError, match="float16 trains on CUDA only"):
         prepared(discs, tmp_path / "out", dataclasses.replace(SMALL, precision="float16"))
+
+
+@pytest.mark.parametrize(
+    ("model", "gradient", "partly"),
+    [({}, 1.0, False), ({}, 0.0, True), ({"classes": 2}, 1.0, True), ({"side_outputs": False}, 1.0, True)],
+)
+def test_processes_expect_what_costs_nothing(model: dict[str, Any], gradient: float, partly: bool) -> None:
+    """DDP stops at a parameter without a gradient that it was not told of."""
+    recipe = dataclasses.replace(
+        SMALL,
+        model=dataclasses.replace(SMALL.model, **model),  # type: ignore[type-var]
+        criterion=BiRefNetCriterion(gradient=gradient),
+    )
+    told = accelerator_for(recipe, "cpu").ddp_handler
+    assert told is not None
+    assert told.find_unused_parameters is partly
 
 
 def test_nothing_to_train(discs: Path, tmp_path: Path) -> None:

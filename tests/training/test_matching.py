@@ -21,7 +21,6 @@ from decoupe.training.matching import (
     dice,
     dice_costs,
     focal_costs,
-    mask_count,
 )
 
 CLASSES, QUERIES = 4, 6
@@ -138,13 +137,37 @@ def test_pictures_without_segments_teach_no_object() -> None:
 
 
 def test_mask_losses_are_means_over_the_batch_s_segments() -> None:
-    assert float(mask_count(truth(0, (3, 1)))) == 4
-    assert float(mask_count(truth(0, (0, 0)))) == 1
     out, real = output(1, layers=1), truth(1, (2, 3))
     twice = MaskFormerOutput(*(torch.cat([logits, logits]) for logits in out[:2]))
     once, doubled = MaskFormerCriterion()(out, real), MaskFormerCriterion()(twice, [*real, *real])
     for name, value in once.items():
         torch.testing.assert_close(doubled[name], value)
+
+
+@pytest.mark.parametrize("counts", [(3, 1, 0, 2), (0, 0, 1, 0), (0, 0, 0, 0), (6, 8, 1, 1)])
+def test_parts_of_a_batch_cost_in_the_mean_what_it_costs(counts: tuple[int, ...]) -> None:
+    """However its segments are shared out; with more segments than queries at equal weights."""
+    out, real = output(5, pictures=4), truth(5, counts)
+    weights = (3.0, 1.0, 0.5, 2.0, 0.1) if max(counts) <= QUERIES else None
+    criterion = MaskFormerCriterion(class_weights=weights)
+    whole = criterion(out, real)
+    halves = (slice(0, 2), slice(2, 4))
+    parts = [[one.classes for one in real[half]] for half in halves]
+    costs = [
+        criterion(
+            MaskFormerOutput(
+                out.class_logits[half],
+                out.mask_logits[half],
+                tuple(logits[half] for logits in out.side_class_logits),
+                tuple(logits[half] for logits in out.side_mask_logits),
+            ),
+            real[half],
+            parts=parts,
+        )
+        for half in halves
+    ]
+    for name, value in whole.items():
+        torch.testing.assert_close(torch.stack([one[name] for one in costs]).mean(), value)
 
 
 def test_half_precision_is_summed_in_single() -> None:

@@ -10,6 +10,7 @@ from decoupe.training.augment import Augmentation
 from decoupe.training.criteria import BiRefNetCriterion
 from decoupe.training.fields import from_yaml
 from decoupe.training.recipes import RECIPES, LastEpochs, Optimizer, Recipe, Stage, read_recipe, recipe_from
+from decoupe.weights.registry import CATALOGUE
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -57,6 +58,13 @@ def test_published_numbers() -> None:
     )
 
 
+def test_pictures_enter_a_maskformer_as_they_enter_the_released_one() -> None:
+    names = {name for name in RECIPES if name in CATALOGUE and name.startswith("maskformer")}
+    assert len(names) == 10
+    for name in names:
+        assert RECIPES[name].preprocessing == CATALOGUE[name].preprocessing, name
+
+
 def test_every_recipe_varies_its_pictures() -> None:
     """The embedded model's once did not, when the defaults of an augmentation had come to change nothing."""
     for name, recipe in RECIPES.items():
@@ -88,6 +96,11 @@ def test_settings_change_a_recipe_and_its_length_has_one_unit() -> None:
         ("pocket", ["stages=[{size: [60, 64]}]"], "multiples of 32"),
         ("pocket", ["stages=[{size: [64, 64], until: 0.5}]"], "the last one 1"),
         ("pocket", ["stages=[]"], "the last one 1"),
+        (
+            "pocket",
+            ["dynamic=[512, 256]"],
+            r"dynamic is \[512, 256\], expected the least side, then the largest",
+        ),
         ("pocket", ["batch_size=0"], "batch_size is 0, expected at least 1"),
         ("pocket", ["steps=null"], "epochs or steps: set one of them"),
         ("pocket", ["ema=1.0"], "ema is 1.0, expected from 0 to below 1"),

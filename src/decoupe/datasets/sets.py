@@ -17,6 +17,8 @@ from scipy.sparse.csgraph import connected_components
 
 from decoupe.datasets.shards import Member, Source, members, opened
 from decoupe.errors import InputError
+from decoupe.inference.media import READABLE
+from decoupe.inference.preprocess import wide_grey
 
 Array = NDArray[np.uint8]
 T = TypeVar("T")
@@ -42,7 +44,6 @@ DEEPEST = 3
 """Folders below the one that was given in which sets are looked for."""
 SHARD_MASKS = ("mask.png", "gt.png", "png")
 """Suffixes of masks in shards, the surest first; another picture of the same key is the photograph."""
-SHARD_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 
 @dataclass(frozen=True, order=True)
@@ -87,7 +88,8 @@ def find_pairs(folder: str | Path) -> list[Pair]:
             WebDataset's layout: ``KEY.jpg`` beside ``KEY.png``.
 
     Raises:
-        InputError: no set, several of them, a photograph without a mask, or no photographs.
+        InputError: no set, several of them, two pictures of one name, a photograph without a mask, or no
+            photographs.
     """
     folder = Path(folder)
     pairs, bare, _ = pairing(folder)
@@ -105,7 +107,7 @@ def pairing(folder: Path) -> Pairing:
     """What pairs in a set's folder, and what does not.
 
     Raises:
-        InputError: the folder holds no set, or several.
+        InputError: the folder holds no set, or several; or two pictures of one name.
     """
     if folder.suffix == ".tar":
         return _in_shards([folder])
@@ -137,14 +139,15 @@ def photographs_of(masks: Path) -> Path | None:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The files of a folder by name, without hidden ones.
+    """The pictures of a folder by name, told by their endings; hidden files are left out.
 
     Raises:
         InputError: it is no folder.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give one with photographs")
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in files if path.suffix.lower() in READABLE)
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
@@ -167,10 +170,11 @@ def read_pair(pair: Pair, *, longest: int | None = None) -> tuple[Array, Array]:
     """A pair as uint8 arrays: photograph ``(H, W, 3)`` and mask ``(H, W)``, long side at most ``longest``.
 
     Raises:
-        InputError: a file cannot be read, or the two sizes differ.
+        InputError: a file cannot be read, or the two sizes differ; or a mask of unknown range.
     """
     with opened(pair.mask) as file:
-        mask = _eight_bit(ImageOps.exif_transpose(file))
+        mask = ImageOps.exif_transpose(file)
+    mask = _eight_bit(mask, str(pair.mask))
     image, size = _photograph(pair.image, longest)
     if size != mask.size:
         sizes = ["{}×{}".format(*one) for one in (mask.size, size)]
@@ -286,8 +290,16 @@ def _folders(folder: Path) -> dict[str, Path]:
 
 
 def _in_folders(images: Path, masks: Path) -> Pairing:
-    by_name = {path.stem: path for path in pictures_in(masks)}
-    return _paired([(path.stem, path) for path in pictures_in(images)], by_name)
+    return _paired(list(_by_stem(images).items()), _by_stem(masks))
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder by their names without endings; InputError where two share one."""
+    by_stem: dict[str, Path] = {}
+    for path in pictures_in(folder):
+        if (first := by_stem.setdefault(path.stem, path)) is not path:
+            raise InputError(f"{first} and {path.name} share a name: keep one of them")
+    return by_stem
 
 
 def _in_shards(shards: Sequence[Path]) -> Pairing:
@@ -300,7 +312,7 @@ def _in_shards(shards: Sequence[Path]) -> Pairing:
     images: list[tuple[str, Source]] = []
     masks: dict[str, Source] = {}
     for (shard, key), files in by_key.items():
-        pictures = {suffix: file for suffix, file in files.items() if file.suffix.lower() in SHARD_PICTURES}
+        pictures = {suffix: file for suffix, file in files.items() if file.suffix.lower() in READABLE}
         # A PNG alone is a photograph that lacks its mask.
         masks_of = [one for one in SHARD_MASKS if one in pictures and (one != "png" or len(pictures) > 1)]
         photographs = [one for one in pictures if one not in masks_of[:1]]
@@ -337,8 +349,7 @@ def _photograph(source: Source, longest: int | None) -> tuple[Image.Image, tuple
     return image, size
 
 
-def _eight_bit(mask: Image.Image) -> Image.Image:
+def _eight_bit(mask: Image.Image, name: str) -> Image.Image:
     """A mask in 8-bit grey; Pillow clips deeper ones instead of scaling them."""
-    if mask.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(mask) // 257).astype(np.uint8))
-    return mask.convert("L")
+    wide = wide_grey(mask, name)
+    return mask.convert("L") if wide is None else Image.fromarray(np.rint(wide / 257).astype(np.uint8))

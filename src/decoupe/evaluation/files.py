@@ -15,6 +15,7 @@ from decoupe.datasets.shards import Source, opened
 from decoupe.errors import InputError
 from decoupe.evaluation.measures import unit
 from decoupe.inference.media import find_images
+from decoupe.inference.preprocess import wide_grey
 
 COLOURFUL = 24
 """Difference between channels of 8 bits beyond which a picture is a photograph, not a matte."""
@@ -96,10 +97,11 @@ def _by_name(folder: Path) -> dict[str, Path]:
 def read_matte(path: Source) -> NDArray[Any]:
     """The matte in a file, uint8 or uint16 ``(H, W)``.
 
-    Of a cut-out, whose alpha says more than that all is opaque, the alpha; else the grey values.
+    Of a cut-out, whose alpha says more than that all is opaque, the alpha; else the grey values: of floats
+    from 0 to 1 in 16 bits.
 
     Raises:
-        InputError: the file cannot be read, or is a photograph.
+        InputError: the file cannot be read, is a photograph, or holds values of another range.
     """
     with opened(path) as file:
         picture = ImageOps.exif_transpose(file)
@@ -107,11 +109,8 @@ def read_matte(path: Source) -> NDArray[Any]:
         alpha = np.asarray(picture.convert("RGBA"))[..., 3]
         if alpha.min() < 255:
             return alpha
-    if picture.mode.startswith("I"):
-        deep = np.asarray(picture)
-        if deep.min() < 0 or deep.max() > 65535:
-            raise InputError(f"{path} holds values from {deep.min()} to {deep.max()}: expected 8 or 16 bits")
-        return deep.astype(np.uint16)
+    if (wide := wide_grey(picture, str(path))) is not None:
+        return wide
     if picture.mode not in ("1", "L"):
         colours = np.asarray(picture.convert("RGB"))
         if int(np.ptp(colours, axis=2).max()) > COLOURFUL:

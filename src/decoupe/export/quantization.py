@@ -69,13 +69,15 @@ def quantise(source: Path, target: Path, folder: Path, *, most: float) -> Effect
         What it changed.
 
     Raises:
-        InputError: too few photographs, or a model that gives no mattes.
+        InputError: too few photographs, or a model that gives no mattes or looks twice.
         ConfigError: it loses more; nothing is written.
         MissingExtraError: onnx is not installed.
         OutputError: ``target`` cannot be written.
     """
     calibrating, judging = _parts(folder)
     plain = open_predictor(source)
+    if plain.preprocessing.two_scale is not None:
+        raise InputError(f"{source} looks twice at large pictures: quantise a file that looks once")
     with tempfile.TemporaryDirectory() as place, replacing(target) as temporary:
         made = Path(place, "quantised.onnx")
         calibrate(source, made, plain, calibrating)

@@ -404,8 +404,8 @@ def _from_pillow(image: Image.Image, name: str) -> Picture:
     metadata = metadata_of(image)
     image = upright(image)
     profile = image.info.get("icc_profile")
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return replace(_from_array(_wide_values(image, name), name), metadata=metadata)
+    if (wide := wide_grey(image, name)) is not None:
+        return replace(_from_array(wide, name), metadata=metadata)
     if image.mode == "La":
         image = image.convert("LA")  # the one conversion that Pillow has for it
     if image.has_transparency_data:
@@ -423,11 +423,17 @@ def _from_pillow(image: Image.Image, name: str) -> Picture:
     return Picture(np.asarray(rgb), None, profile, name, metadata)
 
 
-def _wide_values(image: Image.Image, name: str) -> npt.NDArray[Any]:
-    """The values of a grey image of more than 8 bits: uint16, or floats."""
+def wide_grey(image: Image.Image, name: str) -> npt.NDArray[np.uint16] | None:
+    """The values of a grey image of more than 8 bits, floats from 0 to 1 scaled; None where it is none.
+
+    Raises:
+        InputError: integers that 16 bits do not hold, or floats of another range.
+    """
+    if not (image.mode.startswith("I;16") or image.mode in ("I", "F")):
+        return None
     values = np.asarray(image)
     if image.mode == "F":
-        return values
+        return _integers(values, name).astype(np.uint16)
     if values.min() < 0 or values.max() > 65535:
         raise InputError(
             f"{name} holds integers from {values.min()} to {values.max()}, expected 0 to 65535: "

@@ -18,6 +18,7 @@ from decoupe.datasets.segment_sets import SegmentSet, find_segment_set
 from decoupe.datasets.sets import Pair, fingerprint, names_of, near_duplicate_groups, pairing
 from decoupe.datasets.shards import Source, opened
 from decoupe.errors import InputError
+from decoupe.inference.preprocess import wide_grey
 
 SHOWN = 5
 """Files that a finding names, at most."""
@@ -195,7 +196,8 @@ def look_at_pair(pair: Pair) -> Look:
     try:
         with opened(pair.mask) as file:
             mode, mask = file.mode, ImageOps.exif_transpose(file)
-            levels = np.asarray(mask)
+        wide = wide_grey(mask, str(pair.mask))
+        levels = np.asarray(mask) if wide is None else wide
     except InputError:
         return Look(_file(pair.mask), size, "", (UNREADABLE,), print_of)
     findings = [OTHER_SIZE] if mask.size != size else []
@@ -204,7 +206,7 @@ def look_at_pair(pair: Pair) -> Look:
     if mode in ("P", "1"):
         levels = np.asarray(mask.convert("L"))
     least, most = int(levels.min()), int(levels.max())
-    white = 65535 if mode.startswith("I") else 255
+    white = 255 if wide is None else 65535
     if most == 0:
         findings.append(EMPTY)
     elif most <= white // 2:

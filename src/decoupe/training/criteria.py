@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -52,6 +54,23 @@ def precise(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
+def mean_over_step(counts: Tensor, *, least: float = -math.inf) -> Tensor:
+    """What normalises a part of an optimiser step, so that the mean over all parts is one batch's loss.
+
+    Args:
+        counts: of each part that this process computes, ``(parts,)``.
+        least: of their sum over all processes.
+
+    Returns:
+        Their mean over the parts of all processes.
+    """
+    total, parts = counts.sum(), len(counts)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(total)
+        parts *= dist.get_world_size()
+    return total.clamp_min(least) / parts
+
+
 def stacked(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
     """Maps ``(N, 1, h, w)`` of several levels, resized to ``size`` ``(H, W)``: ``(L, N, 1, H, W)``."""
     return torch.stack([losses.enlarged(precise(logits), size) for logits in maps])
@@ -77,7 +96,13 @@ class BiRefNetCriterion:
     classification: float = 5.0
 
     def __call__(
-        self, out: BiRefNetOutput, image: Tensor, truth: Tensor, classes: Tensor | None = None
+        self,
+        out: BiRefNetOutput,
+        image: Tensor,
+        truth: Tensor,
+        classes: Tensor | None = None,
+        *,
+        parts: Sequence[Tensor] = (),
     ) -> dict[str, Tensor]:
         """The weighted terms by name; their sum is the loss.
 
@@ -85,7 +110,8 @@ class BiRefNetCriterion:
             out: of the model in training mode.
             image: normalised, ``(N, 3, H, W)``.
             truth: ``(N, 1, H, W)`` in [0, 1].
-            classes: object classes ``(N,)``, where there are any.
+            classes: object classes ``(N,)``, where there are any; −1 for a picture that has none.
+            parts: classes of each part of the step's batch that this is a part of; none where it is all.
         """
         # All levels in one tensor: a handful of large operations instead of many small ones.
         maps = stacked((*out.side_logits, out.logits), truth.shape[-2:])  # (L, N, 1, H, W)
@@ -97,9 +123,11 @@ class BiRefNetCriterion:
             terms["gradient"] = self.gradient * len(logits) * losses.gradient_bce(logits, label)
         if self.classification and out.class_logits is not None and classes is not None:
             told = precise(out.class_logits)
-            # The sum over pictures that have a class (not −1), so that a batch without any costs nothing.
+            # The sum over pictures that have a class, so that a batch without any costs nothing.
             wrong = F.cross_entropy(told, classes, ignore_index=-1, reduction="sum")
-            terms["classification"] = self.classification * wrong / (classes >= 0).sum().clamp_min(1)
+            counts = torch.stack([(part >= 0).sum() for part in parts or (classes,)])
+            count = mean_over_step(counts.to(told), least=1)
+            terms["classification"] = self.classification * wrong / count
         return terms
 
     def pixel_terms(self, logits: Tensor, truth: Tensor) -> dict[str, Tensor]:

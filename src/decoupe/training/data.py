@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from decoupe.datasets.segment_sets import Scene, SegmentSet
 from decoupe.datasets.sets import Pair, read_pair, read_picture
 from decoupe.datasets.shards import Source
+from decoupe.memory import free
 from decoupe.training.augment import Augmentation
 from decoupe.training.matching import Truth
 from decoupe.training.segment_augment import SegmentAugmentation
@@ -27,7 +28,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 KEPT_SHARE = 0.3
-"""Of the free memory, at most, for decoded pictures; beyond, each is read whenever it is shown."""
+"""Of the free memory, at most, for decoded pictures of all of a machine's processes; beyond, each is read
+whenever it is shown."""
 
 
 class Sample(NamedTuple):
@@ -109,8 +111,10 @@ class MatteDataset(Dataset[tuple[Tensor, Tensor, int, str]]):
     ) -> None:
         self.pairs, self.augmentation, self.seed = pairs, augmentation, seed
         self.labels = labels or {}
-        self.read = reader(partial(read_pair, longest=longest), pairs, longest)
-        self.read_background = reader(partial(read_picture, longest=longest), backgrounds, longest)
+        room = room_for_pictures()
+        self.read = reader(partial(read_pair, longest=longest), pairs, longest, room)
+        room -= decoded_size(len(pairs), longest)
+        self.read_background = reader(partial(read_picture, longest=longest), backgrounds, longest, room)
         self.backgrounds = len(backgrounds)
 
     def __len__(self) -> int:
@@ -160,7 +164,8 @@ class SegmentDataset(Dataset[tuple[Tensor, Tensor, Tensor, str]]):
         longest: int,
     ) -> None:
         self.scenes, self.indices, self.augmentation, self.seed = scenes, indices, augmentation, seed
-        self.read: Callable[[int], Scene] = reader(partial(scenes.read, longest=longest), indices, longest)
+        read = partial(scenes.read, longest=longest)
+        self.read: Callable[[int], Scene] = reader(read, indices, longest, room_for_pictures())
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -178,13 +183,23 @@ class SegmentDataset(Dataset[tuple[Tensor, Tensor, Tensor, str]]):
         return SegmentBatch(torch.stack(images), torch.stack(segments), classes, names)
 
 
-def reader(read: Callable[[T], R], items: Sequence[T], longest: int) -> Callable[[int], R]:
-    """What gives item ``i``: decoded once and kept where all fit in memory, read anew otherwise.
+def room_for_pictures() -> int:
+    """Bytes that this process may keep decoded pictures in: its part of `KEPT_SHARE` of what is free."""
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as Accelerate and torchrun tell it
+    return round(KEPT_SHARE * free("cpu") / beside)
+
+
+def decoded_size(count: int, longest: int) -> int:
+    """Bytes of so many decoded pictures, at most: three colours and a mask, at 4:3."""
+    return count * longest**2 * 4 * 3 // 4
+
+
+def reader(read: Callable[[T], R], items: Sequence[T], longest: int, room: int) -> Callable[[int], R]:
+    """What gives item ``i``: decoded once and kept where all fit in ``room`` bytes, read anew otherwise.
 
     Both give the same numbers; kept pictures are shared with the processes that prepare samples.
     """
-    estimate = len(items) * longest**2 * 4 * 3 // 4  # three colours and a mask, at 4:3
-    if estimate > KEPT_SHARE * psutil.virtual_memory().available:
+    if decoded_size(len(items), longest) > room:
         return partial(_read_anew, read, items)
     with ThreadPoolExecutor() as pool:
         return list(pool.map(read, items)).__getitem__

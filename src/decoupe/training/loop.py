@@ -18,7 +18,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -82,9 +82,13 @@ def accelerator_for(recipe: Recipe, device: str) -> Accelerator:
         )
     if recipe.precision == "float16" and device == "cpu":
         raise DeviceError("float16 trains on CUDA only: --set precision=bfloat16, or float32")
-    criterion = recipe.criterion
+    criterion, model = recipe.criterion, recipe.model
+    # Parts that cost nothing: gradient heads without a loss or without side heads, on whose outputs their
+    # label is made; the classifier, wherever no picture of a batch has a class.
     partly = isinstance(criterion, BiRefNetCriterion) and (
-        not criterion.gradient or bool(getattr(recipe.model, "classes", 0))
+        not criterion.gradient
+        or not getattr(model, "side_outputs", True)
+        or bool(getattr(model, "classes", 0))
     )
     unused = DistributedDataParallelKwargs(find_unused_parameters=partly)
     # Mixed precision is the loop's own: autocast surrounds training's forward passes, not validation's.
@@ -177,6 +181,8 @@ class Trainer:
         recipe, progress = self.recipe, self.progress
         last = min(self.steps, until or self.steps)
         validate_every = recipe.validate_every or max(1, round(self.epoch_size / recipe.batch_size))
+        if self._stuck() or progress.step >= last:  # before all pictures are decoded
+            return self._ending("stopped early" if self._stuck() else "finished")
         began = saved = time.monotonic()
         why: Literal["finished", "stopped early", "interrupted"] = "finished"
         batches = iter(self.batches())
@@ -191,7 +197,7 @@ class Trainer:
                 if step % validate_every == 0 or step == self.steps:
                     self.validate(report)
                     report.resume(step)
-                if recipe.patience and progress.worse >= recipe.patience:
+                if self._stuck():
                     why = "stopped early"
                 elif self._agree(self.stopping or now - began > 60 * minutes):
                     why = "interrupted"
@@ -200,9 +206,7 @@ class Trainer:
                     saved = time.monotonic()
                 if why != "finished":
                     break
-        if progress.step < self.steps and why == "finished":
-            why = "interrupted"
-        return Ending(why, progress.step, self.stopping)
+        return self._ending(why)
 
     def close(self) -> None:
         """Leave the group of processes, all together; the trainer cannot be used after."""
@@ -225,16 +229,15 @@ class Trainer:
             group["lr"] = rate * group["share"]
         set_training(self.model, frozen_norms=recipe.freeze_norms)
         step_terms: dict[str, Tensor] = {}
-        waited, pictures = 0.0, 0
-        for part in range(recipe.accumulate):
-            asked = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - asked
-            pictures += len(batch.images) * self.accelerator.num_processes
-            held_back = part + 1 < recipe.accumulate
+        asked = time.perf_counter()
+        parts = [next(batches) for _ in range(recipe.accumulate)]
+        waited = time.perf_counter() - asked
+        pictures = sum(len(part.images) for part in parts) * self.accelerator.num_processes
+        for batch in parts:
+            held_back = batch is not parts[-1]
             apart = self.accelerator.no_sync(self.model) if held_back else contextlib.nullcontext()
             with apart, naming_memory(recipe, self.device):
-                terms = self.terms(batch, criterion)
+                terms = self.terms(batch, criterion, parts)
                 loss = torch.stack(list(terms.values())).sum()
                 self._check_finite(loss, terms, batch.names)
                 self.accelerator.backward(self.scaler.scale(loss / recipe.accumulate))
@@ -251,13 +254,13 @@ class Trainer:
         progress.step += 1
         report.add(step_terms, pictures=pictures, waited=waited)
 
-    def terms(self, batch: Any, criterion: Any) -> dict[str, Tensor]:
-        """The weighted loss terms of a part of a batch, so that their mean over all parts is the batch's."""
+    def terms(self, batch: Any, criterion: Any, parts: Sequence[Any]) -> dict[str, Tensor]:
+        """The weighted loss terms of one of the parts of a batch; their mean over all is the batch's."""
         image = normalised(batch.images, self.recipe.preprocessing, self.device)  # type: ignore[arg-type]
         dtype = _DTYPES[self.recipe.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             out = self.forward(image)
-        terms = self.task.loss(out, batch, image, criterion)
+        terms = self.task.loss(out, batch, image, criterion, parts)
         sums = getattr(criterion, "SUMS", ())  # terms that grow with the batch
         return {name: value * self.pieces if name in sums else value for name, value in terms.items()}
 
@@ -337,6 +340,16 @@ class Trainer:
             "epoch": round(step * recipe.batch_size / self.epoch_size, 3),
             "learning_rate": recipe.optimizer.learning_rate_at(step - 1, self.steps, recipe.batch_size),
         }
+
+    def _stuck(self) -> bool:
+        """Whether validations have been no better for as long as the recipe's patience lasts."""
+        return self.recipe.patience is not None and self.progress.worse >= self.recipe.patience
+
+    def _ending(self, why: Literal["finished", "stopped early", "interrupted"]) -> Ending:
+        """How the run ended here; one that was to stop before its last step is not finished."""
+        if why == "finished" and self.progress.step < self.steps:
+            why = "interrupted"
+        return Ending(why, self.progress.step, self.stopping)
 
     @property
     def _predicting(self) -> nn.Module:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
@@ -19,7 +18,7 @@ from torchvision.ops import sigmoid_focal_loss
 from decoupe.errors import ConfigError, InputError, MissingExtraError
 from decoupe.layers.blocks import resize
 from decoupe.models.maskformer import MaskFormerOutput, PerPixelOutput
-from decoupe.training.criteria import precise
+from decoupe.training.criteria import mean_over_step, precise
 from decoupe.training.losses import enlarged
 
 
@@ -40,6 +39,18 @@ class Match(NamedTuple):
 
     queries: Tensor
     segments: Tensor
+
+
+class Norms(NamedTuple):
+    """By what the terms of a part of a step are divided: means over the parts of all processes.
+
+    Attributes:
+        segments: how many there are; of the mask losses.
+        weights: sum of the queries' weights; of the cross entropy.
+    """
+
+    segments: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True)
@@ -63,12 +74,16 @@ class MaskFormerCriterion:
     no_object: float = 0.1
     class_weights: tuple[float, ...] | None = None
 
-    def __call__(self, out: MaskFormerOutput, truth: Sequence[Truth]) -> dict[str, Tensor]:
+    def __call__(
+        self, out: MaskFormerOutput, truth: Sequence[Truth], *, parts: Sequence[Sequence[Tensor]] = ()
+    ) -> dict[str, Tensor]:
         """The weighted terms by name, summed over the layers; their sum is the loss.
 
         Args:
             out: of the model in training mode.
             truth: of each picture.
+            parts: classes of each picture's segments in each part of the step's batch that this is a part
+                of; none where it is all.
 
         Raises:
             InputError: truth that does not fit the output.
@@ -78,18 +93,18 @@ class MaskFormerCriterion:
         dtype = precise(out.mask_logits).dtype
         truth = [Truth(one.masks.to(dtype), one.classes.long()) for one in truth]
         _check(out, truth)
-        count = mask_count(truth)
+        norms = self.norms(parts or ([one.classes for one in truth],), precise(out.class_logits))
         total: dict[str, Tensor] = {}
         layers = zip(
             (*out.side_class_logits, out.class_logits), (*out.side_mask_logits, out.mask_logits), strict=True
         )
         for classes, masks in layers:
-            for name, value in self.layer_terms(precise(classes), precise(masks), truth, count).items():
+            for name, value in self.layer_terms(precise(classes), precise(masks), truth, norms).items():
                 total[name] = total[name] + value if name in total else value
         return total
 
     def layer_terms(
-        self, class_logits: Tensor, mask_logits: Tensor, truth: Sequence[Truth], count: Tensor
+        self, class_logits: Tensor, mask_logits: Tensor, truth: Sequence[Truth], norms: Norms
     ) -> dict[str, Tensor]:
         """The weighted terms of one layer: ``(N, Q, K + 1)`` and ``(N, Q, h, w)``."""
         matches = [self.match(*one) for one in zip(class_logits, mask_logits, truth, strict=True)]
@@ -102,12 +117,12 @@ class MaskFormerCriterion:
         masks = torch.cat([logits[match.queries] for logits, match, _ in pairs])  # (pairs, h, w)
         targets = torch.cat([one.masks[match.segments] for _, match, one in pairs])  # (pairs, H, W)
         logits = enlarged(masks, targets.shape[-2:], align_corners=False)
-        weights = self.weights(class_logits)
+        weights = class_logits.new_tensor(self.weights(class_logits.shape[2]))
         wrong = F.cross_entropy(class_logits.transpose(1, 2), wanted, weights, reduction="sum")
         return {
-            "classification": self.classification * wrong / mean_over_processes(weights[wanted].sum()),
-            "mask": self.mask * sigmoid_focal_loss(logits, targets).mean(dim=(1, 2)).sum() / count,
-            "dice": self.dice * dice(logits, targets).sum() / count,
+            "classification": self.classification * wrong / norms.weights,
+            "mask": self.mask * sigmoid_focal_loss(logits, targets).mean(dim=(1, 2)).sum() / norms.segments,
+            "dice": self.dice * dice(logits, targets).sum() / norms.segments,
         }
 
     @torch.no_grad()
@@ -137,15 +152,38 @@ class MaskFormerCriterion:
         queries, segments = (torch.as_tensor(indices, device=costs.device) for indices in found)
         return Match(queries, segments)
 
-    def weights(self, class_logits: Tensor) -> Tensor:
-        """Of each class in the cross entropy, ``(K + 1,)``."""
-        many = class_logits.shape[2]
+    def norms(self, parts: Sequence[Sequence[Tensor]], class_logits: Tensor) -> Norms:
+        """By what the terms of each part of a step are divided.
+
+        Args:
+            parts: classes of each picture's segments, of each part.
+            class_logits: ``(N, Q, K + 1)``.
+        """
+        queries = class_logits.shape[1]
+        weights = torch.tensor(self.weights(class_logits.shape[2]), dtype=torch.float64)
+        sums = []
+        for part in parts:
+            total = torch.zeros((), dtype=torch.float64)
+            for classes in part:
+                matched = min(queries, len(classes))
+                # Of more segments than queries the mean stands for those that will be matched.
+                of_matched = weights[classes.cpu()].mean() * matched if matched else 0
+                total += of_matched + (queries - matched) * weights[-1]
+            sums.append(total)
+        counts = [float(sum(map(len, part))) for part in parts]
+        return Norms(
+            mean_over_step(class_logits.new_tensor(counts), least=1),
+            mean_over_step(torch.stack(sums).to(class_logits)),
+        )
+
+    def weights(self, many: int) -> tuple[float, ...]:
+        """Of each of the ``many`` classes, "no object" the last, in the cross entropy."""
         weights = self.class_weights or (*(1.0 for _ in range(many - 1)), self.no_object)
         if len(weights) != many:
             raise ConfigError(
                 f"{len(weights)} class_weights, expected {many}: of each class and of no object"
             )
-        return class_logits.new_tensor(weights)
+        return weights
 
 
 @dataclass(frozen=True)
@@ -195,21 +233,6 @@ def focal_costs(logits: Tensor, target: Tensor) -> Tensor:
     outside = outside.mul_(0.75 * probability**2)
     costs: Tensor = ((inside - outside) @ target.T + outside.sum(dim=1, keepdim=True)) / logits.shape[1]
     return costs
-
-
-def mask_count(truth: Sequence[Truth]) -> Tensor:
-    """By how much the mask losses of a batch are divided: its segments, in the mean over all processes."""
-    count = torch.tensor(float(sum(len(one.classes) for one in truth)), device=truth[0].masks.device)
-    return mean_over_processes(count).clamp_min(1)
-
-
-def mean_over_processes(value: Tensor) -> Tensor:
-    """A batch's normaliser: shared, so that several processes give the loss of their batches joined."""
-    if dist.is_available() and dist.is_initialized():
-        value = value.clone()
-        dist.all_reduce(value)
-        value /= dist.get_world_size()
-    return value
 
 
 def _check(out: MaskFormerOutput, truth: Sequence[Truth]) -> None:

@@ -256,6 +256,8 @@ class Recipe:
         sides = [side for stage in self.stages for side in stage.size] + list(self.dynamic or ())
         if any(side % 32 or side < 32 for side in sides):
             raise ConfigError(f"input sides are {sides}, expected multiples of 32")
+        if self.dynamic and self.dynamic[0] > self.dynamic[1]:
+            raise ConfigError(f"dynamic is {list(self.dynamic)}, expected the least side, then the largest")
         for name, below in (("ema", 1.0), ("held_out", 0.9)):
             if not 0 <= getattr(self, name) < below:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected from 0 to below {below}")
@@ -403,7 +405,7 @@ def _inspyrenet(about: str, backbone: str, *, high: bool) -> Recipe:
 
 def _maskformer(preset: str, about: str, *, steps: int, batch_size: int, side: int, panoptic: bool) -> Recipe:
     """A published recipe of MaskFormer: section 4.1 and appendix A of its paper."""
-    shorter, longest = (800, 1333) if panoptic else (side, 2048)
+    shorter, longest = (800, 1333) if panoptic else (side, 4 * side)
     return Recipe(
         family="maskformer",
         about=about,

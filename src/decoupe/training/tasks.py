@@ -82,8 +82,10 @@ class Task(Protocol):
         """The training data, decoded at ``longest`` pixels; its ``collate`` makes batches."""
         ...
 
-    def loss(self, out: Any, batch: Any, image: Tensor, criterion: Criterion) -> dict[str, Tensor]:
-        """The weighted terms of a batch by name."""
+    def loss(
+        self, out: Any, batch: Any, image: Tensor, criterion: Criterion, parts: Sequence[Any]
+    ) -> dict[str, Tensor]:
+        """The weighted terms by name of a batch, one of this process's ``parts`` of an optimiser step's."""
         ...
 
     def metric(self) -> Metric:
@@ -163,12 +165,14 @@ class MatteTask:
             image, _ = read_pair(pair, longest=VALIDATION_SIDE)
             yield network_input(image, self.preprocessing, torch.device("cpu"))
 
-    def loss(self, out: Any, batch: MatteBatch, image: Tensor, criterion: Criterion) -> dict[str, Tensor]:
-        """The weighted terms of a batch by name."""
+    def loss(
+        self, out: Any, batch: MatteBatch, image: Tensor, criterion: Criterion, parts: Sequence[MatteBatch]
+    ) -> dict[str, Tensor]:
+        """The weighted terms by name of a batch, one of this process's ``parts`` of an optimiser step's."""
         truth = batch.masks.to(self.device, non_blocking=True).float() / 255
         if isinstance(criterion, BiRefNetCriterion):
             classes = batch.classes.to(self.device, non_blocking=True) if self.labels else None
-            return criterion(out, image, truth, classes)
+            return criterion(out, image, truth, classes, parts=[part.classes for part in parts])
         assert isinstance(criterion, InSPyReNetCriterion)
         return criterion(out, image, truth)
 
@@ -237,10 +241,12 @@ class SegmentTask:
                 raise InputError("segment sets are not joined: give one --data and at most one --val folder")
             self.scenes = find_segment_set(folders[0])
             self.repeats = [1] * len(self.scenes)
-            held_out = find_segment_set(validation[0] if validation else folders[0], "val")
+            judging = (validation or folders)[0]
+            held_out = find_segment_set(judging, "val")
             if held_out.vocabulary != self.scenes.vocabulary:
                 raise InputError(
-                    f"{validation[0]} has other classes than {folders[0]}: validate on the same ones"
+                    f"{judging}'s validation part has other classes than {folders[0]}'s training part: "
+                    "validate on the same ones"
                 )
             self.out = {held_out.name: (held_out, spread(range(len(held_out)), 10 * MOST_HELD_OUT))}
         self.held_out = {name: len(indices) for name, (_, indices) in self.out.items()}
@@ -264,11 +270,18 @@ class SegmentTask:
             longest=longest,
         )
 
-    def loss(self, out: Any, batch: SegmentBatch, image: Tensor, criterion: Criterion) -> dict[str, Tensor]:
-        """The weighted terms of a batch by name."""
+    def loss(
+        self,
+        out: Any,
+        batch: SegmentBatch,
+        image: Tensor,
+        criterion: Criterion,
+        parts: Sequence[SegmentBatch],
+    ) -> dict[str, Tensor]:
+        """The weighted terms by name of a batch, one of this process's ``parts`` of an optimiser step's."""
         del image
         assert isinstance(criterion, MaskFormerCriterion)
-        return criterion(out, batch.truth(self.device))
+        return criterion(out, batch.truth(self.device), parts=[part.classes for part in parts])
 
     def metric(self) -> SegmentScores:
         """Mean IoU of the semantic reading, panoptic quality of the panoptic one."""
