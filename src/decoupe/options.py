@@ -138,7 +138,7 @@ Model = Annotated[
         "-m",
         "--model",
         metavar="MODEL",
-        help="Name (see `decoupe models`), .onnx, .safetensors or .pth file.",
+        help="Name (see `decoupe models`), .onnx, .xml, .pt2, .safetensors or .pth file.",
         autocompletion=known_models,
     ),
 ]
