@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decoupe.console import drawn, progress_bar, say, told
-from decoupe.errors import DecoupeError, InputError
+from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.options import (
     Compile,
@@ -123,6 +123,10 @@ def video(options: VideoOptions) -> None:
         network_size = parse_size(options.size)
         if "" in (options.source, options.out):
             raise InputError("a path is empty: check the variable that it came from")
+        if options.source == "-":
+            raise InputError("a video is read from a file, not from standard input: name the file")
+        if options.out == "-":
+            raise OutputError("a video is written to a file, not to standard output: name one, or a folder")
         if options.matte and options.over is not None:
             raise InputError("--matte and --over exclude each other: give one of them")
         form_of(Path(options.out), options.codec, transparent=options.over is None and not options.matte)
