@@ -122,6 +122,8 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
         return _decode(BytesIO(source), "image", max_pixels)
     if isinstance(source, (str, os.PathLike)):
         with _reading(Path(source)) as stream:
+            if not stream.seekable():  # a pipe that has a name, such as /dev/stdin
+                return _from_file_object(stream, max_pixels)
             return _decode(stream, str(source), max_pixels)
     if hasattr(source, "read"):
         return _from_file_object(source, max_pixels)
