@@ -284,7 +284,10 @@ def test_unusable_sources(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message) as caught:
             read_image(source)
         assert "\n" not in str(caught.value)
-    with text.open() as stream, pytest.raises(InputError, match="gives text, expected bytes"):
+    text.write_bytes(b"\xff\xd8\xff")  # as a JPEG begins, which is no UTF-8
+    with text.open(encoding="utf-8") as stream, pytest.raises(InputError, match="gives text, expected bytes"):
+        read_image(stream)
+    with pytest.raises(InputError, match=r"text.jpg is closed: give it while it is open"):
         read_image(stream)
 
 
