@@ -6,6 +6,7 @@ import functools
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -465,6 +466,18 @@ def test_8_bits_that_lose_too_much_are_not_kept(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds 1 photographs, expected at least 2"):
         quantization.quantise(EMBEDDED, tmp_path / "a.onnx", photographs(tmp_path / "one", 1) / "im", most=1)
     assert not (tmp_path / "a.onnx").exists()
+
+
+def test_what_calibration_warns_of_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def quantise(source: Path, target: Path, folder: Path, *, most: float) -> quantization.Effect:
+        warnings.warn(f"{folder} has several frames: the first is read", decoupe.FramesWarning, stacklevel=1)
+        return quantization.Effect(1, most)
+
+    monkeypatch.setattr(export, "export_onnx", lambda *_, **__: [])
+    monkeypatch.setattr(quantization, "quantise", quantise)
+    done = CliRunner().invoke(app, ["export", "pocket", str(tmp_path / "a.onnx"), "--int8", "photos"])
+    assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines()[0] == "decoupe: photos has several frames: the first is read"
 
 
 def test_a_size_that_cannot_be_free_is_told() -> None:

@@ -18,7 +18,7 @@ from decoupe.inference.media import find_images, folder_of
 from decoupe.options import parse_feeding, parse_numbers, parse_size, taking
 from decoupe.plan import make_plan
 from decoupe.raw_frames import cut_frames
-from decoupe.running import Telling, Worked, do
+from decoupe.running import Telling, Worked, do, said_warnings
 from decoupe.runtimes import find_spec
 from decoupe.weights.labels import plain
 
@@ -37,10 +37,11 @@ def cut(options: CutOptions) -> None:
             find_spec(name)
         open_model = functools.partial(_open, options, parse_size(options.size))
         choice = _choice(options)
-        over = None if options.over is None else read_background(options.over, options.max_pixels)
+        telling = Telling(options.quiet, options.verbose, options.as_json, options.log)
+        with said_warnings(telling):
+            over = None if options.over is None else read_background(options.over, options.max_pixels)
         output = wanted(options, over)
         workers = options.workers or min(4, cores())
-        telling = Telling(options.quiet, options.verbose, options.as_json, options.log)
         if options.raw is not None:
             cut_frames(options, output, open_model, choice, workers, telling)
             return

@@ -12,6 +12,7 @@ from decoupe.console import say, told
 from decoupe.errors import InputError
 from decoupe.inference.media import check_folder
 from decoupe.options import known_models
+from decoupe.running import Telling, said_warnings
 from decoupe.weights.registry import CATALOGUE
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _in_8_bits(
     """Write the file in floats for a moment and quantise it; how far the first is from PyTorch."""
     from decoupe.export.quantization import quantise
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, said_warnings(Telling()):
         floats = Path(folder, out.name)
         report = write(floats)
         effect = quantise(floats, out, photographs, most=most)
