@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import decoupe
 from contract import picture, with_statistics
-from decoupe import backbones, export
+from decoupe import backbones, export, export_command
 from decoupe.backbones.swin import Swin, SwinConfig
 from decoupe.cli import app
 from decoupe.errors import CheckpointError, ConfigError, InputError, ModelError, OutputError
@@ -478,6 +478,26 @@ def test_what_calibration_warns_of_is_one_line(tmp_path: Path, monkeypatch: pyte
     done = CliRunner().invoke(app, ["export", "pocket", str(tmp_path / "a.onnx"), "--int8", "photos"])
     assert done.exit_code == 0, done.output
     assert done.stderr.splitlines()[0] == "decoupe: photos has several frames: the first is read"
+
+
+def test_the_verdict_says_what_it_is_of(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = export.Parity((1, 3, 64, 64), 1e-6, 1e-7)
+    halved = dataclasses.replace(plain, largest=3.6e-3, rounded=True)
+    for rows, verdict in (
+        ([plain], "equal: at most 0.0001 of the spread is right"),
+        (
+            [plain, halved],
+            "before the weights were rounded equal: at most 0.0001 of the spread is right; "
+            "what rounding changes is told and not judged",
+        ),
+        (
+            [dataclasses.replace(plain, largest=1), halved],
+            "before the weights were rounded not equal, kept by --force: at most 0.0001 of the spread is "
+            "right; what rounding changes is told and not judged",
+        ),
+    ):
+        export_command.tell(rows)
+        assert capsys.readouterr().err.splitlines()[-1] == f"decoupe: {verdict}"
 
 
 def test_a_size_that_cannot_be_free_is_told() -> None:

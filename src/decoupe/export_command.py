@@ -136,4 +136,7 @@ def tell(report: Iterable[Parity]) -> None:
             f"by {row.largest:.1e} of the spread at most, {row.mean:.1e} on average"
         )
     verdict = "equal" if all(row.agrees for row in rows) else "not equal, kept by --force"
-    say(f"{verdict}: at most {PARITY:g} of the spread is right")
+    line = f"{verdict}: at most {PARITY:g} of the spread is right"
+    if any(row.rounded for row in rows):
+        line = f"before the weights were rounded {line}; what rounding changes is told and not judged"
+    say(line)
