@@ -306,6 +306,12 @@ def test_a_folder_that_is_not_there_is_told_before_the_work(
     assert "its folder does not exist: create" in ran.stderr
 
 
+def test_what_may_be_lost_is_of_8_bits(tmp_path: Path) -> None:
+    ran = CliRunner().invoke(app, ["export", "pocket", str(tmp_path / "a.onnx"), "--most-lost", "0.1"])
+    assert (ran.exit_code, len(ran.stderr.splitlines())) == (2, 1)
+    assert "--most-lost is of --int8: add it" in ran.stderr
+
+
 def test_what_differs_is_found() -> None:
     def wrong(image: np.ndarray) -> list[np.ndarray]:
         return [image * 1.001 if len(image) == 3 else image]

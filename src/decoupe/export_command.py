@@ -52,9 +52,11 @@ def export(
         typer.Option(metavar="DIR", help="Quantise to 8 bits, calibrated on these photographs."),
     ] = None,
     most_lost: Annotated[
-        float,
-        typer.Option(metavar="X", help="Of the S-measure, or of alpha without masks: with --int8."),
-    ] = 0.005,
+        float | None,
+        typer.Option(
+            metavar="X", help="Of the S-measure, or of alpha without masks: with --int8; else 0.005."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Keep a file whose numbers differ.")] = False,
 ) -> None:
     """Write a model as one file that runs without PyTorch. It is checked against PyTorch first."""
@@ -69,6 +71,8 @@ def export(
             raise InputError("--half is for .onnx and .xml files: leave it out")
         if int8 is not None and (half or pixels):
             raise InputError("--int8 goes without --half and --with-preprocessing: leave them out")
+        if int8 is None and most_lost is not None:
+            raise InputError("--most-lost is of --int8: add it, or leave this out")
         check_folder(out)
         from decoupe import __version__
         from decoupe.export import export_onnx
@@ -95,12 +99,13 @@ def export(
         elif out.suffix == ".xml":
             report = export_openvino(loaded.model, out, half_weights=half, **options)
         else:
+            most = 0.005 if most_lost is None else most_lost
             options.update(half_weights=half, deform=deform, pixels=pixels)
 
             def write(path: Path) -> list[Parity]:
                 return export_onnx(loaded.model, path, **options)
 
-            report = write(out) if int8 is None else _in_8_bits(write, out, int8, most_lost)
+            report = write(out) if int8 is None else _in_8_bits(write, out, int8, most)
         tell(report)
         typer.echo(out)
 
