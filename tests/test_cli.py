@@ -593,6 +593,8 @@ def test_an_output_folder_that_cannot_be_made(run: Run, here: Path) -> None:
         (["--precision", "float12"], "unknown dtype 'float12'; did you mean"),
         (["--precision", "float16"], "exported files compute in float32"),
         (["-"], "- stands for one picture"),
+        (["-q", "-v"], "--quiet and --verbose exclude each other: give one of them"),
+        (["-q", "-v", "--what", "list"], "--quiet and --verbose exclude each other"),
         (["https://a.org/b.jpg"], "https://a.org/b.jpg is an address, and no pictures are fetched: download"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

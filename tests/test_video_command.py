@@ -99,6 +99,7 @@ def test_every_choice_reaches_the_video(run: Run) -> None:
         (["in.mp4", "out.mp4", "--matte", "--over", "red"], 2, "--matte and --over exclude each other"),
         (["in.mp4", "out.mov", "--size", "big"], 2, "--size is 'big', expected N, WxH or native"),
         (["", "out.mov"], 2, "a path is empty"),
+        (["in.mp4", "out.mov", "-q", "-v"], 2, "--quiet and --verbose exclude each other: give one of them"),
         (["-", "out.mov"], 2, "a video is read from a file, not from standard input: name the file"),
         (["in.mp4", "-"], 2, "a video is written to a file, not to standard output: name one, or a folder"),
         (["in.mp4", ".", "--overwrite"], 2, ". has no name of its own: name a folder for the PNG files"),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 def cut(options: CutOptions) -> None:
     """Cut the subject out of pictures. A folder gives a folder, and a second run does what is left."""
     with told():
+        telling = Telling(options.quiet, options.verbose, options.as_json, options.log)
         hush_downloads(options.quiet)
         if options.what == ["list"]:
             raise typer.Exit(_list_labels(options))
@@ -37,7 +38,6 @@ def cut(options: CutOptions) -> None:
             find_spec(name)
         open_model = functools.partial(_open, options, parse_size(options.size))
         choice = _choice(options)
-        telling = Telling(options.quiet, options.verbose, options.as_json, options.log)
         with said_warnings(telling):
             over = None if options.over is None else read_background(options.over, options.max_pixels)
         output = wanted(options, over)
