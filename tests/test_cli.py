@@ -113,6 +113,17 @@ def test_over_a_colour_an_image_or_a_blur(run: Run, here: Path) -> None:
     assert max(corners["blur"]) < 100
 
 
+def test_a_background_of_several_frames_is_told_in_one_line(run: Run, here: Path) -> None:
+    photograph(here / "photo.png")
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("blue", "red")]
+    frames[0].save("anim.gif", save_all=True, append_images=frames[1:])
+    said = lines(run("photo.png", "--over", "anim.gif", "-o", "a.png"))
+    assert said[0] == "decoupe: anim.gif has several frames: the first is read"
+    assert len(said) == 2
+    quiet = run("photo.png", "--over", "anim.gif", "-o", "b.png", "-q")
+    assert (quiet.exit_code, quiet.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(("size", "seen"), [("96", "96×96"), ("96x64", "96×64"), ("native", "native")])
 def test_size_is_width_by_height(run: Run, here: Path, size: str, seen: str) -> None:
     photograph(here / "photo.jpg")
@@ -593,6 +604,8 @@ def test_an_output_folder_that_cannot_be_made(run: Run, here: Path) -> None:
         (["--precision", "float12"], "unknown dtype 'float12'; did you mean"),
         (["--precision", "float16"], "exported files compute in float32"),
         (["-"], "- stands for one picture"),
+        (["-q", "-v"], "--quiet and --verbose exclude each other: give one of them"),
+        (["-q", "-v", "--what", "list"], "--quiet and --verbose exclude each other"),
         (["https://a.org/b.jpg"], "https://a.org/b.jpg is an address, and no pictures are fetched: download"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -6,6 +6,7 @@ import functools
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from typer.testing import CliRunner
 
 import decoupe
 from contract import picture, with_statistics
-from decoupe import backbones, export
+from decoupe import backbones, export, export_command
 from decoupe.backbones.swin import Swin, SwinConfig
 from decoupe.cli import app
 from decoupe.errors import CheckpointError, ConfigError, InputError, ModelError, OutputError
@@ -312,6 +313,12 @@ def test_what_stands_in_the_way_is_told_before_the_work(
     assert "a.onnx exists: add --overwrite" in ran.stderr
 
 
+def test_what_may_be_lost_is_of_8_bits(tmp_path: Path) -> None:
+    ran = CliRunner().invoke(app, ["export", "pocket", str(tmp_path / "a.onnx"), "--most-lost", "0.1"])
+    assert (ran.exit_code, len(ran.stderr.splitlines())) == (2, 1)
+    assert "--most-lost is of --int8: add it" in ran.stderr
+
+
 def test_what_differs_is_found() -> None:
     def wrong(image: np.ndarray) -> list[np.ndarray]:
         return [image * 1.001 if len(image) == 3 else image]
@@ -485,6 +492,38 @@ def test_8_bits_that_lose_too_much_are_not_kept(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds 1 photographs, expected at least 2"):
         quantization.quantise(EMBEDDED, tmp_path / "a.onnx", photographs(tmp_path / "one", 1) / "im", most=1)
     assert not (tmp_path / "a.onnx").exists()
+
+
+def test_what_calibration_warns_of_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def quantise(source: Path, target: Path, folder: Path, *, most: float) -> quantization.Effect:
+        warnings.warn(f"{folder} has several frames: the first is read", decoupe.FramesWarning, stacklevel=1)
+        return quantization.Effect(1, most)
+
+    monkeypatch.setattr(export, "export_onnx", lambda *_, **__: [])
+    monkeypatch.setattr(quantization, "quantise", quantise)
+    done = CliRunner().invoke(app, ["export", "pocket", str(tmp_path / "a.onnx"), "--int8", "photos"])
+    assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines()[0] == "decoupe: photos has several frames: the first is read"
+
+
+def test_the_verdict_says_what_it_is_of(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = export.Parity((1, 3, 64, 64), 1e-6, 1e-7)
+    halved = dataclasses.replace(plain, largest=3.6e-3, rounded=True)
+    for rows, verdict in (
+        ([plain], "equal: at most 0.0001 of the spread is right"),
+        (
+            [plain, halved],
+            "before the weights were rounded equal: at most 0.0001 of the spread is right; "
+            "what rounding changes is told and not judged",
+        ),
+        (
+            [dataclasses.replace(plain, largest=1), halved],
+            "before the weights were rounded not equal, kept by --force: at most 0.0001 of the spread is "
+            "right; what rounding changes is told and not judged",
+        ),
+    ):
+        export_command.tell(rows)
+        assert capsys.readouterr().err.splitlines()[-1] == f"decoupe: {verdict}"
 
 
 def test_a_size_that_cannot_be_free_is_told() -> None:

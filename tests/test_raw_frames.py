@@ -106,6 +106,7 @@ def test_what_is_cut_off_is_told_and_the_rest_is_done(run: Run) -> None:
         (["-o", "%d-%d.png"], "names one file"),
         (["-o", "%d.jpg"], "JPEG has no transparency"),
         (["--crop"], "--crop is of files, and frames go to standard output: add -o out/%05d.png"),
+        (["--layers"], "--layers is of files, and frames go to standard output: add -o out/%05d.tif"),
         (["--json"], "--json is of files"),
         (["--quality", "80"], "--quality is of files"),
         (["--watch"], "--watch waits in folders"),

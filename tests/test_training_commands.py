@@ -86,6 +86,10 @@ def test_from_pairs_to_a_model_that_cuts_and_is_exported(run: Run, monkeypatch: 
         (["none.yaml", "--data", "discs"], "cannot read the recipe none.yaml: No such file or directory"),
         (["pocket"], "training needs data: --data DIR, a folder with im/ and gt/"),
         (
+            ["pocket", "--data", "discs", "-o", "discs/im/disc00.jpg"],
+            "disc00.jpg is a file: name a folder for",
+        ),
+        (
             ["pocket", "--data", "nothing"],
             "nothing is no folder: expected one with nothing/im",
         ),

@@ -13,6 +13,7 @@ from decoupe.errors import (
     MissingExtraError,
     ModelError,
     OutputError,
+    TooLargeError,
     UnknownModelError,
 )
 from decoupe.inference.opened import SizeWarning
@@ -43,6 +44,7 @@ __all__ = [
     "Segmenter",
     "Segments",
     "SizeWarning",
+    "TooLargeError",
     "UnknownModelError",
     "__version__",
     "catalogue",

@@ -18,7 +18,7 @@ from decoupe.inference.media import find_images, folder_of
 from decoupe.options import parse_feeding, parse_numbers, parse_size, taking
 from decoupe.plan import make_plan
 from decoupe.raw_frames import cut_frames
-from decoupe.running import Telling, Worked, do
+from decoupe.running import Telling, Worked, do, said_warnings
 from decoupe.runtimes import find_spec
 from decoupe.weights.labels import plain
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 def cut(options: CutOptions) -> None:
     """Cut the subject out of pictures. A folder gives a folder, and a second run does what is left."""
     with told():
+        telling = Telling(options.quiet, options.verbose, options.as_json, options.log)
         hush_downloads(options.quiet)
         if options.what == ["list"]:
             raise typer.Exit(_list_labels(options))
@@ -37,10 +38,10 @@ def cut(options: CutOptions) -> None:
             find_spec(name)
         open_model = functools.partial(_open, options, parse_size(options.size))
         choice = _choice(options)
-        over = None if options.over is None else read_background(options.over, options.max_pixels)
+        with said_warnings(telling):
+            over = None if options.over is None else read_background(options.over, options.max_pixels)
         output = wanted(options, over)
         workers = options.workers or min(4, cores())
-        telling = Telling(options.quiet, options.verbose, options.as_json, options.log)
         if options.raw is not None:
             cut_frames(options, output, open_model, choice, workers, telling)
             return

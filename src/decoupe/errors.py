@@ -5,6 +5,7 @@ command line prints it as it is, without a traceback.
 
     DecoupeError
     ├── InputError          a picture, mask or argument that cannot be used      (also a ValueError)
+    │   └── TooLargeError        one of more pixels, frames or memory than is given to it
     ├── OutputError         a result that cannot be written                      (also an OSError)
     ├── ModelError          something about a model
     │   ├── UnknownModelError    no model of that name                           (also a LookupError)
@@ -26,6 +27,10 @@ class DecoupeError(Exception):
 
 class InputError(DecoupeError, ValueError):
     """A picture, mask or argument that cannot be used."""
+
+
+class TooLargeError(InputError):
+    """A picture, or what is to be made of it, of more pixels, frames or memory than is given to one."""
 
 
 class OutputError(DecoupeError, OSError):

@@ -12,6 +12,7 @@ from decoupe.console import say, told
 from decoupe.errors import InputError
 from decoupe.options import Overwrite, known_models
 from decoupe.plan import check_output
+from decoupe.running import Telling, said_warnings
 from decoupe.weights.registry import CATALOGUE
 
 if TYPE_CHECKING:
@@ -51,9 +52,11 @@ def export(
         typer.Option(metavar="DIR", help="Quantise to 8 bits, calibrated on these photographs."),
     ] = None,
     most_lost: Annotated[
-        float,
-        typer.Option(metavar="X", help="Of the S-measure, or of alpha without masks: with --int8."),
-    ] = 0.005,
+        float | None,
+        typer.Option(
+            metavar="X", help="Of the S-measure, or of alpha without masks: with --int8; else 0.005."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Keep a file whose numbers differ.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -69,6 +72,8 @@ def export(
             raise InputError("--half is for .onnx and .xml files: leave it out")
         if int8 is not None and (half or pixels):
             raise InputError("--int8 goes without --half and --with-preprocessing: leave them out")
+        if int8 is None and most_lost is not None:
+            raise InputError("--most-lost is of --int8: add it, or leave this out")
         check_output(out, overwrite)
         from decoupe import __version__
         from decoupe.export import export_onnx, once
@@ -96,12 +101,13 @@ def export(
         elif out.suffix == ".xml":
             report = export_openvino(loaded.model, out, half_weights=half, **options)
         else:
+            most = 0.005 if most_lost is None else most_lost
             options.update(half_weights=half, deform=deform, pixels=pixels)
 
             def write(path: Path) -> list[Parity]:
                 return export_onnx(loaded.model, path, **options)
 
-            report = write(out) if int8 is None else _in_8_bits(write, out, int8, most_lost)
+            report = write(out) if int8 is None else _in_8_bits(write, out, int8, most)
         tell(report)
         typer.echo(out)
 
@@ -112,7 +118,7 @@ def _in_8_bits(
     """Write the file in floats for a moment and quantise it; how far the first is from PyTorch."""
     from decoupe.export.quantization import quantise
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, said_warnings(Telling()):
         floats = Path(folder, out.name)
         report = write(floats)
         effect = quantise(floats, out, photographs, most=most)
@@ -137,4 +143,7 @@ def tell(report: Iterable[Parity]) -> None:
             f"by {row.largest:.1e} of the spread at most, {row.mean:.1e} on average"
         )
     verdict = "equal" if all(row.agrees for row in rows) else "not equal, kept by --force"
-    say(f"{verdict}: at most {PARITY:g} of the spread is right")
+    line = f"{verdict}: at most {PARITY:g} of the spread is right"
+    if any(row.rounded for row in rows):
+        line = f"before the weights were rounded {line}; what rounding changes is told and not judged"
+    say(line)

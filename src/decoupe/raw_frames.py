@@ -138,10 +138,12 @@ def _targets(options: CutOptions, output: Wanted) -> Callable[[int], Path | None
     """Where the frame of a number goes; None is standard output."""
     out = options.out
     if out is None or out == "-":
-        piped = {"--json": options.as_json, "--crop": options.crop}
+        piped = {"--json": options.as_json, "--crop": options.crop, "--layers": options.layers}
         piped |= {"--format": options.form is not None, "--quality": options.quality is not None}
         for option in [option for option, given in piped.items() if given]:
-            raise InputError(f"{option} is of files, and frames go to standard output: add -o out/%05d.png")
+            raise InputError(
+                f"{option} is of files, and frames go to standard output: add -o out/%05d{output.suffix}"
+            )
         if sys.stdout is not None and sys.stdout.isatty():
             raise OutputError("frames are not written to a terminal: name -o out/%05d.png, or redirect them")
         return lambda _: None

@@ -48,12 +48,19 @@ class Telling:
         verbose: the model, and each output.
         as_json: a line of JSON about each picture on standard output.
         log: the file that gets such lines too.
+
+    Raises:
+        InputError: both quiet and verbose.
     """
 
     quiet: bool = False
     verbose: bool = False
     as_json: bool = False
     log: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.quiet and self.verbose:
+            raise InputError("--quiet and --verbose exclude each other: give one of them")
 
 
 def do(

@@ -83,6 +83,7 @@ def segment(
 ) -> None:
     """Say what is where in pictures. Out come a picture with labels, and the segments as JSON."""
     with told():
+        telling = Telling(quiet, verbose, as_json, log)
         hush_downloads(quiet)
         find_spec(model)
         network_size = parse_size(size)
@@ -120,4 +121,4 @@ def segment(
 
             return segment_files(found, form, kind, target, segmenter.runtime.name), about
 
-        do(plan, open_model, work, done="segmented", telling=Telling(quiet, verbose, as_json, log))
+        do(plan, open_model, work, done="segmented", telling=telling)

@@ -79,11 +79,14 @@ def train(
             return
         if not data:
             raise InputError("training needs data: --data DIR, a folder with im/ and gt/")
+        out = out or Path("runs") / Path(recipe).stem
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"{out} is a file: name a folder for the run with -o")
         _run(
             chosen,
             data,
             val or [],
-            out or Path("runs") / Path(recipe).stem,
+            out,
             backgrounds,
             device,
             workers,

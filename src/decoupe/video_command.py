@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decoupe.console import drawn, progress_bar, say, told
-from decoupe.errors import DecoupeError, InputError
+from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.options import (
     Compile,
@@ -116,6 +116,7 @@ class VideoOptions:
 def video(options: VideoOptions) -> None:
     """Cut the subject out of a video. With transparency, or over something; run again, it goes on."""
     with told():
+        telling = Telling(options.quiet, options.verbose)
         find_spec(options.model)  # an unknown name is told before anything else
         from decoupe.inference.predictor import open_predictor
         from decoupe.inference.video_files import form_of
@@ -123,6 +124,10 @@ def video(options: VideoOptions) -> None:
         network_size = parse_size(options.size)
         if "" in (options.source, options.out):
             raise InputError("a path is empty: check the variable that it came from")
+        if options.source == "-":
+            raise InputError("a video is read from a file, not from standard input: name the file")
+        if options.out == "-":
+            raise OutputError("a video is written to a file, not to standard output: name one, or a folder")
         if options.matte and options.over is not None:
             raise InputError("--matte and --over exclude each other: give one of them")
         form_of(Path(options.out), options.codec, transparent=options.over is None and not options.matte)
@@ -139,7 +144,7 @@ def video(options: VideoOptions) -> None:
         if options.verbose:
             say(predictor.describe())
         try:
-            written = _cut(options, predictor, wanted)
+            written = _cut(options, predictor, wanted, telling)
         except DecoupeError as error:
             say(str(error))
             if options.as_json:
@@ -171,14 +176,14 @@ def _wanted(options: VideoOptions) -> dict[str, Any]:
     }
 
 
-def _cut(options: VideoOptions, predictor: Predictor, wanted: dict[str, Any]) -> Written:
+def _cut(options: VideoOptions, predictor: Predictor, wanted: dict[str, Any], telling: Telling) -> Written:
     from decoupe.inference.video import cut_video
     from decoupe.inference.video_reader import device_of
 
     with (
         _progress(options.quiet) as progress,
         _until_ctrl_c(device_of(options.source) is not None) as stopped,
-        said_warnings(Telling(quiet=options.quiet)),
+        said_warnings(telling),
     ):
         return cut_video(options.source, options.out, predictor, stop=stopped, progress=progress, **wanted)
 

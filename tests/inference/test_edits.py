@@ -127,6 +127,7 @@ def test_filling_only_adds_and_keeping_only_takes(alpha: np.ndarray) -> None:
         ({"threshold": 1.5}, "threshold is 1.5, expected a number from 0 to 1"),
         ({"threshold": float("nan")}, "threshold is nan"),
         ({"grow": 2000}, "grow is 2000, expected at most 1000 pixels either way"),
+        ({"grow": 1.5}, "grow is 1.5, expected whole pixels"),
         ({"feather": -1}, "feather is -1, expected pixels from 0 to 1000"),
         ({"feather": float("nan")}, "feather is nan"),
     ],

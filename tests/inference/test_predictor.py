@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,12 @@ def test_map_gives_what_comes_before_its_source_fails(batch_size: int) -> None:
 def test_map_refuses_a_batch_size_below_one_at_once() -> None:
     with pytest.raises(InputError, match="batch_size is 0, expected at least 1"):
         Predictor(Recorder()).map(pictures(), batch_size=0)
+
+
+def test_map_refuses_one_picture_at_once() -> None:
+    for image in ("photo.jpg", Path("photo.jpg"), b"\xff\xd8", BytesIO(), Image.new("RGB", (4, 4))):
+        with pytest.raises(InputError, match="images is one picture, expected several: put it in a list"):
+            Predictor(Recorder()).map(image)
 
 
 def test_sources_and_their_extras_pass_through() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import struct
 import threading
 import warnings
@@ -283,8 +284,26 @@ def test_unusable_sources(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message) as caught:
             read_image(source)
         assert "\n" not in str(caught.value)
-    with text.open() as stream, pytest.raises(InputError, match="gives text, expected bytes"):
+    text.write_bytes(b"\xff\xd8\xff")  # as a JPEG begins, which is no UTF-8
+    with text.open(encoding="utf-8") as stream, pytest.raises(InputError, match="gives text, expected bytes"):
         read_image(stream)
+    with pytest.raises(InputError, match=r"text.jpg is closed: give it while it is open"):
+        read_image(stream)
+
+
+def test_a_pipe_that_has_a_name(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"  # as a shell's <(…) and /dev/stdin
+    os.mkfifo(pipe)
+    picture = np.full((4, 5, 3), 7, np.uint8)
+    for data in (encoded(Image.fromarray(picture), "PNG"), b"text"):
+        writer = threading.Thread(target=pipe.write_bytes, args=(data,))
+        writer.start()
+        if data == b"text":
+            with pytest.raises(InputError, match="pipe is not a picture"):
+                read_image(pipe)
+        else:
+            assert np.array_equal(read_image(pipe).pixels, picture)
+        writer.join()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP"])

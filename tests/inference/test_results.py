@@ -209,6 +209,8 @@ def test_an_aspect_sets_the_subject_in_the_middle_and_goes_beyond_the_picture() 
         ({"margin": float("nan")}, "margin is nan"),
         ({"aspect": (1, 0)}, r"aspect is \(1, 0\), expected width and height"),
         ({"aspect": (1, 2, 3)}, r"aspect is \(1, 2, 3\)"),
+        ({"aspect": (1, 1e-320)}, "expected width and height"),
+        ({"aspect": (1, 10**6)}, "the crop would be 20×20000000: choose another aspect, or less margin"),
     ],
 )
 def test_a_crop_that_cannot_be_is_one_line(options: dict[str, Any], line: str) -> None:

@@ -50,6 +50,8 @@ class Edits:
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InputError(f"threshold is {self.threshold}, expected a number from 0 to 1")
+        if not hasattr(self.grow, "__index__"):
+            raise InputError(f"grow is {self.grow}, expected whole pixels")
         if abs(self.grow) > FARTHEST:
             raise InputError(f"grow is {self.grow}, expected at most {FARTHEST} pixels either way")
         if not 0 <= self.feather <= FARTHEST:

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from decoupe.errors import InputError
+from decoupe.errors import InputError, TooLargeError
 from decoupe.inference.edits import CERTAIN, reach
 from decoupe.inference.regions import dilated
 from decoupe.readings import bounding_box
 
 VISIBLE = 0.1
 """Alpha from which a pixel belongs to what a crop keeps."""
+
+MOST = 25_000_000
+"""Pixels that a crop may have, or four times the photograph's: an aspect can make it very large."""
 
 Box = tuple[int, int, int, int]
 """``(x0, y0, x1, y1)`` in pixels; x1 and y1 are just outside."""
@@ -38,7 +41,12 @@ def framed(
     size: tuple[int, ...],
     source: str,
 ) -> Box:
-    """The box that `Matte.crop` keeps; it may reach beyond a picture of ``size`` ``(height, width)``."""
+    """The box that `Matte.crop` keeps; it may reach beyond a picture of ``size`` ``(height, width)``.
+
+    Raises:
+        InputError: a margin or an aspect that is none, or no subject.
+        TooLargeError: a box of more pixels than `MOST`, and than four times the picture's.
+    """
     x0, y0, x1, y1 = subject
     if x0 >= x1:
         raise InputError(f"{source} shows no subject to crop to: leave crop out")
@@ -49,10 +57,12 @@ def framed(
     x0, y0, x1, y1 = x0 - room, y0 - room, x1 + room, y1 + room
     if aspect is None:
         return max(x0, 0), max(y0, 0), min(x1, size[1]), min(y1, size[0])
-    if len(aspect) != 2 or not all(0 < side < math.inf for side in aspect):
+    if len(aspect) != 2 or not all(1e-9 < side < 1e9 for side in aspect):
         raise InputError(f"aspect is {aspect}, expected width and height, such as (4, 5)")
     ratio = aspect[0] / aspect[1]
     width, height = max(x1 - x0, round((y1 - y0) * ratio)), max(y1 - y0, round((x1 - x0) / ratio))
+    if width * height > max(MOST, 4 * size[0] * size[1]):
+        raise TooLargeError(f"the crop would be {width}×{height}: choose another aspect, or less margin")
     x0, y0 = x0 - (width - (x1 - x0)) // 2, y0 - (height - (y1 - y0)) // 2
     return x0, y0, x0 + width, y0 + height
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from decoupe.errors import InputError, ModelError
 from decoupe.inference.preprocess import (
@@ -110,8 +112,12 @@ class Opened(ABC, Generic[Result]):
             max_pixels: largest width × height that is decoded.
 
         Raises:
-            InputError: ``batch_size`` below 1, or a picture that cannot be read; those before it come first.
+            InputError: ``batch_size`` below 1, one picture instead of several, or a picture that cannot be
+                read; those before it come first.
         """
+        # A string is several too, of letters, and a file of lines.
+        if isinstance(images, (str, bytes, os.PathLike, Image.Image, Picture)) or hasattr(images, "read"):
+            raise InputError("images is one picture, expected several: put it in a list")
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, expected at least 1")
         return self._map(iter(images), batch_size, max_pixels)

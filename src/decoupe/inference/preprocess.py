@@ -122,6 +122,8 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
         return _decode(BytesIO(source), "image", max_pixels)
     if isinstance(source, (str, os.PathLike)):
         with _reading(Path(source)) as stream:
+            if not stream.seekable():  # a pipe that has a name, such as /dev/stdin
+                return _from_file_object(stream, max_pixels)
             return _decode(stream, str(source), max_pixels)
     if hasattr(source, "read"):
         return _from_file_object(source, max_pixels)
@@ -313,11 +315,14 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 def _from_file_object(source: BinaryIO, max_pixels: int) -> Picture:
     name = str(getattr(source, "name", "image"))
     try:
-        data = source.read()
-    except OSError as error:
-        raise InputError(
-            f"{name} cannot be read ({error.strerror or error}): check that it is open for reading"
-        ) from None
+        data: Any = source.read()
+    except UnicodeDecodeError:
+        data = ""
+    except (OSError, ValueError) as error:
+        if getattr(source, "closed", False):
+            raise InputError(f"{name} is closed: give it while it is open") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(f"{name} cannot be read ({reason}): check that it is open for reading") from None
     if not isinstance(data, bytes):
         raise InputError(f"{name} gives text, expected bytes: open it with mode 'rb'")
     return _decode(BytesIO(data), name, max_pixels)

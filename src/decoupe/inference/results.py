@@ -108,7 +108,8 @@ class Matte:
                 reaches beyond the picture, it is transparent there.
 
         Raises:
-            InputError: a negative margin, an aspect that is none, or a matte without a subject.
+            InputError: a negative margin, an aspect that is none or that makes the part more than 25 million
+                pixels and four times the picture, or a matte without a subject.
         """
         box = framed(subject_box(self.alpha), margin, aspect, self.alpha.shape, self.source)
         return replace(self, alpha=cropped(self.alpha, box), image=cropped(self.image, box))

@@ -147,9 +147,11 @@ def form_of(target: Path, codec: str | None, *, transparent: bool) -> Form:
         transparent: whether there is transparency to be kept.
 
     Raises:
-        OutputError: an ending, or a codec, that is not written or that does not suit.
+        OutputError: an ending, or a codec, that is not written or that does not suit; no name.
     """
     suffix = target.suffix.lower()
+    if target.name in ("", ".."):  # as "." has: what is unfinished is called after it, and lies beside it
+        raise OutputError(f"{target} has no name of its own: name a folder for the PNG files")
     if not suffix or (suffix == ".png" and _pattern(target.name)):
         if codec is not None:
             raise OutputError(f"{target} is a sequence of PNG files: leave the codec out")

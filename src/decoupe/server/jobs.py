@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from decoupe.cut_files import Wanted
-from decoupe.errors import InputError
-from decoupe.inference.edits import Edits, edited
-from decoupe.inference.framing import framed, subject_box
 from decoupe.inference.preprocess import Picture, read_image
 from decoupe.segment_files import segment_files
 
@@ -34,14 +31,6 @@ MEDIA_TYPES = {
     ".zip": "application/zip",
 }
 """Of each file ending that is answered with."""
-
-
-_FRAMED = 25_000_000
-"""Pixels that a crop may have, or four times the photograph's: an aspect can make it very large."""
-
-
-class TooLargeError(InputError):
-    """A picture of more pixels, frames or memory than the server gives to one."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +121,6 @@ class Cut:
     def answer(self, matte: Matte) -> Answer:
         """The file that ``decoupe cut`` would write."""
         wanted = self.wanted
-        if wanted.aspect is not None:
-            _check_framed(matte, wanted)
         if self.background is not None:
             wanted = replace(wanted, background=background_picture(self.background, "over"))
         return Answer(wanted.bytes_of(matte, None), MEDIA_TYPES[wanted.suffix])
@@ -148,15 +135,6 @@ def background_picture(data: bytes, name: str) -> Picture:
     file = BytesIO(data)
     file.name = name
     return read_image(file)
-
-
-def _check_framed(matte: Matte, wanted: Wanted) -> None:
-    """Raise TooLargeError for a crop that is larger than a server makes."""
-    alpha = edited(matte.alpha, Edits(**wanted.edits))
-    box = framed(subject_box(alpha), wanted.margin, wanted.aspect, alpha.shape, matte.source)
-    width, height = box[2] - box[0], box[3] - box[1]
-    if width * height > max(_FRAMED, 4 * alpha.size):
-        raise TooLargeError(f"the crop would be {width}×{height}: choose another aspect, or less margin")
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from typing import Any
 
 from PIL import Image
 
-from decoupe.errors import DecoupeError, InputError
+from decoupe.errors import DecoupeError, InputError, TooLargeError
 from decoupe.inference.predictor import Predictor, Segmenter, load
 from decoupe.inference.preprocess import Picture, network_size, read_image, register_heic
-from decoupe.server.jobs import PLAIN, Answer, Job, Looks, TooLargeError
+from decoupe.server.jobs import PLAIN, Answer, Job, Looks
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "JPEG2000", "HEIF")
 """The formats, as Pillow calls them, that a server opens: some of the others start programs, as EPS does."""
