@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from decoupe import serve_command
 from decoupe.cli import app
-from decoupe.serve_command import is_loopback, listening, named
+from decoupe.errors import InputError
+from decoupe.serve_command import is_loopback, listening, named, origin
 from inference.tiny import write_onnx
 
 TOKEN = "correct-horse-battery"
@@ -28,6 +29,10 @@ TOKEN = "correct-horse-battery"
         (["--host", "example.org"], "example.org is reached from elsewhere too"),
         (["--token", "short"], "--token is too easy to guess: give at least 16 printable characters"),
         (["--token", TOKEN, "--no-auth"], "--token and --no-auth exclude each other"),
+        (
+            ["--cors", "shop.example"],
+            "--cors shop.example is no origin, which is scheme://host[:port]: give it",
+        ),
         (["-m", "birefnt"], "unknown model 'birefnt'; did you mean 'birefnet'?"),
         (["-m", "pocket", "-m", "pocket"], "two models are called pocket"),
     ],
@@ -37,6 +42,15 @@ def test_wrong_usage_is_one_line(options: list[str], line: str) -> None:
     assert refused.exit_code == 2
     assert line in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
+
+
+def test_an_origin_is_what_a_browser_sends() -> None:
+    assert origin("https://Shop.example:443/") == "https://shop.example"
+    for kept in ("http://localhost:3000", "https://[::1]:8443", "https://a:80", "tauri://localhost"):
+        assert origin(kept) == kept
+    for wrong in ("https://shop.example/cart", "https://a:99999", "https://a@b", "https://", "*", "null", ""):
+        with pytest.raises(InputError, match="is no origin"):
+            origin(wrong)
 
 
 def test_an_address_that_is_taken() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket as sockets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -102,7 +104,7 @@ def serve(
             workplace=place,
             token=token,
             local=token is None and not no_auth,
-            origins=cors or (),
+            origins=[origin(one) for one in cors or ()],
         )
         run(settings, host, port, log=not quiet)
 
@@ -154,6 +156,28 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def origin(text: str) -> str:
+    """An origin as browsers send it: in small letters, without a slash behind it or the scheme's own port.
+
+    Raises:
+        InputError: it is none.
+    """
+    found = text.removesuffix("/").lower()
+    try:
+        url = urlsplit(found)
+        usable = bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:  # a port, or an IPv6 address, that is none
+        usable = False
+    if not (
+        usable and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@\\,*]+", found) and not found.endswith(":")
+    ):
+        raise InputError(
+            f"--cors {text} is no origin, which is scheme://host[:port]: give it as https://shop.example"
+        )
+    own = {"http": ":80", "https": ":443"}.get(url.scheme)
+    return found.removesuffix(own) if own else found
 
 
 def named(models: list[str]) -> dict[str, str]:

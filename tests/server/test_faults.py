@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import subprocess
 import sys
@@ -106,6 +107,18 @@ def test_a_picture_that_needs_too_much_memory_is_refused(tiny: Path) -> None:
             assert "needs more memory than this server gives" in answer.json()["detail"]
         assert post(server).status_code == 200
         assert server.worker.pid == worker
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system bounds memory on Linux")
+def test_too_little_memory_for_a_small_picture_ends_the_command() -> None:
+    command = [sys.executable, "-m", "decoupe", "serve", "--port", "0", "--memory", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 2
+    assert re.fullmatch(
+        r"decoupe: --memory 1: a worker with pocket takes up to \d+ MB for one small picture, "
+        r"give that or more\n",
+        ended.stderr,
+    )
 
 
 def test_what_was_accepted_is_finished(tiny: Path, threads: ThreadPoolExecutor) -> None:

@@ -148,7 +148,7 @@ def test_no_thread_is_left_to_start_once_memory_is_bounded() -> None:
     here, theirs = multiprocessing.Pipe()
     before = set(threading.enumerate())
     one = worker._Worker(theirs, Workplace(threads=3), {})
-    assert len(set(threading.enumerate()) - before) == 2 * 3
+    assert len(set(threading.enumerate()) - before) == 2 * 3 + 1
     here.close()
     one.run()
 
@@ -215,6 +215,18 @@ def test_labels_choose_and_segments_are_told(hire: Hire) -> None:
     assert {one["properties"]["label"] for one in json.loads(polygons[1])["features"]} == {"dog", "cat"}
     assert labels[0]["media_type"] == "image/png"
     assert len(json.loads(coco[1])["annotations"]) == 2
+
+
+def test_every_model_is_tried_before_a_worker_is_ready(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = hire("maskformer-swin-base-coco", max_pixels=96 * 64)
+    assert one.worker.tries_each()
+    assert one.ask(Cut(SQUARES, "tiny"))[0][1].startswith(b"\x89PNG")  # answers go to the server again
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Segmentation, "answer", fail)
+    assert not one.worker.tries_each()
 
 
 def test_looks_of_a_job_are_its_own(hire: Hire) -> None:

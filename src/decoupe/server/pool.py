@@ -79,7 +79,8 @@ class _Worker:
             told = {}
         if "models" not in told:
             self.end()
-            raise ModelError(told.get("error", "a worker ended before its models were open: see above"))
+            ended = "a worker ended before it was ready: see what it said above, or give more --memory"
+            raise ModelError(told.get("error", ended))
         self.models = told["models"]
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:

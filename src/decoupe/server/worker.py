@@ -8,31 +8,39 @@ in which strangers' files were opened.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import math
+import os
 import queue
+import re
 import signal
 import sys
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from decoupe.errors import DecoupeError, InputError, TooLargeError
+from decoupe.errors import DecoupeError, InputError, ModelError, TooLargeError
 from decoupe.inference.predictor import Predictor, Segmenter, load
 from decoupe.inference.preprocess import Picture, network_size, read_image, register_heic
-from decoupe.server.jobs import PLAIN, Answer, Job, Looks
+from decoupe.server.jobs import PLAIN, Answer, Cut, Job, Looks, Segmentation
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "JPEG2000", "HEIF")
 """The formats, as Pillow calls them, that a server opens: some of the others start programs, as EPS does."""
+
+_TRY_SECONDS = 250  # for the picture that a model does before a worker is ready; the server waits 600
 
 
 @dataclass(frozen=True)
@@ -81,12 +89,12 @@ def main(connection: Connection, place: Workplace) -> None:
     open_only(FORMATS)
     try:
         models = opened(place)
+        one = _Worker(connection, place, models)
+        if place.memory and all(model.device == "cpu" for model in models.values()):
+            bound_memory(place.memory, one)
     except DecoupeError as error:
         connection.send_bytes(json.dumps({"error": str(error)}).encode())
         return
-    one = _Worker(connection, place, models)
-    if place.memory and all(model.device == "cpu" for model in models.values()):
-        bound_memory(place.memory)
     connection.send_bytes(json.dumps({"models": [told(name, one) for name, one in models.items()]}).encode())
     one.run()
 
@@ -173,17 +181,59 @@ def told(name: str, model: Predictor | Segmenter) -> dict[str, Any]:
     return about | ({"labels": list(model.vocabulary.names)} if isinstance(model, Segmenter) else {})
 
 
-def bound_memory(megabytes: int) -> None:
-    """Let the process take so much more address space than it has; where there is no such bound, nothing."""
+def bound_memory(megabytes: int, one: _Worker) -> None:
+    """Let the process take so much more address space than it has; where there is no such bound, nothing.
+
+    Raises:
+        ModelError: one small picture cannot be computed in it.
+    """
     try:
         import resource
-        from pathlib import Path
 
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        taken = _address_space("VmSize")
     except (ImportError, OSError):
         return
-    bound = taken + megabytes * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+    bound, (_, hard) = taken + megabytes * 2**20, resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+    with _silent():  # what fails for want of memory is told in one line
+        fits = one.tries_each()
+    # Lifted where it does not fit: what it takes shows without a bound alone.
+    resource.setrlimit(resource.RLIMIT_AS, (bound, bound) if fits else (hard, hard))
+    if fits:
+        return
+    names = ", ".join(one.models)
+    if not one.tries_each():
+        raise ModelError(f"a worker with {names} cannot compute one small picture: see above")
+    takes = -(-(_address_space("VmPeak") - taken) // 2**20)
+    raise ModelError(
+        f"--memory {megabytes}: a worker with {names} takes up to {takes} MB for one small picture, "
+        "give that or more"
+    )
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing is said on standard error, not by libraries in C either."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _address_space(field: str) -> int:
+    """Bytes of address space that the process has (VmSize), or has had at most (VmPeak).
+
+    Raises:
+        OSError: the system does not tell.
+    """
+    found = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    if found is None:
+        raise OSError(f"/proc/self/status has no {field}")
+    return int(found[1]) * 1024
 
 
 def measured(data: bytes, max_pixels: int, max_frames: int) -> int:
@@ -252,17 +302,41 @@ class _Worker:
     ) -> None:
         self._connection = connection
         self._place = place
-        self._models = models
+        self.models = models
         self._budget = _Budget(place.max_pixels)
         self._read: queue.SimpleQueue[_Read] = queue.SimpleQueue()
         self._wanted: set[int] = set()  # numbers of jobs for whose answers somebody waits
         self._sending = threading.Lock()
         self._readers = _started(place.threads)
         self._writers = _started(place.threads)
+        threading.Thread(target=self._compute, daemon=True).start()
+
+    def tries_each(self) -> bool:
+        """Whether each model does one picture of its size, or 512×512, in all steps of a job; blocks."""
+        try:
+            return all(self._tries(name, model) for name, model in self.models.items())
+        except MemoryError:  # of this thread: there is none for the picture either
+            return False
+
+    def _tries(self, name: str, model: Predictor | Segmenter) -> bool:
+        most = math.isqrt(self._place.max_pixels)
+        height, width = (min(max(side, 512), most) for side in model.preprocessing.size)
+        data = BytesIO()
+        # Noise, as no photograph takes more to read and write.
+        Image.effect_noise((width, height), 64).convert("RGB").save(data, "PNG")
+        job = (Cut if isinstance(model, Predictor) else Segmentation)(data.getvalue(), name)
+        here, theirs = Pipe()
+        server, self._connection = self._connection, theirs
+        try:
+            self._take(0, job)
+            if not here.poll(_TRY_SECONDS):
+                return False
+            return "failed" not in json.loads(here.recv_bytes().partition(b"\n")[0])
+        finally:
+            self._connection = server
 
     def run(self) -> None:
         """Take jobs until the server closes the connection."""
-        threading.Thread(target=self._compute, daemon=True).start()
         while True:
             try:
                 number, job = self._connection.recv()
@@ -271,15 +345,18 @@ class _Worker:
             if job is None:
                 self._wanted.discard(number)
                 continue
-            self._wanted.add(number)
-            self._readers.submit(self._guarded, self._open, _Task(number, job, time.perf_counter()))
+            self._take(number, job)
         for pool in (self._readers, self._writers):
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _take(self, number: int, job: Job) -> None:
+        self._wanted.add(number)
+        self._readers.submit(self._guarded, self._open, _Task(number, job, time.perf_counter()))
 
     def _open(self, task: _Task) -> None:
         if task.number not in self._wanted:
             return
-        check_size_of(task.job.looks, self._models[task.job.model])
+        check_size_of(task.job.looks, self.models[task.job.model])
         cap, frames = self._place.max_pixels, self._place.max_frames
         task.pixels = self._budget.take(sum(measured(data, cap, frames) for data in task.job.pictures))
         self._read.put((task, read_image(task.job.pictures[0], cap)))
@@ -296,7 +373,7 @@ class _Worker:
                 else:
                     self._budget.give(task.pixels)
             for (name, looks), group in groups.items():
-                self._predict(looking(self._models[name], looks), group)
+                self._predict(looking(self.models[name], looks), group)
 
     def _predict(self, model: Predictor | Segmenter, group: list[_Read]) -> None:
         """The results of one model: in one batch, but for pictures of which something is chosen."""
