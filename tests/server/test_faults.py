@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import uvicorn
 from PIL import Image
@@ -121,11 +122,18 @@ def test_too_little_memory_for_a_small_picture_ends_the_command() -> None:
     )
 
 
+def accepted(process: int) -> list[object]:
+    """The connections of clients that a process has taken up."""
+    every = psutil.Process(process).net_connections("tcp")
+    return [each for each in every if each.status == psutil.CONN_ESTABLISHED]
+
+
 def test_what_was_accepted_is_finished(tiny: Path, threads: ThreadPoolExecutor) -> None:
     with running("-m", str(tiny)) as server:
         with server.stopped():
             asked = [threads.submit(post, server) for _ in range(3)]
-            time.sleep(0.3)
+            until(lambda: len(accepted(server.process.pid)) >= 3)
+            time.sleep(0.3)  # for what they ask to be read
             server.process.terminate()
             time.sleep(0.3)
         assert [one.result().status_code for one in asked] == [200, 200, 200]
