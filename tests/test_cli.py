@@ -479,7 +479,9 @@ def test_what_was_made_before_is_not_cut_again(run: Run, here: Path) -> None:
     """As by ``decoupe cut *`` a second time, or by the folder's name after one of its pictures."""
     photograph(here / "own" / "photo.jpg")
     assert run("own/photo.jpg").exit_code == 0
-    assert run("own/photo.jpg", "own/photo.cut.png", "--overwrite").exit_code == 0
+    again = run("own/photo.jpg", "own/photo.cut.png", "--overwrite")
+    assert again.exit_code == 0
+    assert lines(again)[0].startswith("decoupe: 1 left out, made of the pictures beside them")
     assert sorted(path.name for path in (here / "own").iterdir()) == ["photo.cut.png", "photo.jpg"]
     assert run("own").exit_code == 0
     assert [path.name for path in (here / "own-cut").iterdir()] == ["photo.png"]

@@ -51,6 +51,7 @@ class Plan:
         jobs: what is to be done, in order.
         skipped: how many pictures of folders are done already.
         outdated: how many of those were changed after they were done.
+        own: how many are left out, as earlier runs made them of pictures that stand beside them.
         problems: one line for each input of which nothing can be made.
         several: whether the outputs are counted; the one of a single picture is named.
         folders: whether the outputs' folders are made where they do not exist.
@@ -60,6 +61,7 @@ class Plan:
     jobs: list[Job] = field(default_factory=list)
     skipped: int = 0
     outdated: int = 0
+    own: int = 0
     problems: list[str] = field(default_factory=list)
     several: bool = False
     folders: bool = False
@@ -118,7 +120,7 @@ def make_plan(
         return _plan_stream(inputs[0], out, overwrite, text)
     folder = _output_folder(out, several)
     plan = Plan(several=several, folders=several or folder is not None)
-    named = _without_own([Path(name) for name in inputs])
+    named = _without_own([Path(name) for name in inputs], plan)
     places = real_paths(named)
     target_of = functools.partial(
         _target, out=out, folder=folder, word=word, alone=len(named) == 1, suffix=suffix
@@ -195,7 +197,8 @@ def _plan_folder(
     if os.path.realpath(out) == os.path.realpath(folder):
         # A second run would cut what the first has made.
         raise OutputError(f"{out} is the folder of the pictures: name another with -o, or leave -o out")
-    pictures = _without_own(find_images(folder, pattern, exclude=out, problem=plan.problems.append))
+    found = find_images(folder, pattern, exclude=out, problem=plan.problems.append)
+    pictures = _without_own(found, plan)
     if not pictures and not waiting:
         if pattern != "**":
             raise InputError(f"{folder / pattern} matches no pictures: check the pattern")
@@ -214,7 +217,7 @@ def _plan_folder(
             plan.outdated += is_outdated(source, target)
 
 
-def _without_own(pictures: list[Path]) -> list[Path]:
+def _without_own(pictures: list[Path], plan: Plan) -> list[Path]:
     """Without what earlier runs made of others of them and put beside: ``photo.cut.png`` of ``photo.jpg``."""
     stems = {picture.parent / picture.stem for picture in pictures}
 
@@ -222,7 +225,9 @@ def _without_own(pictures: list[Path]) -> list[Path]:
         base, _, word = picture.stem.rpartition(".")
         return word in WORDS and picture.parent / base in stems
 
-    return [picture for picture in pictures if not own(picture)]
+    kept = [picture for picture in pictures if not own(picture)]
+    plan.own += len(pictures) - len(kept)
+    return kept
 
 
 def _plan_file(plan: Plan, source: Path, target: Path, places: Collection[str], overwrite: bool) -> None:

@@ -92,6 +92,8 @@ def do(
     """
     if telling.as_json and any(job.target is None for job in plan.jobs):
         raise InputError("--json is printed where the picture would go: name an output with -o")
+    if plan.own and not telling.quiet:
+        say(f"{plan.own} left out, made of the pictures beside them: to cut one, name it alone")
     opened_model = functools.cache(lambda: announced(open_model(), telling))
     failed = 0
     record = recorder(telling.log, telling.as_json)
