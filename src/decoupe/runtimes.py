@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 RUNTIMES = ("onnx", "openvino", "program", "torch")
 DTYPES = ("float32", "bfloat16", "float16")
 LOWERED = {("cpu", "bfloat16"), ("cuda", "bfloat16"), ("cuda", "float16")}
+"""Kinds of device and precisions in which a fused model holds the weights of its products."""
 EXACT = ("inspyrenet",)
 """Families that ``"auto"`` computes in float32: their attention magnifies what is rounded off, with random
 weights beyond use, and what that does to trained ones was not measured."""
-"""Kinds of device and precisions in which a fused model holds the weights of its products."""
 
 Images: TypeAlias = npt.NDArray[Any]
 """What a runtime takes, see `Runtime`: float32, or uint8."""
