@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decoupe.inference.preprocess import Picture, colours_at, resize_plane
-from decoupe.inference.sampling import Indices, for_chunks, interpolated, reached
+from decoupe.inference.sampling import Indices, for_chunks, interpolated, on_threads, reached
 
 Floats = npt.NDArray[np.float32]
 
@@ -66,14 +66,16 @@ def _linear(alpha: Floats, image: Floats) -> Floats:
     """The coefficients a (three) and b of alpha = a·I + b, and how far to trust them: ``(5, h, w)``."""
     weight = np.abs(2 * alpha - 1) ** _CERTAINTY + np.float32(1e-3)
     planes = [*np.moveaxis(image, -1, 0), alpha]
-    total = _windows(weight)
-    means = np.stack([_windows(weight * plane) / total for plane in planes])  # (4, h, w)
-    variance = np.maximum(_windows(weight * alpha * alpha) / total - means[3] ** 2, 0)
+    pairs = list(itertools.combinations_with_replacement(range(4), 2))  # the last is alpha with itself
+    products = [planes[one] * planes[other] for one, other in pairs]
+    total, *sums = on_threads(_windows, [weight, *(weight * plane for plane in planes + products)])
+    means = np.stack(sums[:4]) / total  # (4, h, w)
+    variance = np.maximum(sums[-1] / total - means[3] ** 2, 0)
     outline = variance > _FLAT
     covariances = np.empty((np.count_nonzero(outline), 4, 4))
-    for one, other in itertools.combinations_with_replacement(range(4), 2):
-        products = _windows(weight * planes[one] * planes[other]) / total - means[one] * means[other]
-        covariances[:, one, other] = covariances[:, other, one] = products[outline]
+    for (one, other), product in zip(pairs, sums[4:], strict=True):
+        covariance = product[outline] / total[outline] - means[one][outline] * means[other][outline]
+        covariances[:, one, other] = covariances[:, other, one] = covariance
     colours, with_alpha = covariances[:, :3, :3], covariances[:, :3, 3]
     slopes = np.linalg.solve(colours + _SMOOTHNESS * np.eye(3), with_alpha[..., np.newaxis])[..., 0]  # (P, 3)
     coefficients = np.zeros((4, *alpha.shape))
@@ -84,18 +86,23 @@ def _linear(alpha: Floats, image: Floats) -> Floats:
     explained = np.minimum(explained, variance)
     # The paper's equation 8, a mean of all windows that a pixel is in, weighted.
     vote = (variance + 1e-2) / (variance - explained + 1e-3)
-    votes = _windows(vote)
-    share = _windows(explained) / (_windows(variance) + 1e-4)
+    summed = on_threads(_windows, [explained, variance, vote, *(vote * plane for plane in coefficients)])
+    share = summed[0] / (summed[1] + 1e-4)
     low, high = _EXPLAINED
     trust = ((share - low) / (high - low)).clip(0, 1)
-    averaged = [_windows(vote * plane) / votes for plane in coefficients]
+    averaged = [plane / summed[2] for plane in summed[3:]]
     return np.stack([*averaged, trust]).astype(np.float32)
 
 
 def _windows(plane: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """The means of ``(h, w)`` over windows of `RADIUS`; beyond the border its pixels go on."""
-    side = 2 * RADIUS + 1
-    sums = np.pad(plane, (RADIUS + 1, RADIUS), mode="edge").cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
-    total = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    means: npt.NDArray[np.float64] = total / side**2
+    side, (height, width) = 2 * RADIUS + 1, plane.shape
+    padded = np.pad(plane.astype(np.float64), RADIUS, mode="edge")
+    down = padded[:height].copy()
+    for row in range(1, side):
+        down += padded[row : row + height]
+    means = down[:, :width].copy()
+    for column in range(1, side):
+        means += down[:, column : column + width]
+    means /= side**2
     return means

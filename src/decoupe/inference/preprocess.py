@@ -254,7 +254,8 @@ def resize_plane(plane: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[
         part = image.resize((width, last - rows.start), Image.Resampling.BILINEAR, box=box)
         resized[rows] = np.asarray(part)
 
-    on_threads(fill, strips(height, width))
+    # Large parts: Pillow widens every row of the plane that a part touches, and parts share such rows.
+    on_threads(fill, strips(height, width, 1 << 20))
     return resized
 
 

@@ -27,9 +27,9 @@ def for_chunks(work: Callable[[Indices], None], places: Indices) -> None:
     on_threads(work, [places[start : start + _CHUNK] for start in range(0, len(places), _CHUNK)])
 
 
-def strips(height: int, width: int) -> list[slice]:
-    """The rows of a picture in parts that fit a core's cache."""
-    rows = max(1, _CHUNK // width)
+def strips(height: int, width: int, pixels: int = _CHUNK) -> list[slice]:
+    """The rows of a picture in parts of about so many pixels, by default what fits a core's cache."""
+    rows = max(1, pixels // width)
     return [slice(start, start + rows) for start in range(0, height, rows)]
 
 
