@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from decoupe.backbones.nano import nano
+from decoupe.backbones.nano import Nano
 from decoupe.backbones.pvt import PVT, PVT_CONFIGS
 from decoupe.backbones.res2net import Res2Net
 from decoupe.backbones.resnet import RESNET_DEPTHS, ResNet
@@ -66,7 +66,7 @@ class StemBackbone(Backbone, Protocol):
 
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {
-    "nano": nano,
+    "nano": Nano,
     **{name: partial(Swin, config) for name, config in SWIN_CONFIGS.items()},
     **{name: partial(PVT, config) for name, config in PVT_CONFIGS.items()},
     "vgg16": partial(VGG16, batch_norm=False),

@@ -49,10 +49,9 @@ class ReducedAttention(nn.Module):
         """Map ``(B, H, W, C)`` -> map ``(B, H, W, C)``."""
         _, H, W, C = x.shape
         source = self.norm(self.shrink(x)) if self.reduction > 1 else x  # (B, H/r, W/r, C)
-        q = (
-            self.q(x).flatten(1, 2).unflatten(2, (self.heads, C // self.heads)).transpose(1, 2)
-        )  # (B, heads, HW, d)
-        kv = self.kv(source).flatten(1, 2).unflatten(2, (2, self.heads, C // self.heads))
+        heads = self.heads, C // self.heads
+        q = self.q(x).flatten(1, 2).unflatten(2, heads).transpose(1, 2)  # (B, heads, HW, d)
+        kv = self.kv(source).flatten(1, 2).unflatten(2, (2, *heads))
         k, v = kv.permute(2, 0, 3, 1, 4)  # (B, heads, HW/r², d) each
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, HW, C)
         projected: Tensor = self.proj(attended).unflatten(1, (H, W))
