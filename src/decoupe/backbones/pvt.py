@@ -68,7 +68,7 @@ class ReducedAttention(nn.Module):
 
 
 class ConvMLP(nn.Module):
-    """Two-layer perceptron with a depthwise 3×3 convolution in between (PVT v2, section 3.3)."""
+    """PVT v2's convolutional feed-forward: a two-layer perceptron around a depthwise 3×3 convolution."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class PVTBlock(nn.Module):
 
 
 class OverlapPatchEmbed(nn.Module):
-    """Overlapping patches as tokens: a strided convolution and a LayerNorm (PVT v2, section 3.2)."""
+    """PVT v2's overlapping patch embedding: a strided convolution and a LayerNorm make tokens."""
 
     def __init__(self, in_channels: int, dim: int, kernel: int, stride: int) -> None:
         super().__init__()
