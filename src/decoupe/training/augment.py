@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from operator import itemgetter
 
@@ -339,18 +339,7 @@ BIREFNET = Augmentation(
     pepper=0.0015,
 )
 """Of BiRefNet's released code, without what it leaves optional: ``trim`` and ``synthesis``."""
-MATTING = Augmentation(
-    flip=0.5,
-    rotate=15,
-    rotating=0.2,
-    replace=0.5,
-    synthesis=0.3,
-    brightness=(0.5, 1.5),
-    contrast=(0.5, 1.5),
-    saturation=(0, 2),
-    sharpness=(0, 3),
-    jpeg=0.1,
-)
+MATTING = replace(BIREFNET, replace=0.5, synthesis=0.3, pepper=0.0, jpeg=0.1)
 """For mattes: backgrounds are replaced, and nothing draws dots on hair."""
 INSPYRENET = Augmentation(
     scale=(0.75, 1.25),

@@ -97,9 +97,8 @@ class SegmentAugmentation:
             )
             box = left, top, left + size[1], top + size[0]
             if self.one_class < 1 and len(scene.classes):
-                seen = np.asarray(
-                    segments.crop(box), np.int32
-                )  # what lies beyond is segment 0: rare, and harmless
+                # What lies beyond is segment 0: rare, and harmless.
+                seen = np.asarray(segments.crop(box), np.int32)
                 counts = np.bincount(scene.classes[seen[seen >= 0]])
                 if counts.size and counts.max() > self.one_class * counts.sum():
                     continue

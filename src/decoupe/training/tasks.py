@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from decoupe.datasets.shards import Source
 from decoupe.errors import ConfigError, InputError
 from decoupe.evaluation import Metric
 from decoupe.evaluation.mattes import MatteScores
-from decoupe.evaluation.pictures import labelled
-from decoupe.evaluation.segments import MeanIoU, PanopticQuality
+from decoupe.evaluation.pictures import Array, labelled
+from decoupe.evaluation.segments import MeanIoU, PanopticQuality, classes_of
 from decoupe.inference.preprocess import from_network, network_size, read_image, to_network
 from decoupe.training.augment import Augmentation
 from decoupe.training.criteria import BiRefNetCriterion, InSPyReNetCriterion
@@ -33,8 +33,6 @@ from decoupe.training.recipes import Criterion, Recipe
 from decoupe.training.segment_augment import SegmentAugmentation
 from decoupe.weights.labels import NO_NAMES, Vocabulary
 from decoupe.weights.registry import Preprocessing
-
-Array = NDArray[np.uint8]
 
 VALIDATION_SIDE = 1024
 """Long side in pixels at which held-out pictures are scored while training."""
@@ -113,7 +111,7 @@ class MatteTask:
 
     Raises:
         InputError: a folder that holds no set, or nothing is left to train on.
-        ConfigError: the data tell more classes than the model has.
+        ConfigError: the data name more classes than the model has.
     """
 
     judged_by = "S"
@@ -138,7 +136,7 @@ class MatteTask:
         classes = getattr(recipe.model, "classes", 0)
         if classes and len(self.labels) > classes:
             raise ConfigError(
-                f"the data tell {len(self.labels)} classes, the model has {classes}: "
+                f"the data name {len(self.labels)} classes, the model has {classes}: "
                 f"--set model.classes={len(self.labels)}"
             )
         self.backgrounds: list[Source] = list(pictures_in(backgrounds)) if backgrounds else []
@@ -323,7 +321,7 @@ class SegmentTask:
         return SegmentPrediction(segments, labels, readings.semantic(classes, masks, size))
 
 
-class SegmentPrediction:
+class SegmentPrediction(NamedTuple):
     """What a model says of one picture, in two readings.
 
     Attributes:
@@ -332,10 +330,9 @@ class SegmentPrediction:
         semantic: class of every pixel, ``(H, W)``.
     """
 
-    def __init__(
-        self, segments: NDArray[np.int32], classes: NDArray[np.int64], semantic: NDArray[np.int64]
-    ) -> None:
-        self.segments, self.classes, self.semantic = segments, classes, semantic
+    segments: NDArray[np.int32]
+    classes: NDArray[np.int64]
+    semantic: NDArray[np.int64]
 
 
 class SegmentScores:
@@ -346,8 +343,7 @@ class SegmentScores:
 
     def update(self, prediction: SegmentPrediction, truth: Scene) -> None:
         """Enter one picture."""
-        classes = np.append(truth.classes, -1)[truth.told]  # −1 is the last
-        self.semantic.update(prediction.semantic, classes)
+        self.semantic.update(prediction.semantic, classes_of((truth.told, truth.classes)))
         self.panoptic.update(
             (prediction.segments, prediction.classes), (truth.segments, truth.classes), truth.crowd
         )
