@@ -9,13 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
-from decoupe.errors import ConfigError, unknown
+from decoupe.errors import ConfigError
 from decoupe.models import BiRefNetConfig
 from decoupe.weights.naming import (
     Rule,
     Section,
     Shapes,
     State,
+    chosen,
+    filled_in,
     infer_backbone,
     meta_backbone,
     numbered,
@@ -65,29 +67,26 @@ def birefnet_config(options: Mapping[str, Any], shapes: Shapes) -> BiRefNetConfi
         "auxiliary_classification": False,
         "refine": "",
     }
-    for name in options:
-        if name not in released:
-            raise ConfigError(unknown("option of the reference", name, released))
-    given = {**released, **options}
+    given = filled_in(options, released)
     kind, _, depth = str(given["squeeze_block"] or "_x1").partition("_x")
     if not depth.isdecimal():
         raise ConfigError(
             f"squeeze_block is {given['squeeze_block']!r}, expected KIND_xN, as in 'BasicDecBlk_x1'"
         )
     return BiRefNetConfig(
-        backbone=_choice("bb", given["bb"], BACKBONE_NAMES),
-        multi_scale=_choice("mul_scl_ipt", given["mul_scl_ipt"], {"": "none", "add": "add", "cat": "cat"}),
-        context_fusion=_choice("cxt_num", given["cxt_num"], {0: False, 3: True}),
-        squeeze=_choice("squeeze_block", kind, {**CONTEXTS, **BLOCKS}),
+        backbone=chosen("bb", given["bb"], BACKBONE_NAMES),
+        multi_scale=chosen("mul_scl_ipt", given["mul_scl_ipt"], {"": "none", "add": "add", "cat": "cat"}),
+        context_fusion=chosen("cxt_num", given["cxt_num"], {0: False, 3: True}),
+        squeeze=chosen("squeeze_block", kind, {**CONTEXTS, **BLOCKS}),
         squeeze_depth=int(depth),
-        block=_choice("dec_blk", given["dec_blk"], BLOCKS),
-        context=_choice("dec_att", given["dec_att"], CONTEXTS),
-        block_width=_choice("dec_channels_inter", given["dec_channels_inter"], {"fixed": 64, "adap": None}),
+        block=chosen("dec_blk", given["dec_blk"], BLOCKS),
+        context=chosen("dec_att", given["dec_att"], CONTEXTS),
+        block_width=chosen("dec_channels_inter", given["dec_channels_inter"], {"fixed": 64, "adap": None}),
         inward=("split" if given["dec_ipt_split"] else "resize") if given["dec_ipt"] else "none",
         outward=bool(given["out_ref"]),
         side_outputs=bool(given["ms_supervision"]),
         classes=width_of(shapes, CLASSES, 0, 225) if given["auxiliary_classification"] else 0,
-        refiner=_choice("refine", given["refine"], {"": "none", "RefUNet": "unet"}),
+        refiner=chosen("refine", given["refine"], {"": "none", "RefUNet": "unet"}),
     )
 
 
@@ -153,12 +152,6 @@ def _infer_kind(shapes: Shapes, prefix: str) -> Any:
     signs = {"conv_resi": "residual", "conv_in": "basic", "aspp_deforms": "aspp_deformable", "aspp1": "aspp"}
     parts = {key[len(prefix) :].split(".")[0] for key in shapes if key.startswith(prefix)}
     return next((kind for sign, kind in signs.items() if sign in parts), "none")
-
-
-def _choice(option: str, value: Any, known: Mapping[Any, Any]) -> Any:
-    if value not in known:
-        raise ConfigError(unknown(f"{option} of the reference", str(value), [str(name) for name in known]))
-    return known[value]
 
 
 def birefnet_names(config: BiRefNetConfig, state: Mapping[str, Tensor]) -> dict[str, str]:

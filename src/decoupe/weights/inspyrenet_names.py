@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from decoupe.errors import ConfigError, unknown
 from decoupe.models.inspyrenet import InSPyReNetConfig
 from decoupe.weights.birefnet_names import backbone_rules
 from decoupe.weights.naming import (
     Rule,
     Shapes,
     State,
+    chosen,
+    filled_in,
     infer_backbone,
     numbered,
     reference_names,
@@ -38,14 +39,9 @@ def inspyrenet_config(options: Mapping[str, Any], shapes: Shapes) -> InSPyReNetC
         "threshold": 512,  # from which size on a prediction looks twice: the caller's affair
         "pretrained": False,
     }
-    for name in options:
-        if name not in released:
-            raise ConfigError(unknown("option of the reference", name, released))
-    given = {**released, **options}
-    if given["backbone"] not in BACKBONE_NAMES:
-        raise ConfigError(unknown("backbone of the reference", str(given["backbone"]), BACKBONE_NAMES))
+    given = filled_in(options, released)
     height, width = given["base_size"]
-    backbone = BACKBONE_NAMES[given["backbone"]]
+    backbone = chosen("backbone", given["backbone"], BACKBONE_NAMES)
     return InSPyReNetConfig(backbone=backbone, depth=given["depth"], base_size=(height, width))
 
 

@@ -26,6 +26,7 @@ from decoupe.weights.naming import (
     Rule,
     Shapes,
     State,
+    filled_in,
     infer_backbone,
     numbered,
     reference_names,
@@ -59,10 +60,7 @@ def maskformer_config(options: Mapping[str, Any], shapes: Shapes) -> MaskFormerC
         ConfigError: an option or value that there is not.
         CheckpointError: shapes that are not a MaskFormer's.
     """
-    known = ("backbone", "num_classes", "image_size")
-    for name in options:
-        if name not in known:
-            raise ConfigError(unknown("option of the reference", name, known))
+    filled_in(options, dict.fromkeys(("backbone", "num_classes", "image_size")))
     shapes = _canonical_shapes(shapes)
     backbone = options.get("backbone") or _infer_backbone(shapes)
     if backbone not in BACKBONES:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decoupe.backbones import build_backbone
-from decoupe.errors import CheckpointError
+from decoupe.errors import CheckpointError, ConfigError, unknown
 
 State = Mapping[str, Tensor | NDArray[Any]]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -35,6 +35,21 @@ def rename(key: str, rules: Sequence[Rule]) -> str:
 def numbered(template: str, first: int, step: int) -> Callable[[re.Match[str]], str]:
     """A replacement: the match's groups in ``template``, the last renumbered ``first + step · number``."""
     return lambda match: template.format(*match.groups()[:-1], first + step * int(match.groups()[-1]))
+
+
+def filled_in(options: Mapping[str, Any], released: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under a reference's names, those left out as ``released``; ConfigError for one it has not."""
+    for name in options:
+        if name not in released:
+            raise ConfigError(unknown("option of the reference", name, released))
+    return {**released, **options}
+
+
+def chosen(option: str, value: Any, known: Mapping[Any, Any]) -> Any:
+    """What an option's value stands for; ConfigError for one that the reference has not."""
+    if value not in known:
+        raise ConfigError(unknown(f"{option} of the reference", str(value), [str(name) for name in known]))
+    return known[value]
 
 
 def reference_names(sections: Sequence[Section], state: Mapping[str, Tensor]) -> dict[str, str]:
