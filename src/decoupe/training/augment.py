@@ -86,12 +86,8 @@ class Augmentation:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, tuple):
-                most = 1.0 if field.name == "area" else math.inf
-                least = 0.0 if field.name not in ("area", "scale") else 0.01
-                if len(value) != 2 or not least <= value[0] <= value[1] <= most:
-                    raise ConfigError(
-                        f"{field.name} is {list(value)}, expected least and largest, from {least} to {most}"
-                    )
+                least = 0.01 if field.name in ("area", "scale") else 0.0
+                check_range(field.name, value, least, 1.0 if field.name == "area" else math.inf)
             elif field.name not in ("stretch", "rotate") and not 0 <= value <= 1:
                 raise ConfigError(f"{field.name} is {value}, expected a probability from 0 to 1")
         if self.stretch < 1:
@@ -241,6 +237,12 @@ class Augmentation:
             rows, columns = rng.integers(height, size=count), rng.integers(width, size=count)
             pixels[:, rows, columns] = torch.from_numpy(255 * rng.integers(2, size=count, dtype=np.uint8))
         return pixels
+
+
+def check_range(name: str, value: Range, least: float, most: float = math.inf) -> None:
+    """Raise ConfigError where a setting is no range from ``least`` to ``most``."""
+    if len(value) != 2 or not least <= value[0] <= value[1] <= most:
+        raise ConfigError(f"{name} is {list(value)}, expected least and largest, from {least} to {most}")
 
 
 def own_colours(photograph: Image.Image, matte: Image.Image) -> Image.Image:

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from decoupe.datasets.segment_sets import Scene
 from decoupe.errors import ConfigError
-from decoupe.training.augment import GREY, Range
+from decoupe.training.augment import GREY, Range, check_range
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,7 @@ class SegmentAugmentation:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, tuple):
-                least = 0.01 if field.name == "scale" else 0.0
-                if len(value) != 2 or not least <= value[0] <= value[1]:
-                    raise ConfigError(
-                        f"{field.name} is {list(value)}, expected least and largest from {least}"
-                    )
+                check_range(field.name, value, 0.01 if field.name == "scale" else 0.0)
         for name, most in (("flip", 1), ("one_class", 1), ("hue", 0.5), ("brightness", 255)):
             if not 0 <= getattr(self, name) <= most:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected from 0 to {most}")
