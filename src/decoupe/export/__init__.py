@@ -176,5 +176,5 @@ def refuse(report: list[Parity]) -> None:
     if not worst <= PARITY:
         raise ConfigError(
             f"the exported graph differs from torch in float64 by {worst:.2g} of the output's spread, "
-            f"at most {PARITY:g} is right: not written (--force keeps it)"
+            f"at most {PARITY:g} is allowed: not written (--force keeps it)"
         )

@@ -77,9 +77,7 @@ def fuse(model: Model) -> Model:
             module.stages = nn.ModuleList(SwinStage(cast(nn.Sequential, stage)) for stage in module.stages)
         elif isinstance(module, InSPyReNet):
             cast(StripedAttention, module.stages[-1]).last = True
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model.to(memory_format=torch.channels_last)
+    return model.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def fold_(model: Model) -> Model:
