@@ -217,10 +217,10 @@ def test_a_report_holds_it_all(folders: tuple[Path, Path], tmp_path: Path) -> No
     assert re.findall(r"(?:src|href)=['\"](?!data:image/jpeg;base64,|#)", page) == []
     check_folder(out)  # written again, it takes its own place
     (out / "scores.json").write_text('{"mine": 1}')
-    with pytest.raises(OutputError, match="that is no report's: name a folder of its own"):
+    with pytest.raises(OutputError, match="that is not a report's: name a folder of its own"):
         check_folder(out)
     (out / "thesis.docx").touch()
-    with pytest.raises(OutputError, match=r"thesis\.docx, which is no report's: name a folder of its own"):
+    with pytest.raises(OutputError, match=r"thesis\.docx, which is not part of a report"):
         check_folder(out)
 
 

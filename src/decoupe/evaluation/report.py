@@ -69,9 +69,9 @@ def check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file: name a folder for the report")
     if out.is_dir() and (others := sorted(path.name for path in out.iterdir() if path.name not in FILES)):
-        raise OutputError(f"{out} holds {others[0]}, which is no report's: name a folder of its own")
+        raise OutputError(f"{out} holds {others[0]}, which is not part of a report: name a folder of its own")
     if (stands := [name for name in FILES if (out / name).exists()]) and not _holds_report(out):
-        raise OutputError(f"{out} holds a {stands[0]} that is no report's: name a folder of its own")
+        raise OutputError(f"{out} holds a {stands[0]} that is not a report's: name a folder of its own")
 
 
 def _holds_report(folder: Path) -> bool:

@@ -51,7 +51,7 @@ class AboutScenes:
 
     @property
     def sources(self) -> list[str]:
-        """Of the rows from elsewhere, each once."""
+        """The sources of the rows from elsewhere, each once."""
         return list(dict.fromkeys(source for *_, source in self.beside))
 
 

@@ -253,7 +253,7 @@ def _result_files(path: Path, scenes: CocoInstances) -> dict[str, list[dict[str,
             for name, one in results:
                 if not name:
                     raise InputError(
-                        f"{file} has a result of picture {one['image_id']}, which the set has not: remove it"
+                        f"{file} has a result of picture {one['image_id']} that is not in the set: remove it"
                     )
                 found.setdefault(name, []).append({key: one[key] for key in wanted})
     return found

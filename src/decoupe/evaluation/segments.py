@@ -14,7 +14,7 @@ from decoupe.errors import InputError
 from decoupe.weights.labels import Vocabulary
 
 Segments = tuple[NDArray[np.int32], NDArray[np.int64]]
-"""Of each pixel the index of its segment ``(H, W)``, −1 for none; and the class of each segment ``(M,)``."""
+"""The index of each pixel's segment ``(H, W)``, −1 for none; and the class of each segment ``(M,)``."""
 
 
 def classes_of(segments: Segments) -> NDArray[np.int64]:

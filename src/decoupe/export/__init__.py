@@ -117,7 +117,7 @@ def described(
 
 
 def once(preprocessing: Preprocessing) -> Preprocessing:
-    """Of a file that sees each picture once."""
+    """The preprocessing of a file that sees each picture once."""
     return dataclasses.replace(preprocessing, two_scale=None)
 
 

@@ -45,10 +45,10 @@ STRIPE = 8 * 2**20
 """Bytes of a stripe of a map at full resolution."""
 
 CHANNELS = 3
-"""Of a picture."""
+"""Colour channels of a picture."""
 
 LEAST_TOKENS = 1024
-"""Of a chunk, however wide: a product of fewer rows spends its time on reading weights."""
+"""Least tokens of a chunk, however wide: a product of fewer rows spends its time on reading weights."""
 
 
 def fuse(model: Model) -> Model:

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 GROUPS = 32
-"""Of every group norm: a pyramid's width is a multiple of it."""
+"""Groups of every group norm; a pyramid's width is a multiple of it."""
 
 
 class Sizes(NamedTuple):
-    """Of transformer layers.
+    """The sizes of transformer layers.
 
     Attributes:
         width: channels of every token.

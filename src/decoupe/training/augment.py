@@ -329,7 +329,7 @@ POCKET = Augmentation(
     noise=0.05,
     jpeg=0.05,
 )
-"""Of the embedded default model."""
+"""That of the embedded default model."""
 BIREFNET = Augmentation(
     flip=0.5,
     rotate=15,
@@ -340,7 +340,7 @@ BIREFNET = Augmentation(
     sharpness=(0, 3),
     pepper=0.0015,
 )
-"""Of BiRefNet's released code, without what it leaves optional: ``trim`` and ``synthesis``."""
+"""That of BiRefNet's released code, without what it leaves optional: ``trim`` and ``synthesis``."""
 MATTING = replace(BIREFNET, replace=0.5, synthesis=0.3, pepper=0.0, jpeg=0.1)
 """For mattes: backgrounds are replaced, and nothing draws dots on hair."""
 INSPYRENET = Augmentation(
@@ -352,4 +352,4 @@ INSPYRENET = Augmentation(
     contrast=(0.5, 1.5),
     sharpness=(0, 2),
 )
-"""Of InSPyReNet's released code: section 4.1 of its paper."""
+"""That of InSPyReNet's released code: section 4.1 of its paper."""

@@ -26,8 +26,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 KEPT_SHARE = 0.3
-"""Of the free memory, at most, for decoded pictures of all of a machine's processes; beyond, each is read
-whenever it is shown."""
+"""Largest share of the free memory that decoded pictures of all of a machine's processes take; where they
+would take more, each is read whenever it is shown."""
 
 
 class Sample(NamedTuple):

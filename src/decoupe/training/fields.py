@@ -122,7 +122,7 @@ def override(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
         try:
             value = yaml.load(text, _Loader)
         except yaml.YAMLError as error:
-            raise ConfigError(f"the value of --set {setting} is no YAML: quote it") from error
+            raise ConfigError(f"the value of --set {setting} is not YAML: quote it") from error
         *parents, last = key.replace("[", ".[").split(".")
         place: Any = changed
         for depth, name in enumerate(parents):
@@ -167,7 +167,7 @@ def from_yaml(text: str, name: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{name}{line} is no YAML: {getattr(error, 'problem', None) or error}") from error
+        raise ConfigError(f"{name}{line} is not YAML: {getattr(error, 'problem', None) or error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{name} holds {type(data).__name__}, expected settings by name")
     return data

@@ -176,7 +176,7 @@ class MaskFormerCriterion:
         )
 
     def weights(self, many: int) -> tuple[float, ...]:
-        """Of each of the ``many`` classes, "no object" the last, in the cross entropy."""
+        """The weights in the cross entropy of ``many`` classes, the last of which is "no object"."""
         weights = self.class_weights or (*(1.0 for _ in range(many - 1)), self.no_object)
         if len(weights) != many:
             raise ConfigError(

@@ -146,6 +146,6 @@ ADE20K = SegmentAugmentation(
     saturation=(0.5, 1.5),
     hue=0.05,
 )
-"""Of MaskFormer on ADE20K: appendix A of its paper."""
+"""That of MaskFormer on ADE20K: appendix A of its paper."""
 COCO = SegmentAugmentation(scale=(0.1, 2.0), flip=0.5)
-"""Of MaskFormer on COCO: large-scale jitter (Ghiasi et al. 2021)."""
+"""That of MaskFormer on COCO: large-scale jitter (Ghiasi et al. 2021)."""
