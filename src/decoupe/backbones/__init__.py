@@ -33,18 +33,13 @@ class Backbone(Protocol):
     """
 
     @property
-    def channels(self) -> tuple[int, ...]:
-        """See above."""
-        ...
+    def channels(self) -> tuple[int, ...]: ...  # noqa: D102 - see above
 
     @property
-    def strides(self) -> tuple[int, ...]:
-        """See above."""
-        ...
+    def strides(self) -> tuple[int, ...]: ...  # noqa: D102 - see above
 
     def __call__(self, image: Tensor) -> list[Tensor]:
         """Image ``(N, 3, H, W)`` -> one map ``(N, channels[i], H/strides[i], W/strides[i])`` per stride."""
-        ...
 
 
 @runtime_checkable
@@ -56,13 +51,10 @@ class StemBackbone(Backbone, Protocol):
     """
 
     @property
-    def stem_channels(self) -> int:
-        """See above."""
-        ...
+    def stem_channels(self) -> int: ...  # noqa: D102 - see above
 
     def with_stem(self, image: Tensor) -> list[Tensor]:
         """Image ``(N, 3, H, W)`` -> the stem's map ``(N, stem_channels, …)``, then those of a plain call."""
-        ...
 
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {

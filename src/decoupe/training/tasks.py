@@ -52,51 +52,36 @@ class Task(Protocol):
     """
 
     @property
-    def repeats(self) -> Sequence[int]:
-        """See above."""
-        ...
+    def repeats(self) -> Sequence[int]: ...  # noqa: D102 - see above
 
     @property
-    def held_out(self) -> Mapping[str, int]:
-        """See above."""
-        ...
+    def held_out(self) -> Mapping[str, int]: ...  # noqa: D102 - see above
 
     @property
-    def judged_by(self) -> str:
-        """See above."""
-        ...
+    def judged_by(self) -> str: ...  # noqa: D102 - see above
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        """See above."""
-        ...
+    def vocabulary(self) -> Vocabulary: ...  # noqa: D102 - see above
 
     @property
-    def labels(self) -> Mapping[str, int]:
-        """See above."""
-        ...
+    def labels(self) -> Mapping[str, int]: ...  # noqa: D102 - see above
 
     def dataset(self, longest: int) -> Any:
         """The training data, decoded at ``longest`` pixels; its ``collate`` makes batches."""
-        ...
 
     def loss(
         self, out: Any, batch: Any, image: Tensor, criterion: Criterion, parts: Sequence[Any]
     ) -> dict[str, Tensor]:
         """The weighted terms by name of a batch, one of this process's ``parts`` of an optimiser step's."""
-        ...
 
     def metric(self) -> Metric:
         """An empty accumulator of the validation's scores."""
-        ...
 
     def judge(self, model: Callable[[Tensor], Any], name: str, index: int) -> Callable[[Metric], None]:
         """Predict one held-out picture; what is returned enters it into a metric."""
-        ...
 
     def row(self, model: Callable[[Tensor], Any], name: str, index: int) -> list[Array]:
         """A held-out photograph, its truth and the prediction, as pictures of one size."""
-        ...
 
 
 class MatteTask:
