@@ -201,37 +201,10 @@ class SegmentTask:
         assert recipe.preprocessing is not None, "recipes are completed before they are run"
         self.recipe, self.device, self.preprocessing = recipe, device, recipe.preprocessing
         self.labels: Mapping[str, int] = {}
-        self.out: dict[str, tuple[SegmentSet, Sequence[int]]] = {}
-        if not all((folder / "annotations").is_dir() for folder in folders):
-            train, out = divide(recipe, folders, validation)
-            if unknown_sets := out.keys() - train.keys():
-                raise InputError(
-                    f"{min(unknown_sets)} is validated on, and no set of that name is trained on: "
-                    "each set is a class of its name"
-                )
-            self.scenes: SegmentSet = MatteSegments(train)
-            self.repeats: Sequence[int] = repeats_of(recipe, train)
-            # The same names in the same order give the same classes.
-            self.out = {
-                name: (
-                    MatteSegments({one: out[name] if one == name else () for one in train}),
-                    range(len(pairs)),
-                )
-                for name, pairs in out.items()
-            }
+        if all((folder / "annotations").is_dir() for folder in folders):
+            self.scenes, self.repeats, self.out = _of_segment_sets(folders, validation)
         else:
-            if len(folders) != 1 or len(validation) > 1:
-                raise InputError("segment sets are not joined: give one --data and at most one --val folder")
-            self.scenes = find_segment_set(folders[0])
-            self.repeats = [1] * len(self.scenes)
-            judging = (validation or folders)[0]
-            held_out = find_segment_set(judging, "val")
-            if held_out.vocabulary != self.scenes.vocabulary:
-                raise InputError(
-                    f"{judging}'s validation part has other classes than {folders[0]}'s training part: "
-                    "validate on the same ones"
-                )
-            self.out = {held_out.name: (held_out, spread(range(len(held_out)), 10 * MOST_HELD_OUT))}
+            self.scenes, self.repeats, self.out = _of_matte_sets(recipe, folders, validation)
         self.held_out = {name: len(indices) for name, (_, indices) in self.out.items()}
         self.vocabulary = self.scenes.vocabulary
         self.judged_by = "PQ" if len(self.vocabulary.stuff) < len(self.vocabulary.names) else "mIoU"
@@ -304,6 +277,42 @@ class SegmentTask:
             segments[segment.mask] = number
         labels = np.array([segment.label for segment in found], np.int64)
         return SegmentPrediction(segments, labels, readings.semantic(classes, masks, size))
+
+
+_Parts = tuple[SegmentSet, Sequence[int], Mapping[str, tuple[SegmentSet, Sequence[int]]]]
+"""What is trained on, how often an epoch shows each picture of it, and what is validated on by its name."""
+
+
+def _of_segment_sets(folders: Sequence[Path], validation: Sequence[Path]) -> _Parts:
+    """A COCO or ADE20K folder, and its validation part or another's."""
+    if len(folders) != 1 or len(validation) > 1:
+        raise InputError("segment sets are not joined: give one --data and at most one --val folder")
+    scenes, judging = find_segment_set(folders[0]), (validation or folders)[0]
+    held_out = find_segment_set(judging, "val")
+    if held_out.vocabulary != scenes.vocabulary:
+        raise InputError(
+            f"{judging}'s validation part has other classes than {folders[0]}'s training part: "
+            "validate on the same ones"
+        )
+    judged = spread(range(len(held_out)), 10 * MOST_HELD_OUT)
+    return scenes, [1] * len(scenes), {held_out.name: (held_out, judged)}
+
+
+def _of_matte_sets(recipe: Recipe, folders: Sequence[Path], validation: Sequence[Path]) -> _Parts:
+    """Matte sets, each a class of its name."""
+    train, out = divide(recipe, folders, validation)
+    if unknown_sets := out.keys() - train.keys():
+        raise InputError(
+            f"{min(unknown_sets)} is validated on, and no set of that name is trained on: "
+            "each set is a class of its name"
+        )
+    # The same names in the same order give the same classes.
+    held_out = {
+        name: MatteSegments({one: pairs if one == name else () for one in train})
+        for name, pairs in out.items()
+    }
+    judged = {name: (scenes, range(len(scenes))) for name, scenes in held_out.items()}
+    return MatteSegments(train), repeats_of(recipe, train), judged
 
 
 class SegmentPrediction(NamedTuple):
