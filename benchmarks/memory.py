@@ -31,7 +31,7 @@ FORMS = "float32", "bfloat16"
 
 def one(path: str, form: str, size: int, budget: str) -> None:
     """Print, as JSON, what one prediction was expected to take and took; run in a process of its own."""
-    predictor = decoupe.load(path, dtype=form, size=size, device="cpu", memory=budget or None)
+    predictor = decoupe.load(path or None, dtype=form, size=size, device="cpu", memory=budget or None)
     before = held("cpu")
     footprint = predictor.runtime.footprint()
     image = np.asarray(Image.open(PHOTOGRAPH).resize((2400, 1600)))
@@ -87,17 +87,11 @@ def main() -> None:
             return
         rows = []
         for name, path in models.items():
-            for form in FORMS:
+            for form in FORMS if path else FORMS[:1]:  # exported files compute in float32
                 for size in options.sizes:
                     found = command(["--one", path, form, str(size), options.budget])
-                    rows.append(
-                        [
-                            name,
-                            form,
-                            f"{size}×{size}",
-                            *(f"{found[key] / 1e9:.2f}" for key in ("expected", "held")),
-                        ]
-                    )
+                    figures = (f"{found[key] / 1e9:.2f}" for key in ("expected", "held"))
+                    rows.append([name, form, f"{size}×{size}", *figures])
         print_table(["model", "precision", "size", "expected, GB", "held, GB"], rows)
 
 
@@ -111,16 +105,8 @@ def photographs(models: dict[str, str], size: str, budget: str, folder: Path) ->
     for name, path in models.items():
         found = command(["--cut", path, str(photograph), budget])
         Path(f"{photograph}.png").unlink()
-        least = parse_memory(budget) / 1e9
-        rows.append(
-            [
-                name,
-                f"{width}×{height}",
-                f"{least:.1f}",
-                f"{found['held'] / 1e9:.2f}",
-                f"{found['seconds']:.1f}",
-            ]
-        )
+        gigabytes = (f"{parse_memory(budget) / 1e9:.1f}", f"{found['held'] / 1e9:.2f}")
+        rows.append([name, f"{width}×{height}", *gigabytes, f"{found['seconds']:.1f}"])
     print_table(["model", "photograph", "budget, GB", "held, GB", "s"], rows)
 
 
