@@ -10,7 +10,6 @@ Python to (``PYTHONDONTWRITEBYTECODE``).
 
 from __future__ import annotations
 
-import argparse
 import compileall
 import json
 import resource
@@ -25,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 import decoupe
-from machine import machine, print_table, versions
+from machine import machine, parser_of, print_table, versions
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
 
@@ -81,9 +80,7 @@ def enlarged(photo: Path, size: str, target: Path) -> Path:
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("photo", nargs="?", type=Path, default=EXAMPLE)
     parser.add_argument("--model", default="", help="as decoupe cut -m takes it; else the embedded default")
     parser.add_argument("--size", metavar="WxH", help="enlarge the photograph first, with a camera's noise")
@@ -97,17 +94,7 @@ def main() -> None:
         if options.size:
             photo = enlarged(photo, options.size, Path(folder) / f"{options.size}.jpg")
         model = ["-m", options.model] if options.model else []
-        command = [
-            sys.executable,
-            "-m",
-            "decoupe",
-            "cut",
-            str(photo),
-            "-o",
-            out,
-            "--overwrite",
-            *model,
-        ]
+        command = [sys.executable, "-m", "decoupe", "cut", str(photo), "-o", out, "--overwrite", *model]
         apart = [sys.executable, "-c", STAGES, str(photo), out, options.model]
         compileall.compile_dir(Path(decoupe.__file__).parent, quiet=1)
         seconds_of(command)

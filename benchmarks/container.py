@@ -8,7 +8,6 @@ where no registry can be reached.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import os
 import secrets
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from machine import machine, print_table
+from machine import machine, parser_of, print_table
 
 ROOT = Path(__file__).parents[1]
 PHOTO = (ROOT / "examples" / "astronaut.jpg").read_bytes()
@@ -122,9 +121,7 @@ def ended(container: str) -> str:
 
 def main() -> None:
     """Build and start it, try each, print a table, and take all but the image away."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    parser_of(__doc__).parse_args()
     print(machine())
     project = [*COMPOSE, "--project-name", "decoupe-tried"]
     try:

@@ -7,14 +7,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from decoupe.layers.deform import Method, deform_conv2d
-from machine import machine, median_times, print_table, versions
+from machine import machine, median_times, parser_of, print_table, versions
 
 CHANNELS, OUT = 64, 256
 METHODS: dict[str, Method] = {"torchvision": "torchvision", "decoupe": "rows"}
@@ -49,9 +48,7 @@ def runner(tensors: list[Tensor], kernel: int, method: Method, backward: bool) -
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--kernels", type=int, nargs="+", default=[1, 3, 7])
     parser.add_argument("--size", type=int, default=256, help="side of the map in pixels")
     parser.add_argument("--repeats", type=int, default=7)

@@ -11,7 +11,6 @@ pysodmetrics' own objects picture by picture, as its examples do. What is printe
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ import decoupe
 from decoupe.datasets.sets import find_pairs, read_pair, spread
 from decoupe.evaluation.files import match
 from decoupe.evaluation.run import evaluate, jobs_of
-from machine import machine, print_table, versions
+from machine import machine, parser_of, print_table, versions
 
 COLUMNS = ("S", "MAE", "maxF", "meanF", "adpF", "IoU", "maxE", "meanE", "adpE", "wF")
 
@@ -107,9 +106,7 @@ def peak(folder: Path, columns: tuple[str, ...], workers: int) -> float:
 
 def main() -> None:
     """Print times, the largest difference, and memory."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--size", default="400x300", help="WIDTHxHEIGHT of the pictures")
@@ -140,12 +137,7 @@ def main() -> None:
         ["", "seconds", "ms a pair", "faster"],
         [
             ["pysodmetrics, one after the other", f"{alone:.1f}", f"{1000 * alone / options.pairs:.0f}", ""],
-            [
-                "decoupe",
-                f"{ours:.1f}",
-                f"{1000 * ours / options.pairs:.0f}",
-                f"{alone / ours:.1f}×",
-            ],
+            ["decoupe", f"{ours:.1f}", f"{1000 * ours / options.pairs:.0f}", f"{alone / ours:.1f}×"],
         ],
     )
     print(f"\nlargest difference of a column: {largest:.1e}")

@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # for the golden cases
 
-from machine import machine, print_table, versions
+from machine import machine, parser_of, print_table, versions
 
 SHAPES = ((1, 13, 5), (3, 4, 7))
 """Batch, rows and columns of 32 pixels; (2, 9, 13) is traced."""
@@ -209,9 +209,7 @@ def order() -> list[str]:
 
 def main() -> None:
     """Print the machine and the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("names", nargs="*", metavar="CONFIGURATION")
     parser.add_argument("--only", nargs="+", choices=COLUMNS, default=list(COLUMNS), metavar="COLUMN")
     parser.add_argument("--page", type=Path, help="put the rows into its table")

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -29,15 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from machine import machine, median_times, print_table, versions
+from machine import machine, median_times, memory_of, parser_of, print_table, versions
 
 FORMS = ("gather", "onnx")
-
-
-def peak() -> float:
-    """GiB that this process held at most."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found[1]) / 2**20 if found else float("nan")
 
 
 def in_process(*arguments: str) -> dict[str, Any]:
@@ -54,15 +47,14 @@ def export(name: str, path: str, deform: str) -> dict[str, Any]:
     from fast import drawn
 
     _, model = drawn(name)
-    before, begun = peak(), time.perf_counter()
+    begun = time.perf_counter()
     preprocessing = CATALOGUE[name].preprocessing
     report = export_onnx(
         model, path, preprocessing=preprocessing, metadata={"name": name}, deform=deform, force=True
     )
     return {
         "seconds": time.perf_counter() - begun,
-        "before": before,
-        "peak": peak(),
+        "peak": memory_of() / 2**30,
         "largest": max(row.largest for row in report),
         "megabytes": Path(path).stat().st_size / 1e6,
     }
@@ -99,17 +91,16 @@ def integers(folder: Path, model: str | None, repeats: int) -> None:
         model: exported; None is the embedded file as it is.
         repeats: of timing.
     """
-    from decoupe.datasets.sets import find_pairs, split, spread
+    from decoupe.datasets.sets import find_pairs, spread
     from decoupe.export import export_onnx, quantization
     from decoupe.inference.predictor import open_predictor
-    from decoupe.training.recipes import RECIPES
     from decoupe.weights import load_model
+    from pocket_quality import divided
 
-    recipe, pairs = RECIPES["pocket"], find_pairs(folder)
-    held_out = {rule.name: rule.held_out for rule in recipe.sets}.get(folder.name)
-    seen, held = (pairs[::4], [p for i, p in enumerate(pairs) if i % 4])
-    if held_out is not None:
-        seen, held = split(pairs, held_out, seed=recipe.seed)
+    seen, held = divided(folder)
+    if not seen:
+        pairs = find_pairs(folder)
+        seen, held = pairs[::4], [pair for index, pair in enumerate(pairs) if index % 4]
     loaded = load_model(model or "pocket")
     with tempfile.TemporaryDirectory() as place:
         files = {"float32": Path(place, "floats.onnx"), "int8": Path(place, "integers.onnx")}
@@ -182,8 +173,8 @@ def under(path: str, setting: str, size: str, repeats: str) -> dict[str, float]:
     images = np.random.default_rng(0).normal(size=(1, 3, int(size), int(size))).astype(np.float32)
     after = None if setting in ("no arena", "arena kept") else returning_memory()
     seconds = median_times({"it": lambda: session.run(None, {"image": images}, after)}, int(repeats))["it"]
-    held = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return {"seconds": seconds, "peak": peak(), "kept": int(held[1]) / 2**20 if held else float("nan")}
+    kept = memory_of(field="VmRSS") / 2**30
+    return {"seconds": seconds, "peak": memory_of() / 2**30, "kept": kept}
 
 
 STEPS: dict[str, Callable[..., dict[str, float]]] = {"export": export, "setting": under}
@@ -191,9 +182,7 @@ STEPS: dict[str, Callable[..., dict[str, float]]] = {"export": export, "setting"
 
 def main() -> None:
     """Print the machine and the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("models", nargs="*")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -210,7 +199,7 @@ def main() -> None:
             print(json.dumps(STEPS[step](*rest)))
         else:
             runner(step, rest[0], options.threads)(images)
-            print(json.dumps({"peak": peak()}))
+            print(json.dumps({"peak": memory_of() / 2**30}))
         return
     print(f"{machine()}; {versions('torch', 'onnx', 'onnxscript', 'onnxruntime')}\n")
     if options.int8:

@@ -25,7 +25,6 @@ import functools
 import importlib
 import importlib.util
 import io
-import json
 import os
 import re
 import subprocess
@@ -52,7 +51,7 @@ from decoupe.weights.checkpoint import save_model
 from decoupe.weights.convert import from_reference
 from decoupe.weights.labels import ADE20K, NO_NAMES
 from decoupe.weights.registry import CATALOGUE
-from machine import machine, median_times, print_table, versions
+from machine import machine, median_times, memory_of, parser_of, print_table, versions
 
 PRESETS = {"birefnet": birefnet.PRESETS, "inspyrenet": inspyrenet.PRESETS, "maskformer": maskformer.PRESETS}
 FORMS: dict[str, dict[str, Any]] = {
@@ -156,7 +155,7 @@ def peak(model: Path | str, form: str, size: object, threads: int) -> float:
     """
     command = [sys.executable, __file__, "--peak", str(model), form, str(size), "--threads", str(threads)]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
-    return 1024 * float(json.loads(ran.stdout)) / 1e9
+    return float(ran.stdout) / 1e9
 
 
 def one(model: str, form: str, size: str) -> None:
@@ -247,12 +246,7 @@ def peer(name: str, inputs: list[Tensor]) -> tuple[str, Callable[[], object]] | 
 
 
 def compare(
-    name: str,
-    path: Path,
-    repeats: int,
-    threads: int,
-    rates: dict[str, float],
-    network: nn.Module | None,
+    name: str, path: Path, repeats: int, threads: int, rates: dict[str, float], network: nn.Module | None
 ) -> list[list[str]]:
     """Rows of one model: each form, and the peer or the reference."""
     predictors = {form: opened(path, form, None) for form in FORMS}
@@ -275,11 +269,7 @@ def compare(
         if form in predictors:
             apart = (output(predictors[form]) - wanted).abs()
             rate = total / value / rates["bfloat16" if form == "bfloat16" else "float32"]
-            row += [
-                f"{peak(path, form, 0, threads):.2f}",
-                f"{rate:.0%}",
-                f"{apart.max() / wanted.std():.1e}",
-            ]
+            row += [f"{peak(path, form, 0, threads):.2f}", f"{rate:.0%}", f"{apart.max() / wanted.std():.1e}"]
         else:
             shape = "x".join(map(str, inputs[0].shape[2:]))
             row += ["" if network is not None else f"{peak(name, 'peer', shape, threads):.2f}", "", ""]
@@ -355,9 +345,7 @@ def profile(name: str, path: Path) -> None:
 
 def main() -> None:
     """Print the machine, the rate of matrix products and a table for each model."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("models", nargs="*", default=DEFAULT)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -370,8 +358,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.peak:
         one(*options.peak)
-        # ru_maxrss would be that of the process that started this one, where that is larger.
-        print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+        print(memory_of())
         return
 
     print(f"{machine()}; {versions('torch', 'torchvision')}, {options.threads} threads")

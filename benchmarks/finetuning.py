@@ -9,7 +9,6 @@ with held_out=0: the embedded model has seen these pairs among others, so they c
 
 from __future__ import annotations
 
-import argparse
 import random
 import subprocess
 import sys
@@ -17,10 +16,11 @@ import time
 from pathlib import Path
 
 import decoupe
-from decoupe.datasets.sets import Pair, find_pairs, read_pair, split
+from decoupe.datasets.sets import Pair, read_pair
 from decoupe.evaluation.mattes import MatteScores
 from decoupe.training.recipes import RECIPES
-from machine import machine, print_table, versions
+from machine import machine, parser_of, print_table, versions
+from pocket_quality import divided
 
 
 def scored(model: str, pairs: list[Pair]) -> dict[str, float]:
@@ -44,9 +44,7 @@ def linked(pairs: list[Pair], folder: Path) -> None:
 
 def main() -> None:
     """Score, train, score again, and print both rows."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--pairs", type=int, default=60)
@@ -54,11 +52,9 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
 
-    recipe = RECIPES["pocket"]
-    count = next(rule.held_out for rule in recipe.sets if rule.name == options.data.name)
-    rest, held_out = split(find_pairs(options.data), count, seed=recipe.seed)
+    rest, held_out = divided(options.data)
     few = options.out / "few"
-    linked(random.Random(recipe.seed).sample(rest, options.pairs), few)
+    linked(random.Random(RECIPES["pocket"].seed).sample(rest, options.pairs), few)
 
     command = ["decoupe", "train", "finetune", "--from", options.model, "--data", str(few)]
     command += ["-o", str(options.out / "run"), "--set", "held_out=0", "--quiet"]

@@ -9,7 +9,6 @@ and more of them cut, and whether their outputs are equal.
 
 from __future__ import annotations
 
-import argparse
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from composites import EXAMPLES
-from machine import machine, print_table, versions
+from machine import machine, parser_of, print_table, versions
 
 
 def draw(folder: Path, count: int, side: int) -> None:
@@ -67,9 +66,7 @@ def by_workers(folder: Path) -> list[list[str]]:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--pictures", type=int, default=10_000, help="how many")
     parser.add_argument("--side", type=int, default=128, help="of each, in pixels")
     parser.add_argument("--model", help="as decoupe cut takes it; else the embedded default")

@@ -10,15 +10,13 @@ decoupe's largest mean difference of a channel, in which noise cancels. The seco
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 from PIL import Image
 from pymatting import estimate_foreground_ml
 
 from composites import EXAMPLES, HAIRS, lump
 from decoupe.inference.foreground import estimate_foreground
-from machine import machine, median_times, print_table, versions
+from machine import machine, median_times, parser_of, print_table, versions
 
 PAIRS = (("astronaut", "coffee"), ("chelsea", "astronaut"), ("coffee", "chelsea"))
 CLOSER = 2  # the middle half of a photograph: its grain is finer than an edge, as a camera's is
@@ -26,9 +24,7 @@ CLOSER = 2  # the middle half of a photograph: its grain is finer than an edge, 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--size", nargs="*", default=["900x600", "4000x3000"], help="WIDTHxHEIGHT")
     parser.add_argument("--composites", type=int, default=3, help="how many of each kind")
     options = parser.parse_args()

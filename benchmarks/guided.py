@@ -11,25 +11,22 @@ the photographs have detail to follow.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
 import decoupe
 from composites import HAIRS, composite
-from decoupe.datasets.sets import find_pairs, read_pair, split, spread
+from decoupe.datasets.sets import read_pair, spread
 from decoupe.inference.guided import enlarged
 from decoupe.inference.preprocess import read_image, resize_plane
-from decoupe.training.recipes import RECIPES
-from machine import machine, median_times, print_table, versions
+from machine import machine, median_times, parser_of, print_table, versions
+from pocket_quality import divided
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("sets", nargs="*", type=Path)
     parser.add_argument("--composites", type=int, default=8, help="how many of each kind")
     parser.add_argument("--size", default="2400x1600", help="of a composite, WIDTHxHEIGHT")
@@ -76,12 +73,7 @@ def of_composites(outline: str, count: int, width: int, height: int) -> list[str
 
 def of_set(folder: Path, most: int) -> list[str]:
     """A row of a set."""
-    recipe = RECIPES["pocket"]
-    held_out = {rule.name: rule.held_out for rule in recipe.sets}
-    pairs = find_pairs(folder)
-    if folder.name in held_out:
-        pairs = split(pairs, held_out[folder.name], seed=recipe.seed)[1]
-    pairs = spread(pairs, most)
+    pairs = spread(divided(folder)[1], most)
     predictors = [decoupe.load(guided=choice, size=160) for choice in (False, True)]
     errors = []
     for pair in pairs:

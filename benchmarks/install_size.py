@@ -8,7 +8,6 @@ Peers come from the package index, each into an environment of its own, without 
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ import time
 import venv
 from pathlib import Path
 
-from machine import machine, print_table
+from machine import machine, parser_of, print_table
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -56,9 +55,7 @@ def installed(what: str, *, detailed: bool) -> tuple[float, float]:
 
 def main() -> None:
     """Install, measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--extra", help="install this extra too")
     parser.add_argument("--limit", type=float, help="megabytes that are not to be exceeded")
     parser.add_argument("--peers", nargs="+", default=[], metavar="PACKAGE", help="measure these too")

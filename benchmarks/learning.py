@@ -9,13 +9,12 @@ it stopped.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 from decoupe.training.loop import train
 from decoupe.training.recipes import read_recipe
-from machine import machine, print_table, versions
+from machine import machine, parser_of, print_table, versions
 
 SETTINGS: dict[str, tuple[str, list[str]]] = {
     "birefnet": (
@@ -72,9 +71,7 @@ SHARED = ["backbone=null", "precision=float32", "seed=20261120"]
 
 def main() -> None:
     """Train, then print one table per family."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("sets", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--only", choices=SETTINGS, help="one family")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +23,21 @@ def machine() -> str:
         f"load {os.getloadavg()[0]:.1f}",
     ]
     return ", ".join(parts)
+
+
+def parser_of(words: str | None) -> argparse.ArgumentParser:
+    """A parser of options whose help is a script's own words, laid out as they are."""
+    return argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def memory_of(process: int | str = "self", field: str = "VmHWM") -> int:
+    """Bytes that a process has held at most; with ``VmRSS`` those that it holds. As Linux tells it.
+
+    ``ru_maxrss`` would be that of the process that started it, where that is larger.
+    """
+    found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])
 
 
 def versions(*packages: str) -> str:

@@ -9,7 +9,6 @@ refining takes.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import numpy as np
@@ -17,16 +16,14 @@ import numpy as np
 import decoupe
 from composites import HAIRS, composite
 from decoupe.inference.matting import Matting
-from machine import machine, print_table, versions
+from machine import machine, parser_of, print_table, versions
 
 WIDTHS = (0.01, 0.02, 0.05, 0.1)
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--composites", type=int, default=4, help="how many of each kind")
     parser.add_argument("--size", default="2400x1600", help="of a composite, WIDTHxHEIGHT")
     options = parser.parse_args()

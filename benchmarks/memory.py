@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -25,25 +24,19 @@ from PIL import Image
 import decoupe
 from decoupe.memory import held, parse_memory
 from fast import PHOTOGRAPH, written
-from machine import machine, print_table, versions
+from machine import machine, memory_of, parser_of, print_table, versions
 
 FORMS = "float32", "bfloat16"
 
 
-def largest() -> int:
-    """Bytes that this process has held at most."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return 1024 * int(found[1]) if found else 0
-
-
 def one(path: str, form: str, size: int, budget: str) -> None:
     """Print, as JSON, what one prediction was expected to take and took; run in a process of its own."""
-    predictor = decoupe.load(path, dtype=form, size=size, device="cpu", memory=budget or None)
+    predictor = decoupe.load(path or None, dtype=form, size=size, device="cpu", memory=budget or None)
     before = held("cpu")
     footprint = predictor.runtime.footprint()
     image = np.asarray(Image.open(PHOTOGRAPH).resize((2400, 1600)))
     predictor(image)
-    print(json.dumps({"expected": before + footprint.of(size * size), "held": largest()}))
+    print(json.dumps({"expected": before + footprint.of(size * size), "held": memory_of()}))
 
 
 def command(script: list[str]) -> dict[str, float]:
@@ -64,14 +57,12 @@ def cut(path: str | None, photograph: str, budget: str) -> None:
     except SystemExit as end:
         if end.code:
             raise
-    print(json.dumps({"held": largest(), "seconds": time.perf_counter() - begun}))
+    print(json.dumps({"held": memory_of(), "seconds": time.perf_counter() - begun}))
 
 
 def main() -> None:
     """Print the machine and the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("models", nargs="*", default=["birefnet-lite", "birefnet", "inspyrenet"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[1024, 2048])
     parser.add_argument("--photograph", metavar="WxH", help="cut a photograph of this size instead")
@@ -96,17 +87,11 @@ def main() -> None:
             return
         rows = []
         for name, path in models.items():
-            for form in FORMS:
+            for form in FORMS if path else FORMS[:1]:  # exported files compute in float32
                 for size in options.sizes:
                     found = command(["--one", path, form, str(size), options.budget])
-                    rows.append(
-                        [
-                            name,
-                            form,
-                            f"{size}×{size}",
-                            *(f"{found[key] / 1e9:.2f}" for key in ("expected", "held")),
-                        ]
-                    )
+                    figures = (f"{found[key] / 1e9:.2f}" for key in ("expected", "held"))
+                    rows.append([name, form, f"{size}×{size}", *figures])
         print_table(["model", "precision", "size", "expected, GB", "held, GB"], rows)
 
 
@@ -120,16 +105,8 @@ def photographs(models: dict[str, str], size: str, budget: str, folder: Path) ->
     for name, path in models.items():
         found = command(["--cut", path, str(photograph), budget])
         Path(f"{photograph}.png").unlink()
-        least = parse_memory(budget) / 1e9
-        rows.append(
-            [
-                name,
-                f"{width}×{height}",
-                f"{least:.1f}",
-                f"{found['held'] / 1e9:.2f}",
-                f"{found['seconds']:.1f}",
-            ]
-        )
+        gigabytes = (f"{parse_memory(budget) / 1e9:.1f}", f"{found['held'] / 1e9:.2f}")
+        rows.append([name, f"{width}×{height}", *gigabytes, f"{found['seconds']:.1f}"])
     print_table(["model", "photograph", "budget, GB", "held, GB", "s"], rows)
 
 

@@ -11,7 +11,6 @@ trained model reads its maps in a less orderly way. Reading, resizing and writin
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
 import statistics
@@ -28,7 +27,7 @@ from decoupe.models.compiled import Compiled
 from decoupe.models.fuse import fuse, lower
 from decoupe.notices import CompileWarning
 from decoupe.runtimes import LOWERED
-from machine import machine, print_table, versions
+from machine import machine, parser_of, print_table, versions
 
 Compute = Callable[[Tensor], Any]
 FORMS = "plain", "fused", "compiled"
@@ -74,9 +73,7 @@ def measure(model: Compute, images: Tensor, dtype: torch.dtype, repeats: int) ->
 
 def main() -> None:
     """Print one row per model, precision and batch."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("models", nargs="*", default=["birefnet", "birefnet-lite"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", type=int, default=1024, help="side of the images in pixels")

@@ -27,7 +27,7 @@ from decoupe.models.fuse import fuse
 from decoupe.training.criteria import BiRefNetCriterion
 from decoupe.training.loop import train
 from decoupe.training.recipes import RECIPES, Recipe, Stage
-from machine import machine, median_times, print_table, versions
+from machine import machine, median_times, parser_of, print_table, versions
 
 BASE = RECIPES["pocket"]
 
@@ -115,9 +115,7 @@ def network(recipe: Recipe) -> Callable[[], object]:
 
 def main() -> None:
     """Print one row per variant."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("sets", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1000)

@@ -14,7 +14,6 @@ size.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from decoupe.datasets.sets import Pair, find_pairs, read_pair, split, spread
 from decoupe.evaluation.mattes import MatteScores
 from decoupe.training.augment import beside
 from decoupe.training.recipes import RECIPES
-from machine import machine, print_table, versions
+from machine import machine, parser_of, print_table, versions
 
 PLAIN = Path(__file__).with_name("plain_backgrounds.txt")
 """Pieces, as ``set/name``, in which nothing stands out."""
@@ -68,12 +67,12 @@ def summary(name: str, means: list[float]) -> list[str]:
     return [name, str(len(means)), f"{statistics.mean(means):.3f}", f"{share:.0%}"]
 
 
-def held_out(folder: Path) -> list[Pair]:
-    """The pairs of a set that the recipe holds out; all of a set that it does not know."""
+def divided(folder: Path) -> tuple[list[Pair], list[Pair]]:
+    """The pairs of a set that the recipe trains on, and those it holds out: all of a set it does not know."""
     recipe = RECIPES["pocket"]
     counts = {rule.name: rule.held_out for rule in recipe.sets}
     pairs = find_pairs(folder)
-    return split(pairs, counts[folder.name], seed=recipe.seed)[1] if folder.name in counts else pairs
+    return split(pairs, counts[folder.name], seed=recipe.seed) if folder.name in counts else ([], pairs)
 
 
 def figures(predictor: decoupe.Predictor, pairs: list[Pair], *, stretched: bool) -> list[str]:
@@ -91,9 +90,7 @@ def figures(predictor: decoupe.Predictor, pairs: list[Pair], *, stretched: bool)
 
 def main() -> None:
     """Print one row per set."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("sets", nargs="+", type=Path)
     parser.add_argument("--most", type=int, default=500, help="pairs of each set, evenly chosen")
     parser.add_argument("--model", help="as decoupe.load takes it; else the embedded default")
@@ -101,7 +98,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, metavar="SIDE", help="sides of the input")
     options = parser.parse_args()
 
-    sets = {folder.name: spread(held_out(folder), options.most) for folder in options.sets}
+    sets = {folder.name: spread(divided(folder)[1], options.most) for folder in options.sets}
     predictors = {side: decoupe.load(options.model, size=side) for side in options.sizes or [None]}
     rows = []
     for name, pairs in sets.items():

@@ -15,7 +15,6 @@ photograph.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +30,7 @@ from decoupe.weights import download
 from decoupe.weights.checkpoint import save_model
 from decoupe.weights.embedded import read_embedded
 from decoupe.weights.registry import CATALOGUE, DEFAULT_MODEL
-from machine import machine, print_table, versions
+from machine import machine, parser_of, print_table, versions
 
 
 def checkpoint(folder: str) -> str:
@@ -54,9 +53,7 @@ def resized(picture: Picture, size: tuple[int, int]) -> Picture:
 
 def main() -> None:
     """Print a row for each change."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("model")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=50)

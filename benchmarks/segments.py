@@ -9,7 +9,6 @@ Times are medians.
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Callable
 
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from decoupe import readings
 from decoupe.weights import convert
 from decoupe.weights.labels import COCO_PANOPTIC
-from machine import machine, median_times, print_table, versions
+from machine import machine, median_times, parser_of, print_table, versions
 
 QUERIES, CLASSES = 100, 133
 NETWORK, PHOTOGRAPH = (800, 1088), (3000, 4000)
@@ -44,9 +43,7 @@ def scene() -> tuple[torch.Tensor, torch.Tensor]:
 
 def main() -> None:
     """Print one row for the network and one for each reading."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=1)
     options = parser.parse_args()

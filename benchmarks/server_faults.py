@@ -7,7 +7,6 @@ Each row is a fault, what was seen, and whether a picture is cut as before after
 
 from __future__ import annotations
 
-import argparse
 import collections
 import contextlib
 import socket
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import httpx
 
-from machine import machine, print_table
+from machine import machine, parser_of, print_table
 from served import Served, served
 
 PHOTO = (Path(__file__).parents[1] / "examples" / "astronaut.jpg").read_bytes()
@@ -149,9 +148,7 @@ def ended() -> str:
 
 def main() -> None:
     """Do each, and print a table."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    parser_of(__doc__).parse_args()
     print(machine())
     rows = []
     with served("--quiet") as server:

@@ -5,7 +5,6 @@ python benchmarks/server_hostile.py [--count 10000]
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import collections
 import io
@@ -19,7 +18,7 @@ from pathlib import Path
 import httpx
 from PIL import Image
 
-from machine import machine, print_table
+from machine import machine, memory_of, parser_of, print_table
 from served import Served, served
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
@@ -130,9 +129,7 @@ def token_times(server: Served, rounds: int = 2000) -> dict[str, float]:
 
 def main() -> None:
     """Send all of it, and print tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--count", type=int, default=10000)
     count = parser.parse_args().count
     print(machine())
@@ -146,14 +143,10 @@ def main() -> None:
             before = server.worker.pid
             begun = time.perf_counter()
             (status,) = asyncio.run(send(server, [data]))
-            peak = next(
-                line
-                for line in Path(f"/proc/{before}/status").read_text().splitlines()
-                if line.startswith("VmHWM")
-            )
+            peak = memory_of(before)
             same = "yes" if server.worker.pid == before else "no"
             cells = [name, f"{len(data) / 1e6:.2f}", str(status), f"{time.perf_counter() - begun:.2f}"]
-            rows.append([*cells, f"{int(peak.split()[1]) / 1e3:.0f}", same])
+            rows.append([*cells, f"{peak / 1e6:.0f}", same])
         print_table(["file", "MB", "status", "s", "worker's peak, MB", "worker lives"], rows)
         photo = EXAMPLE.read_bytes()
         headers = {"Authorization": f"Bearer {TOKEN}"}

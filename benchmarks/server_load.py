@@ -10,7 +10,6 @@ which memory is compared are of the same photographs, reduced to 160 pixels.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import collections
 import io
@@ -26,7 +25,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from machine import machine, print_table, versions
+from machine import machine, parser_of, print_table, versions
 from served import Served, served
 
 EXAMPLES = [
@@ -105,9 +104,7 @@ async def load(
 
 def main() -> None:
     """Measure, and print tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("photos", nargs="*", type=Path, default=EXAMPLES)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)

@@ -9,7 +9,6 @@ the share of a run's time that the network waits for samples, at 320×320 with t
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Callable
@@ -33,7 +32,7 @@ from decoupe.training.criteria import GENERAL, BiRefNetCriterion, InSPyReNetCrit
 from decoupe.training.loop import train
 from decoupe.training.matching import MaskFormerCriterion, Truth
 from decoupe.training.recipes import read_recipe
-from machine import machine, median_times, print_table, versions
+from machine import machine, median_times, parser_of, print_table, versions
 
 Step = Callable[[Any, Tensor], Tensor]
 
@@ -84,9 +83,7 @@ def cases(batch: int, side: int) -> dict[str, tuple[nn.Module, Step, Step]]:
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--size", type=int, default=320, help="side of the pictures in pixels")

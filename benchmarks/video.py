@@ -10,7 +10,6 @@ each in a process of its own.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import subprocess
@@ -27,7 +26,7 @@ import numpy as np
 import decoupe
 from composites import Floats
 from decoupe.inference.smoothing import Smoother
-from machine import machine, print_table, versions
+from machine import machine, parser_of, print_table, versions
 from moving import Frame, moving, still
 
 NOISES = (2, 6, 12)
@@ -36,9 +35,7 @@ SPEEDS = (0.1, 0.5, 3, 12)
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--clips", type=int, default=3, help="how many of each kind")
     parser.add_argument("--frames", type=int, default=24, help="of each")
     parser.add_argument("--size", default="640x360", help="of a frame, WIDTHxHEIGHT")

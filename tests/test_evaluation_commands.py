@@ -121,7 +121,7 @@ def test_what_failed_is_named_and_the_rest_scored(here: Path) -> None:
         (("--pred", "pred", "--gt", "set", "--measures", "F"), "unknown measure 'F'"),
         (("--pred", "pred", "--gt", "set", "--table", "html"), "unknown format 'html'"),
         (("--pred", "pred", "--gt", "set", "--beside", "u2net"), "unknown published result 'u2net'"),
-        (("--pred", "pred", "--gt", "set", "-o", "pred"), "pred holds p0.png, which is no report's"),
+        (("--pred", "pred", "--gt", "set", "-o", "pred"), "pred holds p0.png, which is not part of a report"),
         (("-m", "pockett", "--data", "set"), "did you mean 'pocket'"),
         (("-m", "pocket", "--data", "pred"), "pred holds no matte set"),
     ],

@@ -487,7 +487,7 @@ def test_8_bits_look_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_8_bits_that_lose_too_much_are_not_kept(tmp_path: Path) -> None:
     folder = photographs(tmp_path / "set", 2)
-    with pytest.raises(ConfigError, match="of alpha on average, at most 0 was told: not written"):
+    with pytest.raises(ConfigError, match="of alpha on average, at most 0 is allowed: not written"):
         quantization.quantise(EMBEDDED, tmp_path / "a.onnx", folder / "im", most=0)
     with pytest.raises(InputError, match="holds 1 photographs, expected at least 2"):
         quantization.quantise(EMBEDDED, tmp_path / "a.onnx", photographs(tmp_path / "one", 1) / "im", most=1)

@@ -19,7 +19,16 @@ from decoupe.evaluation.files import fitted, match, read_matte
 from decoupe.evaluation.mattes import MatteScores
 from decoupe.evaluation.measures import COLUMNS
 from decoupe.evaluation.published import PUBLISHED, published
-from decoupe.evaluation.report import About, Look, check_folder, difference, ends, read_report, write_report
+from decoupe.evaluation.report import (
+    About,
+    Look,
+    check_folder,
+    difference,
+    ends,
+    ranked,
+    read_report,
+    write_report,
+)
 from decoupe.evaluation.run import Evaluation, Job, evaluate, jobs_of
 from evaluation.test_mattes import pictures
 
@@ -208,17 +217,17 @@ def test_a_report_holds_it_all(folders: tuple[Path, Path], tmp_path: Path) -> No
     assert re.findall(r"(?:src|href)=['\"](?!data:image/jpeg;base64,|#)", page) == []
     check_folder(out)  # written again, it takes its own place
     (out / "scores.json").write_text('{"mine": 1}')
-    with pytest.raises(OutputError, match="that is no report's: name a folder of its own"):
+    with pytest.raises(OutputError, match="that is not a report's: name a folder of its own"):
         check_folder(out)
     (out / "thesis.docx").touch()
-    with pytest.raises(OutputError, match=r"thesis\.docx, which is no report's: name a folder of its own"):
+    with pytest.raises(OutputError, match=r"thesis\.docx, which is not part of a report"):
         check_folder(out)
 
 
 def test_worst_and_best_share_no_picture(folders: tuple[Path, Path]) -> None:
     evaluation = scored(folders, ("S", "MAE"))
     for column, first in (("S", min), ("MAE", max)):
-        worst, best = ends(evaluation, column, 8)
+        worst, best = ends(ranked(evaluation, column))
         values = dict(zip(evaluation.names, evaluation.scores.values[column], strict=True))
         assert values[worst[0]] == first(values.values())
         assert (len(worst), len(best)) == (6, 6)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from decoupe.cli import app
 from decoupe.datasets.segment_sets import CocoInstances, find_segment_set
+from decoupe.errors import InputError
 from decoupe.evaluation.scenes import evaluate_scenes, file_predictions
 from decoupe.evaluation.segments import AveragePrecision, Instance, MeanIoU
 from decoupe.inference.segments import Segments
@@ -272,6 +273,10 @@ def test_average_precision_by_hand() -> None:
     assert apart.by_class() == {
         "cat": pytest.approx({"AP": apart.result()["AP"], "AP50": apart.result()["AP"]})
     }
+    crowds = AveragePrecision(ANIMALS)
+    crowds.update([Instance(sky, 0)], truth[2:])
+    with pytest.raises(InputError, match="nothing to score: no truth holds an object"):
+        crowds.result()
 
 
 def test_objects_are_as_large_as_their_annotations_say(coco: Path) -> None:

@@ -97,7 +97,7 @@ def test_settings_reach_inside() -> None:
         ("prat.kind=1", "unknown setting 'prat'; did you mean 'part'"),
         ("parts[7].rate=1", r"there is no parts.\[7\]"),
         ("size[2]=1", r"there is no size\[2\]"),
-        ("name=[", "is no YAML"),
+        ("name=[", "is not YAML"),
     ],
 )
 def test_settings_that_reach_nothing_are_told(setting: str, line: str) -> None:
@@ -106,7 +106,7 @@ def test_settings_that_reach_nothing_are_told(setting: str, line: str) -> None:
 
 
 def test_a_broken_file_is_told_with_its_line() -> None:
-    with pytest.raises(ConfigError, match=r"mine\.yaml, line 2 is no YAML"):
+    with pytest.raises(ConfigError, match=r"mine\.yaml, line 2 is not YAML"):
         from_yaml("name: a\nparts: [", "mine.yaml")
     with pytest.raises(ConfigError, match=r"mine\.yaml holds list, expected settings by name"):
         from_yaml("- a", "mine.yaml")

@@ -372,7 +372,7 @@ def test_batches_that_cannot_be_are_told(
 
 def test_a_device_that_is_not_here(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(DeviceError, match="device 'cuda' is not here"):
+    with pytest.raises(DeviceError, match="device 'cuda' is not available"):
         train(SMALL, [discs], [], tmp_path / "out", device="cuda", workers=0)
     with pytest.raises(DeviceError, match="float16 trains on CUDA only"):
         prepared(discs, tmp_path / "out", dataclasses.replace(SMALL, precision="float16"))

@@ -101,6 +101,7 @@ def test_settings_change_a_recipe_and_its_length_has_one_unit() -> None:
             ["dynamic=[512, 256]"],
             r"dynamic is \[512, 256\], expected the least side, then the largest",
         ),
+        ("pocket", ["criterion.gradient_mask=dilate"], "gradient_mask 'dilate'; did you mean 'dilated'"),
         ("pocket", ["batch_size=0"], "batch_size is 0, expected at least 1"),
         ("pocket", ["steps=null"], "epochs or steps: set one of them"),
         ("pocket", ["ema=1.0"], "ema is 1.0, expected from 0 to below 1"),

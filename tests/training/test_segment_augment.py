@@ -124,7 +124,7 @@ def test_colours_change_and_segments_do_not() -> None:
     ("setting", "message"),
     [
         ({"fit": "outside"}, "fit is 'outside', expected 'inside' or 'fills'"),
-        ({"scale": (0.0, 1.0)}, r"scale is \[0.0, 1.0\], expected least and largest from 0.01"),
+        ({"scale": (0.0, 1.0)}, r"scale is \[0.0, 1.0\], expected least and largest, from 0.01"),
         ({"hue": 0.7}, "hue is 0.7, expected from 0 to 0.5"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from decoupe.backbones.nano import nano
+from decoupe.backbones.nano import Nano
 from decoupe.backbones.pvt import PVT, PVT_CONFIGS
 from decoupe.backbones.res2net import Res2Net
 from decoupe.backbones.resnet import RESNET_DEPTHS, ResNet
@@ -33,18 +33,13 @@ class Backbone(Protocol):
     """
 
     @property
-    def channels(self) -> tuple[int, ...]:
-        """See above."""
-        ...
+    def channels(self) -> tuple[int, ...]: ...  # noqa: D102 - see above
 
     @property
-    def strides(self) -> tuple[int, ...]:
-        """See above."""
-        ...
+    def strides(self) -> tuple[int, ...]: ...  # noqa: D102 - see above
 
     def __call__(self, image: Tensor) -> list[Tensor]:
         """Image ``(N, 3, H, W)`` -> one map ``(N, channels[i], H/strides[i], W/strides[i])`` per stride."""
-        ...
 
 
 @runtime_checkable
@@ -56,17 +51,14 @@ class StemBackbone(Backbone, Protocol):
     """
 
     @property
-    def stem_channels(self) -> int:
-        """See above."""
-        ...
+    def stem_channels(self) -> int: ...  # noqa: D102 - see above
 
     def with_stem(self, image: Tensor) -> list[Tensor]:
         """Image ``(N, 3, H, W)`` -> the stem's map ``(N, stem_channels, …)``, then those of a plain call."""
-        ...
 
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {
-    "nano": nano,
+    "nano": Nano,
     **{name: partial(Swin, config) for name, config in SWIN_CONFIGS.items()},
     **{name: partial(PVT, config) for name, config in PVT_CONFIGS.items()},
     "vgg16": partial(VGG16, batch_norm=False),

@@ -6,27 +6,10 @@ network runs as fast as a 0.3-GMAC depthwise one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decoupe.layers.blocks import ConvNormAct
-
-
-@dataclass(frozen=True)
-class NanoConfig:
-    """Widths and depths of a nano encoder.
-
-    Attributes:
-        stem: channels at stride 2.
-        channels: channels at strides 4, 8, 16, 32.
-        depths: residual blocks at each of those strides.
-    """
-
-    stem: int = 24
-    channels: tuple[int, int, int, int] = (40, 80, 144, 192)
-    depths: tuple[int, int, int, int] = (1, 2, 3, 2)
+from decoupe.layers.blocks import ConvNormAct, in_turn
 
 
 class ResidualBlock(nn.Module):
@@ -44,21 +27,27 @@ class ResidualBlock(nn.Module):
 
 
 class Nano(nn.Module):
-    """Image ``(N, 3, H, W)`` -> maps at strides 4, 8, 16, 32; H and W multiples of 32."""
+    """Image ``(N, 3, H, W)`` -> maps at strides 4, 8, 16, 32; H and W multiples of 32.
 
-    def __init__(self, config: NanoConfig | None = None) -> None:
+    Attributes:
+        channels: channels of each output map, finest first.
+        strides: pixels of the image per cell of each output map.
+        stem_channels: channels of the stem's map, at stride 2.
+    """
+
+    channels = (40, 80, 144, 192)
+    strides = (4, 8, 16, 32)
+    stem_channels = 24
+    DEPTHS = (1, 2, 3, 2)  # residual blocks at each stride
+
+    def __init__(self) -> None:
         super().__init__()
-        config = config or NanoConfig()
-        self.channels = config.channels
-        self.strides = (4, 8, 16, 32)
-        self.stem_channels = config.stem
-        self.stem = ConvNormAct(3, config.stem, stride=2)
-        self.stages = nn.ModuleList()
-        width = config.stem
-        for channels, depth in zip(config.channels, config.depths, strict=True):
-            blocks = [ResidualBlock(channels) for _ in range(depth)]
-            self.stages.append(nn.Sequential(ConvNormAct(width, channels, stride=2), *blocks))
-            width = channels
+        self.stem = ConvNormAct(3, self.stem_channels, stride=2)
+        inputs = (self.stem_channels, *self.channels[:-1])
+        self.stages = nn.ModuleList(
+            nn.Sequential(ConvNormAct(before, width, stride=2), *(ResidualBlock(width) for _ in range(depth)))
+            for before, width, depth in zip(inputs, self.channels, self.DEPTHS, strict=True)
+        )
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Image ``(N, 3, H, W)`` -> four maps ``(N, channels[i], H/strides[i], W/strides[i])``."""
@@ -66,12 +55,4 @@ class Nano(nn.Module):
 
     def with_stem(self, image: Tensor) -> list[Tensor]:
         """`forward`'s maps behind the stem's, ``(N, stem_channels, H/2, W/2)``."""
-        maps = [self.stem(image)]
-        for stage in self.stages:
-            maps.append(stage(maps[-1]))
-        return maps
-
-
-def nano() -> Nano:
-    """The encoder of the embedded default model."""
-    return Nano()
+        return in_turn(self.stages, self.stem(image))

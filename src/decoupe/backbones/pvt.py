@@ -49,10 +49,9 @@ class ReducedAttention(nn.Module):
         """Map ``(B, H, W, C)`` -> map ``(B, H, W, C)``."""
         _, H, W, C = x.shape
         source = self.norm(self.shrink(x)) if self.reduction > 1 else x  # (B, H/r, W/r, C)
-        q = (
-            self.q(x).flatten(1, 2).unflatten(2, (self.heads, C // self.heads)).transpose(1, 2)
-        )  # (B, heads, HW, d)
-        kv = self.kv(source).flatten(1, 2).unflatten(2, (2, self.heads, C // self.heads))
+        heads = self.heads, C // self.heads
+        q = self.q(x).flatten(1, 2).unflatten(2, heads).transpose(1, 2)  # (B, heads, HW, d)
+        kv = self.kv(source).flatten(1, 2).unflatten(2, (2, *heads))
         k, v = kv.permute(2, 0, 3, 1, 4)  # (B, heads, HW/r², d) each
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, HW, C)
         projected: Tensor = self.proj(attended).unflatten(1, (H, W))
@@ -69,7 +68,7 @@ class ReducedAttention(nn.Module):
 
 
 class ConvMLP(nn.Module):
-    """Two-layer perceptron with a depthwise 3×3 convolution in between (PVT v2, section 3.3)."""
+    """PVT v2's convolutional feed-forward: a two-layer perceptron around a depthwise 3×3 convolution."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -103,7 +102,7 @@ class PVTBlock(nn.Module):
 
 
 class OverlapPatchEmbed(nn.Module):
-    """Overlapping patches as tokens: a strided convolution and a LayerNorm (PVT v2, section 3.2)."""
+    """PVT v2's overlapping patch embedding: a strided convolution and a LayerNorm make tokens."""
 
     def __init__(self, in_channels: int, dim: int, kernel: int, stride: int) -> None:
         super().__init__()

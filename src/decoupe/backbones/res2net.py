@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decoupe.layers.blocks import ConvNormAct
-
-
-@dataclass(frozen=True)
-class Res2NetConfig:
-    """Sizes of a Res2Net; the defaults are those of Res2Net-50 v1b 26w×4s, its last two stages dilated.
-
-    Attributes:
-        depths: blocks per stage.
-        width: channels of each split in the first stage; each later stage has twice as many.
-        splits: how many parts a block's channels are split into.
-        dilations: of the 3×3 convolutions of each stage.
-        grid: factors of the last stage's dilation, one per block; empty for none.
-    """
-
-    depths: tuple[int, ...] = (3, 4, 6, 3)
-    width: int = 26
-    splits: int = 4
-    dilations: tuple[int, ...] = (1, 1, 2, 4)
-    grid: tuple[int, ...] = (1, 2, 4)
+from decoupe.layers.blocks import ConvNormAct, in_turn
 
 
 class Res2NetBlock(nn.Module):
@@ -81,7 +60,7 @@ class Res2NetBlock(nn.Module):
 
 
 class Res2Net(nn.Module):
-    """Res2Net with an output map after each stage.
+    """Res2Net-50 26w×4s with an output map after each stage; the last two stages are dilated too.
 
     Attributes:
         channels: channels of each output map, finest first.
@@ -89,13 +68,14 @@ class Res2Net(nn.Module):
         stem_channels: channels of the stem's map.
     """
 
+    channels = (256, 512, 1024, 2048)
     strides = (4, 8, 16, 32)
     stem_channels = 64
+    WIDTH = 26  # channels of each split in the first stage; each later stage has twice as many
+    DILATIONS = (1, 1, 1), (1,) * 4, (2,) * 6, (4, 8, 16)  # of each block's 3×3 convolutions, by stage
 
-    def __init__(self, config: Res2NetConfig | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        config = config or Res2NetConfig()
-        self.channels = tuple(256 * 2**i for i in range(len(config.depths)))
         self.stem = nn.Sequential(
             ConvNormAct(3, 32, stride=2),
             ConvNormAct(32, 32),
@@ -103,25 +83,24 @@ class Res2Net(nn.Module):
             nn.MaxPool2d(3, stride=2, padding=1),
         )
         self.stages = nn.ModuleList()
-        channels = self.stem_channels
-        for i, (depth, dilation) in enumerate(zip(config.depths, config.dilations, strict=True)):
-            last = i == len(config.depths) - 1
-            grid = config.grid if last and config.grid else (1,) * depth
+        inputs = self.stem_channels
+        for i, (channels, dilations) in enumerate(zip(self.channels, self.DILATIONS, strict=True)):
             blocks: list[nn.Module] = []
-            for factor in grid:
+            for dilation in dilations:
                 first = not blocks
+                stride = 2 if first and i else 1
                 blocks.append(
                     Res2NetBlock(
+                        inputs,
                         channels,
-                        self.channels[i],
-                        width=config.width * 2**i,
-                        splits=config.splits,
-                        stride=2 if first and i else 1,
-                        dilation=dilation * factor,
+                        width=self.WIDTH * 2**i,
+                        splits=4,
+                        stride=stride,
+                        dilation=dilation,
                         first=first,
                     )
                 )
-                channels = self.channels[i]
+                inputs = channels
             self.stages.append(nn.Sequential(*blocks))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -133,7 +112,4 @@ class Res2Net(nn.Module):
 
     def with_stem(self, image: Tensor) -> list[Tensor]:
         """`forward`'s maps behind the stem's, ``(N, stem_channels, H/4, W/4)``."""
-        maps = [self.stem(image)]
-        for stage in self.stages:
-            maps.append(stage(maps[-1]))
-        return maps
+        return in_turn(self.stages, self.stem(image))

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from decoupe.layers.blocks import ConvNormAct
+from decoupe.layers.blocks import ConvNormAct, in_turn
 
 RESNET_DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 
@@ -43,10 +43,7 @@ class ResNet(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Image ``(B, 3, H, W)`` -> maps ``(B, channels[i], H/strides[i], W/strides[i])``, rounded up."""
-        maps = [image]
-        for stage in self.stages:
-            maps.append(stage(maps[-1]))
-        return maps[1:]
+        return in_turn(self.stages, image)[1:]
 
 
 def widen(block: Any, channels: int) -> None:

@@ -67,9 +67,8 @@ class WindowAttention(nn.Module):
             bias = bias.expand(B, *bias.shape).flatten(0, 1)  # (B·windows, heads, L, L)
         qkv = self.qkv(to_windows(x, self.window))  # (B·windows, L, 3C)
         q, k, v = qkv.unflatten(2, (3, self.heads, C // self.heads)).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias.to(q.dtype)
-        )  # (B·windows, heads, L, C/heads)
+        # (B·windows, heads, L, C/heads)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         x = self.proj(x.transpose(1, 2).flatten(2))
         return from_windows(x, self.window, H, W)
 
@@ -115,11 +114,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` -> map ``(B, ceil(H/2), ceil(W/2), 2C)``."""
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        B, H, W, C = x.shape
-        x = x.reshape(B, H // 2, 2, W // 2, 2, C)
-        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # (B, H/2, W/2, 4C), rows vary faster than columns
-        merged: Tensor = self.reduction(self.norm(x))
+        merged: Tensor = self.reduction(self.norm(regroup(x)))
         return merged
 
 
@@ -192,6 +187,13 @@ def from_windows(x: Tensor, window: int, height: int, width: int) -> Tensor:
     """Windows ``(B·height/window·width/window, window², C)`` -> map ``(B, height, width, C)``."""
     x = x.reshape(-1, height // window, width // window, window, window, x.shape[2])
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def regroup(x: Tensor) -> Tensor:
+    """Map ``(B, H, W, C)`` -> its 2×2 cells as one ``(B, ceil(H/2), ceil(W/2), 4C)``, zeros beyond it."""
+    B, H, W, C = x.shape
+    x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2)).reshape(B, (H + 1) // 2, 2, (W + 1) // 2, 2, C)
+    return x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # rows vary faster than columns
 
 
 def relative_index(window: int) -> Tensor:

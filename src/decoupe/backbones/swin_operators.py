@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from decoupe.backbones.swin import from_windows, shifted_regions, to_windows
+from decoupe.backbones.swin import from_windows, regroup, shifted_regions, to_windows
 
 
 def register() -> None:
@@ -32,13 +32,6 @@ def patches() -> Callable[..., Tensor]:
         return x.new_empty(B, (H + 1) // 2, (W + 1) // 2, 4 * C)
 
     return operator
-
-
-def regroup(x: Tensor) -> Tensor:
-    """Map ``(B, H, W, C)`` -> its 2×2 cells as one ``(B, ceil(H/2), ceil(W/2), 4C)``, zeros beyond it."""
-    B, H, W, C = x.shape
-    x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2)).view(B, (H + 1) // 2, 2, (W + 1) // 2, 2, C)
-    return x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # rows vary faster than columns
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from decoupe.errors import InputError
+from decoupe.layers.blocks import in_turn
 
 
 class VGG16(nn.Module):
@@ -44,7 +45,4 @@ class VGG16(nn.Module):
         height, width = image.shape[2:]
         if min(height, width) < 32:
             raise InputError(f"image is {width}×{height} for VGG-16, which needs 32×32 or more: enlarge it")
-        maps = [image]
-        for stage in self.stages:
-            maps.append(stage(maps[-1]))
-        return maps[1:]
+        return in_turn(self.stages, image)[1:]

@@ -15,11 +15,9 @@ class Metric(Protocol):
 
     def update(self, prediction: Any, truth: Any) -> None:
         """Enter one picture."""
-        ...
 
     def merge(self: Own, other: Own) -> None:
         """Enter what another accumulator of this kind has seen."""
-        ...
 
     def result(self) -> dict[str, float]:
         """The measures by name, over all pictures so far.
@@ -27,4 +25,3 @@ class Metric(Protocol):
         Raises:
             InputError: there were none.
         """
-        ...

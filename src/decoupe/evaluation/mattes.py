@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from decoupe.errors import InputError, unknown
-from decoupe.evaluation.measures import COLUMNS, Array, Pair
+from decoupe.evaluation.measures import COLUMNS, Array, Column, Pair
 
 
 class Scores(NamedTuple):
@@ -81,15 +81,17 @@ class MatteScores:
         """Enter what one picture scores."""
         for name, values in self.values.items():
             values.append(scores.values[name])
-        for name, curve in scores.curves.items():
-            self.curves[name] = self.curves[name] + curve if name in self.curves else curve
+        self._add_curves(scores.curves)
 
     def merge(self, other: MatteScores) -> None:
         """Enter what another process has seen."""
         for name, values in other.values.items():
             self.values[name] += values
-        for name, curve in other.curves.items():
-            self.curves[name] = self.curves[name] + curve if name in self.curves else curve
+        self._add_curves(other.curves)
+
+    def _add_curves(self, curves: Mapping[str, Array]) -> None:
+        for name, curve in curves.items():
+            self.curves[name] = self.curves.get(name, 0) + curve
 
     def result(self) -> dict[str, float]:
         """The columns over the pictures so far; where a picture has no such number, over the others.
@@ -109,7 +111,7 @@ class MatteScores:
         return results
 
 
-def _column(name: str) -> Any:
+def _column(name: str) -> Column:
     if name not in COLUMNS:
         raise InputError(unknown("measure", name, COLUMNS))
     return COLUMNS[name]

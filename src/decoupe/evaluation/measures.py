@@ -67,7 +67,7 @@ class Pair:
 
     @cached_property
     def counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of each threshold, 255/255 first: pixels at or above it, those of the subject and the others."""
+        """Pixels at or above each threshold, 255/255 first: those of the subject, and the others."""
         levels = (self.prediction * 255).astype(np.uint8) + np.uint16(256) * self.subject
         histogram = np.bincount(levels.ravel(), minlength=512).reshape(2, 256)
         others, subject = histogram[:, ::-1].cumsum(axis=1)
@@ -75,13 +75,13 @@ class Pair:
 
     @cached_property
     def adaptive_counts(self) -> tuple[int, int]:
-        """The same at twice the prediction's mean."""
+        """`counts` at one threshold, twice the prediction's mean."""
         above = self.prediction >= min(2 * self.prediction.mean(), 1)
         return self._split(above)
 
     @cached_property
     def binary_counts(self) -> tuple[int, int]:
-        """The same above one half."""
+        """`counts` of the pixels above one half."""
         return self._split(self.found)
 
     def _split(self, above: NDArray[np.bool_]) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -43,7 +43,7 @@ class Page:
     sources: Sequence[str] = ()
     figures: Sequence[tuple[str, str]] = ()
     sheets: Sequence[tuple[str, str, Image.Image]] = ()
-    told: Sequence[str] = field(default=())
+    told: Sequence[str] = ()
 
 
 STYLE = """

@@ -27,7 +27,7 @@ class Protocol:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the columns."""
+        """The names of the columns."""
         return tuple(name for name, _ in self.columns)
 
 

@@ -99,7 +99,7 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
 """By decoupe's name of the model."""
 
 Row = tuple[str, dict[str, float], str]
-"""Of a table, from elsewhere: label, scores by column, source."""
+"""A row of a table that comes from elsewhere: label, scores by column, source."""
 
 
 def rows_beside(names: Iterable[str], columns: Sequence[str]) -> list[Row]:

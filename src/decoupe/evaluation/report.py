@@ -14,25 +14,23 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from decoupe import __version__
 from decoupe.errors import InputError, OutputError
 from decoupe.evaluation.measures import COLUMNS
 from decoupe.evaluation.page import Page, Table, render
-from decoupe.evaluation.pictures import contact_sheet
+from decoupe.evaluation.pictures import Array, contact_sheet
 from decoupe.evaluation.plots import histogram, precision_recall_plot, ranked_by, threshold_plot
 from decoupe.evaluation.protocols import Protocol, arrow, cells
 from decoupe.evaluation.published import Row
 from decoupe.evaluation.run import Evaluation
 from decoupe.inference.media import encode, replacing
-
-Array = NDArray[np.uint8]
 
 SHOWN = 8
 """Pictures on each of the two sheets."""
@@ -71,9 +69,9 @@ def check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file: name a folder for the report")
     if out.is_dir() and (others := sorted(path.name for path in out.iterdir() if path.name not in FILES)):
-        raise OutputError(f"{out} holds {others[0]}, which is no report's: name a folder of its own")
+        raise OutputError(f"{out} holds {others[0]}, which is not part of a report: name a folder of its own")
     if (stands := [name for name in FILES if (out / name).exists()]) and not _holds_report(out):
-        raise OutputError(f"{out} holds a {stands[0]} that is no report's: name a folder of its own")
+        raise OutputError(f"{out} holds a {stands[0]} that is not a report's: name a folder of its own")
 
 
 def _holds_report(folder: Path) -> bool:
@@ -97,15 +95,18 @@ def write_report(out: Path, evaluation: Evaluation, about: About, look: Callable
     Raises:
         OutputError: a file cannot be written.
     """
-    results = evaluation.scores.result()
+    results, columns = evaluation.scores.result(), evaluation.scores.values
+    # Of each picture's own; the maximum of a curve is that of the picture's.
+    listed = zip(evaluation.names, *columns.values(), strict=True)
+    rows = {name: dict(zip(columns, numbers, strict=True)) for name, *numbers in listed}
     column = ranked_by(about.protocol)
-    worst, best = (sheet(evaluation, names, column, look) for names in ends(evaluation, column))
+    worst, best = (sheet(evaluation, names, column, look) for names in ends(ranked(evaluation, column)))
     write_files(
         out,
         {
             # First, since by this file a report is known: one that was broken off can be written again.
             "scores.json": json.dumps(_summary(evaluation, about, results), indent=1).encode(),
-            "scores.csv": _csv(evaluation).encode(),
+            "scores.csv": csv_of("name", list(columns), rows).encode(),
             "worst.png": encode(worst),
             "best.png": encode(best),
             "index.html": render(_page(evaluation, about, results, worst, best)).encode(),
@@ -154,15 +155,18 @@ def _page(
     )
 
 
-def ends(evaluation: Evaluation, column: str, count: int = SHOWN) -> tuple[list[str], list[str]]:
-    """Names of the worst pictures, worst first, and of the best, best first; none is in both."""
-    values = evaluation.scores.values[column]
+def ranked(evaluation: Evaluation, column: str) -> list[str]:
+    """Names of the pictures that have such a number, the worst first."""
     sign = 1 if COLUMNS[column].better == "higher" else -1
-    known = [index for index, value in enumerate(values) if not np.isnan(value)]
-    order = sorted(known, key=lambda index: sign * values[index])
-    half = min(count, (len(order) + 1) // 2)
-    names = [evaluation.names[index] for index in order]
-    return names[:half], names[::-1][: min(count, len(order) - half)]
+    values = zip(evaluation.names, evaluation.scores.values[column], strict=True)
+    known = [(name, sign * value) for name, value in values if not np.isnan(value)]
+    return [name for name, _ in sorted(known, key=itemgetter(1))]
+
+
+def ends(names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """The worst of ``names``, which are in this order, and the best, best first; none is in both."""
+    half = min(SHOWN, (len(names) + 1) // 2)
+    return names[:half], names[half:][::-1][:SHOWN]
 
 
 def sheet(
@@ -187,14 +191,13 @@ def difference(prediction: Array, truth: Array) -> Array:
     return mixed
 
 
-def _csv(evaluation: Evaluation) -> str:
-    """One line for each picture; the maximum of a curve is that of the picture's own."""
+def csv_of(first: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, float]]) -> str:
+    """One line for each row, by its name under ``first``; a number that is not there is left empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    columns = evaluation.scores.values
-    writer.writerow(["name", *columns])
-    for index, name in enumerate(evaluation.names):
-        writer.writerow([name, *(f"{values[index]:.6g}" for values in columns.values())])
+    writer.writerow([first, *columns])
+    for name, row in rows.items():
+        writer.writerow([name, *(f"{row[column]:.6g}" if column in row else "" for column in columns)])
     return text.getvalue()
 
 

@@ -8,8 +8,6 @@ index.html      all of it on one page that needs nothing else, with the worst an
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from decoupe import __version__
 from decoupe.evaluation.page import Page, Table, render
 from decoupe.evaluation.pictures import contact_sheet
 from decoupe.evaluation.published import Row
-from decoupe.evaluation.report import SHOWN, write_files
+from decoupe.evaluation.report import csv_of, ends, write_files
 from decoupe.evaluation.scenes import COLUMNS, Reading, SceneScores, class_rows
 
 Pictures = Sequence[NDArray[np.uint8]]
@@ -52,7 +51,7 @@ class AboutScenes:
 
     @property
     def sources(self) -> list[str]:
-        """Of the rows from elsewhere, each once."""
+        """The sources of the rows from elsewhere, each once."""
         return list(dict.fromkeys(source for *_, source in self.beside))
 
 
@@ -77,7 +76,6 @@ def write_scene_report(
     """
     columns = COLUMNS[about.reading]
     results, classes = scores.metric.result(), class_rows(scores, columns)
-    of_classes = list(next(iter(classes.values())))
     summary = {
         "decoupe": __version__,
         "title": about.title,
@@ -89,20 +87,30 @@ def write_scene_report(
         "problems": scores.problems,
         "notes": scores.notes,
     }
-    scored = {name: row for name, row in scores.values.items() if columns[0] in row}
-    order = sorted(scored, key=lambda name: scored[name][columns[0]])
-    half = min(SHOWN, (len(order) + 1) // 2)
-    sheets = []
-    for heading, names in (("Worst", order[:half]), ("Best", order[half:][-half:][::-1])):
-        if look is not None and names:
-            captions = [f"{name}: {columns[0]} {percent(scored[name][columns[0]])}" for name in names]
-            sheet = contact_sheet([look(name) for name in names], captions=captions)
-            sheets.append((f"{heading} by {columns[0]}", "Photograph, truth, prediction.", sheet))
+    contents = {
+        "scores.json": json.dumps(summary, indent=1),  # first, as in `write_report`
+        "classes.csv": csv_of("class", list(next(iter(classes.values()))), classes),
+        "index.html": render(_page(scores, about, results, classes, look)),
+    }
+    if scores.values:
+        contents["scores.csv"] = csv_of("name", columns, scores.values)
+    write_files(out, {name: content.encode() for name, content in contents.items()})
+
+
+def _page(
+    scores: SceneScores,
+    about: AboutScenes,
+    results: Mapping[str, float],
+    classes: Mapping[str, Mapping[str, float]],
+    look: Callable[[str], Pictures] | None,
+) -> Page:
+    """What ``index.html`` shows."""
+    columns, of_classes = COLUMNS[about.reading], list(next(iter(classes.values())))
     listed = [
         [name, *(str(row[one]) if isinstance(row[one], int) else percent(row[one]) for one in of_classes)]
         for name, row in classes.items()
     ]
-    page = Page(
+    return Page(
         title=about.title,
         settings={
             **about.settings,
@@ -114,25 +122,21 @@ def write_scene_report(
             Table("Scores, %", ["", *columns], about.cells(results)),
             Table("Classes, the lowest first", ["", *of_classes], listed),
         ],
-        sheets=sheets,
+        sheets=[] if look is None else _sheets(scores, columns[0], look),
         sources=about.sources,
         told=[*scores.notes, *scores.problems],
     )
-    contents = {
-        "scores.json": json.dumps(summary, indent=1),  # first, as in `write_report`
-        "classes.csv": _csv("class", of_classes, classes),
-        "index.html": render(page),
-    }
-    if scores.values:
-        contents["scores.csv"] = _csv("name", columns, scores.values)
-    write_files(out, {name: content.encode() for name, content in contents.items()})
 
 
-def _csv(first: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, float]]) -> str:
-    """One line for each row; a number that is not there is left empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([first, *columns])
-    for name, row in rows.items():
-        writer.writerow([name, *(f"{row[column]:.6g}" if column in row else "" for column in columns)])
-    return text.getvalue()
+def _sheets(
+    scores: SceneScores, column: str, look: Callable[[str], Pictures]
+) -> list[tuple[str, str, Image.Image]]:
+    """The worst pictures and the best, with their headings."""
+    scored = {name: row[column] for name, row in scores.values.items() if column in row}
+    sheets = []
+    for heading, names in zip(("Worst", "Best"), ends(sorted(scored, key=scored.__getitem__)), strict=True):
+        if names:
+            captions = [f"{name}: {column} {percent(scored[name])}" for name in names]
+            sheet = contact_sheet([look(name) for name in names], captions=captions)
+            sheets.append((f"{heading} by {column}", "Photograph, truth, prediction.", sheet))
+    return sheets

@@ -20,19 +20,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from decoupe.datasets.segment_sets import (
-    CocoInstances,
-    SegmentSet,
-    instance_mask,
-    panoptic_segments,
-)
+from decoupe.datasets.segment_sets import CocoInstances, SegmentSet, instance_mask, panoptic_segments
 from decoupe.datasets.sets import read_picture
 from decoupe.datasets.shards import opened
 from decoupe.errors import InputError
 from decoupe.evaluation import Metric
 from decoupe.evaluation.pictures import labelled
 from decoupe.evaluation.run import problem_of
-from decoupe.evaluation.segments import AveragePrecision, Instance, MeanIoU, PanopticQuality, Segments
+from decoupe.evaluation.segments import (
+    AveragePrecision,
+    Instance,
+    MeanIoU,
+    PanopticQuality,
+    Segments,
+    classes_of,
+)
 from decoupe.inference.predictor import Segmenter
 from decoupe.weights.labels import Vocabulary, plain
 
@@ -73,11 +75,7 @@ class SceneScores:
 
 
 def evaluate_scenes(
-    scenes: SegmentSet,
-    predict: Predict,
-    reading: Reading,
-    *,
-    advance: Callable[[], object] = lambda: None,
+    scenes: SegmentSet, predict: Predict, reading: Reading, *, advance: Callable[[], object] = lambda: None
 ) -> SceneScores:
     """Score every picture of a set.
 
@@ -132,13 +130,6 @@ def _own(metric: Metric) -> dict[str, float]:
         return metric.result()
     except InputError:  # a picture of which nothing is told
         return {}
-
-
-def classes_of(segments: Segments) -> NDArray[np.int64]:
-    """The class of every pixel ``(H, W)``, −1 for none."""
-    places, classes = segments
-    found: NDArray[np.int64] = np.append(classes, -1)[places]  # −1 is the last
-    return found
 
 
 def model_predictions(
@@ -201,7 +192,9 @@ def file_predictions(path: Path, scenes: SegmentSet, reading: Reading) -> Predic
         panoptic = _panoptic_files(path)
 
         def segments(index: int) -> Segments:
-            file, infos = _of(panoptic, scenes.name_of(index), path)
+            if (name := scenes.name_of(index)) not in panoptic:
+                raise InputError(f"{name} has no prediction in {path}: make it")
+            file, infos = panoptic[name]
             places = panoptic_segments(file, [int(one["id"]) for one in infos])
             return places, np.array([label(one["category_id"]) for one in infos], np.int64)
 
@@ -260,7 +253,7 @@ def _result_files(path: Path, scenes: CocoInstances) -> dict[str, list[dict[str,
             for name, one in results:
                 if not name:
                     raise InputError(
-                        f"{file} has a result of picture {one['image_id']}, which the set has not: remove it"
+                        f"{file} has a result of picture {one['image_id']} that is not in the set: remove it"
                     )
                 found.setdefault(name, []).append({key: one[key] for key in wanted})
     return found
@@ -286,14 +279,6 @@ def _json_files(path: Path) -> list[tuple[Path, Any]]:
         raise InputError(f"{path} cannot be read as JSON ({error}): expected COCO's results") from error
 
 
-def _of(
-    files: dict[str, tuple[Path, list[dict[str, Any]]]], name: str, path: Path
-) -> tuple[Path, list[dict[str, Any]]]:
-    if name not in files:
-        raise InputError(f"{name} has no prediction in {path}: make it")
-    return files[name]
-
-
 def looks(scenes: SegmentSet, predict: Predict, reading: Reading) -> Callable[[str], list[NDArray[np.uint8]]]:
     """From a picture's name to photograph, truth and prediction, in the colours of their classes."""
     index_of = {scenes.name_of(index): index for index in range(len(scenes))}
@@ -312,5 +297,5 @@ def looks(scenes: SegmentSet, predict: Predict, reading: Reading) -> Callable[[s
 def class_rows(scores: SceneScores, columns: Sequence[str]) -> dict[str, dict[str, float]]:
     """Each class's own numbers, the lowest of the first column first."""
     rows: dict[str, dict[str, float]] = scores.metric.by_class()
-    shown = next(name for name in columns if name in next(iter(rows.values()), dict.fromkeys(columns, 0.0)))
+    shown = next(name for name in columns if name in next(iter(rows.values())))
     return dict(sorted(rows.items(), key=lambda row: row[1][shown]))

@@ -14,7 +14,14 @@ from decoupe.errors import InputError
 from decoupe.weights.labels import Vocabulary
 
 Segments = tuple[NDArray[np.int32], NDArray[np.int64]]
-"""Of each pixel the index of its segment ``(H, W)``, −1 for none; and the class of each segment ``(M,)``."""
+"""The index of each pixel's segment ``(H, W)``, −1 for none; and the class of each segment ``(M,)``."""
+
+
+def classes_of(segments: Segments) -> NDArray[np.int64]:
+    """The class of every pixel ``(H, W)``, −1 for none."""
+    places, classes = segments
+    found: NDArray[np.int64] = np.append(classes, -1)[places]  # −1 is the last
+    return found
 
 
 class MeanIoU:
@@ -216,7 +223,7 @@ class AveragePrecision:
         """`NAMES` in [0, 1]; those of sizes that no truth has are left out.
 
         Raises:
-            InputError: no truth so far.
+            InputError: no truth so far, but for crowds.
         """
         evaluated = self._evaluated()
         return {
@@ -244,7 +251,7 @@ class AveragePrecision:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
-        if not any(truth for _, truth in self.pictures):
+        if all(one["iscrowd"] for _, truth in self.pictures for one in truth):
             raise InputError("nothing to score: no truth holds an object")
         told, found = (self._annotations(which) for which in (1, 0))
         images = []

@@ -28,7 +28,7 @@ from decoupe.export.pixels import with_preprocessing
 from decoupe.export.two_scale import joined
 from decoupe.inference.media import replacing
 from decoupe.models import InSPyReNet, MaskFormer
-from decoupe.sessions import returning_memory
+from decoupe.sessions import Session, returning_memory
 from decoupe.telemetry import import_onnxruntime
 from decoupe.weights.labels import NO_NAMES, Vocabulary
 from decoupe.weights.registry import Preprocessing
@@ -117,7 +117,7 @@ def described(
 
 
 def once(preprocessing: Preprocessing) -> Preprocessing:
-    """Of a file that sees each picture once."""
+    """The preprocessing of a file that sees each picture once."""
     return dataclasses.replace(preprocessing, two_scale=None)
 
 
@@ -147,6 +147,12 @@ def checked(model: nn.Module, content: bytes, preprocessing: Preprocessing) -> l
     return compared(outputs_of(model), run, (1,) if preprocessing.two_scale is None else (1, 2))
 
 
+def checked_session(model: nn.Module, session: Session) -> list[Parity]:
+    """How far an open file that looks once is from the model, at every shape."""
+    name = session.inputs[0].name
+    return compared(outputs_of(model), lambda image: session.run({name: image}))
+
+
 def outputs_of(model: nn.Module) -> Callable[..., Any]:
     """What a file of ``model`` should give, computed by a copy of it in float64.
 
@@ -165,11 +171,10 @@ def outputs_of(model: nn.Module) -> Callable[..., Any]:
 
 def refuse(report: list[Parity]) -> None:
     """Raise ConfigError where a file differs from torch."""
-    worst = float(
-        np.max([row.largest for row in report if not row.rounded])
-    )  # NaN if any is, which max() may lose
+    # NaN if any is, which max() may lose.
+    worst = float(np.max([row.largest for row in report if not row.rounded]))
     if not worst <= PARITY:
         raise ConfigError(
             f"the exported graph differs from torch in float64 by {worst:.2g} of the output's spread, "
-            f"at most {PARITY:g} is right: not written (--force keeps it)"
+            f"at most {PARITY:g} is allowed: not written (--force keeps it)"
         )

@@ -157,7 +157,7 @@ class TracedRope(nn.Module):
         self.register_buffer("periods", plain.periods.clone(), persistent=False)
 
     def get_embed(self, shape: Sequence[int]) -> Tensor:
-        """Of a map of ``(H, W)`` tokens: sines and cosines ``(H·W, 2·width of a head)``."""
+        """The sines and cosines ``(H·W, 2·width of a head)`` of a map of ``(H, W)`` tokens."""
         axes = [2 * (torch.arange(side, device=self.periods.device) + 0.5) / side - 1 for side in shape]
         places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)  # (H·W, 2)
         angles = (2 * math.pi * places[..., None] / self.periods).flatten(1)

@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from decoupe.errors import ConfigError, MissingExtraError, OutputError
-from decoupe.export import described, graph_of, once, onnx_file, outputs_of, prepared, refuse
-from decoupe.export.parity import Parity, compared
+from decoupe.export import checked_session, described, graph_of, once, onnx_file, prepared, refuse
+from decoupe.export.parity import Parity
 from decoupe.sessions import OpenVinoSession
 from decoupe.telemetry import import_openvino
 from decoupe.weights.labels import NO_NAMES, Vocabulary
@@ -54,12 +54,15 @@ def export_openvino(
             for key, value in stored.items():
                 converted.set_rt_info(value, ["decoupe", key])
             openvino.save_model(converted, part, compress_to_fp16=False)
-            report = checked(model, part)
+            report = checked_session(model, OpenVinoSession(part, "cpu"))
             if not force:
                 refuse(report)
             if half_weights:
                 openvino.save_model(converted, part, compress_to_fp16=True)
-                report += [dataclasses.replace(row, rounded=True) for row in checked(model, part)]
+                report += [
+                    dataclasses.replace(row, rounded=True)
+                    for row in checked_session(model, OpenVinoSession(part, "cpu"))
+                ]
             for suffix in (".bin", ".xml"):
                 part.with_suffix(suffix).replace(path.with_suffix(suffix))
     except OSError as error:
@@ -98,10 +101,3 @@ def _deformable(node: Any) -> list[Any]:
     )
     by_channel = ops.reshape(bias, ops.constant([1, -1, 1, 1]), special_zero=False)
     return [ops.add(found, by_channel).output(0)]
-
-
-def checked(model: nn.Module, path: Path) -> list[Parity]:
-    """How far a written file is from the model, at every shape."""
-    session = OpenVinoSession(path, "cpu")
-    name = session.inputs[0].name
-    return compared(outputs_of(model), lambda image: session.run({name: image}))

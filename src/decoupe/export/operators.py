@@ -1,4 +1,7 @@
-"""Operators of a traced graph in ONNX: what the exporter would not find, or would find slow."""
+"""Operators of a traced graph in ONNX: what the exporter would not find, or would find slow.
+
+Importing it needs onnxscript.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torchvision  # noqa: F401 - registers its operators
+from onnxscript import opset20
+
+op: Any = opset20
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
     """Operator of torch -> function that builds it of ONNX's, as ``torch.onnx.export`` takes them."""
-    import torchvision  # noqa: F401 - registers its operators
-
     return {
         torch.ops.torchvision.deform_conv2d.default: deformable,
         torch.ops.decoupe.patches.default: patches,
@@ -36,8 +41,6 @@ def deformable(
     use_mask: bool,
 ) -> Any:
     """Torchvision's deformable convolution as ONNX's, which orders everything alike."""
-    op = _opset()
-
     return op.DeformConv(
         x,
         weight,
@@ -53,9 +56,7 @@ def deformable(
 
 
 def patches(x: Any) -> Any:
-    """`decoupe.backbones.swin_operators.regroup`: four maps of every second cell, concatenated."""
-    op = _opset()
-
+    """`decoupe.backbones.swin.regroup`: four maps of every second cell, concatenated."""
     odd = op.Mod(op.Shape(x, start=1, end=3), _ints(2))
     x = op.Pad(x, op.Concat(_ints(0, 0), odd, axis=0), None, _ints(1, 2))
     ends, axes, steps = _ints(2**31, 2**31), _ints(1, 2), _ints(2, 2)
@@ -65,8 +66,6 @@ def patches(x: Any) -> Any:
 
 def window_attention(qkv: Any, padding: Any, bias: Any, side: int, shift: int) -> Any:
     """`decoupe.backbones.swin_operators.attend` by gathering: tokens into windows, and back home."""
-    op = _opset()
-
     heads, length, width = bias.shape[1], side**2, qkv.shape[3] // 3
     height, breadth = op.Shape(qkv, start=1, end=2), op.Shape(qkv, start=2, end=3)
     rows, row_region, row_home = _line(height, side, shift)
@@ -90,7 +89,7 @@ def window_attention(qkv: Any, padding: Any, bias: Any, side: int, shift: int) -
         )
         region = op.Reshape(op.Add(op.Mul(row_region, _ints(2)), column_region), _ints(-1, length))
         together = op.Equal(op.Unsqueeze(region, _ints(2)), op.Unsqueeze(region, _ints(1)))
-        apart = op.Where(together, _float(0.0), _float(-100.0))
+        apart = op.Where(together, op.Constant(value_float=0.0), op.Constant(value_float=-100.0))
         seen = op.Add(seen, op.Unsqueeze(apart, _ints(1)))
     attended = op.Transpose(op.MatMul(op.Softmax(seen, axis=-1), v), perm=[0, 1, 3, 2, 4])
 
@@ -108,8 +107,6 @@ def window_attention(qkv: Any, padding: Any, bias: Any, side: int, shift: int) -
 
 def _line(size: Any, side: int, shift: int) -> tuple[Any, Any, Any]:
     """Along one side: the cell at each place ``(windows, side)``, its region, the place of each cell."""
-    op = _opset()
-
     whole = op.Mul(op.Div(op.Add(size, _ints(side - 1)), _ints(side)), _ints(side))
     place = op.Range(_int(0), op.Squeeze(whole), _int(1))
     moved = op.Add(place, _ints(shift))
@@ -121,24 +118,8 @@ def _line(size: Any, side: int, shift: int) -> tuple[Any, Any, Any]:
 
 
 def _ints(*values: int) -> Any:
-    op = _opset()
-
     return op.Constant(value_ints=list(values))
 
 
 def _int(value: int) -> Any:
-    op = _opset()
-
     return op.Constant(value_int=value)
-
-
-def _float(value: float) -> Any:
-    op = _opset()
-
-    return op.Constant(value_float=value)
-
-
-def _opset() -> Any:
-    from onnxscript import opset20
-
-    return opset20

@@ -68,17 +68,12 @@ def compared(
             pictures = [drawn(n, GRID * h, GRID * w, seed=h) for n, h, w in shapes]
             with torch.inference_mode():
                 # One at a time: float64 takes its room, and no picture depends on its neighbours.
-                alone = [expected(*one) for one in zip(*map(_apart, pictures), strict=True)]
+                alone = [expected(*one) for one in zip(*(one[:, None] for one in pictures), strict=True)]
             each = [[one] if isinstance(one, Tensor) else one for one in alone]
             wanted = [torch.cat(parts).numpy() for parts in zip(*each, strict=True)]
             found = run(*(picture.numpy() for picture in pictures))
             report.append(_row(tuple(pictures[0].shape), wanted, found))
     return report
-
-
-def _apart(pictures: Tensor) -> list[Tensor]:
-    """A batch as batches of one."""
-    return [pictures[index : index + 1] for index in range(len(pictures))]
 
 
 def _row(shape: tuple[int, ...], wanted: Arrays, found: Arrays) -> Parity:

@@ -7,28 +7,23 @@ from typing import Any
 from decoupe.inference.preprocess import LONGEST_ASPECT
 from decoupe.weights.registry import Preprocessing
 
-# Sides of the network's input, int64 (1) each, of the picture's height and width in float64.
+# A side of the network's input that keeps the picture's aspect ratio: a multiple, the nearest in float64.
+_KEPT = """
+        pixels_square_{side} = {scale} (pixels_area, pixels_aspect)
+        pixels_ideal_{side} = Sqrt (pixels_square_{side})
+        pixels_steps_{side} = Div (pixels_ideal_{side}, pixels_multiple)
+        pixels_round_{side} = Round (pixels_steps_{side})
+        pixels_least_{side} = Max (pixels_round_{side}, pixels_one)
+        pixels_float_{side} = Mul (pixels_least_{side}, pixels_multiple)
+        pixels_{side} = Cast <to = 7> (pixels_float_{side})
+"""
+# Both sides, int64 (1) each.
 _SIDES = {
     "stretch": """
         pixels_h = Constant <value_ints = [{height}]> ()
         pixels_w = Constant <value_ints = [{width}]> ()
 """,
-    "keep": """
-        pixels_tall = Div (pixels_area, pixels_aspect)
-        pixels_tall_root = Sqrt (pixels_tall)
-        pixels_wide = Mul (pixels_area, pixels_aspect)
-        pixels_wide_root = Sqrt (pixels_wide)
-        pixels_steps_h = Div (pixels_tall_root, pixels_multiple)
-        pixels_round_h = Round (pixels_steps_h)
-        pixels_least_h = Max (pixels_round_h, pixels_one)
-        pixels_float_h = Mul (pixels_least_h, pixels_multiple)
-        pixels_h = Cast <to = 7> (pixels_float_h)
-        pixels_steps_w = Div (pixels_wide_root, pixels_multiple)
-        pixels_round_w = Round (pixels_steps_w)
-        pixels_least_w = Max (pixels_round_w, pixels_one)
-        pixels_float_w = Mul (pixels_least_w, pixels_multiple)
-        pixels_w = Cast <to = 7> (pixels_float_w)
-""",
+    "keep": _KEPT.format(side="h", scale="Div") + _KEPT.format(side="w", scale="Mul"),
 }
 
 _BEFORE = """

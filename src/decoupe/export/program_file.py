@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from decoupe.export import described, once, outputs_of, prepared, refuse
+from decoupe.export import checked_session, described, once, prepared, refuse
 from decoupe.export.forms import traceable
 from decoupe.export.graphs import MatteGraph, SegmentGraph
 from decoupe.export.onnx_file import captured
-from decoupe.export.parity import Parity, compared
+from decoupe.export.parity import Parity
 from decoupe.inference.media import replacing
 from decoupe.models import MaskFormer
 from decoupe.sessions import PROGRAM_METADATA, ProgramSession
@@ -57,14 +57,7 @@ def export_program(
             warnings.simplefilter("ignore")  # that the format may change
             torch.export.save(program, file, extra_files={PROGRAM_METADATA: json.dumps(stored)})
         del program
-        report = checked(model, temporary)
+        report = checked_session(model, ProgramSession(temporary, "cpu"))
         if not force:
             refuse(report)
     return report
-
-
-def checked(model: nn.Module, path: Path) -> list[Parity]:
-    """How far a written program is from the model, at every shape."""
-    session = ProgramSession(path, "cpu")
-    name = session.inputs[0].name
-    return compared(outputs_of(model), lambda image: session.run({name: image}))

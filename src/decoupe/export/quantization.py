@@ -86,7 +86,7 @@ def quantise(source: Path, target: Path, folder: Path, *, most: float) -> Effect
             what = "of alpha on average" if effect.before is None else "of the S-measure"
             raise ConfigError(
                 f"in 8 bits {source.name} loses {effect.lost:.4f} {what}, "
-                f"at most {most:g} was told: not written"
+                f"at most {most:g} is allowed: not written"
             )
         temporary.write_bytes(made.read_bytes())
     return effect

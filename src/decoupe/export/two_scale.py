@@ -37,10 +37,7 @@ def joined(once: Any, twice: Any) -> Any:
                 tensor.name = f"{word}/{tensor.name}"
         branches.append(
             helper.make_graph(
-                list(graph.node),
-                word,
-                [],
-                [helper.make_tensor_value_info(f"{word}/alpha", 1, None)],
+                list(graph.node), word, [], [helper.make_tensor_value_info(f"{word}/alpha", 1, None)]
             )
         )
     weights = {tensor.name: tensor for model in (once, twice) for tensor in model.graph.initializer}

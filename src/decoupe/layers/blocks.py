@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decoupe.layers.deform import DeformConv2d
+from decoupe.layers.deform import DeformConv2d, pair
 
 
 def resize(x: Tensor, size: Sequence[int], *, align_corners: bool = True) -> Tensor:
@@ -18,6 +18,14 @@ def resize(x: Tensor, size: Sequence[int], *, align_corners: bool = True) -> Ten
     if x.shape[-2:] == torch.Size(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def in_turn(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
+    """``x``, and what each stage makes of what the one before it gave."""
+    maps = [x]
+    for stage in stages:
+        maps.append(stage(maps[-1]))
+    return maps
 
 
 class StochasticDepth(nn.Module):
@@ -55,7 +63,7 @@ class ConvNormAct(nn.Sequential):
         bias: bool = False,
         activation: bool = True,
     ) -> None:
-        kernel_size = _pair(kernel_size)
+        kernel_size = pair(kernel_size)
         padding = (dilation * (kernel_size[0] // 2), dilation * (kernel_size[1] // 2))
         layers: list[nn.Module] = [
             nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias),
@@ -91,10 +99,6 @@ def normed(model: nn.Module) -> list[Normed]:
         for (first, conv), (second, norm) in pairwise(sequence.named_children())
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
     ]
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
 
 
 class ASPP(nn.Module):

@@ -76,7 +76,7 @@ def deform_conv2d(
         InputError: shapes that do not belong together.
         ConfigError: an unknown method, a working memory below 1.
     """
-    geometry = Geometry(_pair(weight.shape[2:]), _pair(stride), _pair(padding), _pair(dilation))
+    geometry = Geometry(pair(weight.shape[2:]), pair(stride), pair(padding), pair(dilation))
     _check_shapes(x, offset, modulation, weight, geometry)
     if working_memory < 1:
         raise ConfigError(f"working_memory is {working_memory} bytes: give 1 or more")
@@ -84,7 +84,7 @@ def deform_conv2d(
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
     x, weight = x.to(dtype), weight.to(dtype)
-    precise = torch.float64 if dtype == torch.float64 else torch.float32
+    precise = torch.promote_types(dtype, torch.float32)
     offset, modulation = offset.to(precise), modulation.to(precise)
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
         out: Tensor
@@ -146,7 +146,7 @@ class DeformConv2d(nn.Module):
             2 * torch.sigmoid(self.modulation(x)),
             self.conv.weight,
             self.conv.bias,
-            stride=_pair(self.conv.stride),
+            stride=pair(self.conv.stride),
             padding=self.padding,
             method=self.method,
         )
@@ -217,7 +217,7 @@ class _Rows(torch.autograd.Function):
         x, offset, modulation, weight = inputs
         x, weight, grad = (tensor.to(offset.dtype) for tensor in (x, weight, grad.flatten(2)))
         kernel = kernel_matrix(weight)
-        corner, tap = ctx.geometry.grid(_pair(offset.shape[2:]), offset)
+        corner, tap = ctx.geometry.grid(pair(offset.shape[2:]), offset)
         grad_x = torch.empty_like(x)
         grad_offset = torch.empty_like(offset.flatten(2), memory_format=torch.contiguous_format)
         grad_modulation = torch.empty_like(modulation.flatten(2), memory_format=torch.contiguous_format)
@@ -313,7 +313,7 @@ def columns(
     Yields:
         The block among the H'·W' output pixels, its columns ``(P, taps·C)`` in the table's precision.
     """
-    corner, tap = geometry.grid(_pair(offset.shape[1:]), offset)
+    corner, tap = geometry.grid(pair(offset.shape[1:]), offset)
     width = len(tap) * table.rows.shape[1]
     for block in _blocks(len(corner), width, table.rows.dtype, working_memory):
         place = _taps_last(offset, block, 2) + corner[block] + tap
@@ -382,10 +382,9 @@ def _torchvision(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor, 
 def _gather(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """All taps in one ``grid_sample``: the columns are ``(N, C, H'·W', taps)``, whole."""
     height, width = x.shape[2:]
-    corner, tap = geometry.grid(_pair(offset.shape[2:]), offset)
-    place = (
-        offset.flatten(2).transpose(1, 2).reshape(x.shape[0], corner.shape[0], tap.shape[0], 2) + corner + tap
-    )  # (N, H'·W', taps, 2)
+    corner, tap = geometry.grid(pair(offset.shape[2:]), offset)
+    shape = x.shape[0], corner.shape[0], tap.shape[0], 2
+    place = offset.flatten(2).transpose(1, 2).reshape(shape) + corner + tap  # (N, H'·W', taps, 2)
     y = (2 * place[..., 0].clamp(-1, height) + 1) / height - 1
     x_ = (2 * place[..., 1].clamp(-1, width) + 1) / width - 1
     columns = F.grid_sample(x.to(offset.dtype), torch.stack((x_, y), dim=-1), align_corners=False)
@@ -407,7 +406,8 @@ def _choose(method: Method, device: str) -> Method:
     return fastest.get(device, "gather")
 
 
-def _pair(value: int | Sequence[int]) -> Pair:
+def pair(value: int | Sequence[int]) -> Pair:
+    """Rows and columns of what may be told as one number for both."""
     first, second = (value, value) if isinstance(value, int) else value
     return first, second
 
@@ -417,7 +417,7 @@ def _check_shapes(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor,
         raise InputError(
             f"map is {tuple(x.shape)}, weight {tuple(weight.shape)}: give a map (N, {weight.shape[1]}, H, W)"
         )
-    height, width = geometry.output_size(*_pair(x.shape[2:]))
+    height, width = geometry.output_size(*pair(x.shape[2:]))
     if height < 1 or width < 1:
         raise InputError(
             f"map is {x.shape[2]}×{x.shape[3]}, smaller than the kernel: give a larger map or more padding"

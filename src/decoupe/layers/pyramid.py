@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 RADIUS, SIGMA = 3, 1.0
-"""Of the Gaussian in cells: 7×7 taps."""
+"""Radius and deviation of the Gaussian in cells: 7×7 taps."""
 
 
 def blur(x: Tensor) -> Tensor:

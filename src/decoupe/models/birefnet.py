@@ -228,11 +228,7 @@ def context_module(
 ) -> nn.Module:
     """An atrous pyramid as wide as ``config`` says."""
     return ASPP(
-        in_channels,
-        out_channels,
-        width=config.context_width,
-        deformable=deformable,
-        dropout=config.dropout,
+        in_channels, out_channels, width=config.context_width, deformable=deformable, dropout=config.dropout
     )
 
 

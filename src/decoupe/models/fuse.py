@@ -45,10 +45,10 @@ STRIPE = 8 * 2**20
 """Bytes of a stripe of a map at full resolution."""
 
 CHANNELS = 3
-"""Of a picture."""
+"""Colour channels of a picture."""
 
 LEAST_TOKENS = 1024
-"""Of a chunk, however wide: a product of fewer rows spends its time on reading weights."""
+"""Least tokens of a chunk, however wide: a product of fewer rows spends its time on reading weights."""
 
 
 def fuse(model: Model) -> Model:
@@ -77,9 +77,7 @@ def fuse(model: Model) -> Model:
             module.stages = nn.ModuleList(SwinStage(cast(nn.Sequential, stage)) for stage in module.stages)
         elif isinstance(module, InSPyReNet):
             cast(StripedAttention, module.stages[-1]).last = True
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model.to(memory_format=torch.channels_last)
+    return model.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def fold_(model: Model) -> Model:

@@ -90,7 +90,7 @@ class MaskFormerConfig:
             raise ConfigError(f"dropout is {self.dropout}, expected a rate in [0, 1)")
 
     def sizes(self, width: int) -> Sizes:
-        """Of transformer layers ``width`` channels wide."""
+        """The sizes of transformer layers that are ``width`` channels wide."""
         return Sizes(width, self.heads, self.feed_forward, self.dropout)
 
 

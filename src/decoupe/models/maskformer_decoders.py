@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 GROUPS = 32
-"""Of every group norm: a pyramid's width is a multiple of it."""
+"""Groups of every group norm; a pyramid's width is a multiple of it."""
 
 
 class Sizes(NamedTuple):
-    """Of transformer layers.
+    """The sizes of transformer layers.
 
     Attributes:
         width: channels of every token.
@@ -225,17 +225,14 @@ def sine_positions(x: Tensor) -> Tensor:
     sides = []
     for size in x.shape[-2:]:
         place = torch.arange(1, size + 1, dtype=dtype, device=x.device)
-        place = place * (
-            2 * math.pi / (place[-1] + 1e-6)
-        )  # an exporter would hold a number of Python's fixed
+        # By the last place, not by the size: an exporter would hold a number of Python's fixed.
+        place = place * (2 * math.pi / (place[-1] + 1e-6))
         angle = place[:, None] / lengths  # (size, C/4)
         sides.append(torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1))  # (size, C/2)
     rows, columns = sides
     height, width = x.shape[-2:]
-    position = torch.cat(
-        [rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=2
-    )  # (h, w, C)
-    return position.flatten(0, 1)[None].to(x.dtype)
+    places = [rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)]
+    return torch.cat(places, dim=2).flatten(0, 1)[None].to(x.dtype)
 
 
 def initialise(module: nn.Module) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from operator import itemgetter
 
@@ -86,12 +86,8 @@ class Augmentation:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, tuple):
-                most = 1.0 if field.name == "area" else math.inf
-                least = 0.0 if field.name not in ("area", "scale") else 0.01
-                if len(value) != 2 or not least <= value[0] <= value[1] <= most:
-                    raise ConfigError(
-                        f"{field.name} is {list(value)}, expected least and largest, from {least} to {most}"
-                    )
+                least = 0.01 if field.name in ("area", "scale") else 0.0
+                check_range(field.name, value, least, 1.0 if field.name == "area" else math.inf)
             elif field.name not in ("stretch", "rotate") and not 0 <= value <= 1:
                 raise ConfigError(f"{field.name} is {value}, expected a probability from 0 to 1")
         if self.stretch < 1:
@@ -243,6 +239,12 @@ class Augmentation:
         return pixels
 
 
+def check_range(name: str, value: Range, least: float, most: float = math.inf) -> None:
+    """Raise ConfigError where a setting is no range from ``least`` to ``most``."""
+    if len(value) != 2 or not least <= value[0] <= value[1] <= most:
+        raise ConfigError(f"{name} is {list(value)}, expected least and largest, from {least} to {most}")
+
+
 def own_colours(photograph: Image.Image, matte: Image.Image) -> Image.Image:
     """A subject without the old background that its soft edge still holds."""
     if sum(matte.histogram()[1:-1]) > OUTLINE * sum(matte.size):
@@ -327,7 +329,7 @@ POCKET = Augmentation(
     noise=0.05,
     jpeg=0.05,
 )
-"""Of the embedded default model."""
+"""That of the embedded default model."""
 BIREFNET = Augmentation(
     flip=0.5,
     rotate=15,
@@ -338,19 +340,8 @@ BIREFNET = Augmentation(
     sharpness=(0, 3),
     pepper=0.0015,
 )
-"""Of BiRefNet's released code, without what it leaves optional: ``trim`` and ``synthesis``."""
-MATTING = Augmentation(
-    flip=0.5,
-    rotate=15,
-    rotating=0.2,
-    replace=0.5,
-    synthesis=0.3,
-    brightness=(0.5, 1.5),
-    contrast=(0.5, 1.5),
-    saturation=(0, 2),
-    sharpness=(0, 3),
-    jpeg=0.1,
-)
+"""That of BiRefNet's released code, without what it leaves optional: ``trim`` and ``synthesis``."""
+MATTING = replace(BIREFNET, replace=0.5, synthesis=0.3, pepper=0.0, jpeg=0.1)
 """For mattes: backgrounds are replaced, and nothing draws dots on hair."""
 INSPYRENET = Augmentation(
     scale=(0.75, 1.25),
@@ -361,4 +352,4 @@ INSPYRENET = Augmentation(
     contrast=(0.5, 1.5),
     sharpness=(0, 2),
 )
-"""Of InSPyReNet's released code: section 4.1 of its paper."""
+"""That of InSPyReNet's released code: section 4.1 of its paper."""

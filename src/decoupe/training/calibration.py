@@ -1,6 +1,6 @@
 """Alpha that means what it says: a trained model's logits, scaled and shifted by two numbers.
 
-Platt scaling (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2), fitted to what
+Platt scaling (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.1), fitted to what
 mattes are judged by. A small network's logits are timid: its background is not black, nor its subject
 opaque. The two numbers go into the weights of the last layer, so nothing is added to the model.
 """

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ImageOps
 
-from decoupe.datasets.segment_sets import SegmentSet, find_segment_set
+from decoupe.datasets.segment_sets import Part, SegmentSet, find_segment_set
 from decoupe.datasets.sets import Pair, fingerprint, names_of, near_duplicate_groups, pairing
-from decoupe.datasets.shards import Source, opened
+from decoupe.datasets.shards import opened
 from decoupe.errors import InputError
 from decoupe.inference.preprocess import wide_grey
 
@@ -129,8 +129,7 @@ def check(folders: Sequence[Path], held_out: Sequence[Path] = (), *, workers: in
     sets: list[SetReport] = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for name, folder in zip(names, (*folders, *held_out), strict=True):
-            part = "train" if folder in folders else "val"
-            report, tasks, look = _opened_set(name, folder, part)
+            report, tasks, look = _opened_set(name, folder, "train" if folder in folders else "val")
             report.looks.extend(pool.map(look, tasks, chunksize=16))
             for one in report.looks:
                 for finding in one.findings:
@@ -169,24 +168,24 @@ NOTES = frozenset({EMPTY, FULL, NO_PHOTOGRAPH, NO_SEGMENTS})
 
 
 def _opened_set(
-    name: str, folder: Path, part: str
+    name: str, folder: Path, part: Part
 ) -> tuple[SetReport, Sequence[Pair] | Sequence[int], Callable[[Pair], Look] | Callable[[int], Look]]:
     """An empty report of a set, what there is to look at, and what looks."""
     report = SetReport(name, [])
     if (folder / "annotations").is_dir():
-        scenes = find_segment_set(folder, "train" if part == "train" else "val")
+        scenes = find_segment_set(folder, part)
         return report, range(len(scenes)), partial(look_at_scene, scenes)
     pairs, bare, spare = pairing(folder)
     if not pairs and not bare:
         raise InputError(f"{folder} holds no photographs")
-    report.findings.update({NO_MASK: [_file(one) for one in bare]} if bare else {})
-    report.notes.update({NO_PHOTOGRAPH: [_file(one) for one in spare]} if spare else {})
+    report.findings.update({NO_MASK: [one.name for one in bare]} if bare else {})
+    report.notes.update({NO_PHOTOGRAPH: [one.name for one in spare]} if spare else {})
     return report, pairs, look_at_pair
 
 
 def look_at_pair(pair: Pair) -> Look:
     """What is wrong with a photograph and its mask."""
-    name = _file(pair.image)
+    name = pair.image.name
     try:
         with opened(pair.image) as file:
             size = ImageOps.exif_transpose(file).size
@@ -199,7 +198,7 @@ def look_at_pair(pair: Pair) -> Look:
         wide = wide_grey(mask, str(pair.mask))
         levels = np.asarray(mask) if wide is None else wide
     except InputError:
-        return Look(_file(pair.mask), size, "", (UNREADABLE,), print_of)
+        return Look(pair.mask.name, size, "", (UNREADABLE,), print_of)
     findings = [OTHER_SIZE] if mask.size != size else []
     if mode in ("LA", "RGBA") and np.ptp(levels[..., :-1]) == 0:
         return Look(name, size, mode, (*findings, IN_ALPHA), print_of)
@@ -223,14 +222,10 @@ def look_at_scene(scenes: SegmentSet, index: int) -> Look:
         scene = scenes.read(index)
         print_of = fingerprint(source)
     except InputError as error:
-        return Look(_file(source), None, "", (str(error),), None)
+        return Look(source.name, None, "", (str(error),), None)
     findings = (NO_SEGMENTS,) if scene.crowd.all() else ()  # of crowds nothing is learnt
     height, width = scene.segments.shape
-    return Look(_file(source), (width, height), "", findings, print_of)
-
-
-def _file(source: Source) -> str:
-    return source.name
+    return Look(source.name, (width, height), "", findings, print_of)
 
 
 def _line(kind: str, what: str, names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -54,7 +54,7 @@ def _twice(block: nn.Module, forward: Any, *inputs: Any, **options: Any) -> Any:
     again = iter((False,))  # the first computation, then the second
 
     def once(*inputs: Any, **options: Any) -> Any:
-        with _kept_statistics(block) if next(again, True) else _nothing():
+        with _kept_statistics(block) if next(again, True) else nullcontext():
             return forward(*inputs, **options)
 
     return checkpoint(once, *inputs, use_reentrant=False, **options)
@@ -74,8 +74,3 @@ def _kept_statistics(block: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked -= 1
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

@@ -92,7 +92,7 @@ class BiRefNetCriterion:
 
     pixel: PixelWeights = PixelWeights()
     gradient: float = 1.0
-    gradient_mask: str = "prediction"
+    gradient_mask: losses.GradientMask = "prediction"
     classification: float = 5.0
 
     def __call__(

@@ -10,7 +10,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -23,13 +22,12 @@ from decoupe.training.matching import Truth
 from decoupe.training.segment_augment import SegmentAugmentation
 from decoupe.weights.registry import Preprocessing
 
-Array = NDArray[np.uint8]
 T = TypeVar("T")
 R = TypeVar("R")
 
 KEPT_SHARE = 0.3
-"""Of the free memory, at most, for decoded pictures of all of a machine's processes; beyond, each is read
-whenever it is shown."""
+"""Largest share of the free memory that decoded pictures of all of a machine's processes take; where they
+would take more, each is read whenever it is shown."""
 
 
 class Sample(NamedTuple):
@@ -241,13 +239,8 @@ class Batches(Sampler[list[Sample]]):
         processes: int = 1,
     ) -> None:
         self.indices = np.repeat(np.arange(len(repeats)), repeats)
-        self.size_of, self.steps, self.batch_size, self.seed, self.start = (
-            size_of,
-            steps,
-            batch_size,
-            seed,
-            start,
-        )
+        self.size_of, self.steps, self.start = size_of, steps, start
+        self.batch_size, self.seed = batch_size, seed
         self.parts, self.process, self.processes = parts, process, processes
 
     def __len__(self) -> int:

@@ -61,19 +61,15 @@ def from_plain(
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or 'a recipe'} is {data!r}, expected its settings by name")
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # a dataclass
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # a dataclass
+    names = [field.name for field in fields]
     hints = {**get_type_hints(kind), **(narrowed or {})}
     for key in data:
         if key not in names:
             raise ConfigError(unknown(f"setting of {where}" if where else "setting", str(key), names))
     values = {key: _value(hints[key], value, _join(where, key)) for key, value in data.items()}
-    required = [
-        field.name
-        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
-    missing = [_join(where, name) for name in required if name not in values]
-    if missing:
+    required = [one.name for one in fields if one.default is one.default_factory is dataclasses.MISSING]
+    if missing := [_join(where, name) for name in required if name not in values]:
         raise ConfigError(f"{', '.join(missing)} is not set: it has no default")
     return kind(**values)
 
@@ -126,7 +122,7 @@ def override(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
         try:
             value = yaml.load(text, _Loader)
         except yaml.YAMLError as error:
-            raise ConfigError(f"the value of --set {setting} is no YAML: quote it") from error
+            raise ConfigError(f"the value of --set {setting} is not YAML: quote it") from error
         *parents, last = key.replace("[", ".[").split(".")
         place: Any = changed
         for depth, name in enumerate(parents):
@@ -171,7 +167,7 @@ def from_yaml(text: str, name: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{name}{line} is no YAML: {getattr(error, 'problem', None) or error}") from error
+        raise ConfigError(f"{name}{line} is not YAML: {getattr(error, 'problem', None) or error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{name} holds {type(data).__name__}, expected settings by name")
     return data

@@ -38,9 +38,10 @@ from decoupe.training.ema import Average
 from decoupe.training.fields import from_yaml
 from decoupe.training.lora import add_lora, merged_state
 from decoupe.training.norms import folded_norms, unfold_norms
-from decoupe.training.recipes import FAMILIES, Recipe
+from decoupe.training.recipes import Recipe
 from decoupe.training.report import Report
-from decoupe.training.start import backbone_of, parameter_groups
+from decoupe.training.segment_augment import SegmentAugmentation
+from decoupe.training.start import backbone_of, begin, parameter_groups
 from decoupe.training.state import Progress, State, saved_step, whole_state
 from decoupe.training.tasks import MatteTask, SegmentTask, Task, evaluating
 from decoupe.weights.checkpoint import save_model
@@ -78,7 +79,7 @@ def accelerator_for(recipe: Recipe, device: str) -> Accelerator:
     """
     if device != "cpu" and not torch.cuda.is_available():
         raise DeviceError(
-            f"device {device!r} is not here: train with --device cpu, or install CUDA's PyTorch"
+            f"device {device!r} is not available: train with --device cpu, or install PyTorch with CUDA"
         )
     if recipe.precision == "float16" and device == "cpu":
         raise DeviceError("float16 trains on CUDA only: --set precision=bfloat16, or float32")
@@ -242,8 +243,7 @@ class Trainer:
                 self._check_finite(loss, terms, batch.names)
                 self.accelerator.backward(self.scaler.scale(loss / recipe.accumulate))
             for name, value in terms.items():
-                part_of_step = value.detach() / recipe.accumulate
-                step_terms[name] = step_terms[name] + part_of_step if name in step_terms else part_of_step
+                step_terms[name] = step_terms.get(name, 0) + value.detach() / recipe.accumulate
         self.scaler.unscale_(self.optimizer)
         if recipe.optimizer.clip is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip)
@@ -532,14 +532,12 @@ def train(
     Raises:
         DecoupeError: whatever is wrong with them, before the first step.
     """
-    from decoupe.training.start import begin
-
     recipe, model, notes = begin(recipe)
     accelerator = accelerator_for(recipe, device)
     for note in notes if accelerator.is_main_process else ():
         tell(note)
     task: Task
-    if FAMILIES[recipe.family].augmentation is FAMILIES["maskformer"].augmentation:
+    if isinstance(recipe.augmentation, SegmentAugmentation):
         task = SegmentTask(recipe, folders, validation, device=accelerator.device)
     else:
         task = MatteTask(recipe, folders, validation, backgrounds=backgrounds, device=accelerator.device)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,8 @@ from torch import Tensor
 from decoupe.errors import ConfigError, unknown
 from decoupe.layers.blocks import resize
 from decoupe.layers.pyramid import reduce
+
+GradientMask = Literal["prediction", "dilated"]
 
 
 def enlarged(x: Tensor, size: Sequence[int], *, align_corners: bool = True) -> Tensor:
@@ -246,7 +248,7 @@ def picture_gradient(image: Tensor) -> Tensor:
     return (around - 25 * grey) / 48
 
 
-def gradient_label(gradient: Tensor, side_logits: Tensor, *, mask: str = "prediction") -> Tensor:
+def gradient_label(gradient: Tensor, side_logits: Tensor, *, mask: GradientMask = "prediction") -> Tensor:
     """What the outward reference learns: the picture's gradients where the subject is.
 
     Args:
@@ -259,8 +261,8 @@ def gradient_label(gradient: Tensor, side_logits: Tensor, *, mask: str = "predic
     Returns:
         A label *before the sigmoid*, ``(…, N, 1, H, W)``.
     """
-    if mask not in ("prediction", "dilated"):
-        raise ConfigError(unknown("gradient mask", mask, ("prediction", "dilated")))
+    if mask not in get_args(GradientMask):
+        raise ConfigError(unknown("gradient mask", mask, get_args(GradientMask)))
     where = enlarged(side_logits, gradient.shape[-2:])
     if mask == "dilated":
         size = 2 * (max(gradient.shape[-2:]) // 64) + 1

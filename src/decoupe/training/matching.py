@@ -100,7 +100,7 @@ class MaskFormerCriterion:
         )
         for classes, masks in layers:
             for name, value in self.layer_terms(precise(classes), precise(masks), truth, norms).items():
-                total[name] = total[name] + value if name in total else value
+                total[name] = total.get(name, 0) + value
         return total
 
     def layer_terms(
@@ -108,9 +108,8 @@ class MaskFormerCriterion:
     ) -> dict[str, Tensor]:
         """The weighted terms of one layer: ``(N, Q, K + 1)`` and ``(N, Q, h, w)``."""
         matches = [self.match(*one) for one in zip(class_logits, mask_logits, truth, strict=True)]
-        wanted = torch.full(
-            class_logits.shape[:2], class_logits.shape[2] - 1, dtype=torch.int64, device=class_logits.device
-        )  # "no object" until matched
+        # "No object" until matched.
+        wanted = torch.full_like(class_logits[..., 0], class_logits.shape[2] - 1, dtype=torch.int64)
         for row, match, one in zip(wanted, matches, truth, strict=True):
             row[match.queries] = one.classes[match.segments]
         pairs = list(zip(mask_logits, matches, truth, strict=True))
@@ -177,11 +176,11 @@ class MaskFormerCriterion:
         )
 
     def weights(self, many: int) -> tuple[float, ...]:
-        """Of each of the ``many`` classes, "no object" the last, in the cross entropy."""
+        """The weights in the cross entropy of ``many`` classes, the last of which is "no object"."""
         weights = self.class_weights or (*(1.0 for _ in range(many - 1)), self.no_object)
         if len(weights) != many:
             raise ConfigError(
-                f"{len(weights)} class_weights, expected {many}: of each class and of no object"
+                f"there are {len(weights)} class_weights, expected {many}: of each class and of no object"
             )
         return weights
 

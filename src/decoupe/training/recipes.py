@@ -17,8 +17,8 @@ from decoupe.errors import ConfigError, InputError, unknown
 from decoupe.models.birefnet import PRESETS as BIREFNETS
 from decoupe.models.birefnet import BiRefNetConfig
 from decoupe.models.inspyrenet import InSPyReNetConfig
+from decoupe.models.maskformer import BACKBONE_NAMES, MaskFormerConfig
 from decoupe.models.maskformer import PRESETS as MASKFORMERS
-from decoupe.models.maskformer import MaskFormerConfig
 from decoupe.training.augment import BIREFNET, INSPYRENET, MATTING, POCKET, Augmentation
 from decoupe.training.criteria import GENERAL, BiRefNetCriterion, InSPyReNetCriterion, PixelWeights
 from decoupe.training.criteria import MATTING as MATTING_WEIGHTS
@@ -238,18 +238,9 @@ class Recipe:
             )
         if (self.epochs is None) == (self.steps is None):
             raise ConfigError("the run's length is epochs or steps: set one of them, and the other to null")
-        least = {
-            "epochs": 1,
-            "steps": 1,
-            "batch_size": 1,
-            "accumulate": 1,
-            "validate_every": 1,
-            "patience": 1,
-        }
-        for name, least_value in least.items():
-            value = getattr(self, name)
-            if value is not None and value < least_value:
-                raise ConfigError(f"{name} is {value}, expected at least {least_value}")
+        for name in ("epochs", "steps", "batch_size", "accumulate", "validate_every", "patience"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise ConfigError(f"{name} is {count}, expected at least 1")
         ends = [stage.until for stage in self.stages]
         if (ends or self.start is None) and (ends != sorted(ends) or ends[-1:] != [1]):
             raise ConfigError(f"stages end at {ends}: expected growing shares of the run, the last one 1")
@@ -403,27 +394,34 @@ def _inspyrenet(about: str, backbone: str, *, high: bool) -> Recipe:
     )
 
 
-def _maskformer(preset: str, about: str, *, steps: int, batch_size: int, side: int, panoptic: bool) -> Recipe:
-    """A published recipe of MaskFormer: section 4.1 and appendix A of its paper."""
+def _maskformer(backbone: str, *, panoptic: bool) -> Recipe:
+    """A published recipe of MaskFormer: section 4.1 and appendix A of its paper.
+
+    Args:
+        backbone: as the preset's name says it.
+        panoptic: panoptic segmentation on COCO; else semantic segmentation on ADE20K.
+    """
+    kind, data = ("panoptic", "COCO's 133") if panoptic else ("semantic", "ADE20K's 150")
+    side = 1024 if panoptic else 640 if backbone in ("swin-base", "swin-large") else 512
     shorter, longest = (800, 1333) if panoptic else (side, 4 * side)
     return Recipe(
         family="maskformer",
-        about=about,
-        model=MASKFORMERS[preset],
+        about=f"MaskFormer for {kind} segmentation, on {data} classes",
+        model=MASKFORMERS[f"maskformer-{backbone}-{'coco' if panoptic else 'ade'}"],
         backbone="imagenet",
         preprocessing=Preprocessing(
             (shorter, shorter), fit="shorter", longest=longest, size_range=(shorter // 2, longest)
         ),
         stages=(Stage((side, side)),),
-        steps=steps,
-        batch_size=batch_size,
+        steps=554_400 if panoptic else 160_000,
+        batch_size=64 if panoptic else 16,
         optimizer=Optimizer(learning_rate=1e-4, backbone=0.1, weight_decay=1e-4, shape="poly", clip=0.01),
         precision="float32",
         criterion=MaskFormerCriterion(),
         augmentation=COCO if panoptic else ADE20K,
         held_out=0.0,
         validate_every=5000,
-        freeze_norms=panoptic and "resnet" in preset,
+        freeze_norms=panoptic and "resnet" in backbone,
     )
 
 
@@ -485,38 +483,12 @@ _INSPYRENETS = {
     for high in (False, True)
 }
 
-_ADE20K_SIDES = {"swin-base": 640, "swin-large": 640}
-
 _MASKFORMERS = {
+    **{f"maskformer-{name}-ade": _maskformer(name, panoptic=False) for name in BACKBONE_NAMES},
     **{
-        f"maskformer-{name}-ade": _maskformer(
-            f"maskformer-{name}-ade",
-            "MaskFormer for semantic segmentation, on ADE20K's 150 classes",
-            steps=160_000,
-            batch_size=16,
-            side=_ADE20K_SIDES.get(name, 512),
-            panoptic=False,
-        )
-        for name in (
-            "resnet50",
-            "resnet101",
-            "resnet101c",
-            "swin-tiny",
-            "swin-small",
-            "swin-base",
-            "swin-large",
-        )
-    },
-    **{
-        f"maskformer-{name}-coco": _maskformer(
-            f"maskformer-{name}-coco",
-            "MaskFormer for panoptic segmentation, on COCO's 133 classes",
-            steps=554_400,
-            batch_size=64,
-            side=1024,
-            panoptic=True,
-        )
-        for name in ("resnet50", "resnet101", "swin-tiny", "swin-small", "swin-base", "swin-large")
+        f"maskformer-{name}-coco": _maskformer(name, panoptic=True)
+        for name in BACKBONE_NAMES
+        if name != "resnet101c"
     },
 }
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -62,7 +63,7 @@ class Report:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             disable=not (active and bar),
-            console=_stderr(),
+            console=Console(stderr=True),
         )
         self.task = self.bar.add_task("", total=steps, completed=start, told="")
 
@@ -80,7 +81,7 @@ class Report:
     def add(self, terms: Mapping[str, Tensor], *, pictures: int, waited: float) -> None:
         """Enter a step: its weighted loss terms without gradients, its pictures, the seconds it waited."""
         for name, value in terms.items():
-            self.totals[name] = self.totals[name] + value if name in self.totals else value
+            self.totals[name] = self.totals.get(name, 0) + value
         self.pictures += pictures
         self.waited += waited
         self.bar.advance(self.task)
@@ -139,12 +140,6 @@ def peak_gigabytes(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def _stderr() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)
 
 
 def _rounded(value: Any) -> Any:

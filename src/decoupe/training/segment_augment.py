@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from decoupe.datasets.segment_sets import Scene
 from decoupe.errors import ConfigError
-from decoupe.training.augment import GREY, Range
+from decoupe.training.augment import GREY, Range, check_range
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,7 @@ class SegmentAugmentation:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, tuple):
-                least = 0.01 if field.name == "scale" else 0.0
-                if len(value) != 2 or not least <= value[0] <= value[1]:
-                    raise ConfigError(
-                        f"{field.name} is {list(value)}, expected least and largest from {least}"
-                    )
+                check_range(field.name, value, 0.01 if field.name == "scale" else 0.0)
         for name, most in (("flip", 1), ("one_class", 1), ("hue", 0.5), ("brightness", 255)):
             if not 0 <= getattr(self, name) <= most:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected from 0 to {most}")
@@ -97,9 +93,8 @@ class SegmentAugmentation:
             )
             box = left, top, left + size[1], top + size[0]
             if self.one_class < 1 and len(scene.classes):
-                seen = np.asarray(
-                    segments.crop(box), np.int32
-                )  # what lies beyond is segment 0: rare, and harmless
+                # What lies beyond is segment 0: rare, and harmless.
+                seen = np.asarray(segments.crop(box), np.int32)
                 counts = np.bincount(scene.classes[seen[seen >= 0]])
                 if counts.size and counts.max() > self.one_class * counts.sum():
                     continue
@@ -151,6 +146,6 @@ ADE20K = SegmentAugmentation(
     saturation=(0.5, 1.5),
     hue=0.05,
 )
-"""Of MaskFormer on ADE20K: appendix A of its paper."""
+"""That of MaskFormer on ADE20K: appendix A of its paper."""
 COCO = SegmentAugmentation(scale=(0.1, 2.0), flip=0.5)
-"""Of MaskFormer on COCO: large-scale jitter (Ghiasi et al. 2021)."""
+"""That of MaskFormer on COCO: large-scale jitter (Ghiasi et al. 2021)."""

@@ -107,10 +107,7 @@ class State:
         process = self.accelerator.process_index
         torch.save(random_states(), folder / f"random-{process}.pt")
         if self.sharded:
-            model, optimizer = get_state_dict(self.model, self.optimizer)
-            mean = {str(i): tensor for i, tensor in enumerate(self.average.mean)}
-            state = {"model": model, "optimizer": optimizer, "mean": mean}
-            save_shards(state, checkpoint_id=folder / "shards")
+            save_shards(self._shards(), checkpoint_id=folder / "shards")
         elif self.accelerator.is_main_process:
             torch.save(
                 {
@@ -129,6 +126,12 @@ class State:
             }
             (folder / "progress.json").write_text(json.dumps(about))
 
+    def _shards(self) -> dict[str, Any]:
+        """What this process holds of the model, the optimiser and the average."""
+        model, optimizer = get_state_dict(self.model, self.optimizer)
+        mean = {str(i): tensor for i, tensor in enumerate(self.average.mean)}
+        return {"model": model, "optimizer": optimizer, "mean": mean}
+
     def restore(self) -> bool:
         """Go on from the saved state; whether there is one.
 
@@ -141,9 +144,7 @@ class State:
         try:
             about = json.loads((folder / "progress.json").read_text())
             if self.sharded:
-                model, optimizer = get_state_dict(self.model, self.optimizer)
-                mean = {str(i): tensor for i, tensor in enumerate(self.average.mean)}
-                state: dict[str, Any] = {"model": model, "optimizer": optimizer, "mean": mean}
+                state = self._shards()
                 load_shards(state, checkpoint_id=folder / "shards")
                 set_state_dict(
                     self.model,

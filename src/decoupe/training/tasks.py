@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from decoupe.datasets.shards import Source
 from decoupe.errors import ConfigError, InputError
 from decoupe.evaluation import Metric
 from decoupe.evaluation.mattes import MatteScores
-from decoupe.evaluation.pictures import labelled
-from decoupe.evaluation.segments import MeanIoU, PanopticQuality
+from decoupe.evaluation.pictures import Array, labelled
+from decoupe.evaluation.segments import MeanIoU, PanopticQuality, classes_of
 from decoupe.inference.preprocess import from_network, network_size, read_image, to_network
 from decoupe.training.augment import Augmentation
 from decoupe.training.criteria import BiRefNetCriterion, InSPyReNetCriterion
@@ -33,8 +33,6 @@ from decoupe.training.recipes import Criterion, Recipe
 from decoupe.training.segment_augment import SegmentAugmentation
 from decoupe.weights.labels import NO_NAMES, Vocabulary
 from decoupe.weights.registry import Preprocessing
-
-Array = NDArray[np.uint8]
 
 VALIDATION_SIDE = 1024
 """Long side in pixels at which held-out pictures are scored while training."""
@@ -54,51 +52,36 @@ class Task(Protocol):
     """
 
     @property
-    def repeats(self) -> Sequence[int]:
-        """See above."""
-        ...
+    def repeats(self) -> Sequence[int]: ...  # noqa: D102 - see above
 
     @property
-    def held_out(self) -> Mapping[str, int]:
-        """See above."""
-        ...
+    def held_out(self) -> Mapping[str, int]: ...  # noqa: D102 - see above
 
     @property
-    def judged_by(self) -> str:
-        """See above."""
-        ...
+    def judged_by(self) -> str: ...  # noqa: D102 - see above
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        """See above."""
-        ...
+    def vocabulary(self) -> Vocabulary: ...  # noqa: D102 - see above
 
     @property
-    def labels(self) -> Mapping[str, int]:
-        """See above."""
-        ...
+    def labels(self) -> Mapping[str, int]: ...  # noqa: D102 - see above
 
     def dataset(self, longest: int) -> Any:
         """The training data, decoded at ``longest`` pixels; its ``collate`` makes batches."""
-        ...
 
     def loss(
         self, out: Any, batch: Any, image: Tensor, criterion: Criterion, parts: Sequence[Any]
     ) -> dict[str, Tensor]:
         """The weighted terms by name of a batch, one of this process's ``parts`` of an optimiser step's."""
-        ...
 
     def metric(self) -> Metric:
         """An empty accumulator of the validation's scores."""
-        ...
 
     def judge(self, model: Callable[[Tensor], Any], name: str, index: int) -> Callable[[Metric], None]:
         """Predict one held-out picture; what is returned enters it into a metric."""
-        ...
 
     def row(self, model: Callable[[Tensor], Any], name: str, index: int) -> list[Array]:
         """A held-out photograph, its truth and the prediction, as pictures of one size."""
-        ...
 
 
 class MatteTask:
@@ -113,7 +96,7 @@ class MatteTask:
 
     Raises:
         InputError: a folder that holds no set, or nothing is left to train on.
-        ConfigError: the data tell more classes than the model has.
+        ConfigError: the data name more classes than the model has.
     """
 
     judged_by = "S"
@@ -138,7 +121,7 @@ class MatteTask:
         classes = getattr(recipe.model, "classes", 0)
         if classes and len(self.labels) > classes:
             raise ConfigError(
-                f"the data tell {len(self.labels)} classes, the model has {classes}: "
+                f"the data name {len(self.labels)} classes, the model has {classes}: "
                 f"--set model.classes={len(self.labels)}"
             )
         self.backgrounds: list[Source] = list(pictures_in(backgrounds)) if backgrounds else []
@@ -218,37 +201,10 @@ class SegmentTask:
         assert recipe.preprocessing is not None, "recipes are completed before they are run"
         self.recipe, self.device, self.preprocessing = recipe, device, recipe.preprocessing
         self.labels: Mapping[str, int] = {}
-        self.out: dict[str, tuple[SegmentSet, Sequence[int]]] = {}
-        if not all((folder / "annotations").is_dir() for folder in folders):
-            train, out = divide(recipe, folders, validation)
-            if unknown_sets := out.keys() - train.keys():
-                raise InputError(
-                    f"{min(unknown_sets)} is validated on, and no set of that name is trained on: "
-                    "each set is a class of its name"
-                )
-            self.scenes: SegmentSet = MatteSegments(train)
-            self.repeats: Sequence[int] = repeats_of(recipe, train)
-            # The same names in the same order give the same classes.
-            self.out = {
-                name: (
-                    MatteSegments({one: out[name] if one == name else () for one in train}),
-                    range(len(pairs)),
-                )
-                for name, pairs in out.items()
-            }
+        if all((folder / "annotations").is_dir() for folder in folders):
+            self.scenes, self.repeats, self.out = _of_segment_sets(folders, validation)
         else:
-            if len(folders) != 1 or len(validation) > 1:
-                raise InputError("segment sets are not joined: give one --data and at most one --val folder")
-            self.scenes = find_segment_set(folders[0])
-            self.repeats = [1] * len(self.scenes)
-            judging = (validation or folders)[0]
-            held_out = find_segment_set(judging, "val")
-            if held_out.vocabulary != self.scenes.vocabulary:
-                raise InputError(
-                    f"{judging}'s validation part has other classes than {folders[0]}'s training part: "
-                    "validate on the same ones"
-                )
-            self.out = {held_out.name: (held_out, spread(range(len(held_out)), 10 * MOST_HELD_OUT))}
+            self.scenes, self.repeats, self.out = _of_matte_sets(recipe, folders, validation)
         self.held_out = {name: len(indices) for name, (_, indices) in self.out.items()}
         self.vocabulary = self.scenes.vocabulary
         self.judged_by = "PQ" if len(self.vocabulary.stuff) < len(self.vocabulary.names) else "mIoU"
@@ -323,7 +279,43 @@ class SegmentTask:
         return SegmentPrediction(segments, labels, readings.semantic(classes, masks, size))
 
 
-class SegmentPrediction:
+_Parts = tuple[SegmentSet, Sequence[int], Mapping[str, tuple[SegmentSet, Sequence[int]]]]
+"""What is trained on, how often an epoch shows each picture of it, and what is validated on by its name."""
+
+
+def _of_segment_sets(folders: Sequence[Path], validation: Sequence[Path]) -> _Parts:
+    """A COCO or ADE20K folder, and its validation part or another's."""
+    if len(folders) != 1 or len(validation) > 1:
+        raise InputError("segment sets are not joined: give one --data and at most one --val folder")
+    scenes, judging = find_segment_set(folders[0]), (validation or folders)[0]
+    held_out = find_segment_set(judging, "val")
+    if held_out.vocabulary != scenes.vocabulary:
+        raise InputError(
+            f"{judging}'s validation part has other classes than {folders[0]}'s training part: "
+            "validate on the same ones"
+        )
+    judged = spread(range(len(held_out)), 10 * MOST_HELD_OUT)
+    return scenes, [1] * len(scenes), {held_out.name: (held_out, judged)}
+
+
+def _of_matte_sets(recipe: Recipe, folders: Sequence[Path], validation: Sequence[Path]) -> _Parts:
+    """Matte sets, each a class of its name."""
+    train, out = divide(recipe, folders, validation)
+    if unknown_sets := out.keys() - train.keys():
+        raise InputError(
+            f"{min(unknown_sets)} is validated on, and no set of that name is trained on: "
+            "each set is a class of its name"
+        )
+    # The same names in the same order give the same classes.
+    held_out = {
+        name: MatteSegments({one: pairs if one == name else () for one in train})
+        for name, pairs in out.items()
+    }
+    judged = {name: (scenes, range(len(scenes))) for name, scenes in held_out.items()}
+    return MatteSegments(train), repeats_of(recipe, train), judged
+
+
+class SegmentPrediction(NamedTuple):
     """What a model says of one picture, in two readings.
 
     Attributes:
@@ -332,10 +324,9 @@ class SegmentPrediction:
         semantic: class of every pixel, ``(H, W)``.
     """
 
-    def __init__(
-        self, segments: NDArray[np.int32], classes: NDArray[np.int64], semantic: NDArray[np.int64]
-    ) -> None:
-        self.segments, self.classes, self.semantic = segments, classes, semantic
+    segments: NDArray[np.int32]
+    classes: NDArray[np.int64]
+    semantic: NDArray[np.int64]
 
 
 class SegmentScores:
@@ -346,8 +337,7 @@ class SegmentScores:
 
     def update(self, prediction: SegmentPrediction, truth: Scene) -> None:
         """Enter one picture."""
-        classes = np.append(truth.classes, -1)[truth.told]  # −1 is the last
-        self.semantic.update(prediction.semantic, classes)
+        self.semantic.update(prediction.semantic, classes_of((truth.told, truth.classes)))
         self.panoptic.update(
             (prediction.segments, prediction.classes), (truth.segments, truth.classes), truth.crowd
         )

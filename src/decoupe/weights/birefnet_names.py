@@ -5,16 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cache
-from typing import Any, cast
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from decoupe.backbones import build_backbone
-from decoupe.errors import CheckpointError, ConfigError, unknown
+from decoupe.errors import ConfigError
 from decoupe.models import BiRefNetConfig
-from decoupe.weights.naming import Rule, Shapes, State, knowledge, numbered, rename, shapes_of, some, width_of
+from decoupe.weights.naming import (
+    Rule,
+    Section,
+    Shapes,
+    State,
+    chosen,
+    filled_in,
+    infer_backbone,
+    meta_backbone,
+    numbered,
+    reference_names,
+    shapes_of,
+    width_of,
+)
 
 BACKBONE_NAMES = {
     **{f"swin_v1_{size}": f"swin_{size}" for size in "tsbl"},
@@ -57,29 +67,26 @@ def birefnet_config(options: Mapping[str, Any], shapes: Shapes) -> BiRefNetConfi
         "auxiliary_classification": False,
         "refine": "",
     }
-    for name in options:
-        if name not in released:
-            raise ConfigError(unknown("option of the reference", name, released))
-    given = {**released, **options}
+    given = filled_in(options, released)
     kind, _, depth = str(given["squeeze_block"] or "_x1").partition("_x")
     if not depth.isdecimal():
         raise ConfigError(
             f"squeeze_block is {given['squeeze_block']!r}, expected KIND_xN, as in 'BasicDecBlk_x1'"
         )
     return BiRefNetConfig(
-        backbone=_choice("bb", given["bb"], BACKBONE_NAMES),
-        multi_scale=_choice("mul_scl_ipt", given["mul_scl_ipt"], {"": "none", "add": "add", "cat": "cat"}),
-        context_fusion=_choice("cxt_num", given["cxt_num"], {0: False, 3: True}),
-        squeeze=_choice("squeeze_block", kind, {**CONTEXTS, **BLOCKS}),
+        backbone=chosen("bb", given["bb"], BACKBONE_NAMES),
+        multi_scale=chosen("mul_scl_ipt", given["mul_scl_ipt"], {"": "none", "add": "add", "cat": "cat"}),
+        context_fusion=chosen("cxt_num", given["cxt_num"], {0: False, 3: True}),
+        squeeze=chosen("squeeze_block", kind, {**CONTEXTS, **BLOCKS}),
         squeeze_depth=int(depth),
-        block=_choice("dec_blk", given["dec_blk"], BLOCKS),
-        context=_choice("dec_att", given["dec_att"], CONTEXTS),
-        block_width=_choice("dec_channels_inter", given["dec_channels_inter"], {"fixed": 64, "adap": None}),
+        block=chosen("dec_blk", given["dec_blk"], BLOCKS),
+        context=chosen("dec_att", given["dec_att"], CONTEXTS),
+        block_width=chosen("dec_channels_inter", given["dec_channels_inter"], {"fixed": 64, "adap": None}),
         inward=("split" if given["dec_ipt_split"] else "resize") if given["dec_ipt"] else "none",
         outward=bool(given["out_ref"]),
         side_outputs=bool(given["ms_supervision"]),
         classes=width_of(shapes, CLASSES, 0, 225) if given["auxiliary_classification"] else 0,
-        refiner=_choice("refine", given["refine"], {"": "none", "RefUNet": "unet"}),
+        refiner=chosen("refine", given["refine"], {"": "none", "RefUNet": "unet"}),
     )
 
 
@@ -96,7 +103,11 @@ def infer_birefnet_config(state: State) -> BiRefNetConfig:
         CheckpointError: the names are not those of a BiRefNet, or its backbone is none that decoupe knows.
     """
     shapes = shapes_of(state)
-    name, channels = _infer_backbone(shapes)
+    # timm is asked for only where the names say so.
+    vit = any(key.startswith("bb.model.") for key in shapes)
+    known = [name for name in BACKBONE_NAMES.values() if name.startswith("dino") == vit]
+    backbone = infer_backbone(shapes, "bb.", known, backbone_rules)
+    channels = meta_backbone(backbone).channels
     defaults = BiRefNetConfig()
     neck = "decoder.pyramid_neck_x1.conv.weight"
     finest = width_of(shapes, neck if neck in shapes else "decoder.lateral_block2.conv.weight", 1)
@@ -108,7 +119,7 @@ def infer_birefnet_config(state: State) -> BiRefNetConfig:
     blocks = [f"decoder.decoder_block{level}.conv_in.weight" for level in (4, 3, 2, 1)]
     quarter = all(width_of(shapes, key) == width_of(shapes, key, 1) // 4 for key in blocks)
     return BiRefNetConfig(
-        backbone=name,
+        backbone=backbone,
         multi_scale="cat" if cat else "add",
         context_fusion=fused == sum(channels) * (2 if cat else 1),
         squeeze=_infer_kind(shapes, "squeeze_module.0."),
@@ -136,40 +147,6 @@ def describe(config: BiRefNetConfig) -> list[str]:
     return notes
 
 
-def _infer_backbone(shapes: Shapes) -> tuple[str, tuple[int, ...]]:
-    """The backbone whose names and shapes are those of ``bb.*``, and the channels of its maps."""
-    found = {key: shape for key, shape in shapes.items() if key.startswith("bb.")}
-    if not found:
-        raise CheckpointError(
-            f"no backbone ('bb.…') among {len(shapes)} tensors ({some(list(shapes))}): "
-            "is it another model's file?"
-        )
-    # timm is asked for only where the names say so.
-    vit = any(key.startswith("bb.model.") for key in found)
-    closest: tuple[int, str] = (-1, "")
-    for name in BACKBONE_NAMES.values():
-        if name.startswith("dino") != vit:
-            continue
-        expected, channels = _backbone_shapes(name)
-        if expected == found:
-            return name, channels
-        closest = max(closest, (len(expected.items() & found.items()), name))
-    raise CheckpointError(
-        f"the backbone fits none that decoupe knows; nearest is {closest[1]!r}, which shares "
-        f"{closest[0]} of its {len(found)} tensors: is it another model's file?"
-    )
-
-
-@cache
-def _backbone_shapes(name: str) -> tuple[Shapes, tuple[int, ...]]:
-    """The reference's names and shapes of decoupe's backbone ``name``, and the channels of its maps."""
-    with torch.device("meta"):
-        backbone = build_backbone(name)
-    rules, shapes = backbone_rules(name), shapes_of(knowledge(cast(nn.Module, backbone).state_dict()))
-    renamed = {f"bb.{rename(key, rules)}": shape for key, shape in shapes.items()}
-    return renamed, backbone.channels
-
-
 def _infer_kind(shapes: Shapes, prefix: str) -> Any:
     """Kind of the block or context module under ``prefix``."""
     signs = {"conv_resi": "residual", "conv_in": "basic", "aspp_deforms": "aspp_deformable", "aspp1": "aspp"}
@@ -177,15 +154,9 @@ def _infer_kind(shapes: Shapes, prefix: str) -> Any:
     return next((kind for sign, kind in signs.items() if sign in parts), "none")
 
 
-def _choice(option: str, value: Any, known: Mapping[Any, Any]) -> Any:
-    if value not in known:
-        raise ConfigError(unknown(f"{option} of the reference", str(value), [str(name) for name in known]))
-    return known[value]
-
-
 def birefnet_names(config: BiRefNetConfig, state: Mapping[str, Tensor]) -> dict[str, str]:
     """The reference's name -> ours, of every tensor of a BiRefNet's state dict that carries knowledge."""
-    sections = (
+    sections: tuple[Section, ...] = (
         ("encoder.backbone.", "bb.", backbone_rules(config.backbone)),
         (
             "encoder.squeeze.",
@@ -196,11 +167,7 @@ def birefnet_names(config: BiRefNetConfig, state: Mapping[str, Tensor]) -> dict[
         ("classifier.", "cls_head.0.", ()),
         ("refiner.", "refiner.", REFINER_RULES),
     )
-    names = {}
-    for key in knowledge(state):
-        ours, theirs, rules = next(section for section in sections if key.startswith(section[0]))
-        names[theirs + rename(key.removeprefix(ours), rules)] = key
-    return names
+    return reference_names(sections, state)
 
 
 def backbone_rules(name: str) -> tuple[Rule, ...]:

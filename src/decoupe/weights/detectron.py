@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from decoupe.errors import CheckpointError
 
 KINDS = "biuf"
-"""Of the types that tensors can have: bool, integers, floats."""
+"""NumPy's letters for the kinds of numbers that tensors hold: bool, integers, floats."""
 
 
 def read_pkl(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:

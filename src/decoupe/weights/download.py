@@ -105,7 +105,7 @@ def _download(spec: ModelSpec, repo: str, progress: bool) -> Path:
                 spec.file,
                 revision=spec.revision,
                 cache_dir=cache_dir(),
-                endpoint=os.environ.get("HF_ENDPOINT") or None,
+                endpoint=_endpoint(),
                 local_files_only=_offline(),
             )
     except _transport_errors() as error:
@@ -250,7 +250,7 @@ def _announced_sha256(spec: ModelSpec, repo: str, real: Path) -> str:
         return real.name
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    url = hf_hub_url(repo, spec.file, revision=spec.revision, endpoint=os.environ.get("HF_ENDPOINT") or None)
+    url = hf_hub_url(repo, spec.file, revision=spec.revision, endpoint=_endpoint())
     try:
         etag = get_hf_file_metadata(url).etag
     except _transport_errors() as error:

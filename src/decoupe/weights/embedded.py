@@ -31,24 +31,8 @@ def read_embedded(spec: ModelSpec, path: Path) -> LoadedModel:
         MissingExtraError: onnx is not installed.
         CheckpointError: the file holds other tensors than the embedded model's.
     """
-    try:
-        import onnx
-        from onnx import numpy_helper
-    except ImportError as error:
-        raise MissingExtraError(f"the model {spec.name!r} in PyTorch", "export") from error
-    graph = onnx.load(path).graph
-    given: dict[str, Tensor] = {}
-    for tensor in graph.initializer:
-        name = tensor.name.rpartition("model.")[2].removesuffix(".half").replace(".plain.", ".")
-        given[name] = torch.from_numpy(numpy_helper.to_array(tensor).copy()).float()
     model = BiRefNet(PRESETS[spec.name])
-    given |= _tail(model.decoder, given) | _contexts(model, given)
-    for index, reference in enumerate(model.decoder.inward):
-        key = f"decoder.inward.{index}.convs.0.weight"
-        if not isinstance(reference, InwardReference) or key not in given:
-            continue
-        if given[key].shape == StridedReference(reference).convs[0].weight.shape:  # else it is told below
-            given[key] = over_cells(given[key])
+    given = _given(model, spec, path)
     state = {**model.state_dict(), **{key: given[key] for key in model.state_dict() if key in given}}
     filled = set(given)
     for conv, _, name, norm in normed(model):
@@ -78,6 +62,27 @@ def read_embedded(spec: ModelSpec, path: Path) -> LoadedModel:
         preprocessing=spec.preprocessing,
         notes=[f"{' and '.join(parts)}, which only training uses, begin at random"],
     )
+
+
+def _given(model: BiRefNet, spec: ModelSpec, path: Path) -> dict[str, Tensor]:
+    """The file's tensors, under the model's names and in its forms."""
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ImportError as error:
+        raise MissingExtraError(f"the model {spec.name!r} in PyTorch", "export") from error
+    given: dict[str, Tensor] = {}
+    for tensor in onnx.load(path).graph.initializer:
+        name = tensor.name.rpartition("model.")[2].removesuffix(".half").replace(".plain.", ".")
+        given[name] = torch.from_numpy(numpy_helper.to_array(tensor).copy()).float()
+    given |= _tail(model.decoder, given) | _contexts(model, given)
+    for index, reference in enumerate(model.decoder.inward):
+        key = f"decoder.inward.{index}.convs.0.weight"
+        if not isinstance(reference, InwardReference) or key not in given:
+            continue
+        if given[key].shape == StridedReference(reference).convs[0].weight.shape:  # else it does not fit
+            given[key] = over_cells(given[key])
+    return given
 
 
 def _tail(decoder: Decoder, given: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
-from typing import Any, cast
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from decoupe.backbones import build_backbone
-from decoupe.errors import CheckpointError, ConfigError, unknown
 from decoupe.models.inspyrenet import InSPyReNetConfig
 from decoupe.weights.birefnet_names import backbone_rules
-from decoupe.weights.naming import Rule, Shapes, State, knowledge, numbered, rename, shapes_of, some, width_of
+from decoupe.weights.naming import (
+    Rule,
+    Shapes,
+    State,
+    chosen,
+    filled_in,
+    infer_backbone,
+    numbered,
+    reference_names,
+    shapes_of,
+    width_of,
+)
 
 BACKBONE_NAMES = {"res2net50": "res2net50", **{f"swin_{size}": f"swin_{size}" for size in "tsbl"}}
 """The reference's backbones (its option ``backbone``) under decoupe's names."""
@@ -32,14 +39,9 @@ def inspyrenet_config(options: Mapping[str, Any], shapes: Shapes) -> InSPyReNetC
         "threshold": 512,  # from which size on a prediction looks twice: the caller's affair
         "pretrained": False,
     }
-    for name in options:
-        if name not in released:
-            raise ConfigError(unknown("option of the reference", name, released))
-    given = {**released, **options}
-    if given["backbone"] not in BACKBONE_NAMES:
-        raise ConfigError(unknown("backbone of the reference", str(given["backbone"]), BACKBONE_NAMES))
+    given = filled_in(options, released)
     height, width = given["base_size"]
-    backbone = BACKBONE_NAMES[given["backbone"]]
+    backbone = chosen("backbone", given["backbone"], BACKBONE_NAMES)
     return InSPyReNetConfig(backbone=backbone, depth=given["depth"], base_size=(height, width))
 
 
@@ -55,20 +57,8 @@ def infer_inspyrenet_config(state: State) -> InSPyReNetConfig:
         CheckpointError: the names are not those of an InSPyReNet, or its backbone is none that decoupe knows.
     """
     shapes = shapes_of(state)
-    found = {key: shape for key, shape in shapes.items() if key.startswith("backbone.")}
-    if not found:
-        raise CheckpointError(
-            f"no backbone ('backbone.…') among {len(shapes)} tensors ({some(list(shapes))}): "
-            "is it another model's file?"
-        )
-    shared = {name: len(_backbone_shapes(name).items() & found.items()) for name in BACKBONE_NAMES.values()}
-    nearest = max(shared, key=lambda name: shared[name])
-    if _backbone_shapes(nearest) != found:
-        raise CheckpointError(
-            f"the backbone fits none that decoupe knows; nearest is {nearest!r}, which shares "
-            f"{shared[nearest]} of its {len(found)} tensors: is it another model's file?"
-        )
-    return InSPyReNetConfig(backbone=nearest, depth=width_of(shapes, "decoder.conv1.conv.weight"))
+    backbone = infer_backbone(shapes, "backbone.", BACKBONE_NAMES.values(), _backbone_rules)
+    return InSPyReNetConfig(backbone=backbone, depth=width_of(shapes, "decoder.conv1.conv.weight"))
 
 
 def describe(config: InSPyReNetConfig) -> list[str]:
@@ -82,26 +72,11 @@ def describe(config: InSPyReNetConfig) -> list[str]:
 
 def inspyrenet_names(config: InSPyReNetConfig, state: Mapping[str, Tensor]) -> dict[str, str]:
     """The reference's name -> ours, of every tensor of an InSPyReNet's state dict that carries knowledge."""
-    names = {}
-    for key in knowledge(state):
-        if key.startswith("backbone."):
-            theirs = "backbone." + rename(key.removeprefix("backbone."), _rules_of(config.backbone))
-        else:
-            theirs = rename(key, RULES)
-        names[theirs] = key
-    return names
+    sections = ("backbone.", "backbone.", _backbone_rules(config.backbone)), ("", "", RULES)
+    return reference_names(sections, state)
 
 
-@cache
-def _backbone_shapes(name: str) -> Shapes:
-    """The reference's names and shapes of decoupe's backbone ``name``."""
-    with torch.device("meta"):
-        backbone = cast(nn.Module, build_backbone(name))
-    shapes = shapes_of(knowledge(backbone.state_dict()))
-    return {f"backbone.{rename(key, _rules_of(name))}": shape for key, shape in shapes.items()}
-
-
-def _rules_of(name: str) -> tuple[Rule, ...]:
+def _backbone_rules(name: str) -> tuple[Rule, ...]:
     return RES2NET_RULES if name.startswith("res2net") else backbone_rules(name)
 
 

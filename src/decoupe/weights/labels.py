@@ -57,7 +57,7 @@ class Vocabulary:
 
 
 NO_NAMES = Vocabulary(())
-"""Of models that give mattes."""
+"""The vocabulary of models that give mattes."""
 
 
 def plain(name: str) -> str:

@@ -10,19 +10,30 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from functools import cache
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from decoupe.backbones import build_backbone
 from decoupe.errors import CheckpointError, ConfigError, unknown
 from decoupe.models.maskformer import BACKBONE_NAMES, MaskFormerConfig
 from decoupe.weights import birefnet_names
-from decoupe.weights.naming import IGNORED, Rule, Shapes, State, knowledge, numbered, rename, shapes_of, some
+from decoupe.weights.naming import (
+    IGNORED,
+    Rule,
+    Shapes,
+    State,
+    filled_in,
+    infer_backbone,
+    numbered,
+    reference_names,
+    rename,
+    shapes_of,
+    width_of,
+)
 
 BACKBONES = tuple(BACKBONE_NAMES.values())
 PART = re.compile(r"(.+)#([qkv])")
@@ -49,10 +60,7 @@ def maskformer_config(options: Mapping[str, Any], shapes: Shapes) -> MaskFormerC
         ConfigError: an option or value that there is not.
         CheckpointError: shapes that are not a MaskFormer's.
     """
-    known = ("backbone", "num_classes", "image_size")
-    for name in options:
-        if name not in known:
-            raise ConfigError(unknown("option of the reference", name, known))
+    filled_in(options, dict.fromkeys(("backbone", "num_classes", "image_size")))
     shapes = _canonical_shapes(shapes)
     backbone = options.get("backbone") or _infer_backbone(shapes)
     if backbone not in BACKBONES:
@@ -107,27 +115,16 @@ def maskformer_names(config: MaskFormerConfig, state: Mapping[str, Tensor]) -> d
         ("pixel_level.decoder.", PIXELS, PIXEL_DECODER_RULES),
         ("", PREDICTOR, PREDICTOR_RULES),
     )
-    names = {}
-    for key in knowledge(state):
-        ours, theirs, rules = next(section for section in sections if key.startswith(section[0]))
-        names[theirs + rename(key.removeprefix(ours), rules)] = key
-    return names
+    return reference_names(sections, state)
 
 
 def _read_sizes(shapes: Shapes, backbone: str) -> MaskFormerConfig:
     """The configuration with ``backbone`` and the sizes that the heads' tensors have."""
 
-    def size(name: str, axis: int = 0) -> int:
-        shape = shapes.get(name, ())
-        if axis >= len(shape):
-            found = f"tensor {name!r} is {shape}" if name in shapes else f"no tensor {name!r}"
-            raise CheckpointError(f"{found} among {len(shapes)}: is it another model's file?")
-        return shape[axis]
-
     def count(prefix: str) -> int:
         return len({key[len(prefix) :].split(".")[0] for key in shapes if key.startswith(prefix)})
 
-    decoder = f"{PREDICTOR}transformer.decoder.layers."
+    size, decoder = partial(width_of, shapes), f"{PREDICTOR}transformer.decoder.layers."
     width = size(f"{PREDICTOR}query_embed.weight", 1)
     try:
         return MaskFormerConfig(
@@ -147,30 +144,7 @@ def _read_sizes(shapes: Shapes, backbone: str) -> MaskFormerConfig:
 
 
 def _infer_backbone(shapes: Shapes) -> str:
-    """The backbone whose names and shapes are those of ``backbone.*``."""
-    found = {key: shape for key, shape in shapes.items() if key.startswith("backbone.")}
-    if not found:
-        raise CheckpointError(
-            f"no MaskFormer's backbone among {len(shapes)} tensors ({some(list(shapes))}): "
-            "is it another model's file?"
-        )
-    shared = {name: len(_backbone_shapes(name).items() & found.items()) for name in BACKBONES}
-    nearest = max(shared, key=shared.__getitem__)
-    if _backbone_shapes(nearest) != found:
-        raise CheckpointError(
-            f"the backbone fits none that decoupe knows; nearest is {nearest!r}, which shares "
-            f"{shared[nearest]} of its {len(found)} tensors: is it another model's file?"
-        )
-    return nearest
-
-
-@cache
-def _backbone_shapes(name: str) -> Shapes:
-    """Detectron2's names and shapes of decoupe's backbone ``name``."""
-    with torch.device("meta"):
-        backbone = cast(nn.Module, build_backbone(name))
-    shapes = shapes_of(knowledge(backbone.state_dict()))
-    return {f"backbone.{rename(key, _backbone_rules(name))}": shape for key, shape in shapes.items()}
+    return infer_backbone(shapes, "backbone.", BACKBONES, _backbone_rules)
 
 
 def _canonical_parts(names: Iterable[str]) -> dict[str, list[str]]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from decoupe.errors import CheckpointError
+from decoupe.backbones import build_backbone
+from decoupe.errors import CheckpointError, ConfigError, unknown
 
 State = Mapping[str, Tensor | NDArray[Any]]
 Shapes = Mapping[str, tuple[int, ...]]
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+Section = tuple[str, str, Sequence[Rule]]
+"""A part of a model: the prefix of its tensors here, that in the reference, and rules for what follows it."""
 
 # Buffers that are computed from sizes, or count batches: they carry no knowledge.
 IGNORED = re.compile(r"(^|\.)(relative_position_index|attn_mask|num_batches_tracked)$")
@@ -30,6 +35,71 @@ def rename(key: str, rules: Sequence[Rule]) -> str:
 def numbered(template: str, first: int, step: int) -> Callable[[re.Match[str]], str]:
     """A replacement: the match's groups in ``template``, the last renumbered ``first + step · number``."""
     return lambda match: template.format(*match.groups()[:-1], first + step * int(match.groups()[-1]))
+
+
+def filled_in(options: Mapping[str, Any], released: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under a reference's names, those left out as ``released``; ConfigError for one it has not."""
+    for name in options:
+        if name not in released:
+            raise ConfigError(unknown("option of the reference", name, released))
+    return {**released, **options}
+
+
+def chosen(option: str, value: Any, known: Mapping[Any, Any]) -> Any:
+    """What an option's value stands for; ConfigError for one that the reference has not."""
+    if value not in known:
+        raise ConfigError(unknown(f"{option} of the reference", str(value), [str(name) for name in known]))
+    return known[value]
+
+
+def reference_names(sections: Sequence[Section], state: Mapping[str, Tensor]) -> dict[str, str]:
+    """The reference's name -> ours, of every tensor that carries knowledge, by the first section it is in."""
+    names = {}
+    for key in knowledge(state):
+        ours, theirs, rules = next(section for section in sections if key.startswith(section[0]))
+        names[theirs + rename(key.removeprefix(ours), rules)] = key
+    return names
+
+
+def infer_backbone(
+    shapes: Shapes, prefix: str, backbones: Iterable[str], rules_of: Callable[[str], Sequence[Rule]]
+) -> str:
+    """The backbone whose names and shapes are those of a file.
+
+    Args:
+        shapes: of the file's tensors, under the reference's names.
+        prefix: what the names of the backbone's tensors begin with there.
+        backbones: names in `decoupe.backbones.BACKBONES` that may be in it.
+        rules_of: of such a name, from our names of its tensors to the reference's.
+
+    Raises:
+        CheckpointError: there is no backbone, or it is none of these.
+    """
+    found = {key: shape for key, shape in shapes.items() if key.startswith(prefix)}
+    if not found:
+        raise CheckpointError(
+            f"no backbone ({prefix + '…'!r}) among {len(shapes)} tensors ({some(list(shapes))}): "
+            "is it another model's file?"
+        )
+    shared: dict[str, int] = {}
+    for name in backbones:
+        own, rules = shapes_of(knowledge(meta_backbone(name).state_dict())), rules_of(name)
+        expected = {prefix + rename(key, rules): shape for key, shape in own.items()}
+        if expected == found:
+            return name
+        shared[name] = len(expected.items() & found.items())
+    nearest = max(shared, key=shared.__getitem__)
+    raise CheckpointError(
+        f"the backbone fits none that decoupe knows; nearest is {nearest!r}, which shares "
+        f"{shared[nearest]} of its {len(found)} tensors: is it another model's file?"
+    )
+
+
+@cache
+def meta_backbone(name: str) -> Any:
+    """The backbone ``name`` of decoupe, of which only names and shapes exist."""
+    with torch.device("meta"):
+        return build_backbone(name)
 
 
 def knowledge(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -47,12 +47,11 @@ TORCHVISION_RULES: tuple[Rule, ...] = (
     (r"^stages\.(\d)\.", numbered("layer{}.", 1, +1)),
 )
 VGG_RULES: tuple[Rule, ...] = ((r"^stages\.\d\.", "features."),)
+SWIN_RULES: tuple[Rule, ...] = ((r"^norms\.3\.", "norm."), *backbone_rules("swin"))
 TIMM_SWIN_RULES: tuple[Rule, ...] = (
     (r"^merges\.(\d)", numbered("layers.{}.downsample", 1, +1)),
-    (r"^norms\.3\.", "norm."),
-    *backbone_rules("swin"),
+    *SWIN_RULES,
 )
-SWIN_RULES: tuple[Rule, ...] = ((r"^norms\.3\.", "norm."), *backbone_rules("swin"))
 TIMM_PVT_RULES: tuple[Rule, ...] = (
     (r"^stages\.", "stages.blocks."),
     (r"^stages\.blocks\.(\d)", r"stages.\1.blocks"),
@@ -64,7 +63,6 @@ TIMM_PVT_RULES: tuple[Rule, ...] = (
     (r"\.mlp\.conv\.", ".mlp.dwconv."),
 )
 DINO_RULES: tuple[Rule, ...] = ((r"^model\.", ""),)
-OWN_RULES: tuple[Rule, ...] = ()
 
 _NAMINGS: dict[str, tuple[tuple[Rule, ...], ...]] = {
     "swin": (SWIN_RULES, TIMM_SWIN_RULES, backbone_rules("swin")),
@@ -108,11 +106,8 @@ def load_backbone(backbone: nn.Module, name: str, source: str) -> list[str]:
             f"another shape ({some(grave)})"
         )
     kept = {key: value for key, value in backbone.state_dict().items() if key in missing}
-    fill(
-        backbone,
-        {**{theirs: state[theirs] for theirs in best}, **kept},
-        {**best, **{key: key for key in kept}},
-    )
+    given = {theirs: state[theirs] for theirs in best}
+    fill(backbone, {**given, **kept}, {**best, **{key: key for key in kept}})
     return [f"{path.name} has no {some(missing)}: they begin as they are"] if missing else []
 
 
@@ -135,7 +130,7 @@ def _candidates(name: str, own: Shapes, given: Shapes) -> Iterator[dict[str, str
     """What the own names may be called in the file: under each naming, behind each prefix that it has."""
     (kind,) = (kind for kind in _NAMINGS if name.startswith(kind))
     prefixes = {""} | {key[: key.index(part) + len(part)] for key in given for part in _PARTS if part in key}
-    for rules in (*_NAMINGS[kind], OWN_RULES):
+    for rules in (*_NAMINGS[kind], ()):  # the last: names as they are
         names = {key: rename(key, rules) for key in own}
         for prefix in sorted(prefixes):
             yield {prefix + theirs: key for key, theirs in names.items()}

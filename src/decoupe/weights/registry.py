@@ -170,9 +170,7 @@ def _inspyrenet(name: str, task: str, side: int, file: str, sha256: str | None =
     )
 
 
-def _maskformer(
-    backbone: str, data: str, megabytes: float, revision: str = "main", suffix: str = ""
-) -> ModelSpec:
+def _maskformer(backbone: str, data: str, megabytes: float, file: str = "model.safetensors") -> ModelSpec:
     """A checkpoint of MaskFormer's authors in transformers' format, for research only."""
     coco = data == "coco"
     tasks = {
@@ -193,8 +191,7 @@ def _maskformer(
         ),
         megabytes=megabytes,
         repo=f"facebook/maskformer-{backbone}-{data}",
-        file=suffix or "model.safetensors",
-        revision=revision,
+        file=file,
         backbone=_MASKFORMER_BACKBONES[backbone],
         beside=("config.json",),
     )
@@ -417,8 +414,8 @@ _MODELS = (
     _maskformer("swin-small", "ade", 253),
     _maskformer("swin-base", "ade", 411),
     _maskformer("swin-large", "ade", 850),
-    _maskformer("resnet50", "ade", 166, suffix="pytorch_model.bin"),
-    _maskformer("resnet101", "ade", 242, suffix="pytorch_model.bin"),
+    _maskformer("resnet50", "ade", 166, file="pytorch_model.bin"),
+    _maskformer("resnet101", "ade", 242, file="pytorch_model.bin"),
     _maskformer("resnet101", "coco-stuff", 242),
 )
 
@@ -446,16 +443,8 @@ SUITED: dict[str, tuple[str, ...]] = {
 """Models for a need, the best first: by the tasks they were trained for, as their authors tell them."""
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-WEIGHTS_SUFFIXES = (
-    ".bin",
-    ".onnx",
-    ".pkl",
-    ".pt",
-    ".pt2",
-    ".pth",
-    ".safetensors",
-    ".xml",
-)  # of a path, not of a repository
+# Of a path, not of a repository.
+WEIGHTS_SUFFIXES = (".bin", ".onnx", ".pkl", ".pt", ".pt2", ".pth", ".safetensors", ".xml")
 _IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # as transformers' save_pretrained names them
 
 
