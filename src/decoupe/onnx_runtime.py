@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from decoupe.arrays import Floats
 from decoupe.errors import CheckpointError, InputError, ModelError
 from decoupe.memory import Footprint
 from decoupe.sessions import Port, Session, open_session
@@ -20,7 +21,6 @@ from decoupe.weights.registry import Preprocessing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Floats = npt.NDArray[np.float32]
 
 BYTES = 2500
 """Per pixel of the input, which no file that decoupe exports takes more than."""
@@ -256,7 +256,7 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _logits_to_alpha(masks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _logits_to_alpha(masks: Floats) -> Floats:
     """Masks ``(N, 1, H, W)``, each alpha already or logits, as alpha; decided for each by itself."""
     least, most = masks.min(axis=(1, 2, 3), keepdims=True), masks.max(axis=(1, 2, 3), keepdims=True)
     with np.errstate(over="ignore"):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy.typing as npt
 
+from decoupe.arrays import Floats
 from decoupe.errors import DeviceError, InputError, ModelError, UnknownModelError, unknown
 from decoupe.memory import Footprint
-from decoupe.onnx_runtime import Floats, open_file
+from decoupe.onnx_runtime import open_file
 from decoupe.sessions import OPENVINO_SUFFIX, PROGRAM_SUFFIX, first_line
 from decoupe.weights import download, registry
 from decoupe.weights.labels import Vocabulary

@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from decoupe.arrays import Floats, Indices
 from decoupe.inference.preprocess import Picture, colours_at, resize_plane
-from decoupe.inference.sampling import Indices, for_chunks, interpolated, reached
-
-Floats = npt.NDArray[np.float32]
+from decoupe.inference.sampling import for_chunks, interpolated, reached
 
 RADIUS = 3
 """Of the windows, in pixels of the small matte: 7×7 of them obey one linear function."""

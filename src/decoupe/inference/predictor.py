@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
 
+from decoupe.arrays import Box, Floats
 from decoupe.errors import InputError
 from decoupe.inference.framing import VISIBLE
 from decoupe.inference.guided import LEAST_RATIO, enlarged
@@ -30,7 +30,6 @@ from decoupe.inference.preprocess import (
 from decoupe.inference.results import Matte
 from decoupe.inference.segments import Segments, Thresholds
 from decoupe.inference.subject import (
-    Box,
     Part,
     check_box,
     check_point,
@@ -42,7 +41,6 @@ from decoupe.inference.subject import (
 )
 from decoupe.inference.tiles import tile_side, tiled
 from decoupe.memory import Plan, plan, shown
-from decoupe.onnx_runtime import Floats
 from decoupe.runtimes import Runtime, SegmentRuntime, find_spec, open_runtime
 from decoupe.weights.labels import Vocabulary, plain
 from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, ModelSpec, Preprocessing
@@ -298,7 +296,7 @@ class Predictor(Opened[Matte]):
         with self._turn:
             return self.runtime(*batches)
 
-    def _as_matte(self, alpha: npt.NDArray[np.float32], picture: Picture) -> Matte:
+    def _as_matte(self, alpha: Floats, picture: Picture) -> Matte:
         """The model's output ``(h, w)`` at the picture's own size."""
         height, width = picture.size
         if self.guided and height * width >= LEAST_RATIO * alpha.size:
@@ -498,11 +496,11 @@ def cut(
     return predictor(image, what=what, box=box, point=point, max_pixels=max_pixels)
 
 
-def _matte(alpha: npt.NDArray[np.float32], picture: Picture) -> Matte:
+def _matte(alpha: Floats, picture: Picture) -> Matte:
     return Matte(alpha, picture.pixels, picture.icc_profile, picture.source, picture.metadata)
 
 
-def stretched(alpha: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def stretched(alpha: Floats) -> Floats:
     """Alpha with its least value moved to 0 and its largest to 1; one that is flat stays as it is."""
     least, most = alpha.min(), alpha.max()
     return (alpha - least) / (most - least) if most > least else alpha

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, ImageColor, ImageFilter, ImageOps
 
+from decoupe.arrays import Floats
 from decoupe.errors import InputError
 from decoupe.inference.edits import Edits, edited, feathered
 from decoupe.inference.foreground import HIDDEN, estimate_foreground
@@ -49,7 +50,7 @@ class Matte:
         InputError: alpha or image of another shape, type or range, or of sizes that differ.
     """
 
-    alpha: npt.NDArray[np.float32]
+    alpha: Floats
     image: Pixels
     icc_profile: bytes | None = None
     source: str = "image"
@@ -322,7 +323,7 @@ class Matte:
         return _convert_profile(fitted, picture.icc_profile, self.icc_profile)
 
 
-def shadow_of(alpha: npt.NDArray[np.float32], darkness: float) -> npt.NDArray[np.float32]:
+def shadow_of(alpha: Floats, darkness: float) -> Floats:
     """How dark each pixel ``(H, W)`` is in the subject's shadow: its outline, soft, a little lower.
 
     Raises:
@@ -336,7 +337,7 @@ def shadow_of(alpha: npt.NDArray[np.float32], darkness: float) -> npt.NDArray[np
     return feathered(lower, away) * np.float32(darkness)
 
 
-def blurred_background(image: npt.NDArray[np.uint8], alpha: npt.NDArray[np.float32]) -> Image.Image:
+def blurred_background(image: npt.NDArray[np.uint8], alpha: Floats) -> Image.Image:
     """The background of ``image`` ``(H, W, 3)`` out of focus; the subject, left out, casts no halo."""
     height, width = alpha.shape
     weighted = Image.fromarray(np.dstack([image, 255 - _alpha_bytes(alpha)])).convert("RGBa")
@@ -407,5 +408,5 @@ def _eight_bits(pixels: Pixels) -> npt.NDArray[np.uint8]:
     return np.rint(pixels / np.float32(257)).astype(np.uint8)
 
 
-def _alpha_bytes(alpha: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def _alpha_bytes(alpha: Floats) -> npt.NDArray[np.uint8]:
     return np.rint(alpha * 255).astype(np.uint8)

@@ -11,10 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from decoupe.arrays import Floats, Indices, Mask
 from decoupe.cores import cores
-
-Floats = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.intp]
 
 Part = TypeVar("Part")
 Done = TypeVar("Done")
@@ -95,7 +93,7 @@ def interpolated(coarse: Floats, places: Indices, size: tuple[int, int]) -> Floa
     return corners(places, size, (height, width)).of(coarse.reshape(channels, -1))
 
 
-def reached(coarse: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+def reached(coarse: Mask, size: tuple[int, int]) -> Mask:
     """The pixels of an enlargement to ``size`` that lie between corners of which one is marked."""
     for axis in (0, 1):
         first, second, _ = _neighbours(np.arange(size[axis]), size[axis], coarse.shape[axis])

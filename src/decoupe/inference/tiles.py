@@ -11,12 +11,11 @@ import itertools
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
+from decoupe.arrays import Floats
 from decoupe.inference.edits import feathered, grown
 from decoupe.inference.preprocess import resize_plane
 
-Floats = npt.NDArray[np.float32]
 Pair = tuple[int, int]
 
 OVERLAP = 0.25

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
+from decoupe.arrays import Box
 from decoupe.cut_files import Wanted
 from decoupe.errors import InputError, unknown
 from decoupe.inference.framing import subject_box
@@ -164,9 +165,7 @@ class RemoveBg:
         data = {"data": {"result_b64": base64.b64encode(body).decode(), **told_place}}
         return Answer(json.dumps(data).encode(), MEDIA_TYPES[".json"], headers)
 
-    def _framed(
-        self, image: Image.Image, box: tuple[int, int, int, int]
-    ) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    def _framed(self, image: Image.Image, box: Box) -> tuple[Image.Image, Box]:
         """The cut-out cropped, and its subject scaled and moved; where it then is."""
         if self.crop:
             left, top, right, bottom = box
@@ -421,9 +420,7 @@ def _colour(fields: Mapping[str, str]) -> tuple[int, int, int, int] | None:
     return red, green, blue, opacity
 
 
-def _reduced(
-    image: Image.Image, box: tuple[int, int, int, int], pixels: int
-) -> tuple[Image.Image, tuple[int, int, int, int]]:
+def _reduced(image: Image.Image, box: Box, pixels: int) -> tuple[Image.Image, Box]:
     """An image of at most so many pixels, and a box in it."""
     scale = math.sqrt(pixels / (image.width * image.height))
     if scale >= 1:
