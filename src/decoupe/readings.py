@@ -264,7 +264,7 @@ def _tiles(maps: Floats, size: tuple[int, int]) -> Iterator[_Tile]:
 
 def _strips(fine: int, coarse: int) -> Iterator[tuple[slice, slice, Floats]]:
     """One side in strips: their pixels, the cells they lie among, and weights ``(pixels, cells)``."""
-    first, second, weight = _neighbours(fine, coarse)
+    first, second, weight = neighbours(fine, coarse)
     for start in range(0, fine, _TILE):
         pixels = slice(start, min(start + _TILE, fine))
         cells = slice(int(first[pixels][0]), int(second[pixels][-1]) + 1)
@@ -285,7 +285,7 @@ def _above_zero(logits: Floats, size: tuple[int, int]) -> Mask:
     return mask
 
 
-def _neighbours(fine: int, coarse: int) -> tuple[Indices, Indices, Floats]:
+def neighbours(fine: int, coarse: int) -> tuple[Indices, Indices, Floats]:
     """For each of ``fine`` places: the two nearest of ``coarse``, and the weight of the second."""
     exact = ((np.arange(fine) + 0.5) * (coarse / fine) - 0.5).clip(0, coarse - 1)
     first = exact.astype(np.intp)
