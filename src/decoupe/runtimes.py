@@ -117,8 +117,8 @@ class _TorchModel:
         device: torch.device,
         dtype: str,
         *,
-        fuse: bool = True,
-        compiled: bool = False,
+        fuse: bool,
+        compiled: bool,
     ) -> None:
         self._device = device
         self.name = name
@@ -240,17 +240,8 @@ class TorchRuntime(_TorchModel):
 class TorchSegmentRuntime(_TorchModel):
     """A checkpoint of a segment model computed by PyTorch; `open_runtime` makes one."""
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        name: str,
-        device: torch.device,
-        dtype: str,
-        *,
-        fuse: bool = True,
-        compiled: bool = False,
-    ) -> None:
-        super().__init__(loaded, name, device, dtype, fuse=fuse, compiled=compiled)
+    def __init__(self, loaded: LoadedModel, *args: Any, **options: Any) -> None:
+        super().__init__(loaded, *args, **options)
         self.vocabulary = loaded.vocabulary
 
     def __call__(self, images: Images) -> tuple[Floats, Floats]:
@@ -270,9 +261,8 @@ def _open_torch(
     require_torch(f"the model {model!r}")
     chosen = _torch_device(device)
     loaded = load_model(model)
-    if loaded.family in registry.SEGMENT_FAMILIES:
-        return TorchSegmentRuntime(loaded, model, chosen, dtype, fuse=fuse, compiled=compiled)
-    return TorchRuntime(loaded, model, chosen, dtype, fuse=fuse, compiled=compiled)
+    kind = TorchSegmentRuntime if loaded.family in registry.SEGMENT_FAMILIES else TorchRuntime
+    return kind(loaded, model, chosen, dtype, fuse=fuse, compiled=compiled)
 
 
 def open_runtime(
