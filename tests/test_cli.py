@@ -488,6 +488,23 @@ def test_what_was_made_before_is_not_cut_again(run: Run, here: Path) -> None:
     assert run("own/photo.cut.png").exit_code == 0  # asked for by name, and alone
 
 
+@pytest.mark.parametrize(
+    ("option", "made"),
+    [
+        ("--matte", "photo.matte.png"),
+        ("--overlay", "photo.overlay.png"),
+        ("--side-by-side", "photo.side-by-side.png"),
+        ("--layers", "photo.layers.tif"),
+    ],
+)
+def test_no_picture_that_was_made_before_is_cut_again(run: Run, here: Path, option: str, made: str) -> None:
+    photograph(here / "photo.jpg")
+    assert run("photo.jpg", option).exit_code == 0
+    again = run("photo.jpg", made, option, "--overwrite")
+    assert lines(again)[0].startswith("decoupe: 1 left out, made of the pictures beside them")
+    assert sorted(path.name for path in here.glob("photo.*")) == ["photo.jpg", made]
+
+
 @pytest.mark.parametrize("out", ["photo.png", "./photo.png", "link.png"])
 def test_an_input_is_never_an_output(run: Run, here: Path, out: str) -> None:
     photo = photograph(here / "photo.png")

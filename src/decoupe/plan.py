@@ -26,7 +26,7 @@ from decoupe.inference.media import (
     refuse_overwriting,
 )
 
-WORDS = ("cut", "matte", "segments")
+WORDS = ("cut", "matte", "overlay", "side-by-side", "layers", "segments")
 """What outputs are called that nobody named, as ``photo.cut.png``."""
 
 
