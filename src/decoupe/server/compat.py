@@ -27,12 +27,11 @@ from decoupe.inference.framing import subject_box
 from decoupe.inference.media import encode
 from decoupe.inference.results import Background, Matte
 from decoupe.server.forms import Form
-from decoupe.server.jobs import MEDIA_TYPES, PLAIN, Answer, Cut, Looks, background_picture
+from decoupe.server.jobs import MEDIA_TYPES, Answer, Cut, Job, background_picture
 from decoupe.server.options import Known, chosen_model
 from decoupe.server.problems import ProblemError
 
-# Of remove.bg: the most pixels of the answer.
-_SIZES = {
+SIZES = {
     "preview": 250_000,
     "small": 250_000,
     "regular": 250_000,
@@ -43,7 +42,9 @@ _SIZES = {
     "auto": 25_000_000,
     "50MP": 50_000_000,
 }
-_FORMATS = ("auto", "png", "jpg", "webp", "zip")
+"""The most pixels of the answer, by the names that remove.bg has for them."""
+
+FORMATS = ("auto", "png", "jpg", "webp", "zip")
 _TYPES = (
     "auto",
     "person",
@@ -86,12 +87,10 @@ Length = tuple[float, bool]
 
 
 @dataclass(frozen=True)
-class RemoveBg:
+class RemoveBg(Job):
     """A picture to be cut as remove.bg does.
 
     Attributes:
-        image: the bytes of the picture's file.
-        model: the matte model's name.
         pixels: most pixels of the answer.
         form: ``auto``, ``png``, ``jpg``, ``webp`` or ``zip``.
         kind: what the client says that the subject is.
@@ -103,14 +102,10 @@ class RemoveBg:
         alpha: whether the matte alone is wanted.
         shadow: how dark a shadow is, 0 to 1.
         colour: what the subject is put over, (r, g, b, a).
-        background: the bytes of a picture that the subject is put over.
         as_json: whether the answer is JSON with the file in it.
-        looks: as of every job.
     """
 
-    image: bytes
-    model: str
-    pixels: int = _SIZES["preview"]
+    pixels: int = SIZES["preview"]
     form: str = "auto"
     kind: str = "auto"
     roi: tuple[Length, Length, Length, Length] | None = None
@@ -121,14 +116,7 @@ class RemoveBg:
     alpha: bool = False
     shadow: float = 0
     colour: tuple[int, int, int, int] | None = None
-    background: bytes | None = None
     as_json: bool = False
-    looks: Looks = PLAIN
-
-    @property
-    def pictures(self) -> tuple[bytes, ...]:
-        """The bytes of all files that are read."""
-        return (self.image,) if self.background is None else (self.image, self.background)
 
     def choice(self, size: tuple[int, int]) -> dict[str, Any]:
         """The region of interest as a box."""
@@ -236,8 +224,8 @@ def remove_bg_job(form: Form, known: Known, *, as_json: bool) -> RemoveBg:
     asked = RemoveBg(
         image=image,
         model=chosen_model(None, known, "matte"),
-        pixels=_SIZES[_one_of(fields, "size", tuple(_SIZES), "preview")],
-        form=_one_of(fields, "format", _FORMATS, "auto"),
+        pixels=SIZES[_one_of(fields, "size", tuple(SIZES), "preview")],
+        form=_one_of(fields, "format", FORMATS, "auto"),
         kind=_one_of(fields, "type", _TYPES, "auto"),
         roi=_lengths(fields, "roi", (4,)),
         crop=_flag(fields, "crop"),
@@ -251,24 +239,20 @@ def remove_bg_job(form: Form, known: Known, *, as_json: bool) -> RemoveBg:
         as_json=as_json,
     )
     _one_of(fields, "type_level", _LEVELS, "1")
-    if not _flag(fields, "semitransparency", default=True):
-        raise ProblemError(
-            400, "semitransparency=false is not supported: leave it out", code="invalid_parameter"
-        )
-    if asked.colour is not None and asked.background is not None:
-        raise ProblemError(
-            400, "bg_color and bg_image_file exclude each other: give one", code="invalid_parameter"
-        )
-    if asked.alpha and (asked.colour is not None or asked.background is not None):
-        raise ProblemError(
-            400,
-            "channels=alpha has no background: leave bg_color and bg_image_file out",
-            code="invalid_parameter",
-        )
-    if asked.alpha and asked.form == "zip":
-        raise ProblemError(
-            400, "format=zip has alpha.png already: leave channels=alpha out", code="invalid_parameter"
-        )
+    ground = asked.colour is not None or asked.background is not None
+    refused = {
+        "semitransparency=false is not supported: leave it out": (
+            not _flag(fields, "semitransparency", default=True)
+        ),
+        "bg_color and bg_image_file exclude each other: give one": (
+            asked.colour is not None and asked.background is not None
+        ),
+        "channels=alpha has no background: leave bg_color and bg_image_file out": asked.alpha and ground,
+        "format=zip has alpha.png already: leave channels=alpha out": asked.alpha and asked.form == "zip",
+    }
+    for line, so in refused.items():
+        if so:
+            raise ProblemError(400, line, code="invalid_parameter")
     return asked
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from decoupe.server.compat import FORMATS, SIZES
 from decoupe.server.guard import Limits
 from decoupe.server.options import CutOptions, SegmentOptions
 from decoupe.server.worker import Workplace
@@ -169,9 +170,9 @@ SEGMENT = _picture_route(
 _OF_REMOVE_BG = {
     "image_file": _FILE,
     "image_file_b64": {"type": "string", "description": "The file's bytes in base64, instead."},
-    "size": {"enum": ["preview", "small", "regular", "medium", "hd", "full", "4k", "auto", "50MP"]},
+    "size": {"enum": list(SIZES)},
     "type": {"type": "string", "description": "A hint, which is given back."},
-    "format": {"enum": ["auto", "png", "jpg", "webp", "zip"]},
+    "format": {"enum": list(FORMATS)},
     "roi": {"type": "string", "description": "Left, top, right, bottom: 0% 0% 100% 100%."},
     "crop": {"type": "boolean"},
     "crop_margin": {"type": "string", "description": "One, two or four lengths: 10%, or 30px 10px."},
