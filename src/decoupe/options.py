@@ -74,11 +74,18 @@ def parse_size(text: str | None) -> Size | None:
         return None
     if text == "native":
         return "native"
+    sides = parse_sides(text)
+    if sides is None:
+        raise InputError(f"--size is {text!r}, expected N, WxH or native: such as 1024 or 1440x960")
+    return sides
+
+
+def parse_sides(text: str) -> tuple[int, int] | None:
+    """``(height, width)`` of ``1440x960``, width first, or of ``1024``; None of something else."""
     sides = text.lower().replace("×", "x").split("x")
     if len(sides) > 2 or not all(side.isdecimal() and len(side) < 10 for side in sides):
-        raise InputError(f"--size is {text!r}, expected N, WxH or native: such as 1024 or 1440x960")
-    width, height = int(sides[0]), int(sides[-1])
-    return height, width
+        return None
+    return int(sides[-1]), int(sides[0])
 
 
 def parse_feeding(size: str | None, mean: str | None, std: str | None) -> Preprocessing | None:
@@ -91,8 +98,8 @@ def parse_feeding(size: str | None, mean: str | None, std: str | None) -> Prepro
         if mean is None and std is None:
             return None
         raise InputError("--mean and --std go with a size: add --input-size N, the side of the model's input")
-    sides = parse_size(size)
-    if not isinstance(sides, tuple) or min(sides) < 1:
+    sides = parse_sides(size)
+    if sides is None or min(sides) < 1:
         raise InputError(f"--input-size is {size!r}, expected N or WxH: such as 320 or 640x480")
     values = _three("--mean", mean, IMAGENET_MEAN), _three("--std", std, IMAGENET_STD)
     if min(values[1]) <= 0:

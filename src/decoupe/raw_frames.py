@@ -20,6 +20,7 @@ from decoupe.cut_files import Wanted, describe
 from decoupe.cut_options import CutOptions
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import is_done
+from decoupe.options import parse_sides
 from decoupe.plan import Job, Plan
 from decoupe.running import Telling, announced, in_order, said_warnings, write
 
@@ -121,10 +122,10 @@ def _frames(stream: BinaryIO, size: tuple[int, int]) -> Iterator[bytes]:
 
 def _frame_size(options: CutOptions) -> tuple[int, int]:
     """``(height, width)`` of the frames, where the options go with raw ones."""
-    sides = str(options.raw).lower().replace("×", "x").split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and 0 < int(side) < 10**9 for side in sides):
-        raise InputError(f"--raw is {options.raw!r}, expected WIDTHxHEIGHT: such as 1920x1080")
-    size = int(sides[1]), int(sides[0])
+    text = str(options.raw)
+    size = None if text.isdecimal() else parse_sides(text)  # one number names no frame
+    if size is None or min(size) < 1:
+        raise InputError(f"--raw is {text!r}, expected WIDTHxHEIGHT: such as 1920x1080")
     if size[0] * size[1] > options.max_pixels:
         raise InputError(f"--raw is {options.raw}, over {options.max_pixels:,} pixels: raise --max-pixels")
     if options.inputs != ["-"]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from decoupe import cut_options
 from decoupe.cut_files import wanted
 from decoupe.errors import DecoupeError, unknown
+from decoupe.options import parse_sides
 from decoupe.plan import Job, Plan
 from decoupe.segment_files import check_form
 from decoupe.server.forms import Form
@@ -155,7 +156,7 @@ def cut_job(form: Form, known: Known) -> Cut:
     Raises:
         ProblemError: options that do not exist, or do not go together; no picture.
     """
-    image = _only(form, "image", {"over"})
+    image = _image(form, {"over"})
     options = read_options(form, CutOptions)
     background = form.files.get("over")
     if background is not None and options.over is not None:
@@ -165,6 +166,7 @@ def cut_job(form: Form, known: Known) -> Cut:
             400, "what needs a segment model, and this server has none: choose by box or point"
         )
     over = None if options.over is None else _colour(options.over)
+    size = None if options.size is None else parse_sides(options.size)
     try:
         asked = wanted(
             cut_options.CutOptions(
@@ -182,7 +184,7 @@ def cut_job(form: Form, known: Known) -> Cut:
         wanted=asked,
         chosen=_chosen(options),
         background=background,
-        looks=Looks(options.minmax, options.guided, _sides(options.size)),
+        looks=Looks(options.minmax, options.guided, size),
     )
 
 
@@ -192,7 +194,7 @@ def segment_job(form: Form, known: Known) -> Segmentation:
     Raises:
         ProblemError: options that do not exist, or do not go together; no picture; no segment model.
     """
-    image = _only(form, "image", set())
+    image = _image(form, set())
     options = read_options(form, SegmentOptions)
     model = chosen_model(options.model, known, "segment")
     try:
@@ -231,16 +233,15 @@ def chosen_model(name: str | None, known: Known, task: str) -> str:
     return name
 
 
-def _only(form: Form, name: str, others: set[str]) -> bytes:
-    """The bytes of the picture, where there is one, and no file that nobody asked for."""
-    for other in form.files:
-        if other != name and other not in others:
-            raise ProblemError(400, unknown("file", other[:40], [name, *sorted(others)]))
-    image = form.files.get(name)
+def _image(form: Form, others: set[str]) -> bytes:
+    """The bytes of the picture to be cut; files beside it may have one of the names ``others``."""
+    names = ["image", *sorted(others)]
+    for name in form.files:
+        if name not in names:
+            raise ProblemError(400, unknown("file", name[:40], names))
+    image = form.files.get("image")
     if not image:
-        raise ProblemError(
-            400, f"there is no picture: send it as the body, or as the file {name!r} of a form"
-        )
+        raise ProblemError(400, "there is no picture: send it as the body, or as the file 'image' of a form")
     return image
 
 
@@ -266,14 +267,6 @@ def _chosen(options: CutOptions) -> dict[str, Any]:
         if text is not None:
             chosen[name] = tuple(int(part) for part in text.split(","))
     return chosen
-
-
-def _sides(text: str | None) -> tuple[int, int] | None:
-    """Height and width of a size such as 512 or 640x480, width first."""
-    if text is None:
-        return None
-    width, _, height = text.partition("x")
-    return int(height or width), int(width)
 
 
 def _lowered(sentence: str) -> str:
