@@ -11,6 +11,7 @@ import typer
 
 from decoupe.console import drawn, imported, say, told
 from decoupe.errors import InputError, OutputError
+from decoupe.inference.media import encode, write_bytes
 from decoupe.options import AsJson, Overwrite
 from decoupe.plan import check_output
 
@@ -245,17 +246,8 @@ def preview(
         check_output(out, overwrite)
         chosen = _training("recipes").read_recipe(recipe, settings or ())
         sheet = _training("preview").preview(chosen, folders, count=count, backgrounds=backgrounds)
-        _write(sheet, out)
+        write_bytes(encode(sheet, out.suffix), out)
         typer.echo(out)
-
-
-def _write(picture: Any, out: Path) -> None:
-    """Save a picture, whole or not at all."""
-    from decoupe.inference.media import encode, replacing
-
-    content = encode(picture, out.suffix)
-    with replacing(out) as temporary:
-        temporary.write_bytes(content)
 
 
 def _training(part: str) -> Any:

@@ -32,10 +32,8 @@ LEAST_RATIO = 2.0
 _SMOOTHNESS = 1e-4  # the paper's ε, of colours in [0, 1]
 _CERTAINTY = 4
 _FLAT = 1e-5  # variance of alpha below which a window has no outline
-_EXPLAINED = (
-    0.1,
-    0.4,
-)  # share of alpha's variance: below the first the matte is plain, above the second guided
+# Shares of alpha's variance: below the first the matte is plain, above the second guided.
+_EXPLAINED = 0.1, 0.4
 
 
 def enlarged(alpha: Floats, picture: Picture) -> Floats:
