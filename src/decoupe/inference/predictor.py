@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import numpy as np
 
@@ -44,6 +44,9 @@ from decoupe.memory import Plan, plan, shown
 from decoupe.runtimes import Runtime, SegmentRuntime, find_spec, open_runtime
 from decoupe.weights.labels import Vocabulary, plain
 from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, ModelSpec, Preprocessing
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Segmenter(Opened[Segments]):
@@ -304,42 +307,29 @@ class Predictor(Opened[Matte]):
         return _matte(from_network(alpha, picture), picture)
 
 
-@overload
-def load(
-    model: None = None,
-    *,
-    device: str | None = None,
-    dtype: str | None = None,
-    size: Size | None = None,
-    runtime: str | None = None,
-    minmax: bool = False,
-    guided: bool | None = None,
-    segments: str | Path | None = None,
-    fuse: bool = True,
-    compile: bool = False,
-    memory: int | str | None = None,
-    preprocessing: Preprocessing | None = None,
-    trust: bool = False,
-) -> Predictor: ...
+class _Options(TypedDict, total=False):
+    """The options of `load`, for its two overloads."""
+
+    device: str | None
+    dtype: str | None
+    size: Size | None
+    runtime: str | None
+    minmax: bool
+    guided: bool | None
+    segments: str | Path | None
+    fuse: bool
+    compile: bool
+    memory: int | str | None
+    preprocessing: Preprocessing | None
+    trust: bool
 
 
 @overload
-def load(
-    model: str | Path,
-    *,
-    device: str | None = None,
-    dtype: str | None = None,
-    size: Size | None = None,
-    runtime: str | None = None,
-    minmax: bool = False,
-    guided: bool | None = None,
-    segments: str | Path | None = None,
-    fuse: bool = True,
-    compile: bool = False,
-    memory: int | str | None = None,
-    preprocessing: Preprocessing | None = None,
-    trust: bool = False,
-) -> Any: ...  # the name decides whether it gives mattes or segments
+def load(model: None = None, **options: Unpack[_Options]) -> Predictor: ...
+
+
+@overload
+def load(model: str | Path, **options: Unpack[_Options]) -> Any: ...  # mattes or segments: the name decides
 
 
 def load(
@@ -421,7 +411,7 @@ def load(
     )
 
 
-def open_predictor(model: str | Path | None = None, **options: Any) -> Predictor:
+def open_predictor(model: str | Path | None = None, **options: Unpack[_Options]) -> Predictor:
     """`load` for a model that has to give mattes.
 
     Raises:
@@ -437,7 +427,7 @@ def open_predictor(model: str | Path | None = None, **options: Any) -> Predictor
     return opened
 
 
-def open_segmenter(model: str | Path | None = None, **options: Any) -> Segmenter:
+def open_segmenter(model: str | Path | None = None, **options: Unpack[_Options]) -> Segmenter:
     """`load` for a model that has to give segments; None is the catalogue's default one.
 
     Raises:
