@@ -441,6 +441,12 @@ def test_a_program_is_not_opened_unless_trusted(tmp_path: Path) -> None:
         decoupe.load(path)
     ran = cut("-m", path, "-o", tmp_path / "cut.png")
     assert (ran.exit_code, "--trust" in ran.stderr) == (2, True)
+    with pytest.raises(InputError, match="can run any code that its maker put in"):
+        _ = decoupe.load(segments=path).segmenter
+    with pytest.raises(CheckpointError, match="not a usable program"):
+        _ = decoupe.load(segments=path, trust=True).segmenter
+    ran = cut("--what", "list", "--segments", path, "--trust")
+    assert (ran.exit_code, "not a usable program" in ran.stderr) == (2, True)
     with pytest.raises(CheckpointError, match="is an exported model"):
         decoupe.weights.load_model(path)
 

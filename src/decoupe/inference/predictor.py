@@ -374,7 +374,8 @@ def load(
             follows from what is taken at that moment, and so does the alpha of such a picture.
         preprocessing: how a picture becomes the input of an ``.onnx`` file that is not decoupe's: its size,
             mean and standard deviation.
-        trust: open a ``.pt2`` file, which may run whatever code its maker put in; no other file runs any.
+        trust: open ``.pt2`` files, as ``model`` or ``segments``, which may run whatever code their makers put
+            in; no other file runs any.
 
     Returns:
         A `Predictor` for a matte model, a `Segmenter` for one that names segments.
@@ -405,7 +406,9 @@ def load(
                 f"{opened.name} gives segments, not mattes: leave minmax, guided and segments out"
             )
         return Segmenter(opened, size=size, spec=spec, memory=memory)
-    segmenter = functools.partial(open_segmenter, segments, device=device, dtype=dtype, memory=memory)
+    segmenter = functools.partial(
+        open_segmenter, segments, device=device, dtype=dtype, memory=memory, trust=trust
+    )
     return Predictor(
         opened, size=size, spec=spec, minmax=minmax, guided=guided, segmenter=segmenter, memory=memory
     )
