@@ -7,14 +7,13 @@ from typing import Any
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from decoupe.server.compat import FORMATS, SIZES
+from decoupe.server.compat import FILE, PARAMETERS, REMBG_PARAMETERS
 from decoupe.server.guard import Limits
 from decoupe.server.options import CutOptions, SegmentOptions
 from decoupe.server.worker import Workplace
 
 Route = dict[str, Any]
 
-_FILE = {"type": "string", "format": "binary"}
 _PROBLEM = {
     "type": "object",
     "required": ["title", "status", "detail"],
@@ -85,7 +84,7 @@ def _errors(*statuses: str) -> dict[str, Any]:
 
 
 def _given(description: str, *media_types: str) -> dict[str, Any]:
-    content = {kind: {"schema": {} if kind == "application/json" else _FILE} for kind in media_types}
+    content = {kind: {"schema": {} if kind == "application/json" else FILE} for kind in media_types}
     return {"200": {"description": description, "content": content}}
 
 
@@ -120,8 +119,8 @@ def _picture_route(
         for name, schema in told.items()
     ]
     content = {
-        "multipart/form-data": _form({"image": _FILE, **told, **files}, ["image"], examples),
-        "image/*": {"schema": _FILE},
+        "multipart/form-data": _form({"image": FILE, **told, **files}, ["image"], examples),
+        "image/*": {"schema": FILE},
     }
     return {
         "summary": summary,
@@ -138,7 +137,7 @@ def _get(summary: str, given: dict[str, Any], *problems: str) -> Route:
 _PICTURES = ("image/png", "image/webp", "image/tiff", "image/avif", "image/jpeg")
 _COLOUR_OR_FILE = {
     "description": "A colour such as white or #1e90ff, blur, or a picture's file.",
-    "anyOf": [{"type": "string"}, _FILE],
+    "anyOf": [{"type": "string"}, FILE],
 }
 
 CUT = _picture_route(
@@ -167,25 +166,6 @@ SEGMENT = _picture_route(
     {"polygons": {"image": "street.jpg"}, "COCO": {"image": "street.jpg", "format": "coco"}},
 )
 
-_OF_REMOVE_BG = {
-    "image_file": _FILE,
-    "image_file_b64": {"type": "string", "description": "The file's bytes in base64, instead."},
-    "size": {"enum": list(SIZES)},
-    "type": {"type": "string", "description": "A hint, which is given back."},
-    "format": {"enum": list(FORMATS)},
-    "roi": {"type": "string", "description": "Left, top, right, bottom: 0% 0% 100% 100%."},
-    "crop": {"type": "boolean"},
-    "crop_margin": {"type": "string", "description": "One, two or four lengths: 10%, or 30px 10px."},
-    "scale": {"type": "string", "description": "original, or 10% to 100%."},
-    "position": {"type": "string", "description": "original, center, or one or two percentages."},
-    "channels": {"enum": ["rgba", "alpha"]},
-    "add_shadow": {"type": "boolean"},
-    "shadow_type": {"enum": ["none", "drop"]},
-    "shadow_opacity": {"type": "integer", "minimum": 0, "maximum": 100},
-    "semitransparency": {"enum": [True]},
-    "bg_color": {"type": "string", "description": "81d4fa, fff, 81d4fa77 or green."},
-    "bg_image_file": _FILE,
-}
 REMOVE_BG: Route = {
     "summary": "Cut as remove.bg does: its clients work with this address.",
     "response_class": Response,
@@ -198,10 +178,10 @@ REMOVE_BG: Route = {
             "required": True,
             "content": {
                 "multipart/form-data": _form(
-                    _OF_REMOVE_BG, [], {"documentation": {"image_file": "file.jpg", "size": "auto"}}
+                    PARAMETERS, [], {"documentation": {"image_file": "file.jpg", "size": "auto"}}
                 ),
                 "application/json": _form(
-                    {name: one for name, one in _OF_REMOVE_BG.items() if one is not _FILE},
+                    {name: one for name, one in PARAMETERS.items() if one is not FILE},
                     ["image_file_b64"],
                     {"documentation": {"image_file_b64": "…", "size": "auto"}},
                 ),
@@ -218,17 +198,7 @@ REMBG: Route = {
             "required": True,
             "content": {
                 "multipart/form-data": _form(
-                    {
-                        "file": _FILE,
-                        "model": {"type": "string"},
-                        "a": {
-                            "type": "boolean",
-                            "description": "Accepted: alpha is soft and colours are estimated.",
-                        },
-                        "om": {"type": "boolean", "description": "The mask alone."},
-                        "ppm": {"type": "boolean", "description": "A hard mask."},
-                        "bgc": {"type": "string", "description": "R,G,B,A of a background."},
-                    },
+                    REMBG_PARAMETERS,
                     ["file"],
                     {"README": {"file": "input.jpg"}},
                 )

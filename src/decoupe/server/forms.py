@@ -102,7 +102,7 @@ async def _multipart(request: Request, limits: Limits) -> list[Part]:
 
 
 def _is_binary(body: bytes) -> bool:
-    """Whether a body is no form whatever its head says: curl --data-binary calls a picture one too."""
+    """Whether a body is not a form despite its content type: curl --data-binary sends pictures so."""
     return not body.isascii()
 
 
@@ -120,7 +120,7 @@ def _of_json(body: bytes) -> list[Part]:
         data = None
     if not isinstance(data, dict):
         raise ProblemError(
-            400, 'the body is no JSON object: send the options as one, such as {"size": "auto"}'
+            400, 'the body is not a JSON object: send the options as one, such as {"size": "auto"}'
         )
     words = {True: "true", False: "false"}
     return [
