@@ -51,7 +51,7 @@ class FramesWarning(UserWarning):
 
 
 class ShortVideoWarning(UserWarning):
-    """A video that ends before the time that it tells, of which what there is was read."""
+    """A video that is shorter than it tells; what there is was read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +258,7 @@ def resize_plane(plane: npt.NDArray[Any], size: tuple[int, int]) -> Floats:
 
 
 def check_size(size: Size) -> None:
-    """Raise InputError for what is no network size."""
+    """Raise InputError for what is not a network size."""
     if size != "native":
         _as_pair(size)
 
@@ -493,9 +493,7 @@ def _from_array(array: npt.NDArray[Any], name: str = "array") -> Picture:
 
 def _integers(array: npt.NDArray[Any], name: str) -> Pixels:
     """Array values as uint8 or uint16; floats in [0, 1] become uint16."""
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.uint16:
+    if array.dtype in (np.uint8, np.uint16):
         return array
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(

@@ -30,7 +30,6 @@ from decoupe.inference.sixteen import encode_tiff
 Background: TypeAlias = Source | tuple[int, int, int]
 """A colour (name, ``#rrggbb`` or ``(r, g, b)``), an image as `read_image` takes it, or ``"blur"``."""
 
-
 # File ending -> what writes RGB and RGBA of 16 bits a channel; PNG of 8 bits as well.
 _ENCODERS: dict[str, Callable[..., bytes]] = {".png": encode_png, ".tif": encode_tiff, ".tiff": encode_tiff}
 
@@ -176,12 +175,8 @@ class Matte:
         ground = np.where(light[..., np.newaxis], np.uint8(255), np.uint8(204)).repeat(3, axis=2)
         pair = Image.new("RGB", (2 * width, height))
         pair.paste(Image.fromarray(_eight_bits(self.image)))
-        pair.paste(
-            Image.composite(
-                Image.fromarray(_eight_bits(self.foreground)), Image.fromarray(ground), self.mask()
-            ),
-            (width, 0),
-        )
+        subject = Image.fromarray(_eight_bits(self.foreground))
+        pair.paste(Image.composite(subject, Image.fromarray(ground), self.mask()), (width, 0))
         return self._finished(pair)
 
     def layers(self) -> dict[str, Image.Image]:
