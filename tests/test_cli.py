@@ -541,7 +541,7 @@ def test_a_pictures_name_is_no_folder_for_several(run: Run, here: Path) -> None:
     result = run("in", "-o", "out.png")
     assert result.exit_code == 2
     assert lines(result) == [
-        "decoupe: out.png is a picture's name, the inputs are several: name a folder, or end it in /"
+        "decoupe: out.png names one picture, the inputs are several: name a folder, or end it in /"
     ]
     assert not (here / "out.png").exists()
     assert run("in", "-o", "out.png/").exit_code == 0
@@ -619,7 +619,7 @@ def test_an_output_folder_that_cannot_be_made(run: Run, here: Path) -> None:
         (["--size", "big"], "--size is 'big', expected N, WxH or native"),
         (["--size", "big", "-o", "notes.txt"], "--size is 'big'"),
         (["--size", "0"], "size is 0×0, expected positive"),
-        (["--device", "gpu"], "device 'gpu' is not one of"),
+        (["--device", "gpu"], "device 'gpu' is unknown to"),
         (["--precision", "float12"], "unknown dtype 'float12'; did you mean"),
         (["--precision", "float16"], "exported files compute in float32"),
         (["-"], "- stands for one picture"),

@@ -316,7 +316,7 @@ def test_what_stands_in_the_way_is_told_before_the_work(
 def test_what_may_be_lost_is_of_8_bits(tmp_path: Path) -> None:
     ran = CliRunner().invoke(app, ["export", "pocket", str(tmp_path / "a.onnx"), "--most-lost", "0.1"])
     assert (ran.exit_code, len(ran.stderr.splitlines())) == (2, 1)
-    assert "--most-lost is of --int8: add it" in ran.stderr
+    assert "--most-lost goes with --int8: add --int8" in ran.stderr
 
 
 def test_what_differs_is_found() -> None:

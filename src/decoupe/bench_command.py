@@ -30,7 +30,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL...]",
-            help="Names or files; else every model that is here.",
+            help="Names or files; by default every model that is here.",
             autocompletion=known_models,
         ),
     ] = None,

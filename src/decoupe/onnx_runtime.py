@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Stored = TypeVar("Stored", Preprocessing, Vocabulary)
 
 BYTES = 2500
-"""Per pixel of the input, which no file that decoupe exports takes more than."""
+"""Per pixel of the input: no file that decoupe exports takes more."""
 
 
 class _File:

@@ -141,7 +141,7 @@ def _output_folder(out: str | None, several: bool) -> Path | None:
     if out.endswith(("/", os.sep)) or path.is_dir():
         return path
     if several and path.suffix.lower() in READABLE:
-        raise OutputError(f"{out} is a picture's name, the inputs are several: name a folder, or end it in /")
+        raise OutputError(f"{out} names one picture, the inputs are several: name a folder, or end it in /")
     return path if several else None
 
 
@@ -173,8 +173,7 @@ def _plan_input(
     except DecoupeError as error:
         plan.problems.append(str(error))
     except OSError as error:
-        reason = error.strerror
-        plan.problems.append(f"{source} cannot be read ({reason}): check its name and permissions")
+        plan.problems.append(f"{source} cannot be read ({error.strerror}): check its name and permissions")
 
 
 def _plan_stream(name: str, out: str | None, overwrite: bool, text: bool) -> Plan:
@@ -218,7 +217,7 @@ def _plan_folder(
 
 
 def _without_own(pictures: list[Path], plan: Plan) -> list[Path]:
-    """Without what earlier runs made of others of them and put beside: ``photo.cut.png`` of ``photo.jpg``."""
+    """Without what earlier runs put beside others of them: ``photo.cut.png`` beside ``photo.jpg``."""
     stems = {picture.parent / picture.stem for picture in pictures}
 
     def own(picture: Path) -> bool:
@@ -245,7 +244,7 @@ def _plan_file(plan: Plan, source: Path, target: Path, places: Collection[str], 
 
 
 def check_output(target: Path, overwrite: bool) -> None:
-    """Before work that takes long: whether its one output can be written.
+    """Refuse an output that cannot be written, before work that takes long.
 
     Raises:
         OutputError: it exists and is not to be replaced, or its folder does not exist.
@@ -256,7 +255,7 @@ def check_output(target: Path, overwrite: bool) -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder that can never be made."""
+    """Refuse a folder that cannot be made, since a file is in its place or above it."""
     for part in (folder, *folder.parents):
         if part.is_file():
             raise OutputError(f"{part} is a file, expected a folder: name another output with -o")
@@ -275,7 +274,7 @@ def _beside(source: Path, word: str, suffix: str) -> Path:
 
 
 def refuse_foreign(plan: Plan, beside: Callable[[Path], Path], mark: Callable[[Path], bytes]) -> None:
-    """Drop the jobs whose second output stands already and is not of the same picture; each is a problem.
+    """Drop jobs whose second output exists and belongs to another picture; each becomes a problem.
 
     Args:
         plan: changed in place.
@@ -300,7 +299,7 @@ def refuse_foreign(plan: Plan, beside: Callable[[Path], Path], mark: Callable[[P
 
 
 def check_formats(plan: Plan, *, flat: bool) -> None:
-    """Refuse outputs that no picture could be written to before the first picture is cut."""
+    """Refuse outputs that no picture could be written to, before the first picture is cut."""
     for target in [job.target for job in plan.jobs if job.target is not None]:
         if not target.suffix:
             raise OutputError(f"{target} has no file ending: end it in .png, or in / where it is a folder")

@@ -94,7 +94,7 @@ def cut_frames(
 def _cut_frame(
     frame: Frame, *, predictor: Predictor, size: tuple[int, int], output: Wanted, choice: dict[str, Any]
 ) -> tuple[bytes, dict[str, Any]]:
-    """The bytes of one frame's output, written already where it has a file; and what tells of it."""
+    """The bytes of one frame's output, already written where it has a file; and its record."""
     begun = time.perf_counter()
     height, width = size
     expected = height * width * 3
@@ -143,14 +143,14 @@ def _targets(options: CutOptions, output: Wanted) -> Callable[[int], Path | None
         piped |= {"--format": options.form is not None, "--quality": options.quality is not None}
         for option in [option for option, given in piped.items() if given]:
             raise InputError(
-                f"{option} is of files, and frames go to standard output: add -o out/%05d{output.suffix}"
+                f"{option} is for files, and frames go to standard output: add -o out/%05d{output.suffix}"
             )
         if sys.stdout is not None and sys.stdout.isatty():
             raise OutputError("frames are not written to a terminal: name -o out/%05d.png, or redirect them")
         return lambda _: None
     pattern = f"{out.rstrip('/')}/%05d{output.suffix}" if out.endswith("/") or Path(out).is_dir() else out
     if len(_NUMBER.findall(pattern)) != 1 or pattern.count("%") != 1:
-        raise OutputError(f"{out} names one file, and frames are many: number them, such as out/%05d.png")
+        raise OutputError(f"{out} names one file, and there are many: number them, such as out/%05d.png")
 
     def target_of(number: int) -> Path:
         return Path(_NUMBER.sub(lambda found: found[0].replace("u", "d") % number, pattern))

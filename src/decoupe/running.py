@@ -115,7 +115,7 @@ def do(
 
 
 def announced(model: Any, telling: Telling) -> Any:
-    """A model that has been opened, told where that is wanted."""
+    """A model that has just been opened; it is described where that is wanted."""
     for line in (model.describe(), *model.runtime.notes) if telling.verbose else ():
         say(line)
     return model
@@ -171,7 +171,7 @@ def _run(
 def _worked(
     job: Job, *, work: Callable[[Path | BinaryIO, Path | None], Worked], folders: bool, recorded: bool
 ) -> dict[str, Any]:
-    """Do one job; what tells of it, empty where nobody asks."""
+    """Do one job; its record, empty where nobody asks for one."""
     begun = time.perf_counter()
     source = opened(sys.stdin, "input").buffer if job.source is None else job.source
     written, about = work(source, job.target)

@@ -12,7 +12,7 @@ import typer
 from decoupe.console import drawn, imported, say, told
 from decoupe.errors import InputError, OutputError
 from decoupe.inference.media import encode, write_bytes
-from decoupe.options import AsJson, Overwrite
+from decoupe.options import AsJson, Overwrite, Quiet
 from decoupe.plan import check_output
 
 Data = Annotated[
@@ -24,7 +24,7 @@ Val = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, as batch_size=8; dots reach inside."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: batch_size=8; dots reach inside."),
 ]
 From = Annotated[
     str | None,
@@ -33,13 +33,13 @@ From = Annotated[
 Sets = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sets.")]
 
 data_app = typer.Typer(
-    help="Look at training data before a GPU is paid for.", no_args_is_help=True, rich_markup_mode=None
+    help="Look at training data before you pay for a GPU.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help="Name of a recipe, see --list, or a .yaml file.")
+        str | None, typer.Argument(metavar="RECIPE", help="Name of a recipe (see --list), or a .yaml file.")
     ] = None,
     data: Annotated[
         list[Path] | None, typer.Option("--data", metavar="DIR", help="A set's folder; several are joined.")
@@ -56,14 +56,12 @@ def train(
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that prepare samples.")] = 2,
     minutes: Annotated[
-        float | None, typer.Option(min=0, metavar="M", help="Stop after so long; the same command goes on.")
+        float | None, typer.Option(min=0, metavar="M", help="Stop after M minutes; the same command goes on.")
     ] = None,
-    show: Annotated[bool, typer.Option("--print", help="Print the recipe as YAML and do nothing.")] = False,
-    listed: Annotated[bool, typer.Option("--list", help="List the recipes and do nothing.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print how it ended as a line of JSON, for programs.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    show: Annotated[bool, typer.Option("--print", help="Only print the recipe, as YAML.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Only list the recipes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print how it ended as a line of JSON.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a model, or go on where training stopped. The same command does both."""
     with told():
@@ -83,18 +81,7 @@ def train(
         out = out or Path("runs") / Path(recipe).stem
         if out.exists() and not out.is_dir():
             raise OutputError(f"{out} is a file: name a folder for the run with -o")
-        _run(
-            chosen,
-            data,
-            val or [],
-            out,
-            backgrounds,
-            device,
-            workers,
-            minutes,
-            as_json,
-            quiet,
-        )
+        _run(chosen, data, val or [], out, backgrounds, device, workers, minutes, as_json, quiet)
 
 
 def _run(
@@ -177,8 +164,8 @@ def _tell(
 
 
 def calibrate(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="What the model was trained by.")],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name of the catalogue, a file, a hub id.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe that the model was trained by.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name in the catalogue, a file, a hub id.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     data: Data,
     most: Annotated[int, typer.Option(min=1, metavar="N", help="Pairs to look at, evenly chosen.")] = 200,
@@ -232,7 +219,7 @@ def preview(
         "preview.png"
     ),
     recipe: Annotated[
-        str, typer.Option(metavar="RECIPE", help="Whose augmentation is shown.")
+        str, typer.Option(metavar="RECIPE", help="Recipe whose augmentation is shown.")
     ] = "birefnet-general",
     settings: Set = None,
     count: Annotated[int, typer.Option(min=1, max=200, metavar="N", help="Samples to show.")] = 24,

@@ -78,7 +78,7 @@ class VideoOptions:
     codec: Annotated[
         str | None,
         typer.Option(
-            metavar="CODEC", help="prores, qtrle, vp9, ffv1, h264, h265 or mpeg4; else what suits OUT."
+            metavar="CODEC", help="prores, qtrle, vp9, ffv1, h264, h265 or mpeg4; by default what suits OUT."
         ),
     ] = None
     start: Annotated[
@@ -93,7 +93,7 @@ class VideoOptions:
         bool | None,
         typer.Option(
             "--guided/--no-guided",
-            help="Enlarge mattes along the frames' outlines, or plainly; else as the model says.",
+            help="Enlarge mattes along the frames' outlines; by default as the model says.",
         ),
     ] = None
     size: NetworkSize = None
@@ -102,7 +102,7 @@ class VideoOptions:
     compile: Compile = False
     memory: Memory = None
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an output that exists, or begin it anew.")
+        bool, typer.Option("--overwrite", help="Replace an output that exists, or start it over.")
     ] = False
     max_pixels: MaxPixels = MAX_PIXELS
     as_json: Annotated[

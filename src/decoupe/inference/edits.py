@@ -14,7 +14,7 @@ from decoupe.inference.regions import components, dilated
 from decoupe.readings import bounding_box
 
 MARGIN = 0.03
-"""How far a matte may reach beyond its sure part, of the longer side of its box: hair does."""
+"""How far a matte, as of hair, may reach beyond its sure part: a share of the longer side of its box."""
 
 CERTAIN = 0.5
 """Alpha from which a pixel counts as the subject's where connected parts are told apart."""

@@ -24,7 +24,7 @@ from decoupe.inference.preprocess import Picture, colours_at, resize_plane
 from decoupe.inference.sampling import for_chunks, interpolated, reached
 
 RADIUS = 3
-"""Of the windows, in pixels of the small matte: 7×7 of them obey one linear function."""
+"""Of the windows, in pixels of the small matte: 7×7 pixels obey one linear function."""
 
 LEAST_RATIO = 2.0
 """How many times the matte's pixels a photograph has before there is detail to follow."""

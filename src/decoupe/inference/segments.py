@@ -327,7 +327,7 @@ class Segments:
         return Segment(name, score, reading.mask, reading.label, reading.label not in self.vocabulary.stuff)
 
     def _regions(self) -> list[Segment]:
-        """The semantic reading as one segment a class; sure of it is what its best query is."""
+        """The semantic reading as one segment per class, whose score is that of its best query."""
         best = readings.softmax(self.class_logits)[:, :-1].max(axis=0)
         return [
             self._named(readings.Reading(int(index), float(best[index]), self.semantic == index))

@@ -18,7 +18,7 @@ from decoupe.inference.regions import components, dilated
 from decoupe.inference.segments import Segment
 
 PADDING = 0.1
-"""Surroundings that the matte model sees on each side of a part, of the longer side of its box."""
+"""What the matte model sees around a part, on each side: a share of the longer side of its box."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from decoupe.inference.preprocess import resize_plane
 Pair = tuple[int, int]
 
 OVERLAP = 0.25
-"""Of a tile's side, that it shares with each neighbour at least."""
+"""Least share of a tile's side that it has in common with each neighbour."""
 
 NEAR = 12
 """How near to the glance's outline a tile is believed, in pixels of the glance."""

@@ -312,7 +312,7 @@ def _open_device(source: str, reader: str, name: str) -> av.container.InputConta
 
 
 def turn_of(frame: av.VideoFrame) -> Callable[[Pixels], Pixels]:
-    """What makes frames ``(H, W, C)`` of a stream upright, by the display matrix of its first frame."""
+    """A function that turns frames ``(H, W, C)`` upright, by the display matrix of the first one."""
     matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
     if matrix is None:
         return lambda pixels: pixels

@@ -31,7 +31,7 @@ MEDIA_TYPES = {
     ".json": "application/json",
     ".zip": "application/zip",
 }
-"""Of each file ending that is answered with."""
+"""By the endings of the files that answers hold."""
 
 
 @dataclass(frozen=True)

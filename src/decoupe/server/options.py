@@ -37,7 +37,7 @@ class CutOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[
-        str | None, Field(description="A matte model of /v1/models; else the first of them.")
+        str | None, Field(description="A matte model of /v1/models; by default the first of them.")
     ] = None
     over: Annotated[
         str | None,
@@ -51,7 +51,7 @@ class CutOptions(BaseModel):
         False
     )
     what: Annotated[
-        list[str] | None, Field(description="Cut what has this label, as dog; needs a segment model.")
+        list[str] | None, Field(description="Cut what has this label, such as dog; needs a segment model.")
     ] = None
     box: Annotated[
         str | None,
@@ -65,32 +65,33 @@ class CutOptions(BaseModel):
         str | None, Field(pattern=_POINT, description="Cut what is at this pixel: X,Y.", examples=["180,220"])
     ] = None
     threshold: Annotated[
-        float | None, Field(ge=0, le=1, description="Make the edge hard: alpha from there on is the subject.")
+        float | None, Field(ge=0, le=1, description="Make the edge hard: alpha of at least this is subject.")
     ] = None
-    keep_largest: Annotated[bool, Field(description="Keep the largest connected part alone.")] = False
-    fill_holes: Annotated[bool, Field(description="Keep what the subject encloses.")] = False
-    grow: Annotated[int, Field(ge=0, le=100, description="Make the subject so many pixels larger.")] = 0
-    shrink: Annotated[int, Field(ge=0, le=100, description="Make it so many pixels smaller.")] = 0
-    feather: Annotated[float, Field(ge=0, le=1000, description="Soften its edge by so many pixels.")] = 0
+    keep_largest: Annotated[bool, Field(description="Keep only the largest connected part.")] = False
+    fill_holes: Annotated[bool, Field(description="Fill holes: keep what the subject encloses.")] = False
+    grow: Annotated[int, Field(ge=0, le=100, description="Make the subject this many pixels larger.")] = 0
+    shrink: Annotated[int, Field(ge=0, le=100, description="Make it this many pixels smaller.")] = 0
+    feather: Annotated[float, Field(ge=0, le=1000, description="Soften its edge by this many pixels.")] = 0
     invert: Annotated[bool, Field(description="Cut the background instead.")] = False
     crop: Annotated[bool, Field(description="Keep only the part with the subject.")] = False
     margin: Annotated[
-        str | None, Field(max_length=12, description="Room around it, with crop: pixels, or a share as 5%.")
+        str | None, Field(max_length=12, description="Room around the subject, with crop: such as 20 or 5%.")
     ] = None
-    aspect: Annotated[str | None, Field(max_length=24, description="Shape of that part, as 1:1.")] = None
+    aspect: Annotated[str | None, Field(max_length=24, description="Shape of the crop, such as 1:1.")] = None
     shadow: Annotated[float, Field(ge=0, le=1, description="A soft shadow below the subject.")] = 0
     keep_hidden: Annotated[bool, Field(description="Keep the photograph's colours in transparent parts.")] = (
         False
     )
     format: Annotated[
-        Literal["png", "webp", "tiff", "avif", "jpg"], Field(description="Of the answer; jpg over a colour.")
+        Literal["png", "webp", "tiff", "avif", "jpg"],
+        Field(description="Of the answer; jpg is never transparent."),
     ] = "png"
-    quality: Annotated[int | None, Field(ge=1, le=100, description="Of WebP, AVIF and JPEG.")] = None
+    quality: Annotated[int | None, Field(ge=1, le=100, description="Quality of WebP, AVIF and JPEG.")] = None
     metadata: Annotated[bool, Field(description="Keep EXIF and resolution.")] = True
-    minmax: Annotated[bool, Field(description="Stretch the matte to its least and largest value.")] = False
+    minmax: Annotated[bool, Field(description="Stretch the matte to the full range, 0 to 1.")] = False
     guided: Annotated[
         bool | None,
-        Field(description="Enlarge the matte along the photograph's outlines; else as the model does."),
+        Field(description="Enlarge the matte along the photograph's outlines; by default as the model says."),
     ] = None
     size: Annotated[
         str | None,
@@ -112,14 +113,14 @@ class SegmentOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[
-        str | None, Field(description="A segment model of /v1/models; else the first of them.")
+        str | None, Field(description="A segment model of /v1/models; by default the first of them.")
     ] = None
     reading: Annotated[
         Literal["panoptic", "instances", "semantic"] | None, Field(description="How pixels become segments.")
     ] = None
     format: Annotated[
         Literal["overlay", "labels", "coco", "coco-panoptic"],
-        Field(description="Polygons for the first two, or COCO's files."),
+        Field(description="overlay and labels: polygons as JSON; coco and coco-panoptic: COCO's files."),
     ] = "overlay"
     picture: Annotated[bool, Field(description="Give the format's picture instead of its JSON.")] = False
     score: Annotated[float | None, Field(ge=0, le=1, description="Least score of a segment.")] = None
@@ -218,7 +219,7 @@ def segment_job(form: Form, known: Known) -> Segmentation:
 
 
 def chosen_model(name: str | None, known: Known, task: str) -> str:
-    """The model of that name, of those of a task that are loaded; the first of them where none is named.
+    """The loaded model of that name and task; the first of that task where none is named.
 
     Raises:
         ProblemError: it is not one of them, or there is none.
