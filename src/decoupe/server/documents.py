@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi.responses import Response
@@ -14,30 +15,19 @@ from decoupe.server.worker import Workplace
 
 Route = dict[str, Any]
 
-_PROBLEM = {
-    "type": "object",
-    "required": ["title", "status", "detail"],
-    "properties": {
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "code": {"type": "string"},
-        "detail": {"type": "string"},
-    },
-}
-_ERRORS = {
-    "type": "object",
-    "required": ["errors"],
-    "properties": {
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["title", "code"],
-                "properties": {"title": {"type": "string"}, "code": {"type": "string"}},
-            },
-        }
-    },
-}
+_TEXT = {"type": "string"}
+
+
+def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    return {"type": "object", "required": required, "properties": properties}
+
+
+_PROBLEM = _object(
+    {"title": _TEXT, "status": {"type": "integer"}, "code": _TEXT, "detail": _TEXT},
+    ["title", "status", "detail"],
+)
+_ERROR = _object({"title": _TEXT, "code": _TEXT}, ["title", "code"])
+_ERRORS = _object({"errors": {"type": "array", "items": _ERROR}}, ["errors"])
 _MEANINGS = {
     "400": ("Bad Request", "grow and shrink undo each other: give one of them"),
     "401": ("Unauthorized", "the token is missing or wrong: send Authorization: Bearer TOKEN"),
@@ -89,12 +79,7 @@ def _given(description: str, *media_types: str) -> dict[str, Any]:
 
 
 def _form(properties: dict[str, Any], required: list[str], examples: dict[str, Any]) -> dict[str, Any]:
-    schema = {
-        "type": "object",
-        "required": required,
-        "additionalProperties": False,
-        "properties": properties,
-    }
+    schema = {**_object(properties, required), "additionalProperties": False}
     return {"schema": schema, "examples": {name: {"value": value} for name, value in examples.items()}}
 
 
@@ -103,6 +88,14 @@ def _told(options: type[BaseModel]) -> dict[str, Any]:
     return {
         name: {key: schema[key] for key in schema if key != "title"} for name, schema in properties.items()
     }
+
+
+def _post(
+    summary: str, responses: dict[str, Any], content: dict[str, Any], parameters: Sequence[Any] = ()
+) -> Route:
+    body = {"required": True, "content": content}
+    extra = {"parameters": parameters, "requestBody": body} if parameters else {"requestBody": body}
+    return {"summary": summary, "response_class": Response, "responses": responses, "openapi_extra": extra}
 
 
 def _picture_route(
@@ -122,12 +115,7 @@ def _picture_route(
         "multipart/form-data": _form({"image": FILE, **told, **files}, ["image"], examples),
         "image/*": {"schema": FILE},
     }
-    return {
-        "summary": summary,
-        "response_class": Response,
-        "responses": given | _problems(*_ALL),
-        "openapi_extra": {"parameters": parameters, "requestBody": {"required": True, "content": content}},
-    }
+    return _post(summary, given | _problems(*_ALL), content, parameters)
 
 
 def _get(summary: str, given: dict[str, Any], *problems: str) -> Route:
@@ -166,46 +154,26 @@ SEGMENT = _picture_route(
     {"polygons": {"image": "street.jpg"}, "COCO": {"image": "street.jpg", "format": "coco"}},
 )
 
-REMOVE_BG: Route = {
-    "summary": "Cut as remove.bg does: its clients work with this address.",
-    "response_class": Response,
-    "responses": _given(
-        "The picture.", "image/png", "image/jpeg", "image/webp", "application/zip", "application/json"
-    )
+REMOVE_BG = _post(
+    "Cut as remove.bg does: its clients work with this address.",
+    _given("The picture.", "image/png", "image/jpeg", "image/webp", "application/zip", "application/json")
     | _errors(*(status for status in _ALL if status != "401")),
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": _form(
-                    PARAMETERS, [], {"documentation": {"image_file": "file.jpg", "size": "auto"}}
-                ),
-                "application/json": _form(
-                    {name: one for name, one in PARAMETERS.items() if one is not FILE},
-                    ["image_file_b64"],
-                    {"documentation": {"image_file_b64": "…", "size": "auto"}},
-                ),
-            },
-        }
+    {
+        "multipart/form-data": _form(
+            PARAMETERS, [], {"documentation": {"image_file": "file.jpg", "size": "auto"}}
+        ),
+        "application/json": _form(
+            {name: one for name, one in PARAMETERS.items() if one is not FILE},
+            ["image_file_b64"],
+            {"documentation": {"image_file_b64": "…", "size": "auto"}},
+        ),
     },
-}
-REMBG: Route = {
-    "summary": "Cut as rembg's server does: its clients work with this address.",
-    "response_class": Response,
-    "responses": _given("The picture.", "image/png") | _problems(*_ALL),
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": _form(
-                    REMBG_PARAMETERS,
-                    ["file"],
-                    {"README": {"file": "input.jpg"}},
-                )
-            },
-        }
-    },
-}
+)
+REMBG = _post(
+    "Cut as rembg's server does: its clients work with this address.",
+    _given("The picture.", "image/png") | _problems(*_ALL),
+    {"multipart/form-data": _form(REMBG_PARAMETERS, ["file"], {"README": {"file": "input.jpg"}})},
+)
 MODELS = _get(
     "The models that are loaded, and the limits.", _given("Both.", "application/json"), "401", "403"
 )
