@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoupe.console import drawn, imported, progress_bar, say, told
+from decoupe.console import drawn, hush_downloads, imported, progress_bar, say, told
 from decoupe.cores import cores
 from decoupe.errors import InputError, unknown
 from decoupe.options import AsJson
@@ -78,6 +78,7 @@ def evaluate(
     if context.invoked_subcommand is not None:
         return
     with told():
+        hush_downloads(quiet)
         protocols = _evaluation("protocols")
         if listed:
             _list(protocols)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from decoupe.console import drawn, imported, say, told
+from decoupe.console import drawn, hush_downloads, imported, say, told
 from decoupe.errors import InputError, OutputError
 from decoupe.inference.media import encode, write_bytes
 from decoupe.options import AsJson, Overwrite, Quiet
@@ -30,6 +30,7 @@ From = Annotated[
     str | None,
     typer.Option("--from", metavar="MODEL", help="Checkpoint to begin from: a name, a file or a hub id."),
 ]
+Backgrounds = Annotated[Path | None, typer.Option(metavar="DIR", help="Photographs to set subjects on.")]
 Sets = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sets.")]
 
 data_app = typer.Typer(
@@ -50,9 +51,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run; else runs/RECIPE.")
     ] = None,
-    backgrounds: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Photographs to set subjects on.")
-    ] = None,
+    backgrounds: Backgrounds = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that prepare samples.")] = 2,
     minutes: Annotated[
@@ -65,6 +64,7 @@ def train(
 ) -> None:
     """Train a model, or go on where training stopped. The same command does both."""
     with told():
+        hush_downloads(quiet)
         recipes = _training("recipes")
         if listed:
             for name, one in recipes.RECIPES.items():
@@ -223,9 +223,7 @@ def preview(
     ] = "birefnet-general",
     settings: Set = None,
     count: Annotated[int, typer.Option(min=1, max=200, metavar="N", help="Samples to show.")] = 24,
-    backgrounds: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Photographs to set subjects on.")
-    ] = None,
+    backgrounds: Backgrounds = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a contact sheet of augmented samples, as the recipe's training would see them."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoupe.console import drawn, progress_bar, say, told
+from decoupe.console import drawn, hush_downloads, progress_bar, say, told
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.options import (
@@ -117,6 +117,7 @@ def video(options: VideoOptions) -> None:
     """Cut the subject out of a video. With transparency, or over something; run again, it goes on."""
     with told():
         telling = Telling(options.quiet, options.verbose)
+        hush_downloads(options.quiet)
         find_spec(options.model)  # an unknown name is told before anything else
         from decoupe.inference.predictor import open_predictor
         from decoupe.inference.video_files import form_of
