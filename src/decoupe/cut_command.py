@@ -38,7 +38,7 @@ def cut(options: CutOptions) -> None:
             find_spec(name)
         open_model = functools.partial(_open, options, parse_size(options.size))
         choice = _choice(options)
-        with said_warnings(telling):
+        with said_warnings(options.quiet):
             over = None if options.over is None else read_background(options.over, options.max_pixels)
         output = wanted(options, over)
         workers = options.workers or min(4, cores())

@@ -12,7 +12,7 @@ from decoupe.console import say, told
 from decoupe.errors import InputError
 from decoupe.options import Overwrite, known_models
 from decoupe.plan import check_output
-from decoupe.running import Telling, said_warnings
+from decoupe.running import said_warnings
 from decoupe.weights.registry import CATALOGUE
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _in_8_bits(
     """Quantise a temporary file in floats; how far that one is from PyTorch."""
     from decoupe.export.quantization import quantise
 
-    with tempfile.TemporaryDirectory() as folder, said_warnings(Telling()):
+    with tempfile.TemporaryDirectory() as folder, said_warnings():
         floats = Path(folder, out.name)
         report = write(floats)
         effect = quantise(floats, out, photographs, most=most)

@@ -69,7 +69,7 @@ def cut_frames(
             else:
                 counts["there already"] += 1
 
-    with said_warnings(telling), contextlib.closing(in_order(work, left(), workers)) as results:
+    with said_warnings(telling.quiet), contextlib.closing(in_order(work, left(), workers)) as results:
         for frame, result in results:
             try:
                 data, about = result()

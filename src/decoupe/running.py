@@ -138,7 +138,7 @@ def _run(
     total = len(plan.jobs)
     with (
         progress_bar(total, drawn=total > 1 and drawn(telling.quiet)) as advance,
-        said_warnings(telling),
+        said_warnings(telling.quiet),
         contextlib.closing(in_order(work_job, plan.jobs, min(workers, total))) as results,
     ):
         for job, result in results:
@@ -210,12 +210,12 @@ def in_order(
 
 
 @contextlib.contextmanager
-def said_warnings(telling: Telling) -> Iterator[None]:
+def said_warnings(quiet: bool = False) -> Iterator[None]:
     """What decoupe warns of, as lines on standard error."""
     with warnings.catch_warnings():
         for category in (SizeWarning, CompileWarning, FramesWarning, ShortVideoWarning):
             warnings.simplefilter("always", category)
-        warnings.showwarning = lambda message, *_: None if telling.quiet else say(str(message))
+        warnings.showwarning = lambda message, *_: None if quiet else say(str(message))
         yield
 
 

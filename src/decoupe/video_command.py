@@ -116,7 +116,7 @@ class VideoOptions:
 def video(options: VideoOptions) -> None:
     """Cut the subject out of a video. With transparency, or over something; run again, it goes on."""
     with told():
-        telling = Telling(options.quiet, options.verbose)
+        Telling(options.quiet, options.verbose)  # refuses the two together
         hush_downloads(options.quiet)
         find_spec(options.model)  # an unknown name is told before anything else
         from decoupe.inference.predictor import open_predictor
@@ -145,7 +145,7 @@ def video(options: VideoOptions) -> None:
         if options.verbose:
             say(predictor.describe())
         try:
-            written = _cut(options, predictor, wanted, telling)
+            written = _cut(options, predictor, wanted)
         except DecoupeError as error:
             say(str(error))
             if options.as_json:
@@ -177,14 +177,14 @@ def _wanted(options: VideoOptions) -> dict[str, Any]:
     }
 
 
-def _cut(options: VideoOptions, predictor: Predictor, wanted: dict[str, Any], telling: Telling) -> Written:
+def _cut(options: VideoOptions, predictor: Predictor, wanted: dict[str, Any]) -> Written:
     from decoupe.inference.video import cut_video
     from decoupe.inference.video_reader import device_of
 
     with (
         _progress(options.quiet) as progress,
         _until_ctrl_c(device_of(options.source) is not None) as stopped,
-        said_warnings(telling),
+        said_warnings(options.quiet),
     ):
         return cut_video(options.source, options.out, predictor, stop=stopped, progress=progress, **wanted)
 

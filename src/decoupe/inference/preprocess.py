@@ -347,11 +347,8 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
         with _opened(stream) as image:
             _check_pixels(image.size, name, max_pixels)
             further = _further(image)
-            picture = (
-                _from_sixteen_bits(image, stream, name)
-                if has_sixteen_bits(image)
-                else _from_pillow(image, name)
-            )
+            wide = has_sixteen_bits(image)
+            picture = _from_sixteen_bits(image, stream, name) if wide else _from_pillow(image, name)
     except InputError:
         raise
     except UnidentifiedImageError:
