@@ -177,17 +177,18 @@ def _plan_input(
 
 
 def _plan_stream(name: str, out: str | None, overwrite: bool, text: bool) -> Plan:
-    plan = Plan()
     source = None if name == "-" else Path(name)
     target = None if out is None or out == "-" else Path(out)
-    if target is not None and (target.is_dir() or str(out).endswith(("/", os.sep))):
+    if target is None:
+        if not text and sys.stdout is not None and sys.stdout.isatty():
+            raise OutputError(
+                "a picture is not written to a terminal: name an output with -o, or redirect it"
+            )
+    elif target.is_dir() or str(out).endswith(("/", os.sep)):
         raise OutputError(f"{out} is a folder, and what comes from standard input has no name: name a file")
-    if target is not None and target.exists() and not overwrite:
-        raise OutputError(_exists(target))
-    if target is None and not text and sys.stdout is not None and sys.stdout.isatty():
-        raise OutputError("a picture is not written to a terminal: name an output with -o, or redirect it")
-    plan.jobs.append(Job(source, target))
-    return plan
+    else:
+        _refuse_standing(target, overwrite)
+    return Plan([Job(source, target)])
 
 
 def _plan_folder(
@@ -238,8 +239,7 @@ def _plan_file(plan: Plan, source: Path, target: Path, places: Collection[str], 
     if not plan.folders:
         check_folder(target)
     plan.claim(source, target)
-    if target.exists() and not overwrite:
-        raise OutputError(_exists(target))
+    _refuse_standing(target, overwrite)
     plan.jobs.append(Job(source, target))
 
 
@@ -250,8 +250,7 @@ def check_output(target: Path, overwrite: bool) -> None:
         OutputError: it exists and is not to be replaced, or its folder does not exist.
     """
     check_folder(target)
-    if target.exists() and not overwrite:
-        raise OutputError(_exists(target))
+    _refuse_standing(target, overwrite)
 
 
 def _check_folder(folder: Path) -> None:
@@ -261,8 +260,9 @@ def _check_folder(folder: Path) -> None:
             raise OutputError(f"{part} is a file, expected a folder: name another output with -o")
 
 
-def _exists(target: Path) -> str:
-    return f"{target} exists: add --overwrite, or name another output"
+def _refuse_standing(target: Path, overwrite: bool) -> None:
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists: add --overwrite, or name another output")
 
 
 def _beside(source: Path, word: str, suffix: str) -> Path:
