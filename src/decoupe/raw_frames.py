@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
@@ -62,7 +62,8 @@ def cut_frames(
     counts = {"cut": 0, "there already": 0, "failed": 0}
 
     def left() -> Iterator[Frame]:
-        for number, data in enumerate(_frames(opened(sys.stdin, "input").buffer, size), 1):
+        read = functools.partial(opened(sys.stdin, "input").buffer.read, size[0] * size[1] * 3)
+        for number, data in enumerate(iter(read, b""), 1):  # the last may be cut off
             target = target_of(number)
             if target is None or options.overwrite or not is_done(target):
                 yield Frame(number, data, target)
@@ -112,12 +113,6 @@ def _cut_frame(
     seconds = round(time.perf_counter() - begun, 3)
     target = None if frame.target is None else str(frame.target)
     return data, {"source": f"frame {frame.number}", "target": target, "seconds": seconds, **describe(matte)}
-
-
-def _frames(stream: BinaryIO, size: tuple[int, int]) -> Iterator[bytes]:
-    """The frames of a stream; the last may be cut off."""
-    while data := stream.read(size[0] * size[1] * 3):
-        yield data
 
 
 def _frame_size(options: CutOptions) -> tuple[int, int]:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from decoupe.weights.checkpoint import LoadedModel
 
-RUNTIMES = ("onnx", "openvino", "program", "torch")
+_EXPORTED = {".onnx": "onnx", OPENVINO_SUFFIX: "openvino", PROGRAM_SUFFIX: "program"}
+RUNTIMES = (*_EXPORTED.values(), "torch")
 DTYPES = ("float32", "bfloat16", "float16")
 LOWERED = {("cpu", "bfloat16"), ("cuda", "bfloat16"), ("cuda", "float16")}
 """Kinds of device and precisions in which a fused model holds the weights of its products."""
@@ -300,7 +301,7 @@ def open_runtime(
     """
     model = resolved(model)
     spec = find_spec(model)
-    kind = _runtime_of(spec.file if spec is not None else str(model))
+    kind = _EXPORTED.get(Path(spec.file if spec is not None else str(model)).suffix, "torch")
     _check_choice("runtime", runtime, RUNTIMES)
     _check_choice("dtype", dtype, DTYPES)
     if runtime not in (None, "auto", kind):
@@ -352,11 +353,6 @@ def find_spec(model: str | os.PathLike[str] | None) -> ModelSpec | None:
     if path.suffix in registry.WEIGHTS_SUFFIXES:
         raise UnknownModelError(f"model file {path} does not exist: check the path")
     return registry.spec(name)
-
-
-def _runtime_of(file: str) -> str:
-    kinds = {".onnx": "onnx", OPENVINO_SUFFIX: "openvino", PROGRAM_SUFFIX: "program"}
-    return kinds.get(Path(file).suffix, "torch")
 
 
 def _check_choice(kind: str, value: str | None, known: tuple[str, ...]) -> None:

@@ -317,7 +317,8 @@ class _Work:
                 )
             self._times = list(self._whole_pieces())
             return
-        if _stands(self._target, self._form) and not overwrite:
+        first = sequence_path(self._target, 1) if self._form.container is None else self._target
+        if first.exists() and not overwrite:
             raise OutputError(f"{self._target} exists: choose another output, or overwrite it (--overwrite)")
         self._folder.mkdir(parents=True, exist_ok=True)
         write_bytes(json.dumps(job).encode(), described)
@@ -460,13 +461,6 @@ def _written_to(target: Path) -> Iterator[None]:
         raise OutputError(
             f"{target} cannot be written ({reason}): check the folder's permissions and free space"
         ) from None
-
-
-def _stands(target: Path, form: Form) -> bool:
-    """Whether there is an output already."""
-    if form.container is None:
-        return sequence_path(target, 1).exists()
-    return target.exists()
 
 
 def _told_of(source: Any) -> str | None:

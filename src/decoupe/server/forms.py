@@ -52,7 +52,8 @@ async def read_form(
     parts: list[Part] = [*request.query_params.multi_items()]
     if kind == "multipart/form-data":
         parts += await _multipart(request, limits)
-    elif kind == "application/x-www-form-urlencoded" and not (raw and _is_binary(await request.body())):
+    # Not all that says so is a form: curl --data-binary says it of pictures.
+    elif kind == "application/x-www-form-urlencoded" and (raw is None or (await request.body()).isascii()):
         parts += _urlencoded(await request.body(), limits)
     elif kind == "application/json" and long is not None:
         parts += _of_json(await request.body())
@@ -99,11 +100,6 @@ async def _multipart(request: Request, limits: Limits) -> list[Part]:
         (name, value if isinstance(value, str) else await value.read())
         for name, value in parsed.multi_items()
     ]
-
-
-def _is_binary(body: bytes) -> bool:
-    """Whether a body is not a form despite its content type: curl --data-binary sends pictures so."""
-    return not body.isascii()
 
 
 def _urlencoded(body: bytes, limits: Limits) -> list[Part]:

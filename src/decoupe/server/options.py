@@ -147,8 +147,8 @@ def read_options(form: Form, kind: type[Options]) -> Options:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0])
-        raise ProblemError(400, f"{name} is {str(first['input'])[:60]!r}: {_lowered(first['msg'])}") from None
+        value, line = str(first["input"])[:60], first["msg"]
+        raise ProblemError(400, f"{first['loc'][0]} is {value!r}: {line[:1].lower()}{line[1:]}") from None
 
 
 def cut_job(form: Form, known: Known) -> Cut:
@@ -268,7 +268,3 @@ def _chosen(options: CutOptions) -> dict[str, Any]:
         if text is not None:
             chosen[name] = tuple(int(part) for part in text.split(","))
     return chosen
-
-
-def _lowered(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]
