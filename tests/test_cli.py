@@ -488,6 +488,23 @@ def test_what_was_made_before_is_not_cut_again(run: Run, here: Path) -> None:
     assert run("own/photo.cut.png").exit_code == 0  # asked for by name, and alone
 
 
+@pytest.mark.parametrize(
+    ("option", "made"),
+    [
+        ("--matte", "photo.matte.png"),
+        ("--overlay", "photo.overlay.png"),
+        ("--side-by-side", "photo.side-by-side.png"),
+        ("--layers", "photo.layers.tif"),
+    ],
+)
+def test_no_picture_that_was_made_before_is_cut_again(run: Run, here: Path, option: str, made: str) -> None:
+    photograph(here / "photo.jpg")
+    assert run("photo.jpg", option).exit_code == 0
+    again = run("photo.jpg", made, option, "--overwrite")
+    assert lines(again)[0].startswith("decoupe: 1 left out, made of the pictures beside them")
+    assert sorted(path.name for path in here.glob("photo.*")) == ["photo.jpg", made]
+
+
 @pytest.mark.parametrize("out", ["photo.png", "./photo.png", "link.png"])
 def test_an_input_is_never_an_output(run: Run, here: Path, out: str) -> None:
     photo = photograph(here / "photo.png")
@@ -524,7 +541,7 @@ def test_a_pictures_name_is_no_folder_for_several(run: Run, here: Path) -> None:
     result = run("in", "-o", "out.png")
     assert result.exit_code == 2
     assert lines(result) == [
-        "decoupe: out.png is a picture's name, the inputs are several: name a folder, or end it in /"
+        "decoupe: out.png names one picture, the inputs are several: name a folder, or end it in /"
     ]
     assert not (here / "out.png").exists()
     assert run("in", "-o", "out.png/").exit_code == 0
@@ -602,7 +619,7 @@ def test_an_output_folder_that_cannot_be_made(run: Run, here: Path) -> None:
         (["--size", "big"], "--size is 'big', expected N, WxH or native"),
         (["--size", "big", "-o", "notes.txt"], "--size is 'big'"),
         (["--size", "0"], "size is 0×0, expected positive"),
-        (["--device", "gpu"], "device 'gpu' is not one of"),
+        (["--device", "gpu"], "device 'gpu' is unknown to"),
         (["--precision", "float12"], "unknown dtype 'float12'; did you mean"),
         (["--precision", "float16"], "exported files compute in float32"),
         (["-"], "- stands for one picture"),

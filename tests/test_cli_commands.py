@@ -75,6 +75,16 @@ def test_models_lists_all_and_tells_about_one() -> None:
     assert lines(unknown) == ["decoupe: unknown model 'birefnt'; did you mean 'birefnet'?"]
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["bench x", "get x", "cut x -m x", "segment x -m x", "video x y -m x", "eval --pred x --gt x", "train x"],
+)
+def test_quiet_draws_no_bars_of_downloads(command: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "0")
+    assert CliRunner().invoke(app, [*command.split(), "-q"]).exit_code == 2
+    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
+
+
 def test_get_downloads_and_prints_the_path(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DECOUPE_CACHE", str(here / "cache"))
     with FakeHub() as hub:

@@ -178,7 +178,7 @@ def test_the_score_decides_what_counts(run: Run) -> None:
     [
         (["--format", "cocoo"], "unknown format 'cocoo'; did you mean 'coco'?"),
         (["--reading", "panoptik"], "unknown reading 'panoptik'; did you mean 'panoptic'?"),
-        (["--format", "coco", "--reading", "panoptic"], "--format coco is of instances: leave --reading out"),
+        (["--format", "coco", "--reading", "panoptic"], "--format coco gives instances: leave --reading out"),
         (["--score", "0.5", "--reading", "semantic"], "--score chooses segments, the semantic reading"),
         (["--format", "labels", "-o", "x.jpg"], "writes exact numbers as .png"),
         (["--format", "labels", "-o", "x.json"], "writes exact numbers as .png"),

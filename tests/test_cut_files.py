@@ -132,7 +132,7 @@ def test_metadata_are_kept_or_left_out(run: Run) -> None:
         (["--matte", "--shadow", "0.5"], "--shadow lies below a subject, and --matte shows none"),
         (["--shadow", "2"], "--shadow is 2.0, expected a number from 0 to 1"),
         (["--over", "white", "--keep-hidden"], "--keep-hidden is for transparent parts"),
-        (["--margin", "5%"], "--margin and --aspect are of the part that --crop keeps: add --crop"),
+        (["--margin", "5%"], "--margin and --aspect go with --crop: add --crop"),
         (["--crop", "--margin", "wide"], "--margin is 'wide', expected pixels or a share: such as 20 or 5%"),
         (["--crop", "--margin", "-3"], "--margin is '-3'"),
         (["--crop", "--aspect", "square"], "--aspect is 'square', expected WIDTH:HEIGHT"),

@@ -316,7 +316,7 @@ def test_what_stands_in_the_way_is_told_before_the_work(
 def test_what_may_be_lost_is_of_8_bits(tmp_path: Path) -> None:
     ran = CliRunner().invoke(app, ["export", "pocket", str(tmp_path / "a.onnx"), "--most-lost", "0.1"])
     assert (ran.exit_code, len(ran.stderr.splitlines())) == (2, 1)
-    assert "--most-lost is of --int8: add it" in ran.stderr
+    assert "--most-lost goes with --int8: add --int8" in ran.stderr
 
 
 def test_what_differs_is_found() -> None:
@@ -441,6 +441,12 @@ def test_a_program_is_not_opened_unless_trusted(tmp_path: Path) -> None:
         decoupe.load(path)
     ran = cut("-m", path, "-o", tmp_path / "cut.png")
     assert (ran.exit_code, "--trust" in ran.stderr) == (2, True)
+    with pytest.raises(InputError, match="can run any code that its maker put in"):
+        _ = decoupe.load(segments=path).segmenter
+    with pytest.raises(CheckpointError, match="not a usable program"):
+        _ = decoupe.load(segments=path, trust=True).segmenter
+    ran = cut("--what", "list", "--segments", path, "--trust")
+    assert (ran.exit_code, "not a usable program" in ran.stderr) == (2, True)
     with pytest.raises(CheckpointError, match="is an exported model"):
         decoupe.weights.load_model(path)
 

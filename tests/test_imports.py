@@ -19,6 +19,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 # Each part may import those before it; of those beside only the command line knows.
 ORDER = (
     "errors",
+    "arrays",
     "notices",
     "readings",
     "memory",

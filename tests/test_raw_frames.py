@@ -102,13 +102,13 @@ def test_what_is_cut_off_is_told_and_the_rest_is_done(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-o", "out.png"], "out.png names one file, and frames are many: number them, such as out/%05d.png"),
+        (["-o", "out.png"], "out.png names one file, and there are many: number them, such as out/%05d.png"),
         (["-o", "%d-%d.png"], "names one file"),
         (["-o", "%d.jpg"], "JPEG has no transparency"),
-        (["--crop"], "--crop is of files, and frames go to standard output: add -o out/%05d.png"),
-        (["--layers"], "--layers is of files, and frames go to standard output: add -o out/%05d.tif"),
-        (["--json"], "--json is of files"),
-        (["--quality", "80"], "--quality is of files"),
+        (["--crop"], "--crop is for files, and frames go to standard output: add -o out/%05d.png"),
+        (["--layers"], "--layers is for files, and frames go to standard output: add -o out/%05d.tif"),
+        (["--json"], "--json is for files"),
+        (["--quality", "80"], "--quality is for files"),
         (["--watch"], "--watch waits in folders"),
         (["photo.jpg"], "--raw frames come from standard input"),
         (["--max-pixels", "100"], "--raw is 64x48, over 100 pixels: raise --max-pixels"),

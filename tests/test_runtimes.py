@@ -27,7 +27,7 @@ from decoupe.errors import (
 )
 from decoupe.inference.preprocess import read_image, to_network
 from decoupe.models.birefnet import PRESETS, BiRefNet
-from decoupe.onnx_runtime import OnnxRuntime
+from decoupe.onnx_runtime import OnnxRuntime, open_file
 from decoupe.runtimes import Runtime, TorchRuntime, find_spec, open_runtime, torch_dtype
 from decoupe.weights import registry
 from decoupe.weights.checkpoint import save_model
@@ -68,7 +68,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_onnx_files_of_decoupe_bring_their_preprocessing(tmp_path: Path) -> None:
-    runtime = OnnxRuntime(write_onnx(tmp_path / "a.onnx"))
+    runtime = open_file(write_onnx(tmp_path / "a.onnx"))
     assert isinstance(runtime, Runtime)
     assert (runtime.name, runtime.device, runtime.dtype, runtime.notes) == ("tiny", "cpu", "float32", ())
     assert runtime.preprocessing == KEEP
@@ -80,11 +80,11 @@ def test_onnx_files_of_decoupe_bring_their_preprocessing(tmp_path: Path) -> None
 @pytest.mark.parametrize("sigmoid", [True, False])
 def test_foreign_onnx_files_with_fixed_shapes(tmp_path: Path, sigmoid: bool) -> None:
     path = write_onnx(tmp_path / "foreign.onnx", None, shape=(1, 3, 32, 48), sigmoid=sigmoid)
-    runtime = OnnxRuntime(path)
+    runtime = open_file(path)
     assert runtime.name == "foreign"
     assert runtime.preprocessing.size == (32, 48)
     assert "assumed" in runtime.notes[1]
-    ours = OnnxRuntime(write_onnx(tmp_path / "ours.onnx"))
+    ours = open_file(write_onnx(tmp_path / "ours.onnx"))
     np.testing.assert_allclose(runtime(IMAGES), ours(IMAGES), atol=1e-5)
     with pytest.raises(InputError, match="takes 48×32 only, not 64×64: leave size out"):
         runtime(np.zeros((1, 3, 64, 64), np.float32))
@@ -119,9 +119,9 @@ def test_a_cuda_that_is_installed_and_does_not_work(tmp_path: Path, monkeypatch:
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
     monkeypatch.setattr(onnxruntime, "InferenceSession", broken)
-    assert OnnxRuntime(path).device == "cpu"
+    assert open_file(path).device == "cpu"
     with pytest.raises(DeviceError, match="device 'cuda:0' cannot be used by ONNX Runtime"):
-        OnnxRuntime(path, device="cuda:0")
+        open_file(path, device="cuda:0")
 
 
 def test_too_little_memory_is_one_line(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_too_little_memory_is_one_line(loaded: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_logits_are_recognised_for_each_picture_by_itself(tmp_path: Path) -> None:
-    runtime = OnnxRuntime(write_onnx(tmp_path / "foreign.onnx", None, sigmoid=False))
+    runtime = open_file(write_onnx(tmp_path / "foreign.onnx", None, sigmoid=False))
     together, alone = runtime(IMAGES), [runtime(IMAGES[index : index + 1])[0] for index in range(3)]
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
@@ -153,7 +153,7 @@ def test_logits_are_recognised_for_each_picture_by_itself(tmp_path: Path) -> Non
 def test_unusable_onnx_files(tmp_path: Path, options: dict[str, object], message: str) -> None:
     path = write_onnx(tmp_path / "a.onnx", None, **options)
     with pytest.raises(CheckpointError, match=message):
-        OnnxRuntime(path)
+        open_file(path)
 
 
 def test_grey_inputs_are_refused(tmp_path: Path) -> None:
@@ -163,11 +163,11 @@ def test_grey_inputs_are_refused(tmp_path: Path) -> None:
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(kernel, "weight"))
     onnx.save(model, tmp_path / "grey.onnx")
     with pytest.raises(CheckpointError, match="expected one image input"):
-        OnnxRuntime(tmp_path / "grey.onnx")
+        open_file(tmp_path / "grey.onnx")
 
 
 def test_masks_of_another_shape_are_refused(tmp_path: Path) -> None:
-    runtime = OnnxRuntime(write_onnx(tmp_path / "two.onnx", None))
+    runtime = open_file(write_onnx(tmp_path / "two.onnx", None))
     # Not every file says how many masks it gives.
     runtime.session = SimpleNamespace(
         inputs=runtime.session.inputs, run=lambda *_: [np.zeros((3, 2, 32, 48), np.float32)]
@@ -178,7 +178,7 @@ def test_masks_of_another_shape_are_refused(tmp_path: Path) -> None:
 
 def test_sizes_that_a_model_cannot_compute(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"tiny cannot compute 1×4×8×8 images \(.*\): change size"):
-        OnnxRuntime(write_onnx(tmp_path / "a.onnx"))(np.zeros((1, 4, 8, 8), np.float32))
+        open_file(write_onnx(tmp_path / "a.onnx"))(np.zeros((1, 4, 8, 8), np.float32))
 
 
 def test_broken_onnx_files(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_broken_onnx_files(tmp_path: Path) -> None:
     for data in (b"", b"no model", whole.read_bytes()[: len(whole.read_bytes()) // 2]):
         broken.write_bytes(data)
         with pytest.raises(CheckpointError, match=r"broken\.onnx is not a usable ONNX model") as caught:
-            OnnxRuntime(broken)
+            open_file(broken)
         assert "\n" not in str(caught.value)
 
 
@@ -199,7 +199,7 @@ def test_unusable_metadata(tmp_path: Path) -> None:
             entry.value = '{"sizes": 3}'
     onnx.save(model, path)
     with pytest.raises(CheckpointError, match=r"metadata decoupe\.preprocessing that cannot be used"):
-        OnnxRuntime(path)
+        open_file(path)
 
 
 def test_torch_checkpoints(loaded: Path) -> None:

@@ -25,13 +25,13 @@ TOKEN = "correct-horse-battery"
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--host", "0.0.0.0"], "0.0.0.0 is reached from elsewhere too: set DECOUPE_TOKEN, or give"),
-        (["--host", "example.org"], "example.org is reached from elsewhere too"),
+        (["--host", "0.0.0.0"], "0.0.0.0 can be reached from elsewhere: set DECOUPE_TOKEN, or give"),
+        (["--host", "example.org"], "example.org can be reached from elsewhere"),
         (["--token", "short"], "--token is too easy to guess: give at least 16 printable characters"),
         (["--token", TOKEN, "--no-auth"], "--token and --no-auth exclude each other"),
         (
             ["--cors", "shop.example"],
-            "--cors shop.example is no origin, which is scheme://host[:port]: give it",
+            "--cors shop.example is not an origin, scheme://host[:port]: give it",
         ),
         (["-m", "birefnt"], "unknown model 'birefnt'; did you mean 'birefnet'?"),
         (["-m", "pocket", "-m", "pocket"], "two models are called pocket"),
@@ -49,7 +49,7 @@ def test_an_origin_is_what_a_browser_sends() -> None:
     for kept in ("http://localhost:3000", "https://[::1]:8443", "https://a:80", "tauri://localhost"):
         assert origin(kept) == kept
     for wrong in ("https://shop.example/cart", "https://a:99999", "https://a@b", "https://", "*", "null", ""):
-        with pytest.raises(InputError, match="is no origin"):
+        with pytest.raises(InputError, match="is not an origin"):
             origin(wrong)
 
 

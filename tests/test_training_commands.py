@@ -91,7 +91,7 @@ def test_from_pairs_to_a_model_that_cuts_and_is_exported(run: Run, monkeypatch: 
         ),
         (
             ["pocket", "--data", "nothing"],
-            "nothing is no folder: expected one with nothing/im",
+            "nothing is not a folder: expected nothing/im",
         ),
         (["pocket", "--data", "."], "holds no matte set"),
         (["pocket", "--data", "discs", "--data", "discs"], "discs is given twice: give it once"),
@@ -269,5 +269,5 @@ def test_segment_sets_are_checked_as_well(run: Run, here: Path) -> None:
     Image.new("L", (9, 8), 0).save("ade/annotations/training/c.png")
     wrong = run("data", "check", "ade", "--workers", "1")
     assert wrong.exit_code == 1
-    assert "b.png is no map of 150 classes" in wrong.stdout
+    assert "b.png is not a map of 150 classes" in wrong.stdout
     assert "note: no segments (1): c.jpg" in wrong.stdout

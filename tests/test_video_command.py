@@ -95,7 +95,7 @@ def test_every_choice_reaches_the_video(run: Run) -> None:
             2,
             "the end, 2, does not come after the start, 5",
         ),
-        (["in.mp4", "out.mov", "--from", "soon"], 2, "'soon' is no time, expected seconds, m:ss or h:mm:ss"),
+        (["in.mp4", "out.mov", "--from", "soon"], 2, "'soon' is not a time, expected seconds, m:ss or"),
         (["in.mp4", "out.mp4", "--matte", "--over", "red"], 2, "--matte and --over exclude each other"),
         (["in.mp4", "out.mov", "--size", "big"], 2, "--size is 'big', expected N, WxH or native"),
         (["", "out.mov"], 2, "a path is empty"),

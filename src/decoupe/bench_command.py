@@ -16,7 +16,7 @@ from decoupe.console import hush_downloads, say, told
 from decoupe.errors import DecoupeError, OutputError
 from decoupe.inference.media import write_bytes
 from decoupe.options import AsJson, Compile, Device, Precision, Quiet, known_models
-from decoupe.running import Telling, said_warnings
+from decoupe.running import said_warnings
 from decoupe.runtimes import find_spec
 from decoupe.weights.registry import catalogue
 from decoupe.weights.timings import Timing, timings_file, with_timing
@@ -30,7 +30,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL...]",
-            help="Names or files; else every model that is here.",
+            help="Names or files; by default every model that is here.",
             autocompletion=known_models,
         ),
     ] = None,
@@ -49,7 +49,7 @@ def bench(
         measured, failed = [], False
         for name in names or [row.name for row in catalogue() if row.downloaded]:
             try:
-                with said_warnings(Telling(quiet)):
+                with said_warnings(quiet):
                     measured.append(_measured(name, device, precision, compile, repeats))
                 _remember(measured[-1])
             except DecoupeError as error:

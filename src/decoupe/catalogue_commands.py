@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from decoupe.weights.registry import CatalogueRow, ModelSpec
 
 cache_app = typer.Typer(
-    help="Look at the downloaded models, and take them away.", no_args_is_help=True, rich_markup_mode=None
+    help="List and delete downloaded models.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
 def models(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Tell everything about one.", autocompletion=known_models),
+        typer.Argument(metavar="[NAME]", help="Describe one model.", autocompletion=known_models),
     ] = None,
     need: Annotated[
         str | None,
         typer.Option(
             "--for",
             metavar="NEED",
-            help="What suits a need, the best first: hair, products, …",
+            help="Only models that suit a need, the best first: hair, products, …",
             autocompletion=known_needs,
         ),
     ] = None,
     commercial: Annotated[
-        bool, typer.Option("--commercial", help="Only those whose licence admits commercial use.")
+        bool, typer.Option("--commercial", help="Only models whose licence allows commercial use.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -107,9 +107,9 @@ def list_cache(as_json: AsJson = False) -> None:
 def prune(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME...]", help="Models to take away; else revisions that are not used."),
+        typer.Argument(metavar="[NAME...]", help="Models to delete; by default unused revisions."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Delete downloaded models, or the revisions that the catalogue does not name any more."""

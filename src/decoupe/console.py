@@ -19,7 +19,7 @@ from decoupe.errors import DecoupeError, DownloadError, InputError, MissingExtra
 
 
 def recorder(path: Path | None, printed: bool) -> Callable[[dict[str, Any]], None] | None:
-    """What records jobs as JSON Lines: added to a file, on standard output, or both; None is nowhere.
+    """A function that records jobs as JSON Lines in a file, on standard output, or both; else None.
 
     Raises:
         OutputError: the file cannot be written; so does what it returns.

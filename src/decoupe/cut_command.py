@@ -38,7 +38,7 @@ def cut(options: CutOptions) -> None:
             find_spec(name)
         open_model = functools.partial(_open, options, parse_size(options.size))
         choice = _choice(options)
-        with said_warnings(telling):
+        with said_warnings(options.quiet):
             over = None if options.over is None else read_background(options.over, options.max_pixels)
         output = wanted(options, over)
         workers = options.workers or min(4, cores())
@@ -113,8 +113,9 @@ def _list_labels(options: CutOptions) -> int:
     """Print what the segment model sees in each picture; the exit status."""
     from decoupe.inference.predictor import open_segmenter
 
-    used = {"segments", "device", "precision", "memory", "max_pixels", "inputs", "what", "quiet", "verbose"}
-    if options != CutOptions(**{name: getattr(options, name) for name in used}):
+    used = ("segments", "device", "precision", "memory", "trust", "max_pixels", "quiet", "verbose")
+    read = {name: getattr(options, name) for name in ("inputs", "what", *used)}
+    if options != CutOptions(**read):
         raise InputError("--what list cuts nothing: leave the options of cutting out")
     find_spec(options.segments)
     if "" in options.inputs or "-" in options.inputs:
@@ -127,7 +128,11 @@ def _list_labels(options: CutOptions) -> int:
             raise InputError(f"{name} holds no pictures: name another folder, or the files")
         pictures += found
     segmenter = open_segmenter(
-        options.segments, device=options.device, dtype=options.precision, memory=options.memory
+        options.segments,
+        device=options.device,
+        dtype=options.precision,
+        memory=options.memory,
+        trust=options.trust,
     )
     status = 0
     for picture in pictures:

@@ -30,8 +30,7 @@ class Wanted:
     """What the options of ``decoupe cut`` ask for.
 
     Attributes:
-        kind: ``"cut"``, ``"over"``, ``"matte"``, ``"overlay"``, ``"side-by-side"`` or ``"layers"``; also what
-            outputs are called that nobody named.
+        kind: ``"cut"``, ``"over"``, ``"matte"``, ``"overlay"``, ``"side-by-side"`` or ``"layers"``.
         background: of ``"over"``: a colour, an image that has been read, or ``"blur"``.
         matting: of the matte's edge, as `Matting` names it; None leaves it as it is.
         edits: changes of the matte, as `Edits` names them.
@@ -60,7 +59,7 @@ class Wanted:
 
     @property
     def word(self) -> str:
-        """What outputs are called that nobody named: ``photo.cut.png``."""
+        """What the names of outputs that nobody named contain: ``photo.cut.png``."""
         return "cut" if self.kind == "over" else self.kind
 
     def bytes_of(self, matte: Matte, target: Path | None) -> bytes:
@@ -102,7 +101,7 @@ class Wanted:
         return make[self.kind]()
 
     def check(self, plan: Plan) -> None:
-        """Refuse, before the first picture is read, outputs that could not be written so.
+        """Refuse, before the first picture is read, outputs that could not be written as wanted.
 
         Raises:
             InputError: a quality of a format that has none.
@@ -148,7 +147,7 @@ def wanted(options: CutOptions, background: Background | None) -> Wanted:
     if options.keep_hidden and options.shadow:
         raise InputError("--shadow covers the colours that --keep-hidden keeps: choose one of them")
     if (options.margin is not None or options.aspect is not None) and not options.crop:
-        raise InputError("--margin and --aspect are of the part that --crop keeps: add --crop")
+        raise InputError("--margin and --aspect go with --crop: add --crop")
     return Wanted(
         kind=kind,
         background=background,
@@ -183,7 +182,7 @@ def _matting(options: CutOptions) -> dict[str, float] | None:
     names = [f.name for f in fields(CutOptions) if f.name.startswith("matting_")]
     changed = [name for name in names if getattr(options, name) != getattr(CutOptions, name)]
     if changed and not options.matting:
-        raise InputError(f"--{changed[0].replace('_', '-')} is of --matting: add it")
+        raise InputError(f"--{changed[0].replace('_', '-')} goes with --matting: add --matting")
     if not options.matting:
         return None
     check_pymatting()

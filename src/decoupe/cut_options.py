@@ -45,7 +45,7 @@ class CutOptions:
             "-o",
             "--out",
             metavar="OUT",
-            help="File, folder, or - for standard output; else PHOTO.cut.png or FOLDER-cut beside the input.",
+            help="File, folder, or - for standard output; by default PHOTO.cut.png or FOLDER-cut.",
         ),
     ] = None
     model: Model = None
@@ -65,9 +65,7 @@ class CutOptions:
     ] = False
     what: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="LABEL", help="Cut what has this label, as dog; several times for several; or list."
-        ),
+        typer.Option(metavar="LABEL", help="Cut what has this label, such as dog; repeatable; or list."),
     ] = None
     box: Annotated[
         str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="Cut what is in this box, in pixels.")
@@ -76,23 +74,22 @@ class CutOptions:
         str | None, typer.Option("--point", metavar="X,Y", help="Cut what is at this pixel.")
     ] = None
     segments: Annotated[
-        str | None,
-        typer.Option("--segments", metavar="MODEL", help="The model that finds what --what names."),
+        str | None, typer.Option("--segments", metavar="MODEL", help="Model that finds what --what names.")
     ] = None
     matting: Annotated[
-        bool, typer.Option("--matting", help="Solve the soft edge anew from the colours: fur and hair.")
+        bool, typer.Option("--matting", help="Solve the soft edge anew from the colours, for fur and hair.")
     ] = False
     matting_erode: Annotated[
-        str, typer.Option(metavar="N|N%", help="How far inside the subject that begins.")
+        str, typer.Option(metavar="N|N%", help="With --matting: how far inside the subject the edge begins.")
     ] = "1%"
     matting_dilate: Annotated[
-        str, typer.Option(metavar="N|N%", help="How far outside it ends; more for loose hair, as 10%.")
+        str, typer.Option(metavar="N|N%", help="How far outside it ends; more for loose hair, such as 10%.")
     ] = "2%"
     matting_foreground: Annotated[
-        float, typer.Option(metavar="T", help="Alpha from which the matte is believed, with --matting.")
+        float, typer.Option(metavar="T", help="With --matting: alpha from which a pixel is surely subject.")
     ] = Matting.foreground
     matting_background: Annotated[
-        float, typer.Option(metavar="T", help="Alpha up to which it is believed, likewise.")
+        float, typer.Option(metavar="T", help="Alpha up to which a pixel is surely background.")
     ] = Matting.background
     threshold: Threshold = None
     keep_largest: KeepLargest = False
@@ -103,7 +100,7 @@ class CutOptions:
     invert: Invert = False
     crop: Annotated[bool, typer.Option("--crop", help="Keep only the part with the subject.")] = False
     margin: Annotated[str | None, typer.Option(metavar="N|N%", help="Room around it, with --crop.")] = None
-    aspect: Annotated[str | None, typer.Option(metavar="W:H", help="Shape of that part, as 1:1.")] = None
+    aspect: Annotated[str | None, typer.Option(metavar="W:H", help="Shape of the crop, such as 1:1.")] = None
     shadow: Annotated[float, typer.Option(metavar="S", help="A soft shadow below the subject, 0 to 1.")] = 0
     keep_hidden: Annotated[
         bool, typer.Option("--keep-hidden", help="Keep the photograph's colours in transparent parts.")
@@ -111,35 +108,35 @@ class CutOptions:
     form: Annotated[
         str | None,
         typer.Option(
-            "--format", metavar="FORMAT", help="Of outputs not named as files: png, webp, tiff, avif or jpg."
+            "--format", metavar="FORMAT", help="For outputs not named as files: png, webp, tiff, avif or jpg."
         ),
     ] = None
     quality: Annotated[int | None, typer.Option(metavar="Q", help="Of WebP, AVIF and JPEG: 1 to 100.")] = None
     metadata: Annotated[
         bool,
         typer.Option(
-            "--metadata/--no-metadata", help="Keep EXIF and resolution, such as where a photograph was taken."
+            "--metadata/--no-metadata", help="Keep resolution and EXIF, such as where a photograph was taken."
         ),
     ] = True
     minmax: Annotated[
-        bool, typer.Option("--minmax", help="Stretch each matte to its least and largest value.")
+        bool, typer.Option("--minmax", help="Stretch each matte to the full range, 0 to 1.")
     ] = False
     guided: Annotated[
         bool | None,
         typer.Option(
             "--guided/--no-guided",
-            help="Enlarge mattes along the photographs' outlines, or plainly; else as the model says.",
+            help="Enlarge mattes along the photographs' outlines; by default as the model says.",
         ),
     ] = None
     size: NetworkSize = None
     input_size: Annotated[
         str | None,
-        typer.Option(metavar="N|WxH", help="Input of an .onnx file that is not decoupe's, in pixels."),
+        typer.Option(metavar="N|WxH", help="Input size of an .onnx file that decoupe did not write."),
     ] = None
     mean: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="What is subtracted from its input's 0 to 1.")
+        str | None, typer.Option(metavar="R,G,B", help="Mean to subtract from its input, which is 0 to 1.")
     ] = None
-    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="What that is divided by.")] = None
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="Standard deviation to divide by.")] = None
     trust: Trust = False
     device: Device = "auto"
     precision: Precision = "auto"
@@ -147,14 +144,14 @@ class CutOptions:
     memory: Memory = None
     raw: Annotated[
         str | None,
-        typer.Option(metavar="WxH", help="Standard input is frames of this size, 3 bytes a pixel: RGB."),
+        typer.Option(metavar="WxH", help="Standard input is RGB frames of this size, 3 bytes a pixel."),
     ] = None
     workers: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Pictures worked on at a time; else the cores, up to 4."),
+        typer.Option(min=1, metavar="N", help="Pictures worked on at a time; by default up to 4."),
     ] = None
     overwrite: Overwrite = False
-    watch: Annotated[bool, typer.Option("--watch", help="Go on with what arrives in the folders.")] = False
+    watch: Annotated[bool, typer.Option("--watch", help="Keep cutting what arrives in the folders.")] = False
     max_pixels: MaxPixels = MAX_PIXELS
     log: Log = None
     as_json: JsonLines = False

@@ -23,8 +23,8 @@ class Check:
 
     Attributes:
         name: what was looked at.
-        finding: what there is, and the remedy where it is not well.
-        ok: False where something that is there does not work; what is merely not installed is well.
+        finding: what there is, and the remedy where something is wrong.
+        ok: False where something that is there does not work; what is merely not installed is fine.
     """
 
     name: str
@@ -85,7 +85,7 @@ def _version(library: str) -> str | None:
 
 
 def _onnx_device(device: str) -> Check:
-    """Whether ONNX Runtime opens the default model there; a machine without CUDA is well all the same."""
+    """Whether ONNX Runtime opens the default model there; a machine without CUDA is fine too."""
     from decoupe.runtimes import open_runtime
 
     try:
@@ -160,7 +160,7 @@ def _default_model() -> Check:
 
 
 def _finer_models() -> Check:
-    """The default is small; which of the models that err less are here already."""
+    """Which of the models that are better than the small default are here already."""
     from decoupe.weights.download import cached_path
     from decoupe.weights.registry import CATALOGUE, DEFAULT_MODEL, SUITED
 

@@ -5,7 +5,7 @@ command line prints it as it is, without a traceback.
 
     DecoupeError
     ├── InputError          a picture, mask or argument that cannot be used      (also a ValueError)
-    │   └── TooLargeError        one of more pixels, frames or memory than is given to it
+    │   └── TooLargeError        one that takes more pixels, frames or memory than allowed
     ├── OutputError         a result that cannot be written                      (also an OSError)
     ├── ModelError          something about a model
     │   ├── UnknownModelError    no model of that name                           (also a LookupError)
@@ -30,7 +30,7 @@ class InputError(DecoupeError, ValueError):
 
 
 class TooLargeError(InputError):
-    """A picture, or what is to be made of it, of more pixels, frames or memory than is given to one."""
+    """A picture, or what is to be made of it, that takes more pixels, frames or memory than allowed."""
 
 
 class OutputError(DecoupeError, OSError):

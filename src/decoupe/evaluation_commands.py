@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoupe.console import drawn, imported, progress_bar, say, told
+from decoupe.console import drawn, hush_downloads, imported, progress_bar, say, told
 from decoupe.cores import cores
 from decoupe.errors import InputError, unknown
 from decoupe.options import AsJson
@@ -45,7 +45,7 @@ def evaluate(
         Path | None, typer.Option("--data", metavar="DIR", help="The set to score the model on.")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(metavar="NAME", help="Columns and rules of a field, see --list.")
+        str, typer.Option(metavar="NAME", help="Columns and rules of a field; see --list.")
     ] = "all",
     measures: Annotated[
         str | None, typer.Option(metavar="S,MAE,…", help="Columns of your own instead of a protocol's.")
@@ -53,31 +53,32 @@ def evaluate(
     stretch: Annotated[
         bool | None,
         typer.Option(
-            "--stretch/--no-stretch", help="Stretch each prediction to [0, 1] first; else as the protocol."
+            "--stretch/--no-stretch", help="Stretch each prediction to [0, 1]; by default as the protocol."
         ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Write a report into this folder.")
     ] = None,
     table: Annotated[
-        str, typer.Option(metavar="FORMAT", help="Of the table: text, markdown, latex or json.")
+        str, typer.Option(metavar="FORMAT", help="Format of the table: text, markdown, latex or json.")
     ] = "text",
     beside: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL", help="Print what was published of this model beside.")
+        list[str] | None, typer.Option(metavar="MODEL", help="Print this model's published results beside.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes that score; else one for each core.")
+        int | None, typer.Option(min=1, metavar="N", help="Processes that score; by default one per core.")
     ] = None,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="Of the model: auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="For the model: auto, cpu or cuda.")] = "auto",
     listed: Annotated[
-        bool, typer.Option("--list", help="List protocols, measures and published results; do nothing.")
+        bool, typer.Option("--list", help="Only list protocols, measures and published results.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print the table and errors alone.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only the table and errors.")] = False,
 ) -> None:
     """Score predictions against truth, or a model on a set. `compare` puts two reports side by side."""
     if context.invoked_subcommand is not None:
         return
     with told():
+        hush_downloads(quiet)
         protocols = _evaluation("protocols")
         if listed:
             _list(protocols)
@@ -104,12 +105,7 @@ def evaluate(
                 workers=min(workers or cores(), max(1, count // 8)),  # a process takes a second to start
                 advance=advance,
             )
-        for problem in evaluation.problems:
-            say(problem)
-        for note in () if quiet else evaluation.notes:
-            say(note)
-        if not evaluation.names:
-            raise InputError("no picture could be scored")
+        _say_notes(evaluation, quiet)
         about: About = _evaluation("report").About(title, chosen, settings, known)
         typer.echo(_table(evaluation, about, table))
         if out is not None:
@@ -123,7 +119,7 @@ def evaluate(
 @eval_app.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="A report's folder.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another's, of the same pictures.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another's, on the same pictures.")],
     as_json: AsJson = False,
 ) -> None:
     """Put two reports side by side: differences with their 95 % interval, picture by picture."""
@@ -276,10 +272,7 @@ def _segments(
     with progress_bar(len(scenes), drawn=drawn(quiet)) as advance:
         scores = scenes_of.evaluate_scenes(scenes, predict, reading, advance=advance)
     scores.notes += notes
-    for line in (*scores.problems, *(() if quiet else scores.notes)):
-        say(line)
-    if not scores.names:
-        raise InputError("no picture could be scored")
+    _say_notes(scores, quiet)
     about: AboutScenes = report.AboutScenes(title, reading, settings, known)
     typer.echo(_scene_table(about, scores.metric.result(), scenes_of.COLUMNS[reading], table))
     if out is not None:
@@ -289,6 +282,14 @@ def _segments(
             say(f"wrote {out / 'index.html'}")
     if scores.problems:
         raise typer.Exit(1)
+
+
+def _say_notes(scored: Any, quiet: bool) -> None:
+    """Say what went wrong, and what there is to note; InputError where no picture has a score."""
+    for line in (*scored.problems, *(() if quiet else scored.notes)):
+        say(line)
+    if not scored.names:
+        raise InputError("no picture could be scored")
 
 
 def _scene_table(about: AboutScenes, results: dict[str, float], columns: tuple[str, ...], form: str) -> str:

@@ -12,7 +12,7 @@ from decoupe.console import say, told
 from decoupe.errors import InputError
 from decoupe.options import Overwrite, known_models
 from decoupe.plan import check_output
-from decoupe.running import Telling, said_warnings
+from decoupe.running import said_warnings
 from decoupe.weights.registry import CATALOGUE
 
 if TYPE_CHECKING:
@@ -25,17 +25,17 @@ def export(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A name of the catalogue, a file, a hub id.", autocompletion=known_models
+            metavar="MODEL", help="A name in the catalogue, a file, a hub id.", autocompletion=known_models
         ),
     ],
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="The file to write: .onnx, .xml for OpenVINO, or .pt2.")
     ],
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name to store; else that of the file.")
+        str | None, typer.Option(metavar="NAME", help="Name to store; by default the file's.")
     ] = None,
     licence: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Licence to store; else the catalogue's.")
+        str | None, typer.Option(metavar="NAME", help="Licence to store; by default the catalogue's.")
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
     deform: Annotated[
@@ -49,13 +49,11 @@ def export(
     ] = False,
     int8: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Quantise to 8 bits, calibrated on these photographs."),
+        typer.Option(metavar="DIR", help="Quantise to 8 bits, calibrated on the photographs of this folder."),
     ] = None,
     most_lost: Annotated[
         float | None,
-        typer.Option(
-            metavar="X", help="Of the S-measure, or of alpha without masks: with --int8; else 0.005."
-        ),
+        typer.Option(metavar="X", help="Most that --int8 may change the S-measure or alpha; default 0.005."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Keep a file whose numbers differ.")] = False,
     overwrite: Overwrite = False,
@@ -71,9 +69,9 @@ def export(
         if out.suffix == ".pt2" and half:
             raise InputError("--half is for .onnx and .xml files: leave it out")
         if int8 is not None and (half or pixels):
-            raise InputError("--int8 goes without --half and --with-preprocessing: leave them out")
+            raise InputError("--int8 excludes --half and --with-preprocessing: leave them out")
         if int8 is None and most_lost is not None:
-            raise InputError("--most-lost is of --int8: add it, or leave this out")
+            raise InputError("--most-lost goes with --int8: add --int8, or leave --most-lost out")
         check_output(out, overwrite)
         from decoupe import __version__
         from decoupe.export import export_onnx, once
@@ -115,10 +113,10 @@ def export(
 def _in_8_bits(
     write: Callable[[Path], list[Parity]], out: Path, photographs: Path, most: float
 ) -> list[Parity]:
-    """Write the file in floats for a moment and quantise it; how far the first is from PyTorch."""
+    """Quantise a temporary file in floats; how far that one is from PyTorch."""
     from decoupe.export.quantization import quantise
 
-    with tempfile.TemporaryDirectory() as folder, said_warnings(Telling()):
+    with tempfile.TemporaryDirectory() as folder, said_warnings():
         floats = Path(folder, out.name)
         report = write(floats)
         effect = quantise(floats, out, photographs, most=most)

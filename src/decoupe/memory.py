@@ -11,10 +11,10 @@ from typing import Protocol
 from decoupe.errors import InputError
 
 SHARE = 0.8
-"""Of the free memory that a run may take when nobody has set a budget."""
+"""Share of the free memory that a run may take where no budget is set."""
 
 GENEROUS = 4096
-"""Bytes per pixel that no model of decoupe takes: where so much is free, nothing has to be found out."""
+"""More bytes per pixel than any model of decoupe takes: where so much is free, none has to be measured."""
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 
@@ -41,7 +41,7 @@ class Footprint:
 
 
 class Measured(Protocol):
-    """What can tell its memory: every open model."""
+    """What can tell how much memory it takes: every open model."""
 
     device: str
 

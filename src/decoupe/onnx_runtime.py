@@ -6,13 +6,15 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from decoupe.arrays import Floats
 from decoupe.errors import CheckpointError, InputError, ModelError
 from decoupe.memory import Footprint
+from decoupe.readings import sigmoid
 from decoupe.sessions import Port, Session, open_session
 from decoupe.weights.labels import Vocabulary
 from decoupe.weights.registry import Preprocessing
@@ -20,10 +22,10 @@ from decoupe.weights.registry import Preprocessing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Floats = npt.NDArray[np.float32]
+Stored = TypeVar("Stored", Preprocessing, Vocabulary)
 
 BYTES = 2500
-"""Per pixel of the input, which no file that decoupe exports takes more than."""
+"""Per pixel of the input: no file that decoupe exports takes more."""
 
 
 class _File:
@@ -33,7 +35,11 @@ class _File:
         session: the open file.
         path: where it lies, for messages.
         name: what to call it; None is the name in the file, or the file's.
-        preprocessing: of a file that holds none; None reads or assumes it.
+        preprocessing: how a picture becomes the input of a file that does not tell; None assumes it.
+
+    Raises:
+        CheckpointError: metadata, inputs or outputs that cannot be used.
+        InputError: a preprocessing for a file that holds its own.
     """
 
     dtype = "float32"
@@ -46,18 +52,17 @@ class _File:
         self.session = session
         self.device = session.device
         self.name = name or session.metadata.get("decoupe.name") or path.stem
-        written = session.metadata.get("decoupe.preprocessing")
-        self._foreign = written is None
         self.notes: tuple[str, ...] = ()
-        if written is not None and preprocessing is not None:
-            raise InputError(
-                f"{path} tells its own size and normalisation: leave --input-size, --mean and --std out"
-            )
-        if written is not None:
-            self.preprocessing = _parsed_preprocessing(written, path)
-        else:
+        self._foreign = "decoupe.preprocessing" not in session.metadata
+        if self._foreign:
             self.preprocessing, self.notes = _foreign_preprocessing(
                 session.inputs[0].shape, path, preprocessing
+            )
+        elif preprocessing is None:
+            self.preprocessing = _stored(Preprocessing, "preprocessing", session, path)
+        else:
+            raise InputError(
+                f"{path} tells its own size and normalisation: leave --input-size, --mean and --std out"
             )
 
     def footprint(self) -> Footprint:
@@ -81,30 +86,11 @@ class OnnxRuntime(_File):
     decoupe's own files hold their preprocessing. Any other file with one image input and one mask output is
     taken as well: its size is read from its input shape, its normalisation is assumed to be ImageNet's
     unless both are given, and masks that leave [0, 1] are taken for logits; `notes` says so.
-
-    Args:
-        path: the file.
-        device: ``"auto"``, ``"cpu"`` or ``"cuda"``, the latter also with an index.
-        name: what to call it; None is the name in the file, or the file's.
-        preprocessing: how a picture becomes the input of a file that is not decoupe's.
-        session: the file, where it is open already.
-
-    Raises:
-        CheckpointError: no readable file, or not one image in and one mask out.
-        DeviceError: a device that the installed runtime does not have.
-        InputError: a preprocessing for a file that holds its own.
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        device: str = "auto",
-        name: str | None = None,
-        preprocessing: Preprocessing | None = None,
-        session: Session | None = None,
+        self, session: Session, path: Path, name: str | None, preprocessing: Preprocessing | None
     ) -> None:
-        session = session or open_session(path, device)
         _check_matte_ports(session, path)
         super().__init__(session, path, name, preprocessing)
         self.resizes = session.metadata.get("decoupe.input") == "pixels"
@@ -143,31 +129,13 @@ class OnnxRuntime(_File):
 
 
 class OnnxSegmentRuntime(_File):
-    """A file of decoupe's that gives segments.
-
-    Args:
-        path: the file.
-        session: the file, open.
-        name: what to call it; None is the name in the file.
-        preprocessing: None; the file holds its own.
-    """
+    """A file of decoupe's that gives segments; see `_File`."""
 
     def __init__(
-        self,
-        path: Path,
-        session: Session,
-        *,
-        name: str | None = None,
-        preprocessing: Preprocessing | None = None,
+        self, session: Session, path: Path, name: str | None, preprocessing: Preprocessing | None
     ) -> None:
         super().__init__(session, path, name, preprocessing)
-        try:
-            values = json.loads(session.metadata["decoupe.vocabulary"])
-            self.vocabulary = Vocabulary(**{key: _frozen(value) for key, value in values.items()})
-        except (ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"{path} holds metadata decoupe.vocabulary that cannot be used ({error}): export it again"
-            ) from None
+        self.vocabulary = _stored(Vocabulary, "vocabulary", session, path)
 
     def __call__(self, images: Floats) -> tuple[Floats, Floats]:
         """Normalised images ``(N, 3, H, W)`` -> class logits ``(N, Q, K + 1)``, masks ``(N, Q, h, w)``."""
@@ -176,13 +144,24 @@ class OnnxSegmentRuntime(_File):
 
 
 def open_file(
-    path: Path, *, device: str, name: str | None = None, preprocessing: Preprocessing | None = None
+    path: Path, *, device: str = "auto", name: str | None = None, preprocessing: Preprocessing | None = None
 ) -> OnnxRuntime | OnnxSegmentRuntime:
-    """Open an exported file as what it gives; see `OnnxRuntime` for the errors."""
+    """Open an exported file as what it gives.
+
+    Args:
+        path: the file.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``, the latter also with an index.
+        name: what to call it; None is the name in the file, or the file's.
+        preprocessing: how a picture becomes the input of a file that is not decoupe's.
+
+    Raises:
+        CheckpointError: no readable file, not one image in and one mask out, or metadata that cannot be used.
+        DeviceError: a device that the installed runtime does not have.
+        InputError: a preprocessing for a file that holds its own.
+    """
     session = open_session(path, device)
-    if "decoupe.vocabulary" in session.metadata:
-        return OnnxSegmentRuntime(path, session, name=name, preprocessing=preprocessing)
-    return OnnxRuntime(path, name=name, preprocessing=preprocessing, session=session)
+    kind = OnnxSegmentRuntime if "decoupe.vocabulary" in session.metadata else OnnxRuntime
+    return kind(session, path, name, preprocessing)
 
 
 def _check_matte_ports(session: Session, path: Path) -> None:
@@ -241,24 +220,21 @@ def _check_fixed(expected: Sequence[int | str | None], shape: tuple[int, ...]) -
         )
 
 
-def _parsed_preprocessing(written: str, path: Path) -> Preprocessing:
+def _stored(kind: type[Stored], key: str, session: Session, path: Path) -> Stored:
+    """A dataclass from a file's metadata, where JSON has made lists of its tuples."""
     try:
-        values: dict[str, Any] = json.loads(written)
-        return Preprocessing(**{key: _frozen(value) for key, value in values.items()})
+        values = json.loads(session.metadata[f"decoupe.{key}"])
+        fields: dict[str, Any] = {
+            name: tuple(one) if isinstance(one, list) else one for name, one in values.items()
+        }
+        return kind(**fields)
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} holds metadata decoupe.preprocessing that cannot be used ({error}): export it again"
+            f"{path} holds metadata decoupe.{key} that cannot be used ({error}): export it again"
         ) from None
 
 
-def _frozen(value: Any) -> Any:
-    """A JSON list as the tuple it was written from."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _logits_to_alpha(masks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _logits_to_alpha(masks: Floats) -> Floats:
     """Masks ``(N, 1, H, W)``, each alpha already or logits, as alpha; decided for each by itself."""
     least, most = masks.min(axis=(1, 2, 3), keepdims=True), masks.max(axis=(1, 2, 3), keepdims=True)
-    with np.errstate(over="ignore"):
-        squashed = 1 / (1 + np.exp(-masks))
-    return np.where((least < -1e-3) | (most > 1 + 1e-3), squashed, masks.clip(0, 1))
+    return np.where((least < -1e-3) | (most > 1 + 1e-3), sigmoid(masks), masks.clip(0, 1))

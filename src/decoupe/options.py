@@ -74,15 +74,22 @@ def parse_size(text: str | None) -> Size | None:
         return None
     if text == "native":
         return "native"
+    sides = parse_sides(text)
+    if sides is None:
+        raise InputError(f"--size is {text!r}, expected N, WxH or native: such as 1024 or 1440x960")
+    return sides
+
+
+def parse_sides(text: str) -> tuple[int, int] | None:
+    """``(height, width)`` of ``1440x960``, width first, or of ``1024`` for both; else None."""
     sides = text.lower().replace("×", "x").split("x")
     if len(sides) > 2 or not all(side.isdecimal() and len(side) < 10 for side in sides):
-        raise InputError(f"--size is {text!r}, expected N, WxH or native: such as 1024 or 1440x960")
-    width, height = int(sides[0]), int(sides[-1])
-    return height, width
+        return None
+    return int(sides[-1]), int(sides[0])
 
 
 def parse_feeding(size: str | None, mean: str | None, std: str | None) -> Preprocessing | None:
-    """How a file that does not tell is fed, of ``--input-size``, ``--mean`` and ``--std``; None of none.
+    """The preprocessing that ``--input-size``, ``--mean`` and ``--std`` ask for; None without them.
 
     Raises:
         InputError: one that is not understood, or numbers without a size.
@@ -91,8 +98,8 @@ def parse_feeding(size: str | None, mean: str | None, std: str | None) -> Prepro
         if mean is None and std is None:
             return None
         raise InputError("--mean and --std go with a size: add --input-size N, the side of the model's input")
-    sides = parse_size(size)
-    if not isinstance(sides, tuple) or min(sides) < 1:
+    sides = parse_sides(size)
+    if sides is None or min(sides) < 1:
         raise InputError(f"--input-size is {size!r}, expected N or WxH: such as 320 or 640x480")
     values = _three("--mean", mean, IMAGENET_MEAN), _three("--std", std, IMAGENET_STD)
     if min(values[1]) <= 0:
@@ -153,16 +160,16 @@ Compile = Annotated[
 ]
 Memory = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="The most it may hold, as 4GB; else most of what is free."),
+    typer.Option(metavar="SIZE", help="Most memory to use, such as 4GB; by default most of what is free."),
 ]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Open a .pt2 file, which may run any code that its maker put in.")
+    bool, typer.Option("--trust", help="Open a .pt2 file, which can run any code that its maker put in.")
 ]
 Threshold = Annotated[
     float | None, typer.Option(metavar="T", help="Make the edge hard: alpha from T, 0 to 1, is subject.")
 ]
-KeepLargest = Annotated[bool, typer.Option("--keep-largest", help="Keep the largest connected part alone.")]
-FillHoles = Annotated[bool, typer.Option("--fill-holes", help="Keep what the subject encloses.")]
+KeepLargest = Annotated[bool, typer.Option("--keep-largest", help="Keep only the largest connected part.")]
+FillHoles = Annotated[bool, typer.Option("--fill-holes", help="Fill holes: keep what the subject encloses.")]
 Grow = Annotated[int, typer.Option(min=0, metavar="N", help="Make the subject N pixels larger all around.")]
 Shrink = Annotated[int, typer.Option(min=0, metavar="N", help="Make it N pixels smaller.")]
 Feather = Annotated[float, typer.Option(metavar="S", help="Soften its edge by S pixels.")]
@@ -176,6 +183,6 @@ Log = Annotated[
 JsonLines = Annotated[
     bool, typer.Option("--json", help="Print a line of JSON about each picture on standard output.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Name the model and each output.")]

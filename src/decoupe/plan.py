@@ -26,7 +26,7 @@ from decoupe.inference.media import (
     refuse_overwriting,
 )
 
-WORDS = ("cut", "matte", "segments")
+WORDS = ("cut", "matte", "overlay", "side-by-side", "layers", "segments")
 """What outputs are called that nobody named, as ``photo.cut.png``."""
 
 
@@ -141,7 +141,7 @@ def _output_folder(out: str | None, several: bool) -> Path | None:
     if out.endswith(("/", os.sep)) or path.is_dir():
         return path
     if several and path.suffix.lower() in READABLE:
-        raise OutputError(f"{out} is a picture's name, the inputs are several: name a folder, or end it in /")
+        raise OutputError(f"{out} names one picture, the inputs are several: name a folder, or end it in /")
     return path if several else None
 
 
@@ -173,22 +173,22 @@ def _plan_input(
     except DecoupeError as error:
         plan.problems.append(str(error))
     except OSError as error:
-        reason = error.strerror
-        plan.problems.append(f"{source} cannot be read ({reason}): check its name and permissions")
+        plan.problems.append(f"{source} cannot be read ({error.strerror}): check its name and permissions")
 
 
 def _plan_stream(name: str, out: str | None, overwrite: bool, text: bool) -> Plan:
-    plan = Plan()
     source = None if name == "-" else Path(name)
     target = None if out is None or out == "-" else Path(out)
-    if target is not None and (target.is_dir() or str(out).endswith(("/", os.sep))):
+    if target is None:
+        if not text and sys.stdout is not None and sys.stdout.isatty():
+            raise OutputError(
+                "a picture is not written to a terminal: name an output with -o, or redirect it"
+            )
+    elif target.is_dir() or str(out).endswith(("/", os.sep)):
         raise OutputError(f"{out} is a folder, and what comes from standard input has no name: name a file")
-    if target is not None and target.exists() and not overwrite:
-        raise OutputError(_exists(target))
-    if target is None and not text and sys.stdout is not None and sys.stdout.isatty():
-        raise OutputError("a picture is not written to a terminal: name an output with -o, or redirect it")
-    plan.jobs.append(Job(source, target))
-    return plan
+    else:
+        _refuse_standing(target, overwrite)
+    return Plan([Job(source, target)])
 
 
 def _plan_folder(
@@ -218,7 +218,7 @@ def _plan_folder(
 
 
 def _without_own(pictures: list[Path], plan: Plan) -> list[Path]:
-    """Without what earlier runs made of others of them and put beside: ``photo.cut.png`` of ``photo.jpg``."""
+    """Without what earlier runs put beside others of them: ``photo.cut.png`` beside ``photo.jpg``."""
     stems = {picture.parent / picture.stem for picture in pictures}
 
     def own(picture: Path) -> bool:
@@ -239,31 +239,30 @@ def _plan_file(plan: Plan, source: Path, target: Path, places: Collection[str], 
     if not plan.folders:
         check_folder(target)
     plan.claim(source, target)
-    if target.exists() and not overwrite:
-        raise OutputError(_exists(target))
+    _refuse_standing(target, overwrite)
     plan.jobs.append(Job(source, target))
 
 
 def check_output(target: Path, overwrite: bool) -> None:
-    """Before work that takes long: whether its one output can be written.
+    """Refuse an output that cannot be written, before work that takes long.
 
     Raises:
         OutputError: it exists and is not to be replaced, or its folder does not exist.
     """
     check_folder(target)
-    if target.exists() and not overwrite:
-        raise OutputError(_exists(target))
+    _refuse_standing(target, overwrite)
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder that can never be made."""
+    """Refuse a folder that cannot be made, since a file is in its place or above it."""
     for part in (folder, *folder.parents):
         if part.is_file():
             raise OutputError(f"{part} is a file, expected a folder: name another output with -o")
 
 
-def _exists(target: Path) -> str:
-    return f"{target} exists: add --overwrite, or name another output"
+def _refuse_standing(target: Path, overwrite: bool) -> None:
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists: add --overwrite, or name another output")
 
 
 def _beside(source: Path, word: str, suffix: str) -> Path:
@@ -275,7 +274,7 @@ def _beside(source: Path, word: str, suffix: str) -> Path:
 
 
 def refuse_foreign(plan: Plan, beside: Callable[[Path], Path], mark: Callable[[Path], bytes]) -> None:
-    """Drop the jobs whose second output stands already and is not of the same picture; each is a problem.
+    """Drop jobs whose second output exists and belongs to another picture; each becomes a problem.
 
     Args:
         plan: changed in place.
@@ -300,7 +299,7 @@ def refuse_foreign(plan: Plan, beside: Callable[[Path], Path], mark: Callable[[P
 
 
 def check_formats(plan: Plan, *, flat: bool) -> None:
-    """Refuse outputs that no picture could be written to before the first picture is cut."""
+    """Refuse outputs that no picture could be written to, before the first picture is cut."""
     for target in [job.target for job in plan.jobs if job.target is not None]:
         if not target.suffix:
             raise OutputError(f"{target} has no file ending: end it in .png, or in / where it is a folder")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
@@ -20,6 +20,7 @@ from decoupe.cut_files import Wanted, describe
 from decoupe.cut_options import CutOptions
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import is_done
+from decoupe.options import parse_sides
 from decoupe.plan import Job, Plan
 from decoupe.running import Telling, announced, in_order, said_warnings, write
 
@@ -61,14 +62,15 @@ def cut_frames(
     counts = {"cut": 0, "there already": 0, "failed": 0}
 
     def left() -> Iterator[Frame]:
-        for number, data in enumerate(_frames(opened(sys.stdin, "input").buffer, size), 1):
+        read = functools.partial(opened(sys.stdin, "input").buffer.read, size[0] * size[1] * 3)
+        for number, data in enumerate(iter(read, b""), 1):  # the last may be cut off
             target = target_of(number)
             if target is None or options.overwrite or not is_done(target):
                 yield Frame(number, data, target)
             else:
                 counts["there already"] += 1
 
-    with said_warnings(telling), contextlib.closing(in_order(work, left(), workers)) as results:
+    with said_warnings(telling.quiet), contextlib.closing(in_order(work, left(), workers)) as results:
         for frame, result in results:
             try:
                 data, about = result()
@@ -93,7 +95,7 @@ def cut_frames(
 def _cut_frame(
     frame: Frame, *, predictor: Predictor, size: tuple[int, int], output: Wanted, choice: dict[str, Any]
 ) -> tuple[bytes, dict[str, Any]]:
-    """The bytes of one frame's output, written already where it has a file; and what tells of it."""
+    """The bytes of one frame's output, already written where it has a file; and its record."""
     begun = time.perf_counter()
     height, width = size
     expected = height * width * 3
@@ -113,18 +115,12 @@ def _cut_frame(
     return data, {"source": f"frame {frame.number}", "target": target, "seconds": seconds, **describe(matte)}
 
 
-def _frames(stream: BinaryIO, size: tuple[int, int]) -> Iterator[bytes]:
-    """The frames of a stream; the last may be cut off."""
-    while data := stream.read(size[0] * size[1] * 3):
-        yield data
-
-
 def _frame_size(options: CutOptions) -> tuple[int, int]:
     """``(height, width)`` of the frames, where the options go with raw ones."""
-    sides = str(options.raw).lower().replace("×", "x").split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and 0 < int(side) < 10**9 for side in sides):
-        raise InputError(f"--raw is {options.raw!r}, expected WIDTHxHEIGHT: such as 1920x1080")
-    size = int(sides[1]), int(sides[0])
+    text = str(options.raw)
+    size = None if text.isdecimal() else parse_sides(text)  # one number names no frame
+    if size is None or min(size) < 1:
+        raise InputError(f"--raw is {text!r}, expected WIDTHxHEIGHT: such as 1920x1080")
     if size[0] * size[1] > options.max_pixels:
         raise InputError(f"--raw is {options.raw}, over {options.max_pixels:,} pixels: raise --max-pixels")
     if options.inputs != ["-"]:
@@ -142,14 +138,14 @@ def _targets(options: CutOptions, output: Wanted) -> Callable[[int], Path | None
         piped |= {"--format": options.form is not None, "--quality": options.quality is not None}
         for option in [option for option, given in piped.items() if given]:
             raise InputError(
-                f"{option} is of files, and frames go to standard output: add -o out/%05d{output.suffix}"
+                f"{option} is for files, and frames go to standard output: add -o out/%05d{output.suffix}"
             )
         if sys.stdout is not None and sys.stdout.isatty():
             raise OutputError("frames are not written to a terminal: name -o out/%05d.png, or redirect them")
         return lambda _: None
     pattern = f"{out.rstrip('/')}/%05d{output.suffix}" if out.endswith("/") or Path(out).is_dir() else out
     if len(_NUMBER.findall(pattern)) != 1 or pattern.count("%") != 1:
-        raise OutputError(f"{out} names one file, and frames are many: number them, such as out/%05d.png")
+        raise OutputError(f"{out} names one file, and there are many: number them, such as out/%05d.png")
 
     def target_of(number: int) -> Path:
         return Path(_NUMBER.sub(lambda found: found[0].replace("u", "d") % number, pattern))

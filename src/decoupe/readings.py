@@ -15,10 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from decoupe.arrays import Box, Floats, Indices, Mask
 from decoupe.errors import InputError
-
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 _TILE = 256  # side in pixels of what is enlarged at a time
 
@@ -37,12 +35,12 @@ class Reading(NamedTuple):
     mask: Any  # an array here; the torch functions of decoupe.models.maskformer put a tensor in its place
 
     @property
-    def box(self) -> tuple[int, int, int, int]:
+    def box(self) -> Box:
         """The smallest ``(x0, y0, x1, y1)`` in pixels that holds the mask; x1 and y1 are just outside."""
         return bounding_box(np.asarray(self.mask))
 
 
-def bounding_box(mask: Mask) -> tuple[int, int, int, int]:
+def bounding_box(mask: Mask) -> Box:
     """The smallest ``(x0, y0, x1, y1)`` around the true pixels of ``mask``; zeros where there is none."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if len(rows) == 0:
@@ -245,7 +243,7 @@ class _Tile(NamedTuple):
     across: Floats
     down: Floats
 
-    def enlarged(self, maps: npt.NDArray[np.intp] | int) -> Floats:
+    def enlarged(self, maps: Indices | int) -> Floats:
         """The maps of these indices at full size, ``(…, rows, columns)``."""
         values: Floats = np.matmul(self.down @ self.window[maps], self.across, dtype=self.window.dtype)
         return values
@@ -266,7 +264,7 @@ def _tiles(maps: Floats, size: tuple[int, int]) -> Iterator[_Tile]:
 
 def _strips(fine: int, coarse: int) -> Iterator[tuple[slice, slice, Floats]]:
     """One side in strips: their pixels, the cells they lie among, and weights ``(pixels, cells)``."""
-    first, second, weight = _neighbours(fine, coarse)
+    first, second, weight = neighbours(fine, coarse)
     for start in range(0, fine, _TILE):
         pixels = slice(start, min(start + _TILE, fine))
         cells = slice(int(first[pixels][0]), int(second[pixels][-1]) + 1)
@@ -287,12 +285,12 @@ def _above_zero(logits: Floats, size: tuple[int, int]) -> Mask:
     return mask
 
 
-def _neighbours(fine: int, coarse: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]:
+def neighbours(fine: int, coarse: int) -> tuple[Indices, Indices, Floats]:
     """For each of ``fine`` places: the two nearest of ``coarse``, and the weight of the second."""
     exact = ((np.arange(fine) + 0.5) * (coarse / fine) - 0.5).clip(0, coarse - 1)
     first = exact.astype(np.intp)
     return first, np.minimum(first + 1, coarse - 1), (exact - first).astype(np.float32)
 
 
-def _nearest(fine: int, coarse: int) -> npt.NDArray[np.intp]:
+def _nearest(fine: int, coarse: int) -> Indices:
     return (np.arange(fine) * (coarse / fine)).astype(np.intp)

@@ -115,7 +115,7 @@ def do(
 
 
 def announced(model: Any, telling: Telling) -> Any:
-    """A model that has been opened, told where that is wanted."""
+    """A model that has just been opened; it is described where that is wanted."""
     for line in (model.describe(), *model.runtime.notes) if telling.verbose else ():
         say(line)
     return model
@@ -138,7 +138,7 @@ def _run(
     total = len(plan.jobs)
     with (
         progress_bar(total, drawn=total > 1 and drawn(telling.quiet)) as advance,
-        said_warnings(telling),
+        said_warnings(telling.quiet),
         contextlib.closing(in_order(work_job, plan.jobs, min(workers, total))) as results,
     ):
         for job, result in results:
@@ -171,7 +171,7 @@ def _run(
 def _worked(
     job: Job, *, work: Callable[[Path | BinaryIO, Path | None], Worked], folders: bool, recorded: bool
 ) -> dict[str, Any]:
-    """Do one job; what tells of it, empty where nobody asks."""
+    """Do one job; its record, empty where nobody asks for one."""
     begun = time.perf_counter()
     source = opened(sys.stdin, "input").buffer if job.source is None else job.source
     written, about = work(source, job.target)
@@ -210,12 +210,12 @@ def in_order(
 
 
 @contextlib.contextmanager
-def said_warnings(telling: Telling) -> Iterator[None]:
+def said_warnings(quiet: bool = False) -> Iterator[None]:
     """What decoupe warns of, as lines on standard error."""
     with warnings.catch_warnings():
         for category in (SizeWarning, CompileWarning, FramesWarning, ShortVideoWarning):
             warnings.simplefilter("always", category)
-        warnings.showwarning = lambda message, *_: None if telling.quiet else say(str(message))
+        warnings.showwarning = lambda message, *_: None if quiet else say(str(message))
         yield
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy.typing as npt
 
+from decoupe.arrays import Floats
 from decoupe.errors import DeviceError, InputError, ModelError, UnknownModelError, unknown
 from decoupe.memory import Footprint
-from decoupe.onnx_runtime import Floats, open_file
+from decoupe.onnx_runtime import open_file
 from decoupe.sessions import OPENVINO_SUFFIX, PROGRAM_SUFFIX, first_line
 from decoupe.weights import download, registry
 from decoupe.weights.labels import Vocabulary
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from decoupe.weights.checkpoint import LoadedModel
 
-RUNTIMES = ("onnx", "openvino", "program", "torch")
+_EXPORTED = {".onnx": "onnx", OPENVINO_SUFFIX: "openvino", PROGRAM_SUFFIX: "program"}
+RUNTIMES = (*_EXPORTED.values(), "torch")
 DTYPES = ("float32", "bfloat16", "float16")
 LOWERED = {("cpu", "bfloat16"), ("cuda", "bfloat16"), ("cuda", "float16")}
 """Kinds of device and precisions in which a fused model holds the weights of its products."""
@@ -116,8 +118,8 @@ class _TorchModel:
         device: torch.device,
         dtype: str,
         *,
-        fuse: bool = True,
-        compiled: bool = False,
+        fuse: bool,
+        compiled: bool,
     ) -> None:
         self._device = device
         self.name = name
@@ -239,17 +241,8 @@ class TorchRuntime(_TorchModel):
 class TorchSegmentRuntime(_TorchModel):
     """A checkpoint of a segment model computed by PyTorch; `open_runtime` makes one."""
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        name: str,
-        device: torch.device,
-        dtype: str,
-        *,
-        fuse: bool = True,
-        compiled: bool = False,
-    ) -> None:
-        super().__init__(loaded, name, device, dtype, fuse=fuse, compiled=compiled)
+    def __init__(self, loaded: LoadedModel, *args: Any, **options: Any) -> None:
+        super().__init__(loaded, *args, **options)
         self.vocabulary = loaded.vocabulary
 
     def __call__(self, images: Images) -> tuple[Floats, Floats]:
@@ -269,9 +262,8 @@ def _open_torch(
     require_torch(f"the model {model!r}")
     chosen = _torch_device(device)
     loaded = load_model(model)
-    if loaded.family in registry.SEGMENT_FAMILIES:
-        return TorchSegmentRuntime(loaded, model, chosen, dtype, fuse=fuse, compiled=compiled)
-    return TorchRuntime(loaded, model, chosen, dtype, fuse=fuse, compiled=compiled)
+    kind = TorchSegmentRuntime if loaded.family in registry.SEGMENT_FAMILIES else TorchRuntime
+    return kind(loaded, model, chosen, dtype, fuse=fuse, compiled=compiled)
 
 
 def open_runtime(
@@ -309,7 +301,7 @@ def open_runtime(
     """
     model = resolved(model)
     spec = find_spec(model)
-    kind = _runtime_of(spec.file if spec is not None else str(model))
+    kind = _EXPORTED.get(Path(spec.file if spec is not None else str(model)).suffix, "torch")
     _check_choice("runtime", runtime, RUNTIMES)
     _check_choice("dtype", dtype, DTYPES)
     if runtime not in (None, "auto", kind):
@@ -361,11 +353,6 @@ def find_spec(model: str | os.PathLike[str] | None) -> ModelSpec | None:
     if path.suffix in registry.WEIGHTS_SUFFIXES:
         raise UnknownModelError(f"model file {path} does not exist: check the path")
     return registry.spec(name)
-
-
-def _runtime_of(file: str) -> str:
-    kinds = {".onnx": "onnx", OPENVINO_SUFFIX: "openvino", PROGRAM_SUFFIX: "program"}
-    return kinds.get(Path(file).suffix, "torch")
 
 
 def _check_choice(kind: str, value: str | None, known: tuple[str, ...]) -> None:

@@ -41,7 +41,7 @@ SegmentsOut = Annotated[
         "-o",
         "--out",
         metavar="OUT",
-        help="Picture, .json, folder, or - for JSON on standard output; else PHOTO.segments.png and .json.",
+        help="Picture, .json, folder, or - for JSON on standard output; by default PHOTO.segments.png.",
     ),
 ]
 Reading = Annotated[
@@ -81,7 +81,7 @@ def segment(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say what is where in pictures. Out come a picture with labels, and the segments as JSON."""
+    """Say what is where in pictures, as a picture with labels and the segments as JSON."""
     with told():
         telling = Telling(quiet, verbose, as_json, log)
         hush_downloads(quiet)

@@ -24,7 +24,7 @@ def _json_of(target: Path) -> Path:
 
 
 def _mark(form: str, source: Path) -> bytes:
-    """How the JSON of a picture begins: what a run that broke off has left is made anew, nothing else is."""
+    """How a picture's JSON begins: what an interrupted run left is known by it, and alone is replaced."""
     return json.dumps({"generator": GENERATOR, "format": form, "source": source.name})[:-1].encode()
 
 
@@ -41,7 +41,7 @@ def check_form(form: str, reading: str | None) -> tuple[str, ReadingName]:
         raise InputError(unknown("reading", str(reading), READINGS))
     wanted: dict[str, ReadingName] = {"coco": "instances", "coco-panoptic": "panoptic"}
     if form in wanted and reading not in (None, wanted[form]):
-        raise InputError(f"--format {form} is of {wanted[form]}: leave --reading out")
+        raise InputError(f"--format {form} gives {wanted[form]}: leave --reading out")
     return form, wanted.get(form, kind)
 
 

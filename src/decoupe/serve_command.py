@@ -14,6 +14,7 @@ import typer
 from decoupe.console import imported, say, told
 from decoupe.cores import cores
 from decoupe.errors import InputError, OutputError
+from decoupe.options import MaxPixels, Precision
 from decoupe.runtimes import find_spec
 from decoupe.weights.registry import DEFAULT_MODEL
 
@@ -28,33 +29,31 @@ Models = Annotated[
         "-m",
         "--model",
         metavar="MODEL",
-        help="Model that clients may use, several times for several; the first is the default.",
+        help="Model that clients may use; may be repeated, the first is the default.",
     ),
 ]
 Token = Annotated[
     str | None,
     typer.Option(
-        metavar="TOKEN", envvar="DECOUPE_TOKEN", help="What clients must send; better in the environment."
+        metavar="TOKEN", envvar="DECOUPE_TOKEN", help="What clients must send; safer in the environment."
     ),
 ]
-NoAuth = Annotated[bool, typer.Option("--no-auth", help="Let everybody in who reaches the address.")]
+NoAuth = Annotated[bool, typer.Option("--no-auth", help="Let in everybody who can reach the address.")]
 Devices = Annotated[
     list[str] | None,
-    typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, …; several times: a worker on each."),
+    typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, …; repeated, a worker on each."),
 ]
-Precision = Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")]
 Batch = Annotated[int, typer.Option(min=1, metavar="N", help="Most pictures that a model sees at once.")]
 Waiting = Annotated[int, typer.Option("--queue", min=1, metavar="N", help="Most pictures that wait.")]
 Seconds = Annotated[float, typer.Option("--timeout", min=1, metavar="S", help="Most seconds for a picture.")]
 MaxMegabytes = Annotated[float, typer.Option(min=0.1, metavar="N", help="Largest request.")]
-MaxPixels = Annotated[int, typer.Option(min=1, metavar="N", help="Largest width × height to open.")]
 MaxFrames = Annotated[int, typer.Option(min=1, metavar="N", help="Most frames of an animation.")]
 Memory = Annotated[
-    int, typer.Option(min=0, metavar="MB", help="What a worker on a CPU may take beyond its models; 0: all.")
+    int, typer.Option(min=0, metavar="MB", help="Memory of a worker on a CPU beyond its models; 0: no limit.")
 ]
 Origins = Annotated[
     list[str] | None,
-    typer.Option("--cors", metavar="ORIGIN", help="Another page that may ask, as https://example.org."),
+    typer.Option("--cors", metavar="ORIGIN", help="Site whose pages may ask too, as https://example.org."),
 ]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Log no requests.")]
 
@@ -86,7 +85,7 @@ def serve(
             raise InputError("--token is too easy to guess: give at least 16 printable characters")
         if not is_loopback(host) and token is None and not no_auth:
             raise InputError(
-                f"{host} is reached from elsewhere too: set DECOUPE_TOKEN, or give --no-auth to let all in"
+                f"{host} can be reached from elsewhere: set DECOUPE_TOKEN, or give --no-auth to let all in"
             )
         models = named(model or [DEFAULT_MODEL])
         place = server.Workplace(
@@ -159,7 +158,7 @@ def is_loopback(host: str) -> bool:
 
 
 def origin(text: str) -> str:
-    """An origin as browsers send it: in small letters, without a slash behind it or the scheme's own port.
+    """An origin as browsers send it: in lower case, without a trailing slash or the scheme's default port.
 
     Raises:
         InputError: it is none.
@@ -174,14 +173,14 @@ def origin(text: str) -> str:
         usable and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@\\,*]+", found) and not found.endswith(":")
     ):
         raise InputError(
-            f"--cors {text} is no origin, which is scheme://host[:port]: give it as https://shop.example"
+            f"--cors {text} is not an origin, scheme://host[:port]: give it as https://shop.example"
         )
     own = {"http": ":80", "https": ":443"}.get(url.scheme)
     return found.removesuffix(own) if own else found
 
 
 def named(models: list[str]) -> dict[str, str]:
-    """What is opened, by the names that clients use: of a file its stem.
+    """The models to open, by the names that clients use; a file's is its stem.
 
     Raises:
         UnknownModelError: no such name.

@@ -121,7 +121,7 @@ class OpenVinoSession:
         except ImportError as error:
             raise MissingExtraError(f"the model {path}", "openvino") from error
         if device not in ("auto", "cpu"):
-            raise DeviceError(f"device {device!r} is not one of OpenVINO's here: use 'auto' or 'cpu'")
+            raise DeviceError(f"device {device!r} is unknown to OpenVINO here: use 'auto' or 'cpu'")
         try:
             model = openvino.Core().read_model(path)
             # Its own choice would be bfloat16 where the processor has it.
@@ -170,7 +170,7 @@ class ProgramSession:
         from decoupe.backbones import swin_operators
 
         if device not in ("auto", "cpu"):
-            raise DeviceError(f"device {device!r} is not one that programs run on here: use 'auto' or 'cpu'")
+            raise DeviceError(f"device {device!r} is unknown to programs here: use 'auto' or 'cpu'")
         swin_operators.register()
         extra = {PROGRAM_METADATA: ""}
         try:
@@ -227,7 +227,7 @@ def _program_port(node: Any) -> Port:
 
 @contextlib.contextmanager
 def _silent(logger: str) -> Iterator[None]:
-    """Without what a library logs before it raises."""
+    """Suppress what a library logs before it raises."""
     log = logging.getLogger(logger)
     before, log.disabled = log.disabled, True
     try:
@@ -237,7 +237,7 @@ def _silent(logger: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The sentence of an error of a runtime's."""
+    """The sentence in a runtime's error."""
     # ONNX Runtime puts its name and a code before the sentence, with colons between.
     return str(error).partition("\n")[0].rpartition(" : ")[2][:200].rstrip(". ")
 
@@ -288,7 +288,7 @@ def _onnx_errors() -> tuple[type[Exception], ...]:
 def _providers(device: str, available: list[str]) -> list[str | tuple[str, dict[str, str]]]:
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda"):
-        raise DeviceError(f"device {device!r} is not one of ONNX Runtime's here: use 'auto', 'cpu' or 'cuda'")
+        raise DeviceError(f"device {device!r} is unknown to ONNX Runtime here: use 'auto', 'cpu' or 'cuda'")
     cuda = "CUDAExecutionProvider" in available
     if kind == "cuda" and not cuda:
         raise DeviceError(

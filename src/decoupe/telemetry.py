@@ -30,13 +30,12 @@ def import_openvino() -> Any:
         ImportError: it is not installed.
     """
     reporter = "openvino_telemetry"
-    if reporter in sys.modules:
-        import openvino
-
-        return openvino
-    sys.modules[reporter] = None  # type: ignore[assignment]  # Python's way to say: not to be imported
+    absent = reporter not in sys.modules
+    if absent:
+        sys.modules[reporter] = None  # type: ignore[assignment]  # Python's way to say: not to be imported
     try:
         import openvino
     finally:
-        del sys.modules[reporter]
+        if absent:
+            del sys.modules[reporter]
     return openvino

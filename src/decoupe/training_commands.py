@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from decoupe.console import drawn, imported, say, told
+from decoupe.console import drawn, hush_downloads, imported, say, told
 from decoupe.errors import InputError, OutputError
-from decoupe.options import AsJson, Overwrite
+from decoupe.inference.media import encode, write_bytes
+from decoupe.options import AsJson, Overwrite, Quiet
 from decoupe.plan import check_output
 
 Data = Annotated[
@@ -23,22 +24,23 @@ Val = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, as batch_size=8; dots reach inside."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: batch_size=8; dots reach inside."),
 ]
 From = Annotated[
     str | None,
     typer.Option("--from", metavar="MODEL", help="Checkpoint to begin from: a name, a file or a hub id."),
 ]
+Backgrounds = Annotated[Path | None, typer.Option(metavar="DIR", help="Photographs to set subjects on.")]
 Sets = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sets.")]
 
 data_app = typer.Typer(
-    help="Look at training data before a GPU is paid for.", no_args_is_help=True, rich_markup_mode=None
+    help="Look at training data before you pay for a GPU.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help="Name of a recipe, see --list, or a .yaml file.")
+        str | None, typer.Argument(metavar="RECIPE", help="Name of a recipe (see --list), or a .yaml file.")
     ] = None,
     data: Annotated[
         list[Path] | None, typer.Option("--data", metavar="DIR", help="A set's folder; several are joined.")
@@ -49,23 +51,20 @@ def train(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run; else runs/RECIPE.")
     ] = None,
-    backgrounds: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Photographs to set subjects on.")
-    ] = None,
+    backgrounds: Backgrounds = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that prepare samples.")] = 2,
     minutes: Annotated[
-        float | None, typer.Option(min=0, metavar="M", help="Stop after so long; the same command goes on.")
+        float | None, typer.Option(min=0, metavar="M", help="Stop after M minutes; the same command goes on.")
     ] = None,
-    show: Annotated[bool, typer.Option("--print", help="Print the recipe as YAML and do nothing.")] = False,
-    listed: Annotated[bool, typer.Option("--list", help="List the recipes and do nothing.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print how it ended as a line of JSON, for programs.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    show: Annotated[bool, typer.Option("--print", help="Only print the recipe, as YAML.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Only list the recipes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print how it ended as a line of JSON.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a model, or go on where training stopped. The same command does both."""
     with told():
+        hush_downloads(quiet)
         recipes = _training("recipes")
         if listed:
             for name, one in recipes.RECIPES.items():
@@ -82,18 +81,7 @@ def train(
         out = out or Path("runs") / Path(recipe).stem
         if out.exists() and not out.is_dir():
             raise OutputError(f"{out} is a file: name a folder for the run with -o")
-        _run(
-            chosen,
-            data,
-            val or [],
-            out,
-            backgrounds,
-            device,
-            workers,
-            minutes,
-            as_json,
-            quiet,
-        )
+        _run(chosen, data, val or [], out, backgrounds, device, workers, minutes, as_json, quiet)
 
 
 def _run(
@@ -176,8 +164,8 @@ def _tell(
 
 
 def calibrate(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="What the model was trained by.")],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name of the catalogue, a file, a hub id.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe that the model was trained by.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name in the catalogue, a file, a hub id.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     data: Data,
     most: Annotated[int, typer.Option(min=1, metavar="N", help="Pairs to look at, evenly chosen.")] = 200,
@@ -231,13 +219,11 @@ def preview(
         "preview.png"
     ),
     recipe: Annotated[
-        str, typer.Option(metavar="RECIPE", help="Whose augmentation is shown.")
+        str, typer.Option(metavar="RECIPE", help="Recipe whose augmentation is shown.")
     ] = "birefnet-general",
     settings: Set = None,
     count: Annotated[int, typer.Option(min=1, max=200, metavar="N", help="Samples to show.")] = 24,
-    backgrounds: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Photographs to set subjects on.")
-    ] = None,
+    backgrounds: Backgrounds = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a contact sheet of augmented samples, as the recipe's training would see them."""
@@ -245,17 +231,8 @@ def preview(
         check_output(out, overwrite)
         chosen = _training("recipes").read_recipe(recipe, settings or ())
         sheet = _training("preview").preview(chosen, folders, count=count, backgrounds=backgrounds)
-        _write(sheet, out)
+        write_bytes(encode(sheet, out.suffix), out)
         typer.echo(out)
-
-
-def _write(picture: Any, out: Path) -> None:
-    """Save a picture, whole or not at all."""
-    from decoupe.inference.media import encode, replacing
-
-    content = encode(picture, out.suffix)
-    with replacing(out) as temporary:
-        temporary.write_bytes(content)
 
 
 def _training(part: str) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoupe.console import drawn, progress_bar, say, told
+from decoupe.console import drawn, hush_downloads, progress_bar, say, told
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.options import (
@@ -78,7 +78,7 @@ class VideoOptions:
     codec: Annotated[
         str | None,
         typer.Option(
-            metavar="CODEC", help="prores, qtrle, vp9, ffv1, h264, h265 or mpeg4; else what suits OUT."
+            metavar="CODEC", help="prores, qtrle, vp9, ffv1, h264, h265 or mpeg4; by default what suits OUT."
         ),
     ] = None
     start: Annotated[
@@ -93,7 +93,7 @@ class VideoOptions:
         bool | None,
         typer.Option(
             "--guided/--no-guided",
-            help="Enlarge mattes along the frames' outlines, or plainly; else as the model says.",
+            help="Enlarge mattes along the frames' outlines; by default as the model says.",
         ),
     ] = None
     size: NetworkSize = None
@@ -102,7 +102,7 @@ class VideoOptions:
     compile: Compile = False
     memory: Memory = None
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an output that exists, or begin it anew.")
+        bool, typer.Option("--overwrite", help="Replace an output that exists, or start it over.")
     ] = False
     max_pixels: MaxPixels = MAX_PIXELS
     as_json: Annotated[
@@ -116,7 +116,8 @@ class VideoOptions:
 def video(options: VideoOptions) -> None:
     """Cut the subject out of a video. With transparency, or over something; run again, it goes on."""
     with told():
-        telling = Telling(options.quiet, options.verbose)
+        Telling(options.quiet, options.verbose)  # refuses the two together
+        hush_downloads(options.quiet)
         find_spec(options.model)  # an unknown name is told before anything else
         from decoupe.inference.predictor import open_predictor
         from decoupe.inference.video_files import form_of
@@ -144,7 +145,7 @@ def video(options: VideoOptions) -> None:
         if options.verbose:
             say(predictor.describe())
         try:
-            written = _cut(options, predictor, wanted, telling)
+            written = _cut(options, predictor, wanted)
         except DecoupeError as error:
             say(str(error))
             if options.as_json:
@@ -176,14 +177,14 @@ def _wanted(options: VideoOptions) -> dict[str, Any]:
     }
 
 
-def _cut(options: VideoOptions, predictor: Predictor, wanted: dict[str, Any], telling: Telling) -> Written:
+def _cut(options: VideoOptions, predictor: Predictor, wanted: dict[str, Any]) -> Written:
     from decoupe.inference.video import cut_video
     from decoupe.inference.video_reader import device_of
 
     with (
         _progress(options.quiet) as progress,
         _until_ctrl_c(device_of(options.source) is not None) as stopped,
-        said_warnings(telling),
+        said_warnings(options.quiet),
     ):
         return cut_video(options.source, options.out, predictor, stop=stopped, progress=progress, **wanted)
 

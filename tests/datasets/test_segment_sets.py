@@ -134,7 +134,7 @@ def test_other_semantic_classes_are_named_in_a_file(ade: Path) -> None:
     (ade / "classes.txt").write_text("leaf\nstem\n\n")
     scenes = find_segment_set(ade)
     assert scenes.vocabulary.names == ("leaf", "stem")
-    with pytest.raises(InputError, match=r"a\.png is no map of 2 classes: .*classes\.txt"):
+    with pytest.raises(InputError, match=r"a\.png is not a map of 2 classes: .*classes\.txt"):
         scenes.read(0)
     Image.fromarray(np.array([[1, 1, 2, 2]] * 2, np.uint8)).save(ade / "annotations" / "training" / "a.png")
     assert scenes.read(0).segments.tolist() == [[0, 0, 1, 1]] * 2
@@ -175,7 +175,7 @@ def test_what_is_no_segment_set(tmp_path: Path, coco: Path, ade: Path) -> None:
     with pytest.raises(InputError, match=r"pictures of .* are not in .*train2017: 9\.jpg is missing"):
         find_segment_set(coco)
     file.write_text("{}")
-    with pytest.raises(InputError, match=r"is no annotation file of COCO .*: expected images, categories"):
+    with pytest.raises(InputError, match=r"is not a COCO annotation file .*: expected images, categories"):
         find_segment_set(coco)
 
 

@@ -96,7 +96,7 @@ def test_classes_are_read_from_the_names_of_dis5k(tmp_path: Path) -> None:
 
 
 def test_what_is_no_set(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is no folder: expected one with .*/im and .*/gt"):
+    with pytest.raises(InputError, match=r"is not a folder: expected .*/im and .*/gt"):
         find_pairs(tmp_path / "nothing")
     with pytest.raises(InputError, match=r"holds no matte set: expected .*im with photographs"):
         find_pairs(tmp_path)

@@ -143,7 +143,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.abs(written[1] - expected).max() <= 0.003
     assert np.abs(written[0] - written[1]).max() > 0.02
     for arguments, message in (
-        (["--matting-dilate", "5%"], "--matting-dilate is of --matting: add it"),
+        (["--matting-dilate", "5%"], "--matting-dilate goes with --matting: add --matting"),
         (["--matting", "--matting-erode", "wide"], "--matting-erode is 'wide', expected pixels or a share"),
         (["--matting", "--matting-background", "2"], "two numbers from 0 to 1"),
     ):

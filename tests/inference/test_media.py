@@ -84,7 +84,7 @@ def test_formats_keep_profile_and_pixels(tmp_path: Path, suffix: str) -> None:
     image.info["icc_profile"] = SRGB
     path = tmp_path / f"result{suffix}"
     if suffix not in Image.registered_extensions():
-        with pytest.raises(OutputError, match="the installed Pillow writes no AVIF: upgrade it"):
+        with pytest.raises(OutputError, match="the installed Pillow cannot write AVIF: upgrade it"):
             write_image(image, path)
         return
     write_image(image, path)

@@ -376,7 +376,7 @@ def test_times() -> None:
         Fraction(7205, 2),
     ]
     for wrong in ("", "x", "-1", "1:60", "1:2:3:4", "1/2", "nan", "inf", -1, "1:-2"):
-        with pytest.raises(decoupe.InputError, match="is no time, expected seconds"):
+        with pytest.raises(decoupe.InputError, match="is not a time, expected seconds"):
             seconds_of(wrong)
     with pytest.raises(decoupe.InputError, match="does not come after the start, 3"):
         interval(3, "0:02")
@@ -389,7 +389,7 @@ def test_times() -> None:
         ("out.mp4", None, True, "mp4 has no transparency: name a .mov or .webm file, or put"),
         ("out.mov", "h264", True, "h264 has no transparency"),
         ("out.mov", "prorez", True, "unknown codec 'prorez'; did you mean 'prores'?"),
-        ("out.webm", "h264", False, ".webm holds no h264: it holds vp9"),
+        ("out.webm", "h264", False, ".webm cannot hold h264: it can hold vp9"),
         ("out.png", None, True, "out.png is one picture: name a pattern such as frame%05d.png"),
         ("out", "prores", True, "is a sequence of PNG files: leave the codec out"),
     ],
@@ -488,7 +488,7 @@ def test_outputs_that_cannot_be_written(predictor: decoupe.Predictor) -> None:
     Path("out.mov.part").mkdir()
     Path("out.mov.part/mine").touch()
     for overwrite in (False, True):
-        with pytest.raises(decoupe.OutputError, match=r"out.mov.part is in the way, and no interrupted run"):
+        with pytest.raises(decoupe.OutputError, match=r"out.mov.part is in the way, not an interrupted run"):
             cut_video("in.mov", "out.mov", predictor, overwrite=overwrite)
     assert Path("out.mov.part/mine").exists()
     assert cut_video("in.mov", "there.mov", predictor, overwrite=True).frames == 3

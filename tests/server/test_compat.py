@@ -150,7 +150,7 @@ def test_errors_about_pictures(client: httpx.Client) -> None:
     none = client.post("/v1.0/removebg", data={"size": "auto"})
     assert none.json()["errors"][0]["code"] == "missing_source"
     broken = client.post("/v1.0/removebg", content=b"[1", headers={"Content-Type": "application/json"})
-    assert "no JSON object" in broken.json()["errors"][0]["title"]
+    assert "not a JSON object" in broken.json()["errors"][0]["title"]
     assert "errors" in client.get("/v1.0/removebg").json()
 
 
@@ -172,7 +172,7 @@ def test_rembgs_examples(client: httpx.Client) -> None:
     [
         ({"url": "http://input.png"}, "this server fetches nothing"),
         ({"model": "u2netp"}, "unknown model 'u2netp'"),
-        ({"extras": "{}"}, "extras are of models that this server does not have"),
+        ({"extras": "{}"}, "extras belong to models that this server does not have"),
         ({"bgc": "1,2"}, "bgc is '1,2', expected R,G,B,A"),
         ({"bgc": "1,2,3,4"}, "bgc has the opacity 4"),
         ({"af": "x"}, "af is 'x', expected a whole number"),

@@ -45,3 +45,11 @@ def test_examples_are_in_the_document(server: Running) -> None:
         assert route["summary"]
         if "requestBody" in route:
             assert route["requestBody"]["content"]["multipart/form-data"]["examples"], path
+
+
+def test_every_option_that_other_clients_may_send_is_in_the_document(server: Running) -> None:
+    with server.client() as client:
+        paths = client.get("/openapi.json").json()["paths"]
+    for path, options in {"/v1.0/removebg": ["type_level"], "/api/remove": ["af", "ab", "ae"]}.items():
+        form = paths[path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+        assert {*options} <= form["properties"].keys(), path

@@ -100,7 +100,7 @@ def test_a_picture_as_background(client: httpx.Client) -> None:
         ({"grow": ["1", "2"]}, "grow is given 2 times: give it once"),
         ({"threshold": "7"}, "threshold is '7': input should be less than or equal to 1"),
         ({"matte": "1", "overlay": "1"}, "matte and overlay exclude each other"),
-        ({"margin": "5%"}, "margin and aspect are of the part that crop keeps: add crop"),
+        ({"margin": "5%"}, "margin and aspect go with crop: add crop"),
         ({"format": "jpg"}, "JPEG has no transparency"),
         ({"format": "bmp"}, "format is 'bmp': input should be 'png', 'webp'"),
         ({"quality": "80"}, "PNG is lossless"),

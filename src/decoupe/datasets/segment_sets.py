@@ -161,7 +161,7 @@ class _Coco:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{path} is no annotation file of COCO ({error!r}): expected images, categories, annotations"
+                f"{path} is not a COCO annotation file ({error!r}): expected images, categories, annotations"
             ) from error
         self.path = path
         root, part = path.parent.parent, path.stem.partition("_")[2]
@@ -306,8 +306,8 @@ class SemanticMaps:
             numbers = np.asarray(file)
         if numbers.ndim != 2 or numbers.max(initial=0) > len(self.vocabulary.names):
             raise InputError(
-                f"{self.maps[index]} is no map of {len(self.vocabulary.names)} classes: expected a grey or "
-                "indexed PNG of class numbers, 0 for none; other classes are named in classes.txt"
+                f"{self.maps[index]} is not a map of {len(self.vocabulary.names)} classes: expected a grey "
+                "or indexed PNG of class numbers, 0 for none; other classes are named in classes.txt"
             )
         present, places = np.unique(numbers, return_inverse=True)
         classes = present[present > 0].astype(np.int64) - 1

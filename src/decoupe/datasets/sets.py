@@ -42,6 +42,8 @@ LAYOUTS: tuple[tuple[str, str], ...] = (
 """Folders of photographs and of masks, as sets are published; upper and lower case are the same."""
 DEEPEST = 3
 """Folders below the one that was given in which sets are looked for."""
+ALIKE = 6
+"""Bits of 64 in which the `fingerprint` of near duplicates may differ."""
 SHARD_MASKS = ("mask.png", "gt.png", "png")
 """Suffixes of masks in shards, the surest first; another picture of the same key is the photograph."""
 
@@ -112,7 +114,7 @@ def pairing(folder: Path) -> Pairing:
     if folder.suffix == ".tar":
         return _in_shards([folder])
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: expected one with {folder}/im and {folder}/gt, or a .tar")
+        raise InputError(f"{folder} is not a folder: expected {folder}/im and {folder}/gt, or a .tar")
     if shards := sorted(folder.glob("*.tar")):
         return _in_shards(shards)
     found = _sets_in(folder)
@@ -145,7 +147,7 @@ def pictures_in(folder: Path) -> list[Path]:
         InputError: it is no folder.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: give one with photographs")
+        raise InputError(f"{folder} is not a folder: give one with photographs")
     files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     return sorted(path for path in files if path.suffix.lower() in READABLE)
 
@@ -208,16 +210,16 @@ def fingerprints(sources: Sequence[Source]) -> NDArray[np.uint64]:
         return np.fromiter(pool.map(fingerprint, sources), np.uint64, len(sources))
 
 
-def near_duplicate_groups(hashes: NDArray[np.uint64], *, bits: int = 6) -> NDArray[np.intp]:
+def near_duplicate_groups(hashes: NDArray[np.uint64]) -> NDArray[np.intp]:
     """A group number for each picture.
 
-    Pictures whose hashes differ in at most ``bits`` bits share a group, as do those connected by others.
+    Pictures whose hashes differ in at most `ALIKE` bits share a group, as do those connected by others.
     """
     count = len(hashes)
     signs = 2 * np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1).astype(np.float32) - 1
     rows, columns = [], []
     for start in range(0, count, 1024):
-        alike = signs[start : start + 1024] @ signs.T >= 64 - 2 * bits
+        alike = signs[start : start + 1024] @ signs.T >= 64 - 2 * ALIKE
         row, column = np.nonzero(alike)
         rows.append(row + start)
         columns.append(column)
@@ -239,9 +241,8 @@ def split(pairs: Sequence[Pair], held_out: int, *, seed: int) -> tuple[list[Pair
     group = near_duplicate_groups(fingerprints([pair.image for pair in pairs]))
     chosen = np.random.default_rng(seed).permutation(len(pairs))[:held_out]
     leaked = np.isin(group, group[chosen])
-    return [pair for pair, out in zip(pairs, leaked, strict=True) if not out], [
-        pairs[i] for i in sorted(chosen)
-    ]
+    kept = [pair for pair, out in zip(pairs, leaked, strict=True) if not out]
+    return kept, [pairs[index] for index in sorted(chosen)]
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:

@@ -37,7 +37,7 @@ class Member:
 
     @property
     def suffix(self) -> str:
-        """What the name ends on, with its dot."""
+        """The ending of the name, with its dot."""
         return PurePosixPath(self.name).suffix
 
     def __str__(self) -> str:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from decoupe.arrays import Box, Floats
 from decoupe.errors import InputError
 from decoupe.inference.regions import components, dilated
 from decoupe.readings import bounding_box
 
-Floats = npt.NDArray[np.float32]
-
 MARGIN = 0.03
-"""How far a matte may reach beyond its sure part, of the longer side of its box: hair does."""
+"""How far a matte, as of hair, may reach beyond its sure part: a share of the longer side of its box."""
 
 CERTAIN = 0.5
 """Alpha from which a pixel counts as the subject's where connected parts are told apart."""
@@ -73,7 +72,7 @@ def edited(alpha: Floats, edits: Edits) -> Floats:
     return 1 - alpha if edits.invert else alpha
 
 
-def reach(box: tuple[int, int, int, int]) -> int:
+def reach(box: Box) -> int:
     """How many pixels the soft edge of what fills a box ``(x0, y0, x1, y1)`` may reach beyond it."""
     x0, y0, x1, y1 = box
     return max(4, round(MARGIN * max(x1 - x0, y1 - y0)))

@@ -16,11 +16,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from decoupe.arrays import Floats, Indices, Mask
 from decoupe.inference.preprocess import Pixels
 from decoupe.inference.sampling import (
-    Indices,
     corners,
     divided,
     for_chunks,
@@ -30,7 +29,6 @@ from decoupe.inference.sampling import (
     weighted,
 )
 
-Floats = npt.NDArray[np.float32]
 Pair = tuple[int, int]
 
 HIDDEN = 0.5 / 255
@@ -76,7 +74,7 @@ def estimate_foreground(image: Pixels, alpha: Floats) -> Pixels:
     return foreground
 
 
-def _soft(alpha: Floats) -> npt.NDArray[np.bool_]:
+def _soft(alpha: Floats) -> Mask:
     return (alpha >= HIDDEN) & (alpha <= 1 - HIDDEN)
 
 

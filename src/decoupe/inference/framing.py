@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from decoupe.arrays import Box, Floats
 from decoupe.errors import InputError, TooLargeError
 from decoupe.inference.edits import CERTAIN, reach
 from decoupe.inference.regions import dilated
@@ -19,11 +20,8 @@ VISIBLE = 0.1
 MOST = 25_000_000
 """Pixels that a crop may have, or four times the photograph's: an aspect can make it very large."""
 
-Box = tuple[int, int, int, int]
-"""``(x0, y0, x1, y1)`` in pixels; x1 and y1 are just outside."""
 
-
-def subject_box(alpha: npt.NDArray[np.float32]) -> Box:
+def subject_box(alpha: Floats) -> Box:
     """The box of a matte's subject, with its soft edge; zeros where there is none.
 
     What is faint and far from all that is sure is a matte's noise, and does not count.

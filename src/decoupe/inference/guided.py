@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from decoupe.arrays import Floats, Indices
 from decoupe.inference.preprocess import Picture, colours_at, resize_plane
-from decoupe.inference.sampling import Indices, for_chunks, interpolated, on_threads, reached
-
-Floats = npt.NDArray[np.float32]
+from decoupe.inference.sampling import for_chunks, interpolated, on_threads, reached
 
 RADIUS = 3
-"""Of the windows, in pixels of the small matte: 7×7 of them obey one linear function."""
+"""Of the windows, in pixels of the small matte: 7×7 pixels obey one linear function."""
 
 LEAST_RATIO = 2.0
 """How many times the matte's pixels a photograph has before there is detail to follow."""
@@ -33,10 +32,8 @@ LEAST_RATIO = 2.0
 _SMOOTHNESS = 1e-4  # the paper's ε, of colours in [0, 1]
 _CERTAINTY = 4
 _FLAT = 1e-5  # variance of alpha below which a window has no outline
-_EXPLAINED = (
-    0.1,
-    0.4,
-)  # share of alpha's variance: below the first the matte is plain, above the second guided
+# Shares of alpha's variance: below the first the matte is plain, above the second guided.
+_EXPLAINED = 0.1, 0.4
 
 
 def enlarged(alpha: Floats, picture: Picture) -> Floats:

@@ -16,17 +16,15 @@ from types import FunctionType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from decoupe.arrays import Floats, Mask
 from decoupe.errors import InputError, MissingExtraError
 from decoupe.inference.framing import subject_box
 from decoupe.inference.guided import enlarged
 from decoupe.inference.preprocess import Picture, Pixels, colours_at, resize_plane
-from decoupe.inference.regions import Mask, dilated
+from decoupe.inference.regions import dilated
 from decoupe.inference.subject import padded
 from decoupe.readings import bounding_box
-
-Floats = npt.NDArray[np.float32]
 
 WORKING_PIXELS = 1 << 19
 """Most pixels at which the band is solved; pymatting takes about 500 bytes for each. More was no better."""

@@ -216,7 +216,7 @@ def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = No
     try:
         image.save(buffer, format=name, icc_profile=profile, **told, **options)
     except KeyError:
-        raise OutputError(f"the installed Pillow writes no {name}: upgrade it, or save as .png") from None
+        raise OutputError(f"the installed Pillow cannot write {name}: upgrade it, or save as .png") from None
     except (OSError, ValueError) as error:
         raise OutputError(f"the picture cannot be written as {name} ({error}): save as .png") from None
     return buffer.getvalue()
@@ -267,7 +267,7 @@ def write_bytes(data: bytes, target: Path) -> None:
 
 
 def check_folder(target: Path) -> None:
-    """For work that takes long before it writes.
+    """Refuse a target without a folder, before work that takes long.
 
     Raises:
         OutputError: ``target`` would stand in a folder that does not exist.

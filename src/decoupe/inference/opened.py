@@ -201,13 +201,13 @@ class Opened(ABC, Generic[Result]):
         return results
 
     def _sides(self, size: Pair) -> tuple[float, float]:
-        """What a size counts as in the range of sizes that the weights know."""
+        """The sides of a size as they compare with the range that the weights know."""
         # Where the sides follow the picture's aspect, the scale is what the weights know.
         scale = math.sqrt(size[0] * size[1])
         return size if self.preprocessing.fit == "stretch" else (scale, scale)
 
     def _largest_side(self, pixels: int) -> int:
-        """Of a square of at most so many pixels that the weights know; 0 where there is none."""
+        """Of the largest square of at most so many pixels in the range that the weights know; else 0."""
         least, most = self.preprocessing.size_range
         side = min(math.isqrt(max(0, pixels)), most) // self.preprocessing.multiple
         return side * self.preprocessing.multiple if side * self.preprocessing.multiple >= least else 0
@@ -236,7 +236,7 @@ class Opened(ABC, Generic[Result]):
         return np.stack([to_network(picture, size, self.preprocessing) for picture in pictures])
 
     def _warn(self, message: str) -> None:
-        """Tell, once, of a size at which a user would not expect the best; where decoupe was called."""
+        """Warn once, where decoupe was called, of a size at which the result may be poor."""
         if not self._warned:
             self._warned = True
             warn(message, SizeWarning)

@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import numpy as np
-import numpy.typing as npt
 
+from decoupe.arrays import Box, Floats
 from decoupe.errors import InputError
 from decoupe.inference.framing import VISIBLE
 from decoupe.inference.guided import LEAST_RATIO, enlarged
@@ -30,7 +30,6 @@ from decoupe.inference.preprocess import (
 from decoupe.inference.results import Matte
 from decoupe.inference.segments import Segments, Thresholds
 from decoupe.inference.subject import (
-    Box,
     Part,
     check_box,
     check_point,
@@ -42,10 +41,12 @@ from decoupe.inference.subject import (
 )
 from decoupe.inference.tiles import tile_side, tiled
 from decoupe.memory import Plan, plan, shown
-from decoupe.onnx_runtime import Floats
 from decoupe.runtimes import Runtime, SegmentRuntime, find_spec, open_runtime
 from decoupe.weights.labels import Vocabulary, plain
 from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, ModelSpec, Preprocessing
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Segmenter(Opened[Segments]):
@@ -298,7 +299,7 @@ class Predictor(Opened[Matte]):
         with self._turn:
             return self.runtime(*batches)
 
-    def _as_matte(self, alpha: npt.NDArray[np.float32], picture: Picture) -> Matte:
+    def _as_matte(self, alpha: Floats, picture: Picture) -> Matte:
         """The model's output ``(h, w)`` at the picture's own size."""
         height, width = picture.size
         if self.guided and height * width >= LEAST_RATIO * alpha.size:
@@ -306,42 +307,29 @@ class Predictor(Opened[Matte]):
         return _matte(from_network(alpha, picture), picture)
 
 
-@overload
-def load(
-    model: None = None,
-    *,
-    device: str | None = None,
-    dtype: str | None = None,
-    size: Size | None = None,
-    runtime: str | None = None,
-    minmax: bool = False,
-    guided: bool | None = None,
-    segments: str | Path | None = None,
-    fuse: bool = True,
-    compile: bool = False,
-    memory: int | str | None = None,
-    preprocessing: Preprocessing | None = None,
-    trust: bool = False,
-) -> Predictor: ...
+class _Options(TypedDict, total=False):
+    """The options of `load`, for its two overloads."""
+
+    device: str | None
+    dtype: str | None
+    size: Size | None
+    runtime: str | None
+    minmax: bool
+    guided: bool | None
+    segments: str | Path | None
+    fuse: bool
+    compile: bool
+    memory: int | str | None
+    preprocessing: Preprocessing | None
+    trust: bool
 
 
 @overload
-def load(
-    model: str | Path,
-    *,
-    device: str | None = None,
-    dtype: str | None = None,
-    size: Size | None = None,
-    runtime: str | None = None,
-    minmax: bool = False,
-    guided: bool | None = None,
-    segments: str | Path | None = None,
-    fuse: bool = True,
-    compile: bool = False,
-    memory: int | str | None = None,
-    preprocessing: Preprocessing | None = None,
-    trust: bool = False,
-) -> Any: ...  # the name decides whether it gives mattes or segments
+def load(model: None = None, **options: Unpack[_Options]) -> Predictor: ...
+
+
+@overload
+def load(model: str | Path, **options: Unpack[_Options]) -> Any: ...  # mattes or segments: the name decides
 
 
 def load(
@@ -386,7 +374,8 @@ def load(
             follows from what is taken at that moment, and so does the alpha of such a picture.
         preprocessing: how a picture becomes the input of an ``.onnx`` file that is not decoupe's: its size,
             mean and standard deviation.
-        trust: open a ``.pt2`` file, which may run whatever code its maker put in; no other file runs any.
+        trust: open ``.pt2`` files, as ``model`` or ``segments``, which may run whatever code their makers put
+            in; no other file runs any.
 
     Returns:
         A `Predictor` for a matte model, a `Segmenter` for one that names segments.
@@ -417,13 +406,15 @@ def load(
                 f"{opened.name} gives segments, not mattes: leave minmax, guided and segments out"
             )
         return Segmenter(opened, size=size, spec=spec, memory=memory)
-    segmenter = functools.partial(open_segmenter, segments, device=device, dtype=dtype, memory=memory)
+    segmenter = functools.partial(
+        open_segmenter, segments, device=device, dtype=dtype, memory=memory, trust=trust
+    )
     return Predictor(
         opened, size=size, spec=spec, minmax=minmax, guided=guided, segmenter=segmenter, memory=memory
     )
 
 
-def open_predictor(model: str | Path | None = None, **options: Any) -> Predictor:
+def open_predictor(model: str | Path | None = None, **options: Unpack[_Options]) -> Predictor:
     """`load` for a model that has to give mattes.
 
     Raises:
@@ -439,7 +430,7 @@ def open_predictor(model: str | Path | None = None, **options: Any) -> Predictor
     return opened
 
 
-def open_segmenter(model: str | Path | None = None, **options: Any) -> Segmenter:
+def open_segmenter(model: str | Path | None = None, **options: Unpack[_Options]) -> Segmenter:
     """`load` for a model that has to give segments; None is the catalogue's default one.
 
     Raises:
@@ -498,11 +489,11 @@ def cut(
     return predictor(image, what=what, box=box, point=point, max_pixels=max_pixels)
 
 
-def _matte(alpha: npt.NDArray[np.float32], picture: Picture) -> Matte:
+def _matte(alpha: Floats, picture: Picture) -> Matte:
     return Matte(alpha, picture.pixels, picture.icc_profile, picture.source, picture.metadata)
 
 
-def stretched(alpha: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def stretched(alpha: Floats) -> Floats:
     """Alpha with its least value moved to 0 and its largest to 1; one that is flat stays as it is."""
     least, most = alpha.min(), alpha.max()
     return (alpha - least) / (most - least) if most > least else alpha

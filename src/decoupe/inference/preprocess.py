@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
+from decoupe.arrays import Box, Floats
 from decoupe.errors import InputError
 from decoupe.inference.metadata import DAMAGED, NO_METADATA, Metadata, metadata_of, pillow_lock, upright
 from decoupe.inference.sampling import on_threads, strips
@@ -50,7 +51,7 @@ class FramesWarning(UserWarning):
 
 
 class ShortVideoWarning(UserWarning):
-    """A video that ends before the time that it tells, of which what there is was read."""
+    """A video that is shorter than it tells; what there is was read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class Picture:
     """
 
     pixels: Pixels
-    opacity: npt.NDArray[np.float32] | None = None
+    opacity: Floats | None = None
     icc_profile: bytes | None = None
     source: str = "image"
     metadata: Metadata = NO_METADATA
@@ -80,7 +81,7 @@ class Picture:
         """``(height, width)`` in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
-    def crop(self, box: tuple[int, int, int, int]) -> Picture:
+    def crop(self, box: Box) -> Picture:
         """The part in ``(x0, y0, x1, y1)``, x1 and y1 just outside; a view of the pixels."""
         x0, y0, x1, y1 = box
         opacity = None if self.opacity is None else self.opacity[y0:y1, x0:x1]
@@ -199,9 +200,7 @@ def second_size(
     return _rounded((image_size[0] * scale, image_size[1] * scale), preprocessing.multiple)
 
 
-def to_network(
-    picture: Picture, size: tuple[int, int], preprocessing: Preprocessing
-) -> npt.NDArray[np.float32]:
+def to_network(picture: Picture, size: tuple[int, int], preprocessing: Preprocessing) -> Floats:
     """A picture as a model's input: ``(3, height, width)`` float32, resized to ``size`` and normalised."""
     values = np.ascontiguousarray(colours_at(picture, size).transpose(2, 0, 1))  # (3, h, w)
     values -= np.asarray(preprocessing.mean, dtype=np.float32)[:, np.newaxis, np.newaxis]
@@ -209,7 +208,7 @@ def to_network(
     return values
 
 
-def colours_at(picture: Picture, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+def colours_at(picture: Picture, size: tuple[int, int]) -> Floats:
     """A picture's colours in [0, 1] at ``size`` ``(height, width)``: ``(height, width, 3)``.
 
     Resizing is Pillow's antialiased bilinear filter: on 8-bit values where the picture has 8 bits, as the
@@ -232,7 +231,7 @@ def reduced(picture: Picture, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     return resized
 
 
-def from_network(alpha: npt.NDArray[np.float32], picture: Picture) -> npt.NDArray[np.float32]:
+def from_network(alpha: Floats, picture: Picture) -> Floats:
     """A model's output ``(h, w)`` as the picture's alpha: its own size, times its own opacity, in [0, 1].
 
     Bilinear, so nothing overshoots and what is flat stays flat.
@@ -242,7 +241,7 @@ def from_network(alpha: npt.NDArray[np.float32], picture: Picture) -> npt.NDArra
     return resized if picture.opacity is None else resized * picture.opacity
 
 
-def resize_plane(plane: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+def resize_plane(plane: npt.NDArray[Any], size: tuple[int, int]) -> Floats:
     """One channel ``(H, W)`` resized to ``size`` ``(height, width)`` in float32, bilinear and antialiased."""
     image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
     height, width = size
@@ -260,7 +259,7 @@ def resize_plane(plane: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[
 
 
 def check_size(size: Size) -> None:
-    """Raise InputError for what is no network size."""
+    """Raise InputError for what is not a network size."""
     if size != "native":
         _as_pair(size)
 
@@ -349,11 +348,8 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
         with _opened(stream) as image:
             _check_pixels(image.size, name, max_pixels)
             further = _further(image)
-            picture = (
-                _from_sixteen_bits(image, stream, name)
-                if has_sixteen_bits(image)
-                else _from_pillow(image, name)
-            )
+            wide = has_sixteen_bits(image)
+            picture = _from_sixteen_bits(image, stream, name) if wide else _from_pillow(image, name)
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -495,9 +491,7 @@ def _from_array(array: npt.NDArray[Any], name: str = "array") -> Picture:
 
 def _integers(array: npt.NDArray[Any], name: str) -> Pixels:
     """Array values as uint8 or uint16; floats in [0, 1] become uint16."""
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.uint16:
+    if array.dtype in (np.uint8, np.uint16):
         return array
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(
@@ -518,6 +512,6 @@ def _integers(array: npt.NDArray[Any], name: str) -> Pixels:
     return wide
 
 
-def _unit(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    unit: npt.NDArray[np.float32] = np.divide(values, np.iinfo(values.dtype).max, dtype=np.float32)
+def _unit(values: npt.NDArray[Any]) -> Floats:
+    unit: Floats = np.divide(values, np.iinfo(values.dtype).max, dtype=np.float32)
     return unit

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from decoupe.arrays import Indices, Mask
 from decoupe.readings import bounding_box
 
-Mask = npt.NDArray[np.bool_]
 Point = tuple[int, int]
 Ring = list[Point]
 """Corners ``(x, y)`` in pixels of a closed line along pixel edges; the first is not repeated."""
@@ -48,9 +48,7 @@ def components(mask: Mask) -> tuple[npt.NDArray[np.int32], int]:
     return labels, int(numbers.max()) + 1
 
 
-def _joined(
-    rows: npt.NDArray[np.intp], starts: npt.NDArray[np.intp], ends: npt.NDArray[np.intp], width: int
-) -> npt.NDArray[np.intp]:
+def _joined(rows: Indices, starts: Indices, ends: Indices, width: int) -> Indices:
     """The first run of the part that each run belongs to."""
     stride = width + 2  # more than any column, so that keys of one row stay apart from the next row's
     first = np.searchsorted(rows * stride + ends, (rows + 1) * stride + starts, side="right")

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, ImageColor, ImageFilter, ImageOps
 
+from decoupe.arrays import Floats
 from decoupe.errors import InputError
 from decoupe.inference.edits import Edits, edited, feathered
 from decoupe.inference.foreground import HIDDEN, estimate_foreground
@@ -28,7 +29,6 @@ from decoupe.inference.sixteen import encode_tiff
 
 Background: TypeAlias = Source | tuple[int, int, int]
 """A colour (name, ``#rrggbb`` or ``(r, g, b)``), an image as `read_image` takes it, or ``"blur"``."""
-
 
 # File ending -> what writes RGB and RGBA of 16 bits a channel; PNG of 8 bits as well.
 _ENCODERS: dict[str, Callable[..., bytes]] = {".png": encode_png, ".tif": encode_tiff, ".tiff": encode_tiff}
@@ -49,7 +49,7 @@ class Matte:
         InputError: alpha or image of another shape, type or range, or of sizes that differ.
     """
 
-    alpha: npt.NDArray[np.float32]
+    alpha: Floats
     image: Pixels
     icc_profile: bytes | None = None
     source: str = "image"
@@ -175,12 +175,8 @@ class Matte:
         ground = np.where(light[..., np.newaxis], np.uint8(255), np.uint8(204)).repeat(3, axis=2)
         pair = Image.new("RGB", (2 * width, height))
         pair.paste(Image.fromarray(_eight_bits(self.image)))
-        pair.paste(
-            Image.composite(
-                Image.fromarray(_eight_bits(self.foreground)), Image.fromarray(ground), self.mask()
-            ),
-            (width, 0),
-        )
+        subject = Image.fromarray(_eight_bits(self.foreground))
+        pair.paste(Image.composite(subject, Image.fromarray(ground), self.mask()), (width, 0))
         return self._finished(pair)
 
     def layers(self) -> dict[str, Image.Image]:
@@ -322,7 +318,7 @@ class Matte:
         return _convert_profile(fitted, picture.icc_profile, self.icc_profile)
 
 
-def shadow_of(alpha: npt.NDArray[np.float32], darkness: float) -> npt.NDArray[np.float32]:
+def shadow_of(alpha: Floats, darkness: float) -> Floats:
     """How dark each pixel ``(H, W)`` is in the subject's shadow: its outline, soft, a little lower.
 
     Raises:
@@ -336,7 +332,7 @@ def shadow_of(alpha: npt.NDArray[np.float32], darkness: float) -> npt.NDArray[np
     return feathered(lower, away) * np.float32(darkness)
 
 
-def blurred_background(image: npt.NDArray[np.uint8], alpha: npt.NDArray[np.float32]) -> Image.Image:
+def blurred_background(image: npt.NDArray[np.uint8], alpha: Floats) -> Image.Image:
     """The background of ``image`` ``(H, W, 3)`` out of focus; the subject, left out, casts no halo."""
     height, width = alpha.shape
     weighted = Image.fromarray(np.dstack([image, 255 - _alpha_bytes(alpha)])).convert("RGBa")
@@ -407,5 +403,5 @@ def _eight_bits(pixels: Pixels) -> npt.NDArray[np.uint8]:
     return np.rint(pixels / np.float32(257)).astype(np.uint8)
 
 
-def _alpha_bytes(alpha: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def _alpha_bytes(alpha: Floats) -> npt.NDArray[np.uint8]:
     return np.rint(alpha * 255).astype(np.uint8)

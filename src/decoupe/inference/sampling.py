@@ -11,10 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from decoupe.arrays import Floats, Indices, Mask
 from decoupe.cores import cores
-
-Floats = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.intp]
+from decoupe.readings import neighbours
 
 Part = TypeVar("Part")
 Done = TypeVar("Done")
@@ -80,8 +79,8 @@ def weighted(flat: Floats, places: Sequence[npt.NDArray[Any]], weights: Sequence
 def corners(places: Indices, size: tuple[int, int], coarse: tuple[int, int]) -> Corners:
     """The corners, in a map of size ``coarse``, of flat indices ``(P,)`` of its enlargement to ``size``."""
     rows, columns = divided(places, size[1])
-    top, bottom, down = _neighbours(rows, size[0], coarse[0])
-    left, right, along = _neighbours(columns, size[1], coarse[1])
+    top, bottom, down = _neighbours_of(rows, size[0], coarse[0])
+    left, right, along = _neighbours_of(columns, size[1], coarse[1])
     top, bottom, above = top * coarse[1], bottom * coarse[1], 1 - down
     return Corners(
         (top + left, top + right, bottom + left, bottom + right),
@@ -95,10 +94,10 @@ def interpolated(coarse: Floats, places: Indices, size: tuple[int, int]) -> Floa
     return corners(places, size, (height, width)).of(coarse.reshape(channels, -1))
 
 
-def reached(coarse: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+def reached(coarse: Mask, size: tuple[int, int]) -> Mask:
     """The pixels of an enlargement to ``size`` that lie between corners of which one is marked."""
     for axis in (0, 1):
-        first, second, _ = _neighbours(np.arange(size[axis]), size[axis], coarse.shape[axis])
+        first, second, _ = neighbours(size[axis], coarse.shape[axis])
         coarse = coarse.take(first, axis) | coarse.take(second, axis)
     return coarse
 
@@ -109,9 +108,7 @@ def divided(places: Indices, width: int) -> tuple[Indices, Indices]:
     return rows, places - rows * width
 
 
-def _neighbours(places: Indices, fine: int, coarse: int) -> tuple[Indices, Indices, Floats]:
-    """For pixels of a side of ``fine``: the two nearest of ``coarse``, and the second's weight ``(P,)``."""
-    exact = ((np.arange(fine) + 0.5) * (coarse / fine) - 0.5).clip(0, coarse - 1)
-    first = exact.astype(np.intp)
-    weight = (exact - first).astype(np.float32)
-    return first[places], np.minimum(first + 1, coarse - 1)[places], weight[places]
+def _neighbours_of(places: Indices, fine: int, coarse: int) -> tuple[Indices, Indices, Floats]:
+    """`neighbours`, for some of the pixels of a side."""
+    first, second, weight = neighbours(fine, coarse)
+    return first[places], second[places], weight[places]

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from decoupe import readings
+from decoupe.arrays import Box, Floats, Mask
 from decoupe.errors import InputError, unknown
 from decoupe.inference.preprocess import Pixels
-from decoupe.inference.regions import Mask, Ring, compressed, dilated, outlines, run_lengths
+from decoupe.inference.regions import Ring, compressed, dilated, outlines, run_lengths
 from decoupe.weights.labels import Vocabulary, plain
 
 ReadingName = Literal["panoptic", "instances", "semantic"]
@@ -60,7 +61,7 @@ class Segment:
         return f"Segment({self.label!r}, {self.score:.2f}, box={self.box}, area={self.area})"
 
     @cached_property
-    def box(self) -> tuple[int, int, int, int]:
+    def box(self) -> Box:
         """The smallest ``(x0, y0, x1, y1)`` in pixels that holds the mask; x1 and y1 are just outside."""
         return readings.bounding_box(self.mask)
 
@@ -112,8 +113,8 @@ class Segments:
         InputError: logits that do not fit each other or the vocabulary.
     """
 
-    class_logits: npt.NDArray[np.float32]
-    mask_logits: npt.NDArray[np.float32]
+    class_logits: Floats
+    mask_logits: Floats
     vocabulary: Vocabulary
     image: Pixels
     icc_profile: bytes | None = None
@@ -326,7 +327,7 @@ class Segments:
         return Segment(name, score, reading.mask, reading.label, reading.label not in self.vocabulary.stuff)
 
     def _regions(self) -> list[Segment]:
-        """The semantic reading as one segment a class; sure of it is what its best query is."""
+        """The semantic reading as one segment per class, whose score is that of its best query."""
         best = readings.softmax(self.class_logits)[:, :-1].max(axis=0)
         return [
             self._named(readings.Reading(int(index), float(best[index]), self.semantic == index))

@@ -12,13 +12,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from decoupe.arrays import Floats
 from decoupe.inference.edits import grown
 from decoupe.inference.preprocess import Pixels, resize_plane
-
-Floats = npt.NDArray[np.float32]
 
 LEAST_GAIN = 0.3
 """Of a new matte where nothing moves: the mean reaches back about six frames."""

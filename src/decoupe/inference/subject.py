@@ -10,18 +10,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from decoupe.arrays import Box, Floats, Mask
 from decoupe.errors import InputError
 from decoupe.inference.edits import CERTAIN, reach, soft_part
-from decoupe.inference.regions import Mask, components, dilated
+from decoupe.inference.regions import components, dilated
 from decoupe.inference.segments import Segment
 
-Box = tuple[int, int, int, int]
-"""``(x0, y0, x1, y1)`` in pixels of the upright picture; x1 and y1 are just outside."""
-
 PADDING = 0.1
-"""Surroundings that the matte model sees on each side of a part, of the longer side of its box."""
+"""What the matte model sees around a part, on each side: a share of the longer side of its box."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +68,7 @@ def part_of_box(box: Box, size: tuple[int, ...]) -> Part:
     return Part(around, crop(inside, around))
 
 
-def joined(
-    parts: Sequence[Part], alphas: Sequence[npt.NDArray[np.float32]], size: tuple[int, ...]
-) -> npt.NDArray[np.float32]:
+def joined(parts: Sequence[Part], alphas: Sequence[Floats], size: tuple[int, ...]) -> Floats:
     """The parts' mattes as one of the whole picture, by soft union: 1 − Π(1 − alpha).
 
     Args:
@@ -85,11 +80,11 @@ def joined(
     for part, alpha in zip(parts, alphas, strict=True):
         x0, y0, x1, y1 = part.box
         rest[y0:y1, x0:x1] *= 1 - alpha * part.inside
-    whole: npt.NDArray[np.float32] = 1 - rest
+    whole: Floats = 1 - rest
     return whole
 
 
-def under_point(alpha: npt.NDArray[np.float32], point: tuple[int, int]) -> npt.NDArray[np.float32]:
+def under_point(alpha: Floats, point: tuple[int, int]) -> Floats:
     """The connected part of a matte ``(H, W)`` that holds the pixel ``point`` ``(x, y)``, with its soft edge.
 
     Parts are connected where alpha is at least `CERTAIN`.

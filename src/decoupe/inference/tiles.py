@@ -11,16 +11,15 @@ import itertools
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
+from decoupe.arrays import Floats
 from decoupe.inference.edits import feathered, grown
 from decoupe.inference.preprocess import resize_plane
 
-Floats = npt.NDArray[np.float32]
 Pair = tuple[int, int]
 
 OVERLAP = 0.25
-"""Of a tile's side, that it shares with each neighbour at least."""
+"""Least share of a tile's side that it has in common with each neighbour."""
 
 NEAR = 12
 """How near to the glance's outline a tile is believed, in pixels of the glance."""

@@ -11,6 +11,7 @@ last piece, and the output is what an uninterrupted run would have written.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -21,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ import numpy as np
 import decoupe
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.edits import Edits
+from decoupe.inference.media import check_folder, write_bytes
 from decoupe.inference.predictor import Predictor
 from decoupe.inference.preprocess import MAX_PIXELS, Picture, Pixels, read_image
 from decoupe.inference.results import Background, Matte
@@ -209,7 +210,7 @@ def seconds_of(time: Seconds) -> Fraction:
         numbers = []
     later_parts_fit = all(0 <= number < 60 for number in numbers[1:])
     if not 1 <= len(numbers) <= 3 or "/" in str(time) or min(numbers) < 0 or not later_parts_fit:
-        raise InputError(f"{time!r} is no time, expected seconds, m:ss or h:mm:ss: such as 12.5 or 0:01:30")
+        raise InputError(f"{time!r} is not a time, expected seconds, m:ss or h:mm:ss: such as 0:01:30")
     total = Fraction(0)
     for number in numbers:
         total = total * 60 + number
@@ -291,10 +292,8 @@ class _Work:
     ) -> None:
         self._target, self._form, self._reader = target, form, reader
         self._folder = target.with_name(f"{target.name.replace('%', '_')}.part")
-        if not target.parent.is_dir() and form.container is not None:
-            raise OutputError(
-                f"{target} cannot be written, its folder does not exist: create {target.parent}"
-            )
+        if form.container is not None:
+            check_folder(target)
         if not reader.live and target.exists() and target.samefile(reader.name):
             raise OutputError(f"{target} is the input, and would be overwritten: choose another output")
         self._times: list[list[int]] = []
@@ -305,7 +304,7 @@ class _Work:
     def _open(self, job: dict[str, Any], overwrite: bool) -> None:
         described = self._folder / "job.json"
         if not described.exists() and self._folder.exists():
-            raise OutputError(f"{self._folder} is in the way, and no interrupted run: rename or delete it")
+            raise OutputError(f"{self._folder} is in the way, not an interrupted run: rename or delete it")
         if overwrite or self._reader.live:
             shutil.rmtree(self._folder, ignore_errors=True)
         elif described.exists():
@@ -318,10 +317,11 @@ class _Work:
                 )
             self._times = list(self._whole_pieces())
             return
-        if _stands(self._target, self._form) and not overwrite:
+        first = sequence_path(self._target, 1) if self._form.container is None else self._target
+        if first.exists() and not overwrite:
             raise OutputError(f"{self._target} exists: choose another output, or overwrite it (--overwrite)")
         self._folder.mkdir(parents=True, exist_ok=True)
-        _replace(described, json.dumps(job).encode())
+        write_bytes(json.dumps(job).encode(), described)
 
     def _whole_pieces(self) -> Iterator[list[int]]:
         number = 0
@@ -366,12 +366,12 @@ class _Work:
             closing(_smoothed(found, smoother)) as mattes,
         ):
             for first in mattes:
-                some = composed(chain([first], islice(mattes, length - 1)))
+                some = composed(itertools.chain([first], itertools.islice(mattes, length - 1)))
                 with _written_to(self._target):
                     self._add(some, smoother)
 
     def leave(self) -> None:
-        """Take the folder away where it holds nothing to go on with."""
+        """Remove the folder where it holds nothing to go on with."""
         if not self._times:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -383,7 +383,7 @@ class _Work:
         times = write_piece(
             unfinished, self._form, frames, time_base=reader.time_base, rate=reader.rate, look=reader.look
         )
-        _replace(self._beside(number, "json"), json.dumps(times).encode())
+        write_bytes(json.dumps(times).encode(), self._beside(number, "json"))
         if smoother is not None and smoother.known is not None:
             with self._beside(number, "npz").open("wb") as file:
                 np.savez(file, **smoother.known._asdict())
@@ -463,29 +463,13 @@ def _written_to(target: Path) -> Iterator[None]:
         ) from None
 
 
-def _stands(target: Path, form: Form) -> bool:
-    """Whether there is an output already."""
-    if form.container is None:
-        return sequence_path(target, 1).exists()
-    return target.exists()
-
-
-def _replace(target: Path, data: bytes) -> None:
-    unfinished = target.with_name(f"unfinished-{target.name}")
-    unfinished.write_bytes(data)
-    unfinished.replace(target)
-
-
 def _told_of(source: Any) -> str | None:
     """What tells a source from another, to know whether an interrupted run was of the same."""
-    if source is None or isinstance(source, tuple):
-        return None if source is None else str(source)
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        if path.is_file():
-            about = path.stat()
-            return f"{path.resolve()}, {about.st_size} bytes of {about.st_mtime_ns}"
+    if source is None:
+        return None
+    if isinstance(source, (str, os.PathLike)) and (path := Path(source)).is_file():
+        about = path.stat()
+        return f"{path.resolve()}, {about.st_size} bytes of {about.st_mtime_ns}"
+    if isinstance(source, (str, os.PathLike, tuple)):
         return str(source)
-    import hashlib
-
     return hashlib.sha256(read_image(source).pixels.tobytes()).hexdigest()

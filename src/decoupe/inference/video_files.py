@@ -44,7 +44,7 @@ class Codec:
     deep: tuple[str | None, str] | None = None
 
     def pixel_format(self, *, transparent: bool, deep: bool) -> str:
-        """The one for frames with transparency or without, of more than 8 bits or not."""
+        """The pixel format of frames with transparency or without, of more than 8 bits or not."""
         alpha, flat = self.deep if deep and self.deep is not None else (self.alpha, self.flat)
         chosen = alpha if transparent else flat
         assert chosen is not None  # `form_of` refuses transparency where there is none
@@ -164,7 +164,7 @@ def form_of(target: Path, codec: str | None, *, transparent: bool) -> Form:
         raise OutputError(unknown("codec", codec, CODECS))
     container = CONTAINERS[suffix]
     if codec is not None and codec not in container.codecs:
-        raise OutputError(f"{suffix} holds no {codec}: it holds {', '.join(container.codecs)}")
+        raise OutputError(f"{suffix} cannot hold {codec}: it can hold {', '.join(container.codecs)}")
     names = [name for name in container.codecs if CODECS[name].alpha is not None or not transparent]
     if not names or codec not in (None, *names):
         raise OutputError(
@@ -176,7 +176,7 @@ def form_of(target: Path, codec: str | None, *, transparent: bool) -> Form:
     for name in [codec] if codec is not None else names:
         if CODECS[name].encoder in av.codecs_available:
             return Form(container, CODECS[name], name, transparent)
-    raise OutputError(f"the installed PyAV encodes no {codec or suffix}: pip install --upgrade av")
+    raise OutputError(f"the installed PyAV cannot encode {codec or suffix}: pip install --upgrade av")
 
 
 def _pattern(name: str) -> bool:
@@ -240,7 +240,7 @@ def write_piece(
 
 
 def _fitting(pixels: Pixels, form: Form) -> Pixels:
-    """Where pixels share colours sides have to be even: the last pixel is repeated where one lacks."""
+    """Pixels with even sides where the codec needs them: the last row and column are repeated."""
     assert form.codec is not None
     if form.transparent or "420" not in form.codec.flat:
         return pixels

@@ -5,6 +5,7 @@ Times are whole numbers of the source's time base throughout, so that none is ro
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import sys
@@ -223,21 +224,20 @@ class VideoReader:
         """Decoded frames, those from ``least`` on among them, if possible without all that come before."""
         if self.live or least <= self._zero:
             return self._decoded
-        for place in (least, None):
-            self._container.close()
-            self._container = self._open()
-            self._stream = _pictures_of(self._container)
-            frames = self._decode()
-            if place is None:
-                return frames
-            try:
-                self._container.seek(place, stream=self._stream)
-            except FFmpegError:
-                continue
+        frames = self._begun()
+        with contextlib.suppress(FFmpegError):
+            self._container.seek(least, stream=self._stream)
             first = next(frames, None)
             if first is not None and first.pts is not None and first.pts <= least:
                 return itertools.chain([first], frames)
-        raise AssertionError("the second place returns")
+        return self._begun()
+
+    def _begun(self) -> Iterator[av.VideoFrame]:
+        """Decoded frames from the beginning of the file, opened anew."""
+        self._container.close()
+        self._container = self._open()
+        self._stream = _pictures_of(self._container)
+        return self._decode()
 
     def _time_of(self, frame: av.VideoFrame, last: int | None) -> int:
         if frame.pts is not None:
@@ -312,7 +312,7 @@ def _open_device(source: str, reader: str, name: str) -> av.container.InputConta
 
 
 def turn_of(frame: av.VideoFrame) -> Callable[[Pixels], Pixels]:
-    """What makes frames ``(H, W, C)`` of a stream upright, by the display matrix of its first frame."""
+    """A function that turns frames ``(H, W, C)`` upright, by the display matrix of the first one."""
     matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
     if matrix is None:
         return lambda pixels: pixels

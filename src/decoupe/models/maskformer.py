@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from decoupe import readings
+from decoupe.arrays import Floats
 from decoupe.backbones import BACKBONES, build_backbone
 from decoupe.errors import ConfigError, InputError, unknown
 from decoupe.models.maskformer_decoders import GROUPS, PixelDecoder, Sizes, TransformerDecoder
@@ -183,7 +184,7 @@ def panoptic(
     ]
 
 
-def _pictures(class_logits: Tensor, mask_logits: Tensor) -> Iterator[tuple[readings.Floats, readings.Floats]]:
+def _pictures(class_logits: Tensor, mask_logits: Tensor) -> Iterator[tuple[Floats, Floats]]:
     """The logits of one picture after the other, as arrays."""
     if class_logits.ndim != 3 or mask_logits.ndim != 4 or class_logits.shape[:2] != mask_logits.shape[:2]:
         raise InputError(

@@ -20,7 +20,7 @@ from decoupe.server import documents
 from decoupe.server.compat import rembg_job, remove_bg_job
 from decoupe.server.forms import read_form
 from decoupe.server.guard import Guard, Limits
-from decoupe.server.jobs import Answer, Job
+from decoupe.server.jobs import Job
 from decoupe.server.metrics import Metrics
 from decoupe.server.options import Known, cut_job, segment_job
 from decoupe.server.pool import Pool
@@ -135,12 +135,10 @@ def _add_routes(app: FastAPI, pool: Pool, limits: Limits, place: Workplace, metr
         app.post(path, **about)(answer)
 
     async def cut(request: Request) -> Job:
-        form = await read_form(request, limits, raw="image")
-        return cut_job(form, known())
+        return cut_job(await read_form(request, limits, raw="image"), known())
 
     async def segment(request: Request) -> Job:
-        form = await read_form(request, limits, raw="image")
-        return segment_job(form, known())
+        return segment_job(await read_form(request, limits, raw="image"), known())
 
     async def remove_bg(request: Request) -> Job:
         form = await read_form(request, limits, long="image_file_b64")
@@ -179,14 +177,15 @@ def _add_routes(app: FastAPI, pool: Pool, limits: Limits, place: Workplace, metr
 
 
 async def _answered(request: Request, pool: Pool, job: Job) -> Response:
-    """The answer to a job, unless whoever asked leaves before."""
+    """The answer to a job, unless the client leaves first."""
     work = asyncio.ensure_future(pool.do(job))
     left = asyncio.ensure_future(_departure(request))
     try:
         await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             return Response(status_code=499)  # for the log: nobody reads it
-        return _response(work.result())
+        answer = work.result()
+        return Response(answer.body, media_type=answer.media_type, headers=dict(answer.headers))
     finally:
         for task in (work, left):
             task.cancel()
@@ -195,7 +194,3 @@ async def _answered(request: Request, pool: Pool, job: Job) -> Response:
 async def _departure(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _response(answer: Answer) -> Response:
-    return Response(answer.body, media_type=answer.media_type, headers=dict(answer.headers))

@@ -20,17 +20,19 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
+from decoupe.arrays import Box
 from decoupe.cut_files import Wanted
 from decoupe.errors import InputError, unknown
 from decoupe.inference.framing import subject_box
 from decoupe.inference.media import encode
 from decoupe.inference.results import Background, Matte
 from decoupe.server.forms import Form
-from decoupe.server.jobs import MEDIA_TYPES, PLAIN, Answer, Cut, Looks, background_picture
+from decoupe.server.jobs import MEDIA_TYPES, Answer, Cut, Job, background_picture
 from decoupe.server.options import Known, chosen_model
 from decoupe.server.problems import ProblemError
 
-# Of remove.bg: the most pixels of the answer.
+FILE = {"type": "string", "format": "binary"}
+
 _SIZES = {
     "preview": 250_000,
     "small": 250_000,
@@ -42,7 +44,8 @@ _SIZES = {
     "auto": 25_000_000,
     "50MP": 50_000_000,
 }
-_FORMATS = ("auto", "png", "jpg", "webp", "zip")
+"""The most pixels of the answer, by the names that remove.bg has for them."""
+
 _TYPES = (
     "auto",
     "person",
@@ -56,28 +59,31 @@ _TYPES = (
     "transportation",
     "other",
 )
-_LEVELS = ("none", "1", "2", "latest")
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
-_OPTIONS = (
-    "image_file_b64",
-    "image_url",
-    "size",
-    "type",
-    "type_level",
-    "format",
-    "roi",
-    "crop",
-    "crop_margin",
-    "scale",
-    "position",
-    "channels",
-    "add_shadow",
-    "shadow_type",
-    "shadow_opacity",
-    "semitransparency",
-    "bg_color",
-    "bg_image_url",
-)
+
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "image_file": FILE,
+    "image_file_b64": {"type": "string", "description": "The file's bytes in base64, instead."},
+    "size": {"enum": list(_SIZES)},
+    "type": {"enum": list(_TYPES), "description": "A hint, which is given back."},
+    "type_level": {"enum": ["none", "1", "2", "latest"], "description": "Accepted, and without effect."},
+    "format": {"enum": ["auto", "png", "jpg", "webp", "zip"]},
+    "roi": {"type": "string", "description": "Left, top, right, bottom: 0% 0% 100% 100%."},
+    "crop": {"type": "boolean"},
+    "crop_margin": {"type": "string", "description": "One, two or four lengths: 10%, or 30px 10px."},
+    "scale": {"type": "string", "description": "original, or 10% to 100%."},
+    "position": {"type": "string", "description": "original, center, or one or two percentages."},
+    "channels": {"enum": ["rgba", "alpha"]},
+    "add_shadow": {"type": "boolean"},
+    "shadow_type": {"enum": ["none", "drop"]},
+    "shadow_opacity": {"type": "integer", "minimum": 0, "maximum": 100},
+    "semitransparency": {"enum": [True]},
+    "bg_color": {"type": "string", "description": "81d4fa, fff, 81d4fa77 or green."},
+    "bg_image_file": FILE,
+}
+"""What clients of remove.bg may send, as the OpenAPI document tells it."""
+
+_ADDRESSES = ("image_url", "bg_image_url")
 _SHADOW = 50  # percent, where a shadow is asked for and not how dark
 
 Length = tuple[float, bool]
@@ -85,12 +91,10 @@ Length = tuple[float, bool]
 
 
 @dataclass(frozen=True)
-class RemoveBg:
+class RemoveBg(Job):
     """A picture to be cut as remove.bg does.
 
     Attributes:
-        image: the bytes of the picture's file.
-        model: the matte model's name.
         pixels: most pixels of the answer.
         form: ``auto``, ``png``, ``jpg``, ``webp`` or ``zip``.
         kind: what the client says that the subject is.
@@ -102,13 +106,9 @@ class RemoveBg:
         alpha: whether the matte alone is wanted.
         shadow: how dark a shadow is, 0 to 1.
         colour: what the subject is put over, (r, g, b, a).
-        background: the bytes of a picture that the subject is put over.
         as_json: whether the answer is JSON with the file in it.
-        looks: as of every job.
     """
 
-    image: bytes
-    model: str
     pixels: int = _SIZES["preview"]
     form: str = "auto"
     kind: str = "auto"
@@ -120,22 +120,14 @@ class RemoveBg:
     alpha: bool = False
     shadow: float = 0
     colour: tuple[int, int, int, int] | None = None
-    background: bytes | None = None
     as_json: bool = False
-    looks: Looks = PLAIN
-
-    @property
-    def pictures(self) -> tuple[bytes, ...]:
-        """The bytes of all files that are read."""
-        return (self.image,) if self.background is None else (self.image, self.background)
 
     def choice(self, size: tuple[int, int]) -> dict[str, Any]:
         """The region of interest as a box."""
         if self.roi is None:
             return {}
         height, width = size
-        ends = (width, height, width, height)
-        return {"box": tuple(_pixels(part, end) for part, end in zip(self.roi, ends, strict=True))}
+        return {"box": tuple(map(_pixels, self.roi, (width, height, width, height)))}
 
     def answer(self, matte: Matte) -> Answer:
         """The file, and where in it the subject is."""
@@ -164,17 +156,12 @@ class RemoveBg:
         data = {"data": {"result_b64": base64.b64encode(body).decode(), **told_place}}
         return Answer(json.dumps(data).encode(), MEDIA_TYPES[".json"], headers)
 
-    def _framed(
-        self, image: Image.Image, box: tuple[int, int, int, int]
-    ) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    def _framed(self, image: Image.Image, box: Box) -> tuple[Image.Image, Box]:
         """The cut-out cropped, and its subject scaled and moved; where it then is."""
         if self.crop:
             left, top, right, bottom = box
             wide, high = right - left, bottom - top
-            ends = (high, wide, high, wide)
-            above, after, below, before = (
-                _pixels(part, end) for part, end in zip(self.margin, ends, strict=True)
-            )
+            above, after, below, before = map(_pixels, self.margin, (high, wide, high, wide))
             image = image.crop((left - before, top - above, right + after, bottom + below))
             box = (before, above, before + wide, above + high)
         if self.scale is None and self.position is None:
@@ -185,16 +172,14 @@ class RemoveBg:
             sides = (max(1, round(subject.width * ratio)), max(1, round(subject.height * ratio)))
             subject = subject.resize(sides, Image.Resampling.LANCZOS)
         across, down = self.position or (0.5, 0.5)
-        left, top = (
-            round((image.width - subject.width) * across),
-            round((image.height - subject.height) * down),
-        )
+        left = round((image.width - subject.width) * across)
+        top = round((image.height - subject.height) * down)
         canvas = Image.new("RGBA", image.size)
         canvas.paste(subject, (left, top))
         return canvas, (left, top, left + subject.width, top + subject.height)
 
     def _over(self, image: Image.Image, profile: bytes | None) -> Image.Image:
-        """The cut-out over what it is put over; opaque where that is, or must be."""
+        """The cut-out over its background, where it has one; RGB where it is opaque, or has to be."""
         below = None
         if self.background is not None:
             ground = background_picture(self.background, "bg_image_file")
@@ -226,9 +211,9 @@ def remove_bg_job(form: Form, known: Known, *, as_json: bool) -> RemoveBg:
     """
     fields = {name: values[-1] for name, values in form.fields.items()}
     for name in (*fields, *form.files):
-        if name not in (*_OPTIONS, "image_file", "bg_image_file"):
-            raise ProblemError(400, unknown("parameter", name[:40], _OPTIONS), code="unknown_parameter")
-    if "image_url" in fields or "bg_image_url" in fields:
+        if name not in (*PARAMETERS, *_ADDRESSES):
+            raise ProblemError(400, unknown("parameter", name[:40], PARAMETERS), code="unknown_parameter")
+    if any(name in fields for name in _ADDRESSES):
         raise ProblemError(
             400, "This server fetches nothing: send the file instead of its address", code="invalid_image_url"
         )
@@ -237,45 +222,49 @@ def remove_bg_job(form: Form, known: Known, *, as_json: bool) -> RemoveBg:
     asked = RemoveBg(
         image=image,
         model=chosen_model(None, known, "matte"),
-        pixels=_SIZES[_one_of(fields, "size", tuple(_SIZES), "preview")],
-        form=_one_of(fields, "format", _FORMATS, "auto"),
-        kind=_one_of(fields, "type", _TYPES, "auto"),
+        pixels=_SIZES[_one_of(fields, "size", "preview")],
+        form=_one_of(fields, "format", "auto"),
+        kind=_one_of(fields, "type", "auto"),
         roi=_lengths(fields, "roi", (4,)),
         crop=_flag(fields, "crop"),
         margin=_margins(fields),
         scale=None if scale == "original" else _share("scale", scale, 0.1),
         position=_position(fields, scale),
-        alpha=_one_of(fields, "channels", ("rgba", "alpha"), "rgba") == "alpha",
+        alpha=_one_of(fields, "channels", "rgba") == "alpha",
         shadow=_shadow(fields),
         colour=_colour(fields),
         background=form.files.get("bg_image_file"),
         as_json=as_json,
     )
-    _one_of(fields, "type_level", _LEVELS, "1")
-    if not _flag(fields, "semitransparency", default=True):
-        raise ProblemError(
-            400, "semitransparency=false is not supported: leave it out", code="invalid_parameter"
-        )
-    if asked.colour is not None and asked.background is not None:
-        raise ProblemError(
-            400, "bg_color and bg_image_file exclude each other: give one", code="invalid_parameter"
-        )
-    if asked.alpha and (asked.colour is not None or asked.background is not None):
-        raise ProblemError(
-            400,
-            "channels=alpha has no background: leave bg_color and bg_image_file out",
-            code="invalid_parameter",
-        )
-    if asked.alpha and asked.form == "zip":
-        raise ProblemError(
-            400, "format=zip has alpha.png already: leave channels=alpha out", code="invalid_parameter"
-        )
+    _one_of(fields, "type_level", "1")
+    ground = asked.colour is not None or asked.background is not None
+    refused = {
+        "semitransparency=false is not supported: leave it out": (
+            not _flag(fields, "semitransparency", default=True)
+        ),
+        "bg_color and bg_image_file exclude each other: give one": (
+            asked.colour is not None and asked.background is not None
+        ),
+        "channels=alpha has no background: leave bg_color and bg_image_file out": asked.alpha and ground,
+        "format=zip has alpha.png already: leave channels=alpha out": asked.alpha and asked.form == "zip",
+    }
+    for line, so in refused.items():
+        if so:
+            raise ProblemError(400, line, code="invalid_parameter")
     return asked
 
 
-# As rembg's server names them: alpha matting and its numbers, the mask alone, a hard mask, a background. What
-# matting is for, soft alpha and colours of the subject alone, is always done here.
-_OF_REMBG = ("model", "a", "af", "ab", "ae", "om", "ppm", "bgc", "extras")
+# Alpha matting changes nothing: soft alpha and the subject's own colours are always given here.
+REMBG_PARAMETERS: dict[str, dict[str, Any]] = {
+    "file": FILE,
+    "model": {"type": "string"},
+    "a": {"type": "boolean", "description": "Accepted: alpha is soft and colours are estimated."},
+    **{name: {"type": "integer", "description": "Accepted, without effect."} for name in ("af", "ab", "ae")},
+    "om": {"type": "boolean", "description": "The mask alone."},
+    "ppm": {"type": "boolean", "description": "A hard mask."},
+    "bgc": {"type": "string", "description": "R,G,B,A of a background."},
+}
+"""What clients of rembg may send, likewise."""
 
 
 def rembg_job(form: Form, known: Known) -> Cut:
@@ -288,10 +277,10 @@ def rembg_job(form: Form, known: Known) -> Cut:
     if "url" in fields:
         raise ProblemError(400, "this server fetches nothing: send the picture as the file 'file'")
     for name in fields:
-        if name not in _OF_REMBG:
-            raise ProblemError(400, unknown("option", name[:40], _OF_REMBG), code="unknown_option")
+        if name not in (*REMBG_PARAMETERS, "extras"):
+            raise ProblemError(400, unknown("option", name[:40], REMBG_PARAMETERS), code="unknown_option")
     if "extras" in fields:
-        raise ProblemError(400, "extras are of models that this server does not have: leave them out")
+        raise ProblemError(400, "extras belong to models that this server does not have: leave them out")
     image = form.files.get("file")
     if not image:
         raise ProblemError(400, "there is no picture: send it as the file 'file'")
@@ -325,7 +314,7 @@ def _source(file: bytes | None, encoded: str | None) -> bytes:
             file = base64.b64decode(encoded.rpartition("base64,")[2], validate=True)
         except (binascii.Error, ValueError):
             raise ProblemError(
-                400, "image_file_b64 is no base64: encode the file's bytes", code="invalid_file"
+                400, "image_file_b64 is not base64: encode the file's bytes", code="invalid_file"
             ) from None
     if not file:
         raise ProblemError(400, "No image given: send image_file or image_file_b64", code="missing_source")
@@ -336,8 +325,8 @@ def _wrong(name: str, value: str, expected: str) -> ProblemError:
     return ProblemError(400, f"{name} is {value[:40]!r}, expected {expected}", code="invalid_parameter")
 
 
-def _one_of(fields: Mapping[str, str], name: str, known: tuple[str, ...], default: str) -> str:
-    value = fields.get(name, default)
+def _one_of(fields: Mapping[str, str], name: str, default: str) -> str:
+    value, known = fields.get(name, default), PARAMETERS[name]["enum"]
     if value not in known:
         raise _wrong(name, value, f"one of {', '.join(known)}")
     return value
@@ -363,7 +352,7 @@ def _share(name: str, value: str, least: float = 0.0) -> float:
 def _lengths(
     fields: Mapping[str, str], name: str, counts: tuple[int, ...]
 ) -> tuple[Length, Length, Length, Length] | None:
-    """Pixels or percentages, as many as in one of ``counts``, as four: CSS's way with one and two."""
+    """As many pixels or percentages as one of ``counts`` says, as the four that CSS makes of them."""
     text = fields.get(name)
     if text is None:
         return None
@@ -400,7 +389,7 @@ def _position(fields: Mapping[str, str], scale: str) -> tuple[float, float] | No
 
 
 def _shadow(fields: Mapping[str, str]) -> float:
-    kind = _one_of(fields, "shadow_type", ("none", "drop"), "drop" if _flag(fields, "add_shadow") else "none")
+    kind = _one_of(fields, "shadow_type", "drop" if _flag(fields, "add_shadow") else "none")
     text = fields.get("shadow_opacity", str(_SHADOW))
     if not re.fullmatch(r"\d{1,3}", text) or int(text) > 100:
         raise _wrong("shadow_opacity", text, "a number from 0 to 100")
@@ -421,9 +410,7 @@ def _colour(fields: Mapping[str, str]) -> tuple[int, int, int, int] | None:
     return red, green, blue, opacity
 
 
-def _reduced(
-    image: Image.Image, box: tuple[int, int, int, int], pixels: int
-) -> tuple[Image.Image, tuple[int, int, int, int]]:
+def _reduced(image: Image.Image, box: Box, pixels: int) -> tuple[Image.Image, Box]:
     """An image of at most so many pixels, and a box in it."""
     scale = math.sqrt(pixels / (image.width * image.height))
     if scale >= 1:

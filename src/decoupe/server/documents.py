@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from decoupe.server.compat import FILE, PARAMETERS, REMBG_PARAMETERS
 from decoupe.server.guard import Limits
 from decoupe.server.options import CutOptions, SegmentOptions
 from decoupe.server.worker import Workplace
 
 Route = dict[str, Any]
 
-_FILE = {"type": "string", "format": "binary"}
-_PROBLEM = {
-    "type": "object",
-    "required": ["title", "status", "detail"],
-    "properties": {
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "code": {"type": "string"},
-        "detail": {"type": "string"},
-    },
-}
-_ERRORS = {
-    "type": "object",
-    "required": ["errors"],
-    "properties": {
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["title", "code"],
-                "properties": {"title": {"type": "string"}, "code": {"type": "string"}},
-            },
-        }
-    },
-}
+_TEXT = {"type": "string"}
+
+
+def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    return {"type": "object", "required": required, "properties": properties}
+
+
+_PROBLEM = _object(
+    {"title": _TEXT, "status": {"type": "integer"}, "code": _TEXT, "detail": _TEXT},
+    ["title", "status", "detail"],
+)
+_ERROR = _object({"title": _TEXT, "code": _TEXT}, ["title", "code"])
+_ERRORS = _object({"errors": {"type": "array", "items": _ERROR}}, ["errors"])
 _MEANINGS = {
     "400": ("Bad Request", "grow and shrink undo each other: give one of them"),
     "401": ("Unauthorized", "the token is missing or wrong: send Authorization: Bearer TOKEN"),
@@ -84,17 +74,12 @@ def _errors(*statuses: str) -> dict[str, Any]:
 
 
 def _given(description: str, *media_types: str) -> dict[str, Any]:
-    content = {kind: {"schema": {} if kind == "application/json" else _FILE} for kind in media_types}
+    content = {kind: {"schema": {} if kind == "application/json" else FILE} for kind in media_types}
     return {"200": {"description": description, "content": content}}
 
 
 def _form(properties: dict[str, Any], required: list[str], examples: dict[str, Any]) -> dict[str, Any]:
-    schema = {
-        "type": "object",
-        "required": required,
-        "additionalProperties": False,
-        "properties": properties,
-    }
+    schema = {**_object(properties, required), "additionalProperties": False}
     return {"schema": schema, "examples": {name: {"value": value} for name, value in examples.items()}}
 
 
@@ -103,6 +88,14 @@ def _told(options: type[BaseModel]) -> dict[str, Any]:
     return {
         name: {key: schema[key] for key in schema if key != "title"} for name, schema in properties.items()
     }
+
+
+def _post(
+    summary: str, responses: dict[str, Any], content: dict[str, Any], parameters: Sequence[Any] = ()
+) -> Route:
+    body = {"required": True, "content": content}
+    extra = {"parameters": parameters, "requestBody": body} if parameters else {"requestBody": body}
+    return {"summary": summary, "response_class": Response, "responses": responses, "openapi_extra": extra}
 
 
 def _picture_route(
@@ -119,15 +112,10 @@ def _picture_route(
         for name, schema in told.items()
     ]
     content = {
-        "multipart/form-data": _form({"image": _FILE, **told, **files}, ["image"], examples),
-        "image/*": {"schema": _FILE},
+        "multipart/form-data": _form({"image": FILE, **told, **files}, ["image"], examples),
+        "image/*": {"schema": FILE},
     }
-    return {
-        "summary": summary,
-        "response_class": Response,
-        "responses": given | _problems(*_ALL),
-        "openapi_extra": {"parameters": parameters, "requestBody": {"required": True, "content": content}},
-    }
+    return _post(summary, given | _problems(*_ALL), content, parameters)
 
 
 def _get(summary: str, given: dict[str, Any], *problems: str) -> Route:
@@ -137,7 +125,7 @@ def _get(summary: str, given: dict[str, Any], *problems: str) -> Route:
 _PICTURES = ("image/png", "image/webp", "image/tiff", "image/avif", "image/jpeg")
 _COLOUR_OR_FILE = {
     "description": "A colour such as white or #1e90ff, blur, or a picture's file.",
-    "anyOf": [{"type": "string"}, _FILE],
+    "anyOf": [{"type": "string"}, FILE],
 }
 
 CUT = _picture_route(
@@ -166,75 +154,26 @@ SEGMENT = _picture_route(
     {"polygons": {"image": "street.jpg"}, "COCO": {"image": "street.jpg", "format": "coco"}},
 )
 
-_OF_REMOVE_BG = {
-    "image_file": _FILE,
-    "image_file_b64": {"type": "string", "description": "The file's bytes in base64, instead."},
-    "size": {"enum": ["preview", "small", "regular", "medium", "hd", "full", "4k", "auto", "50MP"]},
-    "type": {"type": "string", "description": "A hint, which is given back."},
-    "format": {"enum": ["auto", "png", "jpg", "webp", "zip"]},
-    "roi": {"type": "string", "description": "Left, top, right, bottom: 0% 0% 100% 100%."},
-    "crop": {"type": "boolean"},
-    "crop_margin": {"type": "string", "description": "One, two or four lengths: 10%, or 30px 10px."},
-    "scale": {"type": "string", "description": "original, or 10% to 100%."},
-    "position": {"type": "string", "description": "original, center, or one or two percentages."},
-    "channels": {"enum": ["rgba", "alpha"]},
-    "add_shadow": {"type": "boolean"},
-    "shadow_type": {"enum": ["none", "drop"]},
-    "shadow_opacity": {"type": "integer", "minimum": 0, "maximum": 100},
-    "semitransparency": {"enum": [True]},
-    "bg_color": {"type": "string", "description": "81d4fa, fff, 81d4fa77 or green."},
-    "bg_image_file": _FILE,
-}
-REMOVE_BG: Route = {
-    "summary": "Cut as remove.bg does: its clients work with this address.",
-    "response_class": Response,
-    "responses": _given(
-        "The picture.", "image/png", "image/jpeg", "image/webp", "application/zip", "application/json"
-    )
+REMOVE_BG = _post(
+    "Cut as remove.bg does: its clients work with this address.",
+    _given("The picture.", "image/png", "image/jpeg", "image/webp", "application/zip", "application/json")
     | _errors(*(status for status in _ALL if status != "401")),
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": _form(
-                    _OF_REMOVE_BG, [], {"documentation": {"image_file": "file.jpg", "size": "auto"}}
-                ),
-                "application/json": _form(
-                    {name: one for name, one in _OF_REMOVE_BG.items() if one is not _FILE},
-                    ["image_file_b64"],
-                    {"documentation": {"image_file_b64": "…", "size": "auto"}},
-                ),
-            },
-        }
+    {
+        "multipart/form-data": _form(
+            PARAMETERS, [], {"documentation": {"image_file": "file.jpg", "size": "auto"}}
+        ),
+        "application/json": _form(
+            {name: one for name, one in PARAMETERS.items() if one is not FILE},
+            ["image_file_b64"],
+            {"documentation": {"image_file_b64": "…", "size": "auto"}},
+        ),
     },
-}
-REMBG: Route = {
-    "summary": "Cut as rembg's server does: its clients work with this address.",
-    "response_class": Response,
-    "responses": _given("The picture.", "image/png") | _problems(*_ALL),
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": _form(
-                    {
-                        "file": _FILE,
-                        "model": {"type": "string"},
-                        "a": {
-                            "type": "boolean",
-                            "description": "Accepted: alpha is soft and colours are estimated.",
-                        },
-                        "om": {"type": "boolean", "description": "The mask alone."},
-                        "ppm": {"type": "boolean", "description": "A hard mask."},
-                        "bgc": {"type": "string", "description": "R,G,B,A of a background."},
-                    },
-                    ["file"],
-                    {"README": {"file": "input.jpg"}},
-                )
-            },
-        }
-    },
-}
+)
+REMBG = _post(
+    "Cut as rembg's server does: its clients work with this address.",
+    _given("The picture.", "image/png") | _problems(*_ALL),
+    {"multipart/form-data": _form(REMBG_PARAMETERS, ["file"], {"README": {"file": "input.jpg"}})},
+)
 MODELS = _get(
     "The models that are loaded, and the limits.", _given("Both.", "application/json"), "401", "403"
 )

@@ -52,7 +52,8 @@ async def read_form(
     parts: list[Part] = [*request.query_params.multi_items()]
     if kind == "multipart/form-data":
         parts += await _multipart(request, limits)
-    elif kind == "application/x-www-form-urlencoded" and not (raw and _is_binary(await request.body())):
+    # Not all that says so is a form: curl --data-binary says it of pictures.
+    elif kind == "application/x-www-form-urlencoded" and (raw is None or (await request.body()).isascii()):
         parts += _urlencoded(await request.body(), limits)
     elif kind == "application/json" and long is not None:
         parts += _of_json(await request.body())
@@ -101,11 +102,6 @@ async def _multipart(request: Request, limits: Limits) -> list[Part]:
     ]
 
 
-def _is_binary(body: bytes) -> bool:
-    """Whether a body is no form whatever its head says: curl --data-binary calls a picture one too."""
-    return not body.isascii()
-
-
 def _urlencoded(body: bytes, limits: Limits) -> list[Part]:
     try:
         return [*parse_qsl(body.decode("utf-8", "replace"), max_num_fields=limits.fields)]
@@ -120,7 +116,7 @@ def _of_json(body: bytes) -> list[Part]:
         data = None
     if not isinstance(data, dict):
         raise ProblemError(
-            400, 'the body is no JSON object: send the options as one, such as {"size": "auto"}'
+            400, 'the body is not a JSON object: send the options as one, such as {"size": "auto"}'
         )
     words = {True: "true", False: "false"}
     return [

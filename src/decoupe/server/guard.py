@@ -268,7 +268,7 @@ class _Body:
         if self.total > limits.megabytes * 1e6:
             raise self._guard._too_large()
         if self._guard._held + size > limits.held * 1e6:
-            raise ProblemError(429, "the server holds too much: try again in a moment", retry_after=5)
+            raise ProblemError(429, "the server is full: try again in a moment", retry_after=5)
         self.size += size
         self._guard._hold(size)
 

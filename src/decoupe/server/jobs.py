@@ -5,11 +5,12 @@ Jobs are made in the server's process, which never opens a picture, and done in 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from decoupe.cut_files import Wanted
 from decoupe.inference.preprocess import Picture, read_image
@@ -30,7 +31,7 @@ MEDIA_TYPES = {
     ".json": "application/json",
     ".zip": "application/zip",
 }
-"""Of each file ending that is answered with."""
+"""By the endings of the files that answers hold."""
 
 
 @dataclass(frozen=True)
@@ -61,61 +62,50 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Job(Protocol):
-    """One picture, and what is wanted of it."""
-
-    @property
-    def model(self) -> str:
-        """The name of a model that the server has loaded."""
-        ...
-
-    @property
-    def looks(self) -> Looks:
-        """How a matte model looks at the picture."""
-        ...
-
-    @property
-    def pictures(self) -> tuple[bytes, ...]:
-        """The bytes of all files that are read, the one to be cut first."""
-        ...
-
-    def choice(self, size: tuple[int, int]) -> dict[str, Any]:
-        """What of a picture of ``size`` ``(height, width)`` is cut, as a `Predictor` takes it; {} is all."""
-        ...
-
-    def answer(self, result: Any) -> Answer:
-        """What is made of the model's result."""
-        ...
-
-
 @dataclass(frozen=True)
-class Cut:
-    """A picture to be cut as ``decoupe cut`` does.
+class Job(ABC):
+    """One picture, and what is wanted of it.
 
     Attributes:
         image: the bytes of the picture's file.
-        model: the matte model's name.
-        wanted: what is written.
-        chosen: ``what``, ``box`` and ``point``, where they are given.
+        model: the name of a model that the server has loaded.
         background: the bytes of a picture that the subject is put over.
-        looks: how the model looks at it.
+        looks: how a matte model looks at the picture.
     """
 
     image: bytes
     model: str
-    wanted: Wanted = field(default_factory=Wanted)
-    chosen: Mapping[str, Any] = field(default_factory=dict)
-    background: bytes | None = None
-    looks: Looks = PLAIN
+    background: bytes | None = field(default=None, kw_only=True)
+    looks: Looks = field(default=PLAIN, kw_only=True)
 
     @property
     def pictures(self) -> tuple[bytes, ...]:
-        """The bytes of all files that are read."""
+        """The bytes of all files that are read, the one to be cut first."""
         return (self.image,) if self.background is None else (self.image, self.background)
 
     def choice(self, size: tuple[int, int]) -> dict[str, Any]:
-        """What is cut of the picture."""
-        del size  # boxes and points are in pixels
+        """What of a picture of ``size`` ``(height, width)`` is cut, as a `Predictor` takes it; {} is all."""
+        return {}
+
+    @abstractmethod
+    def answer(self, result: Any) -> Answer:
+        """The file that is made of the model's result."""
+
+
+@dataclass(frozen=True)
+class Cut(Job):
+    """A picture to be cut as ``decoupe cut`` does.
+
+    Attributes:
+        wanted: what is written.
+        chosen: ``what``, ``box`` and ``point``, where they are given.
+    """
+
+    wanted: Wanted = field(default_factory=Wanted)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+
+    def choice(self, size: tuple[int, int]) -> dict[str, Any]:
+        """As the request says, in pixels."""
         return dict(self.chosen)
 
     def answer(self, matte: Matte) -> Answer:
@@ -138,36 +128,20 @@ def background_picture(data: bytes, name: str) -> Picture:
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class Segmentation(Job):
     """A picture whose segments are told as ``decoupe segment`` does.
 
     Attributes:
-        image: the bytes of the picture's file.
-        model: the segment model's name.
         form: of the answer, as ``--format`` has it.
         reading: how pixels become segments.
         picture: whether the picture is wanted, else its JSON.
         score: least score of a segment; None is the model's own.
-        looks: for matte models alone.
     """
 
-    image: bytes
-    model: str
     form: str = "overlay"
     reading: ReadingName = "panoptic"
     picture: bool = False
     score: float | None = None
-    looks: Looks = PLAIN
-
-    @property
-    def pictures(self) -> tuple[bytes, ...]:
-        """The bytes of the one file that is read."""
-        return (self.image,)
-
-    def choice(self, size: tuple[int, int]) -> dict[str, Any]:
-        """A segment model sees all of the picture."""
-        del size
-        return {}
 
     def answer(self, segments: Segments) -> Answer:
         """The file that ``decoupe segment`` would write."""

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 STAGES = ("model", "worker")
-"""What is told of a picture's way: the batch that it was in, and all of it in the worker."""
+"""The parts of a picture's way that are timed: its batch in the model, and all of it in the worker."""
 
 
 class Metrics:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from decoupe import cut_options
 from decoupe.cut_files import wanted
 from decoupe.errors import DecoupeError, unknown
+from decoupe.options import parse_sides
 from decoupe.plan import Job, Plan
 from decoupe.segment_files import check_form
 from decoupe.server.forms import Form
@@ -36,7 +37,7 @@ class CutOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[
-        str | None, Field(description="A matte model of /v1/models; else the first of them.")
+        str | None, Field(description="A matte model of /v1/models; by default the first of them.")
     ] = None
     over: Annotated[
         str | None,
@@ -50,7 +51,7 @@ class CutOptions(BaseModel):
         False
     )
     what: Annotated[
-        list[str] | None, Field(description="Cut what has this label, as dog; needs a segment model.")
+        list[str] | None, Field(description="Cut what has this label, such as dog; needs a segment model.")
     ] = None
     box: Annotated[
         str | None,
@@ -64,32 +65,33 @@ class CutOptions(BaseModel):
         str | None, Field(pattern=_POINT, description="Cut what is at this pixel: X,Y.", examples=["180,220"])
     ] = None
     threshold: Annotated[
-        float | None, Field(ge=0, le=1, description="Make the edge hard: alpha from there on is the subject.")
+        float | None, Field(ge=0, le=1, description="Make the edge hard: alpha of at least this is subject.")
     ] = None
-    keep_largest: Annotated[bool, Field(description="Keep the largest connected part alone.")] = False
-    fill_holes: Annotated[bool, Field(description="Keep what the subject encloses.")] = False
-    grow: Annotated[int, Field(ge=0, le=100, description="Make the subject so many pixels larger.")] = 0
-    shrink: Annotated[int, Field(ge=0, le=100, description="Make it so many pixels smaller.")] = 0
-    feather: Annotated[float, Field(ge=0, le=1000, description="Soften its edge by so many pixels.")] = 0
+    keep_largest: Annotated[bool, Field(description="Keep only the largest connected part.")] = False
+    fill_holes: Annotated[bool, Field(description="Fill holes: keep what the subject encloses.")] = False
+    grow: Annotated[int, Field(ge=0, le=100, description="Make the subject this many pixels larger.")] = 0
+    shrink: Annotated[int, Field(ge=0, le=100, description="Make it this many pixels smaller.")] = 0
+    feather: Annotated[float, Field(ge=0, le=1000, description="Soften its edge by this many pixels.")] = 0
     invert: Annotated[bool, Field(description="Cut the background instead.")] = False
     crop: Annotated[bool, Field(description="Keep only the part with the subject.")] = False
     margin: Annotated[
-        str | None, Field(max_length=12, description="Room around it, with crop: pixels, or a share as 5%.")
+        str | None, Field(max_length=12, description="Room around the subject, with crop: such as 20 or 5%.")
     ] = None
-    aspect: Annotated[str | None, Field(max_length=24, description="Shape of that part, as 1:1.")] = None
+    aspect: Annotated[str | None, Field(max_length=24, description="Shape of the crop, such as 1:1.")] = None
     shadow: Annotated[float, Field(ge=0, le=1, description="A soft shadow below the subject.")] = 0
     keep_hidden: Annotated[bool, Field(description="Keep the photograph's colours in transparent parts.")] = (
         False
     )
     format: Annotated[
-        Literal["png", "webp", "tiff", "avif", "jpg"], Field(description="Of the answer; jpg over a colour.")
+        Literal["png", "webp", "tiff", "avif", "jpg"],
+        Field(description="Of the answer; jpg is never transparent."),
     ] = "png"
-    quality: Annotated[int | None, Field(ge=1, le=100, description="Of WebP, AVIF and JPEG.")] = None
+    quality: Annotated[int | None, Field(ge=1, le=100, description="Quality of WebP, AVIF and JPEG.")] = None
     metadata: Annotated[bool, Field(description="Keep EXIF and resolution.")] = True
-    minmax: Annotated[bool, Field(description="Stretch the matte to its least and largest value.")] = False
+    minmax: Annotated[bool, Field(description="Stretch the matte to the full range, 0 to 1.")] = False
     guided: Annotated[
         bool | None,
-        Field(description="Enlarge the matte along the photograph's outlines; else as the model does."),
+        Field(description="Enlarge the matte along the photograph's outlines; by default as the model says."),
     ] = None
     size: Annotated[
         str | None,
@@ -111,14 +113,14 @@ class SegmentOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[
-        str | None, Field(description="A segment model of /v1/models; else the first of them.")
+        str | None, Field(description="A segment model of /v1/models; by default the first of them.")
     ] = None
     reading: Annotated[
         Literal["panoptic", "instances", "semantic"] | None, Field(description="How pixels become segments.")
     ] = None
     format: Annotated[
         Literal["overlay", "labels", "coco", "coco-panoptic"],
-        Field(description="Polygons for the first two, or COCO's files."),
+        Field(description="overlay and labels: polygons as JSON; coco and coco-panoptic: COCO's files."),
     ] = "overlay"
     picture: Annotated[bool, Field(description="Give the format's picture instead of its JSON.")] = False
     score: Annotated[float | None, Field(ge=0, le=1, description="Least score of a segment.")] = None
@@ -145,8 +147,8 @@ def read_options(form: Form, kind: type[Options]) -> Options:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0])
-        raise ProblemError(400, f"{name} is {str(first['input'])[:60]!r}: {_lowered(first['msg'])}") from None
+        value, line = str(first["input"])[:60], first["msg"]
+        raise ProblemError(400, f"{first['loc'][0]} is {value!r}: {line[:1].lower()}{line[1:]}") from None
 
 
 def cut_job(form: Form, known: Known) -> Cut:
@@ -155,7 +157,7 @@ def cut_job(form: Form, known: Known) -> Cut:
     Raises:
         ProblemError: options that do not exist, or do not go together; no picture.
     """
-    image = _only(form, "image", {"over"})
+    image = _image(form, {"over"})
     options = read_options(form, CutOptions)
     background = form.files.get("over")
     if background is not None and options.over is not None:
@@ -165,6 +167,7 @@ def cut_job(form: Form, known: Known) -> Cut:
             400, "what needs a segment model, and this server has none: choose by box or point"
         )
     over = None if options.over is None else _colour(options.over)
+    size = None if options.size is None else parse_sides(options.size)
     try:
         asked = wanted(
             cut_options.CutOptions(
@@ -182,7 +185,7 @@ def cut_job(form: Form, known: Known) -> Cut:
         wanted=asked,
         chosen=_chosen(options),
         background=background,
-        looks=Looks(options.minmax, options.guided, _sides(options.size)),
+        looks=Looks(options.minmax, options.guided, size),
     )
 
 
@@ -192,7 +195,7 @@ def segment_job(form: Form, known: Known) -> Segmentation:
     Raises:
         ProblemError: options that do not exist, or do not go together; no picture; no segment model.
     """
-    image = _only(form, "image", set())
+    image = _image(form, set())
     options = read_options(form, SegmentOptions)
     model = chosen_model(options.model, known, "segment")
     try:
@@ -216,7 +219,7 @@ def segment_job(form: Form, known: Known) -> Segmentation:
 
 
 def chosen_model(name: str | None, known: Known, task: str) -> str:
-    """The model of that name, of those of a task that are loaded; the first of them where none is named.
+    """The loaded model of that name and task; the first of that task where none is named.
 
     Raises:
         ProblemError: it is not one of them, or there is none.
@@ -231,16 +234,15 @@ def chosen_model(name: str | None, known: Known, task: str) -> str:
     return name
 
 
-def _only(form: Form, name: str, others: set[str]) -> bytes:
-    """The bytes of the picture, where there is one, and no file that nobody asked for."""
-    for other in form.files:
-        if other != name and other not in others:
-            raise ProblemError(400, unknown("file", other[:40], [name, *sorted(others)]))
-    image = form.files.get(name)
+def _image(form: Form, others: set[str]) -> bytes:
+    """The bytes of the picture to be cut; files beside it may have one of the names ``others``."""
+    names = ["image", *sorted(others)]
+    for name in form.files:
+        if name not in names:
+            raise ProblemError(400, unknown("file", name[:40], names))
+    image = form.files.get("image")
     if not image:
-        raise ProblemError(
-            400, f"there is no picture: send it as the body, or as the file {name!r} of a form"
-        )
+        raise ProblemError(400, "there is no picture: send it as the body, or as the file 'image' of a form")
     return image
 
 
@@ -266,15 +268,3 @@ def _chosen(options: CutOptions) -> dict[str, Any]:
         if text is not None:
             chosen[name] = tuple(int(part) for part in text.split(","))
     return chosen
-
-
-def _sides(text: str | None) -> tuple[int, int] | None:
-    """Height and width of a size such as 512 or 640x480, width first."""
-    if text is None:
-        return None
-    width, _, height = text.partition("x")
-    return int(height or width), int(width)
-
-
-def _lowered(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]

@@ -69,7 +69,7 @@ class _Worker:
         process = context.Process(target=worker.main, args=(theirs, self.place), daemon=True)
         with self.lock:  # either it is not started, or there is something to end
             if self.closed:
-                raise ModelError("the server ends")
+                raise ModelError("the server is shutting down")
             process.start()
             self.process = process
         theirs.close()
@@ -139,7 +139,7 @@ class Pool:
 
     @property
     def models(self) -> list[dict[str, Any]]:
-        """What there is to tell of each model, by any of the workers."""
+        """What is told of each model; all workers tell the same."""
         return self._workers[0].models
 
     @property

@@ -16,7 +16,7 @@ REMOVE_BG = "/v1.0/"
 
 
 class ProblemError(Exception):
-    """A request that is not answered as it was meant.
+    """A request that is refused, or that fails.
 
     Args:
         status: of HTTP, from 400.
@@ -51,5 +51,5 @@ class ProblemError(Exception):
 
 
 def of_options(line: str) -> str:
-    """A line about a command line's options, about a request's: ``--keep-hidden`` is ``keep_hidden``."""
+    """A message with options as requests name them: ``--keep-hidden`` becomes ``keep_hidden``."""
     return re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), line)

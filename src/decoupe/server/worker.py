@@ -153,7 +153,7 @@ def looking(model: Predictor | Segmenter, looks: Looks) -> Predictor | Segmenter
 
 
 def check_size_of(looks: Looks, model: Predictor | Segmenter) -> None:
-    """Refuse a size that is not in the range that a model's weights know: its memory is not bounded else.
+    """Refuse a size outside the range that a model's weights know: its memory would have no bound.
 
     Raises:
         InputError: such a size, or one that is no multiple of what the model divides pictures by.
@@ -182,7 +182,7 @@ def told(name: str, model: Predictor | Segmenter) -> dict[str, Any]:
 
 
 def bound_memory(megabytes: int, one: _Worker) -> None:
-    """Let the process take so much more address space than it has; where there is no such bound, nothing.
+    """Let the process's address space grow by so much and no more, where the system can bound it.
 
     Raises:
         ModelError: one small picture cannot be computed in it.
@@ -213,7 +213,7 @@ def bound_memory(megabytes: int, one: _Worker) -> None:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Nothing is said on standard error, not by libraries in C either."""
+    """Silence standard error, of libraries in C as well."""
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nothing:
         os.dup2(nothing.fileno(), 2)
@@ -264,7 +264,7 @@ def measured(data: bytes, max_pixels: int, max_frames: int) -> int:
 
 
 def _frames(image: Image.Image) -> int:
-    """How many frames an open file has; 1 where those behind the first are damaged: that one is read."""
+    """How many frames an open file has; 1 where later ones are damaged, since the first is read."""
     try:
         return getattr(image, "n_frames", 1)
     except Exception:  # as above

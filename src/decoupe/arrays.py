@@ -1,0 +1,14 @@
+"""Types of arrays that many modules share."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Indices: TypeAlias = npt.NDArray[np.intp]
+Box: TypeAlias = tuple[int, int, int, int]
+"""``(x0, y0, x1, y1)`` in pixels; x1 and y1 are just outside."""
