@@ -17,6 +17,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from decoupe import cut_options, video_command
 from decoupe.cli import app
 from inference.tiny import write_onnx
 from weights.fake_hub import FakeHub
@@ -47,6 +48,17 @@ def test_every_command_and_every_option_tells_what_it_does(names: Names) -> None
         assert told, parameter.name
         assert told.split()[0] in words
         assert all(option in words for option in parameter.opts if option.startswith("-"))
+
+
+@pytest.mark.parametrize(
+    ("name", "sections"), [("cut", cut_options.SECTIONS), ("video", video_command.SECTIONS)]
+)
+def test_the_many_options_of_a_command_are_listed_in_sections(name: str, sections: dict[str, str]) -> None:
+    assert set(sections) <= {parameter.name for parameter in COMMANDS[name,].params}
+    shown = CliRunner().invoke(app, [name, "--help"]).output
+    titles = re.findall(r"^(\w[\w ]*):$", shown, re.MULTILINE)
+    assert titles == ["Arguments", *sections.values()]
+    assert re.search(r"^Matte:\n  --threshold", shown, re.MULTILINE)
 
 
 def test_every_option_of_cut_is_in_a_page_of_the_documents() -> None:

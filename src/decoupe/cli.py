@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 import decoupe
+from decoupe import cut_options, video_command
 from decoupe.bench_command import bench
 from decoupe.catalogue_commands import cache_app, get, models
 from decoupe.console import told
 from decoupe.cut_command import cut
 from decoupe.evaluation_commands import eval_app
 from decoupe.export_command import export
-from decoupe.options import AsJson
+from decoupe.options import AsJson, in_sections
 from decoupe.segment_command import segment
 from decoupe.serve_command import serve, ui
 from decoupe.training_commands import calibrate, data_app, train
@@ -71,8 +73,12 @@ def doctor(as_json: AsJson = False) -> None:
             raise typer.Exit(1)
 
 
+SECTIONS: dict[Callable[..., None], dict[str, str]] = {
+    cut: cut_options.SECTIONS,
+    video: video_command.SECTIONS,
+}
 # In the order in which the help shows them.
 for command in (cut, segment, video, models, get, bench, doctor, serve, ui, train, calibrate, export):
-    app.command()(command)
+    app.command(cls=in_sections(SECTIONS.get(command, {})))(command)
 for name, group in {"cache": cache_app, "data": data_app, "eval": eval_app}.items():
     app.add_typer(group, name=name)

@@ -33,6 +33,18 @@ from decoupe.options import (
     Verbose,
 )
 
+SECTIONS = {
+    "out": "Output",
+    "what": "Subject",
+    "threshold": "Matte",
+    "matting": "Soft edges",
+    "crop": "Crop",
+    "model": "Model",
+    "overwrite": "Run",
+    "log": "Messages",
+}
+"""Titles of the help's sections, by the first option of each."""
+
 
 @dataclass(frozen=True)
 class CutOptions:
@@ -48,7 +60,6 @@ class CutOptions:
             help="File, folder, or - for standard output; by default PHOTO.cut.png or FOLDER-cut.",
         ),
     ] = None
-    model: Model = None
     over: Annotated[
         str | None,
         typer.Option(metavar="COLOUR|IMAGE|blur", help="Put the subject over a colour, an image or a blur."),
@@ -63,44 +74,6 @@ class CutOptions:
     layers: Annotated[
         bool, typer.Option("--layers", help="Write a TIFF of two pages: the subject, and the photograph.")
     ] = False
-    what: Annotated[
-        list[str] | None,
-        typer.Option(metavar="LABEL", help="Cut what has this label, such as dog; repeatable; or list."),
-    ] = None
-    box: Annotated[
-        str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="Cut what is in this box, in pixels.")
-    ] = None
-    point: Annotated[
-        str | None, typer.Option("--point", metavar="X,Y", help="Cut what is at this pixel.")
-    ] = None
-    segments: Annotated[
-        str | None, typer.Option("--segments", metavar="MODEL", help="Model that finds what --what names.")
-    ] = None
-    matting: Annotated[
-        bool, typer.Option("--matting", help="Solve the soft edge anew from the colours, for fur and hair.")
-    ] = False
-    matting_erode: Annotated[
-        str, typer.Option(metavar="N|N%", help="With --matting: how far inside the subject the edge begins.")
-    ] = "1%"
-    matting_dilate: Annotated[
-        str, typer.Option(metavar="N|N%", help="How far outside it ends; more for loose hair, such as 10%.")
-    ] = "2%"
-    matting_foreground: Annotated[
-        float, typer.Option(metavar="T", help="With --matting: alpha from which a pixel is surely subject.")
-    ] = Matting.foreground
-    matting_background: Annotated[
-        float, typer.Option(metavar="T", help="Alpha up to which a pixel is surely background.")
-    ] = Matting.background
-    threshold: Threshold = None
-    keep_largest: KeepLargest = False
-    fill_holes: FillHoles = False
-    grow: Grow = 0
-    shrink: Shrink = 0
-    feather: Feather = 0
-    invert: Invert = False
-    crop: Annotated[bool, typer.Option("--crop", help="Keep only the part with the subject.")] = False
-    margin: Annotated[str | None, typer.Option(metavar="N|N%", help="Room around it, with --crop.")] = None
-    aspect: Annotated[str | None, typer.Option(metavar="W:H", help="Shape of the crop, such as 1:1.")] = None
     shadow: Annotated[float, typer.Option(metavar="S", help="A soft shadow below the subject, 0 to 1.")] = 0
     keep_hidden: Annotated[
         bool, typer.Option("--keep-hidden", help="Keep the photograph's colours in transparent parts.")
@@ -118,9 +91,46 @@ class CutOptions:
             "--metadata/--no-metadata", help="Keep resolution and EXIF, such as where a photograph was taken."
         ),
     ] = True
-    minmax: Annotated[
-        bool, typer.Option("--minmax", help="Stretch each matte to the full range, 0 to 1.")
+    what: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="Cut what has this label, such as dog; repeatable; or list."),
+    ] = None
+    box: Annotated[
+        str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="Cut what is in this box, in pixels.")
+    ] = None
+    point: Annotated[
+        str | None, typer.Option("--point", metavar="X,Y", help="Cut what is at this pixel.")
+    ] = None
+    segments: Annotated[
+        str | None, typer.Option("--segments", metavar="MODEL", help="Model that finds what --what names.")
+    ] = None
+    threshold: Threshold = None
+    keep_largest: KeepLargest = False
+    fill_holes: FillHoles = False
+    grow: Grow = 0
+    shrink: Shrink = 0
+    feather: Feather = 0
+    invert: Invert = False
+    matting: Annotated[
+        bool, typer.Option("--matting", help="Solve the soft edge anew from the colours, for fur and hair.")
     ] = False
+    matting_erode: Annotated[
+        str, typer.Option(metavar="N|N%", help="With --matting: how far inside the subject the edge begins.")
+    ] = "1%"
+    matting_dilate: Annotated[
+        str, typer.Option(metavar="N|N%", help="How far outside it ends; more for loose hair, such as 10%.")
+    ] = "2%"
+    matting_foreground: Annotated[
+        float, typer.Option(metavar="T", help="With --matting: alpha from which a pixel is surely subject.")
+    ] = Matting.foreground
+    matting_background: Annotated[
+        float, typer.Option(metavar="T", help="Alpha up to which a pixel is surely background.")
+    ] = Matting.background
+    crop: Annotated[bool, typer.Option("--crop", help="Keep only the part with the subject.")] = False
+    margin: Annotated[str | None, typer.Option(metavar="N|N%", help="Room around it, with --crop.")] = None
+    aspect: Annotated[str | None, typer.Option(metavar="W:H", help="Shape of the crop, such as 1:1.")] = None
+    model: Model = None
+    size: NetworkSize = None
     guided: Annotated[
         bool | None,
         typer.Option(
@@ -128,7 +138,14 @@ class CutOptions:
             help="Enlarge mattes along the photographs' outlines; by default as the model says.",
         ),
     ] = None
-    size: NetworkSize = None
+    minmax: Annotated[
+        bool, typer.Option("--minmax", help="Stretch each matte to the full range, 0 to 1.")
+    ] = False
+    device: Device = "auto"
+    precision: Precision = "auto"
+    compile: Compile = False
+    memory: Memory = None
+    trust: Trust = False
     input_size: Annotated[
         str | None,
         typer.Option(metavar="N|WxH", help="Input size of an .onnx file that decoupe did not write."),
@@ -137,21 +154,16 @@ class CutOptions:
         str | None, typer.Option(metavar="R,G,B", help="Mean to subtract from its input, which is 0 to 1.")
     ] = None
     std: Annotated[str | None, typer.Option(metavar="R,G,B", help="Standard deviation to divide by.")] = None
-    trust: Trust = False
-    device: Device = "auto"
-    precision: Precision = "auto"
-    compile: Compile = False
-    memory: Memory = None
-    raw: Annotated[
-        str | None,
-        typer.Option(metavar="WxH", help="Standard input is RGB frames of this size, 3 bytes a pixel."),
-    ] = None
+    overwrite: Overwrite = False
+    watch: Annotated[bool, typer.Option("--watch", help="Keep cutting what arrives in the folders.")] = False
     workers: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Pictures worked on at a time; by default up to 4."),
     ] = None
-    overwrite: Overwrite = False
-    watch: Annotated[bool, typer.Option("--watch", help="Keep cutting what arrives in the folders.")] = False
+    raw: Annotated[
+        str | None,
+        typer.Option(metavar="WxH", help="Standard input is RGB frames of this size, 3 bytes a pixel."),
+    ] = None
     max_pixels: MaxPixels = MAX_PIXELS
     log: Log = None
     as_json: JsonLines = False

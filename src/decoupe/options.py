@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from decoupe.errors import InputError
 from decoupe.inference.edits import Edits
@@ -38,6 +39,29 @@ def taking(options: type[Options]) -> Callable[[Callable[[Options], None]], Call
         return command
 
     return decorate
+
+
+def in_sections(sections: Mapping[str, str]) -> type[TyperCommand]:
+    """The kind of a command whose help lists its options in sections.
+
+    Args:
+        sections: their titles, by the name of the first parameter of each; what comes before is "Options".
+    """
+
+    class InSections(TyperCommand):
+        def format_options(self, ctx: Any, formatter: Any) -> None:
+            title, lists = "Options", dict[str, list[tuple[str, str]]]()
+            for param in self.get_params(ctx):
+                title = sections.get(param.name or "", title)
+                record = param.get_help_record(ctx)
+                if record is not None:
+                    place = "Arguments" if param.param_type_name == "argument" else title
+                    lists.setdefault(place, []).append(record)
+            for place, records in lists.items():
+                with formatter.section(place):
+                    formatter.write_dl(records)
+
+    return InSections
 
 
 def known_models(beginning: str) -> list[str]:

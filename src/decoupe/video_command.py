@@ -46,6 +46,15 @@ if TYPE_CHECKING:
     from decoupe.inference.video import Written
 
 
+SECTIONS = {
+    "over": "Output",
+    "threshold": "Matte",
+    "model": "Model",
+    "as_json": "Messages",
+}
+"""Titles of the help's sections, by the first option of each."""
+
+
 @dataclass(frozen=True)
 class VideoOptions:
     """What a command line asks of ``decoupe video``, as it was written."""
@@ -59,7 +68,6 @@ class VideoOptions:
             metavar="OUT", help="A .mov, .webm, .mkv or .mp4 file; a folder or frame%05d.png for PNG files."
         ),
     ]
-    model: Model = None
     over: Annotated[
         str | None,
         typer.Option(
@@ -68,13 +76,6 @@ class VideoOptions:
         ),
     ] = None
     matte: Annotated[bool, typer.Option("--matte", help="Write the matte: white is the subject.")] = False
-    threshold: Threshold = None
-    keep_largest: KeepLargest = False
-    fill_holes: FillHoles = False
-    grow: Grow = 0
-    shrink: Shrink = 0
-    feather: Feather = 0
-    invert: Invert = False
     codec: Annotated[
         str | None,
         typer.Option(
@@ -85,10 +86,21 @@ class VideoOptions:
         str | None, typer.Option("--from", metavar="TIME", help="Begin here: seconds, m:ss or h:mm:ss.")
     ] = None
     end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="End here.")] = None
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an output that exists, or start it over.")
+    ] = False
+    threshold: Threshold = None
+    keep_largest: KeepLargest = False
+    fill_holes: FillHoles = False
+    grow: Grow = 0
+    shrink: Shrink = 0
+    feather: Feather = 0
+    invert: Invert = False
     smooth: Annotated[
         bool, typer.Option("--smooth/--no-smooth", help="Keep mattes from flickering where nothing moves.")
     ] = True
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Frames that the model sees at a time.")] = 8
+    model: Model = None
+    size: NetworkSize = None
     guided: Annotated[
         bool | None,
         typer.Option(
@@ -96,14 +108,11 @@ class VideoOptions:
             help="Enlarge mattes along the frames' outlines; by default as the model says.",
         ),
     ] = None
-    size: NetworkSize = None
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Frames that the model sees at a time.")] = 8
     device: Device = "auto"
     precision: Precision = "auto"
     compile: Compile = False
     memory: Memory = None
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an output that exists, or start it over.")
-    ] = False
     max_pixels: MaxPixels = MAX_PIXELS
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what was written, or why not, as a line of JSON.")
