@@ -14,7 +14,18 @@ from torch import Tensor, nn
 from decoupe.backbones import build_backbone
 from decoupe.errors import CheckpointError, ConfigError, unknown
 from decoupe.models import BiRefNetConfig
-from decoupe.weights.naming import Rule, Shapes, State, knowledge, numbered, rename, shapes_of, some, width_of
+from decoupe.weights.naming import (
+    Rule,
+    Shapes,
+    State,
+    backbone_in,
+    knowledge,
+    numbered,
+    rename,
+    shapes_of,
+    some,
+    width_of,
+)
 
 BACKBONE_NAMES = {
     **{f"swin_v1_{size}": f"swin_{size}" for size in "tsbl"},
@@ -146,18 +157,9 @@ def _infer_backbone(shapes: Shapes) -> tuple[str, tuple[int, ...]]:
         )
     # timm is asked for only where the names say so.
     vit = any(key.startswith("bb.model.") for key in found)
-    closest: tuple[int, str] = (-1, "")
-    for name in BACKBONE_NAMES.values():
-        if name.startswith("dino") != vit:
-            continue
-        expected, channels = _backbone_shapes(name)
-        if expected == found:
-            return name, channels
-        closest = max(closest, (len(expected.items() & found.items()), name))
-    raise CheckpointError(
-        f"the backbone fits none that decoupe knows; nearest is {closest[1]!r}, which shares "
-        f"{closest[0]} of its {len(found)} tensors: is it another model's file?"
-    )
+    known = [name for name in BACKBONE_NAMES.values() if name.startswith("dino") == vit]
+    name = backbone_in(found, {name: _backbone_shapes(name)[0] for name in known})
+    return name, _backbone_shapes(name)[1]
 
 
 @cache

@@ -186,7 +186,11 @@ def _from_reference(
     notes = []
     preprocessing = preprocessing or _known(path) or beside.preprocessing(path)
     try:
-        tensors = convert.clean_state(state)
+        tensors = convert.bare_state(state)
+        if others := convert.others_in(state):
+            notes.append(
+                f"{path.name} holds other weights of the same names too, left aside: {', '.join(others)}"
+            )
         family = family or convert.infer_family(tensors)
         if preprocessing is None:
             preprocessing = _ASSUMED[family]

@@ -13,7 +13,18 @@ from decoupe.backbones import build_backbone
 from decoupe.errors import CheckpointError, ConfigError, unknown
 from decoupe.models.inspyrenet import InSPyReNetConfig
 from decoupe.weights.birefnet_names import backbone_rules
-from decoupe.weights.naming import Rule, Shapes, State, knowledge, numbered, rename, shapes_of, some, width_of
+from decoupe.weights.naming import (
+    Rule,
+    Shapes,
+    State,
+    backbone_in,
+    knowledge,
+    numbered,
+    rename,
+    shapes_of,
+    some,
+    width_of,
+)
 
 BACKBONE_NAMES = {"res2net50": "res2net50", **{f"swin_{size}": f"swin_{size}" for size in "tsbl"}}
 """The reference's backbones (its option ``backbone``) under decoupe's names."""
@@ -61,14 +72,8 @@ def infer_inspyrenet_config(state: State) -> InSPyReNetConfig:
             f"no backbone ('backbone.…') among {len(shapes)} tensors ({some(list(shapes))}): "
             "is it another model's file?"
         )
-    shared = {name: len(_backbone_shapes(name).items() & found.items()) for name in BACKBONE_NAMES.values()}
-    nearest = max(shared, key=lambda name: shared[name])
-    if _backbone_shapes(nearest) != found:
-        raise CheckpointError(
-            f"the backbone fits none that decoupe knows; nearest is {nearest!r}, which shares "
-            f"{shared[nearest]} of its {len(found)} tensors: is it another model's file?"
-        )
-    return InSPyReNetConfig(backbone=nearest, depth=width_of(shapes, "decoder.conv1.conv.weight"))
+    backbone = backbone_in(found, {name: _backbone_shapes(name) for name in BACKBONE_NAMES.values()})
+    return InSPyReNetConfig(backbone=backbone, depth=width_of(shapes, "decoder.conv1.conv.weight"))
 
 
 def describe(config: InSPyReNetConfig) -> list[str]:

@@ -22,7 +22,18 @@ from decoupe.backbones import build_backbone
 from decoupe.errors import CheckpointError, ConfigError, unknown
 from decoupe.models.maskformer import BACKBONE_NAMES, MaskFormerConfig
 from decoupe.weights import birefnet_names
-from decoupe.weights.naming import IGNORED, Rule, Shapes, State, knowledge, numbered, rename, shapes_of, some
+from decoupe.weights.naming import (
+    IGNORED,
+    Rule,
+    Shapes,
+    State,
+    backbone_in,
+    knowledge,
+    numbered,
+    rename,
+    shapes_of,
+    some,
+)
 
 BACKBONES = tuple(BACKBONE_NAMES.values())
 PART = re.compile(r"(.+)#([qkv])")
@@ -154,14 +165,7 @@ def _infer_backbone(shapes: Shapes) -> str:
             f"no MaskFormer's backbone among {len(shapes)} tensors ({some(list(shapes))}): "
             "is it another model's file?"
         )
-    shared = {name: len(_backbone_shapes(name).items() & found.items()) for name in BACKBONES}
-    nearest = max(shared, key=shared.__getitem__)
-    if _backbone_shapes(nearest) != found:
-        raise CheckpointError(
-            f"the backbone fits none that decoupe knows; nearest is {nearest!r}, which shares "
-            f"{shared[nearest]} of its {len(found)} tensors: is it another model's file?"
-        )
-    return nearest
+    return backbone_in(found, {name: _backbone_shapes(name) for name in BACKBONES})
 
 
 @cache

@@ -16,8 +16,8 @@ State = Mapping[str, Tensor | NDArray[Any]]
 Shapes = Mapping[str, tuple[int, ...]]
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
-# Buffers that are computed from sizes, or count batches: they carry no knowledge.
-IGNORED = re.compile(r"(^|\.)(relative_position_index|attn_mask|num_batches_tracked)$")
+# Buffers that are computed from sizes, or count batches or averages: they carry no knowledge.
+IGNORED = re.compile(r"(^|\.)(relative_position_index|attn_mask|num_batches_tracked|n_averaged)$")
 
 
 def rename(key: str, rules: Sequence[Rule]) -> str:
@@ -65,3 +65,30 @@ def is_tensor(value: object) -> bool:
 def some(names: Sequence[str], most: int = 3) -> str:
     """The first few of ``names``, as text."""
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def backbone_in(found: Shapes, known: Mapping[str, Shapes]) -> str:
+    """The backbone whose names and shapes are those found.
+
+    Args:
+        found: of a checkpoint's backbone.
+        known: of every backbone, by its name.
+
+    Raises:
+        CheckpointError: none; the message names the nearest, and what of it is missing, of another shape or
+            left over.
+    """
+    nearest = max(known, key=lambda name: len(known[name].items() & found.items()))
+    expected = known[nearest]
+    if expected == found:
+        return nearest
+    faults = {
+        "missing": [key for key in expected if key not in found],
+        "of another shape": [key for key in expected if key in found and found[key] != expected[key]],
+        "left over": [key for key in found if key not in expected],
+    }
+    told = [f"{len(keys)} {fault} ({some(keys)})" for fault, keys in faults.items() if keys]
+    raise CheckpointError(
+        f"the backbone fits none that decoupe knows; nearest is {nearest!r}: {', '.join(told)}; "
+        "is it another model's file?"
+    )
