@@ -74,7 +74,7 @@ def evaluate(
     ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print the table and errors alone.")] = False,
 ) -> None:
-    """Score predictions against truth, or a model on a set. `compare` puts two reports side by side."""
+    """Score predictions against truth, or a model on a set. `compare` and `join` put reports side by side."""
     if context.invoked_subcommand is not None:
         return
     with told():
@@ -89,10 +89,7 @@ def evaluate(
         if protocol in protocols.READINGS:
             _segments(pred, gt, model, data, protocol, out, table, beside or (), device, quiet)
             return
-        chosen = protocols.protocol(protocol)
-        if measures is not None:
-            names = [name.strip() for name in measures.split(",") if name.strip()]
-            chosen = protocols.of_columns(names, stretch=chosen.stretch)
+        chosen = _columns(protocol, measures)
         stretches = chosen.stretch if stretch is None else stretch
         known = _evaluation("published").rows_beside(beside or (), chosen.names)
         jobs, count, title, settings, look = _work(pred, gt, model, data, device, quiet)
@@ -132,11 +129,10 @@ def compare(
         if as_json:
             typer.echo(json.dumps(comparison.about()))
             return
-        columns = _evaluation("measures").COLUMNS
         titles = ["", "A", "B", "B − A", "95 % interval", "B better in", ""]
         rows = [
             [
-                f"{columns[one.column].title} {_evaluation('protocols').arrow(one.column)}",
+                _evaluation("protocols").title_of(one.column),
                 f"{one.first:.4f}",
                 f"{one.second:.4f}",
                 f"{one.second - one.first:+.4f}",
@@ -150,7 +146,48 @@ def compare(
         for letter, alone in zip("AB", comparison.alone, strict=True):
             if alone:
                 say(f"{alone} pictures of {letter} alone do not count")
-        typer.echo(_aligned([titles, *rows]))
+        typer.echo(_evaluation("protocols").text_rows(titles, rows))
+
+
+@eval_app.command()
+def join(
+    reports: Annotated[
+        list[str], typer.Argument(metavar="[NAME=]DIR...", help="Folders of reports, and how rows are named.")
+    ],
+    protocol: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Columns of a field; else those of the first report.")
+    ] = None,
+    measures: Annotated[
+        str | None, typer.Option(metavar="S,MAE,…", help="Columns of your own instead of a protocol's.")
+    ] = None,
+    table: Annotated[
+        str, typer.Option(metavar="FORMAT", help="Of the table: text, markdown, latex or json.")
+    ] = "text",
+) -> None:
+    """Put many reports into one table, the best of each column marked; json is a line for each."""
+    with told():
+        if table not in TABLES:
+            raise InputError(unknown("format", table, TABLES))
+        named = [one.rpartition("=") for one in reports]
+        chosen = _columns(protocol or "all", measures) if protocol or measures else None
+        joined = _evaluation("joined").join([(name, Path(folder)) for name, _, folder in named], chosen)
+        for note in joined.notes:
+            say(note)
+        if table == "json":
+            for row in joined.about():
+                typer.echo(json.dumps(row))
+            return
+        typer.echo(joined.table(table))
+
+
+def _columns(protocol: str, measures: str | None) -> Any:
+    """The protocol of a name, or one of the measures that a user named."""
+    protocols = _evaluation("protocols")
+    chosen = protocols.protocol(protocol)
+    if measures is None:
+        return chosen
+    names = [name.strip() for name in measures.split(",") if name.strip()]
+    return protocols.of_columns(names, stretch=chosen.stretch)
 
 
 Worked = tuple["Iterator[Job]", int, str, dict[str, str], "Callable[[str], Look]"]
@@ -295,11 +332,10 @@ def _scene_table(about: AboutScenes, results: dict[str, float], columns: tuple[s
     """A table of segments, in percent as the papers' tables."""
     if form == "json":
         return json.dumps({"title": about.title, "results": results})
-    cells = about.cells(results)
+    cells, protocols = about.cells(results), _evaluation("protocols")
     if form == "text":
         sources = [f"published: {source}" for source in about.sources]
-        return "\n".join([_aligned([["", *columns], *cells]), *sources])
-    protocols = _evaluation("protocols")
+        return "\n".join([protocols.text_rows(["", *columns], cells), *sources])
     joined: str = {"markdown": protocols.markdown_rows, "latex": protocols.latex_rows}[form](
         ["", *(name.replace("_", " ") for name in columns)], cells
     )
@@ -317,22 +353,10 @@ def _table(evaluation: Evaluation, about: About, form: str) -> str:
     columns = about.protocol.columns
     sources = [f"published: {source}" for source in dict.fromkeys(source for _, _, source in about.beside)]
     if form == "text":
-        titles = ["", *(f"{name} {protocols.arrow(name)}" for name, _ in columns)]
-        return "\n".join([_aligned([titles, *protocols.cells(columns, rows)]), *sources])
+        titles = ["", *(protocols.title_of(name, long=False) for name, _ in columns)]
+        return "\n".join([protocols.text_rows(titles, protocols.cells(columns, rows)), *sources])
     joined: str = {"markdown": protocols.markdown, "latex": protocols.latex}[form](columns, rows)
     return joined
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    """Columns in line: the first to the left, the others to the right."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 def _list(protocols: Any) -> None:

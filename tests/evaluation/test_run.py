@@ -243,12 +243,12 @@ def test_two_reports_are_compared_picture_by_picture(folders: tuple[Path, Path],
         write_report(tmp_path / name, evaluation, About(name, chosen), look_in((source, gt)))  # type: ignore[arg-type]
     found = compare(tmp_path / "a", tmp_path / "b")
     assert (found.count, found.alone, found.titles) == (10, (2, 0), ("a", "b"))
-    assert [one.verdict for one in found.differences] == ["second better", "second better"]
+    assert [one.verdict for one in found.differences] == ["B better", "B better"]
     mae = found.differences[1]
     assert mae.interval[0] < mae.second - mae.first < mae.interval[1] < 0
     assert mae.wins == 1
     back = compare(tmp_path / "b", tmp_path / "a")
-    assert [one.verdict for one in back.differences] == ["first better", "first better"]
+    assert [one.verdict for one in back.differences] == ["A better", "A better"]
     with pytest.raises(InputError, match="is given twice"):
         compare(tmp_path / "a", tmp_path / "a")
     with pytest.raises(InputError, match=r"holds no report: expected what decoupe eval"):
@@ -263,7 +263,7 @@ def test_an_interval_covers_what_is_known() -> None:
     assert (one.interval[1] - one.interval[0]) / 2 == pytest.approx(half, rel=0.1)
     same = compared("S", first, first, seed=0)
     assert (same.interval, same.wins, same.verdict) == ((0, 0), 0.5, "no difference shown")
-    assert compared("S", first, first + 0.25, seed=0).verdict == "second better"
+    assert compared("S", first, first + 0.25, seed=0).verdict == "B better"
     assert np.isnan(compared("mBA", np.full(2, np.nan), np.zeros(2), seed=0).first)
 
 

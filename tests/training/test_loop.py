@@ -235,6 +235,10 @@ def test_a_run_goes_on_longer_but_never_as_another(discs: Path, tmp_path: Path) 
         ConfigError, match="holds a run with another batch_size and seed, at step 2: go on with"
     ):
         prepared(discs, tmp_path, other)
+    with pytest.raises(
+        ConfigError, match="a run on 20 pictures of discs, at step 2, this is on 24 pictures of discs: go on"
+    ):
+        train(SMALL, [discs], [discs], tmp_path, device="cpu", workers=0)
 
 
 def test_a_loss_that_is_no_number_names_its_pictures_and_spoils_nothing(discs: Path, tmp_path: Path) -> None:

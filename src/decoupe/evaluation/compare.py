@@ -43,7 +43,7 @@ class Difference:
         if least <= 0 <= most:
             return "no difference shown"
         second = (least > 0) == (COLUMNS[self.column].better == "higher")
-        return "second better" if second else "first better"
+        return "B better" if second else "A better"
 
 
 @dataclass(frozen=True)

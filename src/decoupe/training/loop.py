@@ -41,7 +41,7 @@ from decoupe.training.norms import folded_norms, unfold_norms
 from decoupe.training.recipes import FAMILIES, Recipe
 from decoupe.training.report import Report
 from decoupe.training.start import backbone_of, parameter_groups
-from decoupe.training.state import Progress, State, saved_step, whole_state
+from decoupe.training.state import Progress, State, saved_data, saved_step, whole_state
 from decoupe.training.tasks import MatteTask, SegmentTask, Task, evaluating
 from decoupe.weights.checkpoint import save_model
 
@@ -146,7 +146,9 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         average = Average(self.model, recipe.ema)
         self.progress = Progress()
-        self.state = State(out, accelerator, self.model, self.optimizer, self.scaler, average, self.progress)
+        self.state = State(
+            out, accelerator, self.model, self.optimizer, self.scaler, average, self.progress, task.sets
+        )
         self.state.restore()
         self.stopping = 0
 
@@ -384,6 +386,12 @@ class Trainer:
                     f"{self.out} holds a run with another {' and '.join(changed)}, at step {step}: "
                     "go on with that recipe, or name another folder with --out"
                 )
+        if (data := saved_data(self.out)) not in (None, dict(self.task.sets)):
+            was, now = (_listed(sets) for sets in (data, self.task.sets))
+            raise ConfigError(
+                f"{self.out} holds a run on {was}, at step {step}, this is on {now}: "
+                "go on with the same data, or name another folder with --out"
+            )
         if self.accelerator.is_main_process:
             self.out.mkdir(parents=True, exist_ok=True)
             temporary = file.with_name(f"{file.name}.{os.getpid()}")
@@ -466,6 +474,10 @@ class Trainer:
         finally:
             for one, handler in former.items():
                 signal.signal(one, handler)
+
+
+def _listed(sets: Mapping[str, int] | None) -> str:
+    return " and ".join(f"{count} pictures of {name}" for name, count in (sets or {}).items())
 
 
 def outlive_signals(worker: int) -> None:

@@ -57,6 +57,7 @@ class State:
         scaler: of the loss in float16.
         average: of the weights.
         progress: where the run stands.
+        data: pictures that are trained on, by set.
     """
 
     out: Path
@@ -66,6 +67,7 @@ class State:
     scaler: GradScaler
     average: Average
     progress: Progress
+    data: Mapping[str, int]
 
     @property
     def sharded(self) -> bool:
@@ -123,6 +125,7 @@ class State:
         if self.accelerator.is_main_process:
             about = {
                 **vars(self.progress),
+                "data": dict(self.data),
                 "updates": self.average.updates,
                 "scaler": self.scaler.state_dict(),
                 "processes": self.accelerator.num_processes,
@@ -139,7 +142,7 @@ class State:
         if folder is None:
             return False
         try:
-            about = json.loads((folder / "progress.json").read_text())
+            about = _about(folder)
             if self.sharded:
                 model, optimizer = get_state_dict(self.model, self.optimizer)
                 mean = {str(i): tensor for i, tensor in enumerate(self.average.mean)}
@@ -186,7 +189,18 @@ def saved(out: Path) -> Path | None:
 def saved_step(out: Path) -> int | None:
     """The step of the newest whole state of a run; None where there is none."""
     folder = saved(out)
-    return None if folder is None else int(json.loads((folder / "progress.json").read_text())["step"])
+    return None if folder is None else int(_about(folder)["step"])
+
+
+def saved_data(out: Path) -> dict[str, int] | None:
+    """How many pictures a saved run trains on, by set; None where there is no run, or it does not say."""
+    folder = saved(out)
+    return None if folder is None else _about(folder).get("data")
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((folder / "progress.json").read_text())
+    return about
 
 
 def random_states() -> dict[str, Any]:

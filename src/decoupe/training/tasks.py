@@ -46,12 +46,18 @@ class Task(Protocol):
     """What the loop is given.
 
     Attributes:
+        sets: names of the sets that are trained on, with the number of pictures of each.
         repeats: of each training picture per epoch.
         held_out: names of the sets that are validated on, with the number of pictures of each.
         judged_by: the score that decides which weights are the best; larger is better.
         vocabulary: the names of a segment model's classes.
         labels: index of each class label of an auxiliary classification.
     """
+
+    @property
+    def sets(self) -> Mapping[str, int]:
+        """See above."""
+        ...
 
     @property
     def repeats(self) -> Sequence[int]:
@@ -132,6 +138,7 @@ class MatteTask:
         self.recipe, self.device, self.preprocessing = recipe, device, recipe.preprocessing
         train, self.out = divide(recipe, folders, validation)
         self.train = [pair for pairs in train.values() for pair in pairs]
+        self.sets = {name: len(pairs) for name, pairs in train.items()}
         self.repeats = repeats_of(recipe, train)
         self.held_out = {name: len(pairs) for name, pairs in self.out.items()}
         self.labels = {label: i for i, label in enumerate(sorted({p.label for p in self.train if p.label}))}
@@ -227,6 +234,7 @@ class SegmentTask:
                     "each set is a class of its name"
                 )
             self.scenes: SegmentSet = MatteSegments(train)
+            self.sets = {name: len(pairs) for name, pairs in train.items()}
             self.repeats: Sequence[int] = repeats_of(recipe, train)
             # The same names in the same order give the same classes.
             self.out = {
@@ -240,6 +248,7 @@ class SegmentTask:
             if len(folders) != 1 or len(validation) > 1:
                 raise InputError("segment sets are not joined: give one --data and at most one --val folder")
             self.scenes = find_segment_set(folders[0])
+            self.sets = {self.scenes.name: len(self.scenes)}
             self.repeats = [1] * len(self.scenes)
             judging = (validation or folders)[0]
             held_out = find_segment_set(judging, "val")

@@ -87,7 +87,7 @@ OWN_MARKS = {
     "inspyrenet": ("backbone.", "encoders.", "stages."),
     "maskformer": ("pixel_level.backbone.",),
 }
-"""Beginnings of decoupe's own names: what ``torch.save(model.state_dict())`` leaves without a configuration."""
+"""Beginnings of the names that ``torch.save(model.state_dict())`` leaves of a model of decoupe."""
 
 
 def from_reference(family: str, state: State, config: Mapping[str, Any] | None = None) -> nn.Module:
