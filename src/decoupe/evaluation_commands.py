@@ -212,6 +212,10 @@ def _files(pred: Path, gt: Path, quiet: bool) -> Worked:
     matching = files.match(pred, gt)
     by_name = {pair.name: pair for pair in matching.pairs}
 
+    for folder, end in zip((pred, gt), matching.endings, strict=True):
+        if end and not quiet:
+            say(f"the names of {folder} end in {end!r}, which does not count")
+
     def jobs() -> Iterator[Job]:
         yield from run.jobs_of(matching.pairs)
         for name in matching.missing:

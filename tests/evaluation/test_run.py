@@ -73,6 +73,32 @@ def test_names_match_whatever_their_endings(tmp_path: Path) -> None:
     assert (matching.missing, matching.spare, matching.photographs) == (["w"], ["z"], {})
 
 
+def test_names_that_all_end_in_more_match(tmp_path: Path) -> None:
+    for name in (
+        "pred/x_1.cut.png",
+        "pred/y_1.cut.png",
+        "pred/z_1.cut.png",
+        "set/im/x_1.png",
+        "set/im/y_1.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    for name in ("x_1", "y_1", "w_1"):
+        (tmp_path / "set/gt").mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / f"set/gt/{name}_mask.png")
+    matching = match(tmp_path / "pred", tmp_path / "set")
+    assert [(pair.name, pair.prediction.name) for pair in matching.pairs] == [
+        ("x_1_mask", "x_1.cut.png"),
+        ("y_1_mask", "y_1.cut.png"),
+    ]
+    assert (matching.missing, matching.spare, matching.endings) == (
+        ["w_1_mask"],
+        ["z_1.cut"],
+        (".cut", "_mask"),
+    )
+    assert matching.photographs["y_1_mask"].name == "y_1.png"
+
+
 def test_a_set_gives_its_masks_and_photographs(discs: Path, tmp_path: Path) -> None:
     for truths in (discs, discs / "gt"):
         matching = match(discs / "im", truths)
