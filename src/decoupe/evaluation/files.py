@@ -80,7 +80,7 @@ def match(predictions: str | Path, truths: str | Path) -> Matching:
             f"no picture of {predictions} has the name of one in {truths}: "
             f"{next(iter(found))} is none of theirs, expected names as {next(iter(told))}"
         )
-    photographs = _by_name(folder) if (folder := photographs_of(truths)) else {}
+    photographs = _by_name(of_set) if (of_set := photographs_of(truths)) else {}
     return Matching(
         [Match(name, found[own], told[name]) for name, own in bare.items() if own in found],
         [name for name, own in bare.items() if own not in found],

@@ -387,9 +387,9 @@ class Trainer:
                     "go on with that recipe, or name another folder with --out"
                 )
         if (data := saved_data(self.out)) not in (None, dict(self.task.sets)):
-            was, now = (_listed(sets) for sets in (data, self.task.sets))
+            was, this = (_listed(sets) for sets in (data, self.task.sets))
             raise ConfigError(
-                f"{self.out} holds a run on {was}, at step {step}, this is on {now}: "
+                f"{self.out} holds a run on {was}, at step {step}, this is on {this}: "
                 "go on with the same data, or name another folder with --out"
             )
         if self.accelerator.is_main_process:

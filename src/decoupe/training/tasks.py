@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from decoupe import readings
-from decoupe.datasets.segment_sets import MatteSegments, Scene, SegmentSet, find_segment_set
+from decoupe.datasets.segment_sets import MatteSegments, Scene, SegmentSet, find_segment_set, is_segment_set
 from decoupe.datasets.sets import Pair, find_pairs, names_of, pictures_in, read_pair, split, spread
 from decoupe.datasets.shards import Source
 from decoupe.errors import ConfigError, InputError
@@ -226,7 +226,7 @@ class SegmentTask:
         self.recipe, self.device, self.preprocessing = recipe, device, recipe.preprocessing
         self.labels: Mapping[str, int] = {}
         self.out: dict[str, tuple[SegmentSet, Sequence[int]]] = {}
-        if not all((folder / "annotations").is_dir() for folder in folders):
+        if not all(is_segment_set(folder) for folder in folders):
             train, out = divide(recipe, folders, validation)
             if unknown_sets := out.keys() - train.keys():
                 raise InputError(
