@@ -58,7 +58,7 @@ def test_alpha_has_the_pictures_size(height: int, width: int) -> None:
 
 def test_a_model_that_gives_no_numbers_is_told_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Recorder, "__call__", lambda self, images: np.full_like(images[:, :1], np.nan))
-    with pytest.raises(InputError, match="the model gave NaN for image: its weights are broken"):
+    with pytest.raises(InputError, match="the model gave NaN for array: its weights are broken"):
         Predictor(Recorder())(pictures()[0])
 
 

@@ -505,8 +505,8 @@ def _matte(alpha: npt.NDArray[np.float32], picture: Picture) -> Matte:
         if not np.isnan(alpha).any():
             raise
         raise InputError(
-            f"the model gave NaN for {picture.source}: its weights are broken, or too large for the precision: "
-            "try float32, or another checkpoint"
+            f"the model gave NaN for {picture.source}: its weights are broken, or too large for its "
+            "precision: try float32, or another checkpoint"
         ) from error
 
 
