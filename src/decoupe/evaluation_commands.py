@@ -296,15 +296,20 @@ def _segments(
 ) -> None:
     """Score segments: a model or files against a segment set."""
     import decoupe
-    from decoupe.datasets.segment_sets import find_segment_set
+    from decoupe.datasets.segment_sets import MatteSegments, SegmentSet, find_segment_set, is_segment_set
+    from decoupe.datasets.sets import find_pairs, masks_of, names_of
 
     scenes_of, report = _evaluation("scenes"), _evaluation("scene_report")
     known = _evaluation("published").rows_beside(beside, scenes_of.COLUMNS[reading])
     folder = gt if gt is not None else data
     if folder is None or (pred is None) == (model is None) or (gt is None) != (model is not None):
         raise InputError("give --pred and --gt, predictions and a set; or -m and --data, a model and a set")
-    # Any truth but that of instances tells the class of every pixel.
-    scenes = find_segment_set(folder, "val", None if reading == "semantic" else reading)
+    if reading != "instances" and not is_segment_set(folder) and masks_of(folder):
+        # As it was trained on: the subject is a class named after the set.
+        scenes: SegmentSet = MatteSegments({names_of([folder])[0]: find_pairs(folder)})
+    else:
+        # Any truth but that of instances tells the class of every pixel.
+        scenes = find_segment_set(folder, "val", None if reading == "semantic" else reading)
     if model is not None:
         segmenter = decoupe.load(model, device=device)
         if not isinstance(segmenter, decoupe.Segmenter):
