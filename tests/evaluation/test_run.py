@@ -183,6 +183,17 @@ def test_fitting_keeps_depth() -> None:
     assert fitted(deep, np.zeros((8, 8)), "deep") is deep
 
 
+def test_truths_of_0_and_1_are_noticed(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    pred, gt = folders
+    (tmp_path / "ones").mkdir()
+    for path in gt.iterdir():
+        Image.open(path).point(lambda value: value // 255).save(tmp_path / "ones" / f"{path.stem}.png")
+    assert (
+        "hold 0 and 1 instead of 0 and 255?"
+        in evaluate(jobs_of(match(pred, tmp_path / "ones").pairs), ("MAE",)).notes[-1]
+    )
+
+
 def test_swapped_folders_are_noticed(folders: tuple[Path, Path]) -> None:
     pred, gt = folders
     for path in gt.iterdir():

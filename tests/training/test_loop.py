@@ -23,6 +23,7 @@ from decoupe.training.ema import Average
 from decoupe.training.loop import Diverged, Ending, Trainer, accelerator_for, set_training, train
 from decoupe.training.lora import LoRA
 from decoupe.training.recipes import Optimizer, Recipe, SetRule, Stage, read_recipe
+from decoupe.training.report import forget
 from decoupe.weights import load_model
 from decoupe.weights.registry import Preprocessing
 from drawn import draw_discs
@@ -219,6 +220,15 @@ def test_a_process_killed_between_two_renames_has_its_former_state(discs: Path, 
     assert prepared(discs, tmp_path).progress.step == 2
 
 
+def test_what_a_killed_run_had_logged_beyond_its_state_is_forgotten(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    forget(file, 2)
+    assert not file.exists()
+    file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    forget(file, 2)
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
+
+
 def test_a_damaged_state_is_told(discs: Path, tmp_path: Path) -> None:
     prepared(discs, tmp_path).run(until=1)
     file = tmp_path / "state" / "state.pt"
@@ -401,6 +411,10 @@ def test_processes_expect_what_costs_nothing(model: dict[str, Any], gradient: fl
 def test_nothing_to_train(discs: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="every pair is held out"):
         prepared(discs, tmp_path / "out", dataclasses.replace(SMALL, sets=(SetRule("discs", held_out=24),)))
+    for path in (discs / "gt").iterdir():
+        Image.open(path).point(lambda value: value // 255).save(path)
+    with pytest.raises(InputError, match="and others hold 0 and 1, expected 0 and 255"):
+        prepared(discs, tmp_path)
 
 
 def test_validation_data_of_their_own(discs: Path, tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ class Report:
         self.since, self.began = start, time.perf_counter()
         self.waited, self.pictures = 0.0, 0
         self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=start) if active else None
+        if active:
+            forget(out / "log.jsonl", start)
         self.bar = Progress(
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(),
@@ -131,6 +133,16 @@ class Report:
             log.info("%s", _told(line))
         elif "validation" in line:  # the bar shows the rest
             self.bar.console.print(_told(line), highlight=False, markup=False)
+
+
+def forget(file: Path, step: int) -> None:
+    """Take from a log what a killed run had written after ``step``, and a torn last line."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    if kept != lines:
+        temporary = file.with_suffix(".part")
+        temporary.write_text("".join(kept))
+        temporary.replace(file)
 
 
 def peak_gigabytes(device: torch.device) -> float:

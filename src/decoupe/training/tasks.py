@@ -394,9 +394,22 @@ def divide(
             out[name] = held_out
     if not any(train.values()):
         raise InputError("every pair is held out: add pairs, or hold out fewer")
+    for pairs in train.values():
+        check_levels(pairs)
     for folder, name in zip(validation, names_of(validation), strict=True):
         out[name] = find_pairs(folder)
     return train, out
+
+
+def check_levels(pairs: Sequence[Pair]) -> None:
+    """Raise InputError where masks hold 0 and 1, told by some of them: all would be background."""
+    brightest = max(
+        (int(read_pair(pair, longest=VALIDATION_SIDE)[1].max()) for pair in spread(pairs, 8)), default=0
+    )
+    if brightest == 1:
+        raise InputError(
+            f"{pairs[0].mask} and others hold 0 and 1, expected 0 and 255, white the subject: multiply by 255"
+        )
 
 
 def repeats_of(recipe: Recipe, train: Mapping[str, Sequence[Pair]]) -> list[int]:
