@@ -116,6 +116,8 @@ def test_a_model_is_scored_as_the_files_that_it_writes(here: Path) -> None:
     assert found["results"] == expected["results"]
     with Image.open(here / "report" / "worst.png") as sheet:
         assert sheet.width == 4 + 4 * 228  # photograph, truth, prediction, difference
+    other = run("-m", "tiny.onnx", "--data", "set", "--measures", "S,MAE", "--table", "json", "--size", "32")
+    assert json.loads(other.stdout)["results"] != expected["results"]
 
 
 def test_what_failed_is_named_and_the_rest_scored(here: Path) -> None:
@@ -145,6 +147,7 @@ def test_what_failed_is_named_and_the_rest_scored(here: Path) -> None:
         (("--pred", "pred", "--gt", "set", "--beside", "u2net"), "unknown published result 'u2net'"),
         (("--pred", "pred", "--gt", "set", "-o", "pred"), "pred holds p0.png, which is no report's"),
         (("-m", "pockett", "--data", "set"), "did you mean 'pocket'"),
+        (("--pred", "pred", "--gt", "set", "--size", "64"), "--precision and --size are of a model"),
         (("-m", "pocket", "--data", "pred"), "pred holds no matte set"),
     ],
 )

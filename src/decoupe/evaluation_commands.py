@@ -12,7 +12,7 @@ import typer
 from decoupe.console import drawn, imported, progress_bar, say, told
 from decoupe.cores import cores
 from decoupe.errors import InputError, unknown
-from decoupe.options import AsJson
+from decoupe.options import AsJson, NetworkSize, Precision, parse_size
 
 if TYPE_CHECKING:
     from decoupe.evaluation.report import About, Look
@@ -69,6 +69,8 @@ def evaluate(
         int | None, typer.Option(min=1, metavar="N", help="Processes that score; else one for each core.")
     ] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="Of the model: auto, cpu or cuda.")] = "auto",
+    precision: Precision = "auto",
+    size: NetworkSize = None,
     listed: Annotated[
         bool, typer.Option("--list", help="List protocols, measures and published results; do nothing.")
     ] = False,
@@ -86,13 +88,16 @@ def evaluate(
             raise InputError(unknown("format", table, TABLES))
         if out is not None:
             _evaluation("report").check_folder(out)
+        if model is None and (precision != "auto" or size is not None):
+            raise InputError("--precision and --size are of a model: name one with -m, or leave them out")
+        opening = {"device": device, "dtype": precision, "size": parse_size(size)}
         if protocol in protocols.READINGS:
-            _segments(pred, gt, model, data, protocol, out, table, beside or (), device, quiet)
+            _segments(pred, gt, model, data, protocol, out, table, beside or (), opening, quiet)
             return
         chosen = _columns(protocol, measures)
         stretches = chosen.stretch if stretch is None else stretch
         known = _evaluation("published").rows_beside(beside or (), chosen.names)
-        jobs, count, title, settings, look = _work(pred, gt, model, data, device, quiet)
+        jobs, count, title, settings, look = _work(pred, gt, model, data, opening, quiet)
         with progress_bar(count, drawn=drawn(quiet)) as advance:
             evaluation: Evaluation = _evaluation("run").evaluate(
                 jobs,
@@ -194,13 +199,18 @@ Worked = tuple["Iterator[Job]", int, str, dict[str, str], "Callable[[str], Look]
 
 
 def _work(
-    pred: Path | None, gt: Path | None, model: str | None, data: Path | None, device: str, quiet: bool
+    pred: Path | None,
+    gt: Path | None,
+    model: str | None,
+    data: Path | None,
+    opening: dict[str, Any],
+    quiet: bool,
 ) -> Worked:
     """What is to be scored: jobs, how many, a title, settings, and how a picture is shown."""
     if pred is not None and gt is not None and model is None and data is None:
         return _files(pred, gt, quiet)
     if model is not None and data is not None and pred is None and gt is None:
-        return _model(model, data, device)
+        return _model(model, data, opening)
     raise InputError("give --pred and --gt, two folders; or -m and --data, a model and a set")
 
 
@@ -233,7 +243,7 @@ def _files(pred: Path, gt: Path, quiet: bool) -> Worked:
     return jobs(), len(matching.pairs) + len(matching.missing), str(pred), settings, look
 
 
-def _model(name: str, data: Path, device: str) -> Worked:
+def _model(name: str, data: Path, opening: dict[str, Any]) -> Worked:
     """A model on a set. Its mattes are rounded to 8 bits, as the files that it would write."""
     import numpy as np
 
@@ -248,7 +258,7 @@ def _model(name: str, data: Path, device: str) -> Worked:
         raise InputError(
             f"{len(found) - len(pairs)} pairs of {data} share their name with another: rename them"
         )
-    predictor = decoupe.load(name, device=device)
+    predictor = decoupe.load(name, **opening)
     if not isinstance(predictor, Predictor):
         raise InputError(f"{name} gives segments: score a model that gives mattes")
 
@@ -291,7 +301,7 @@ def _segments(
     out: Path | None,
     table: str,
     beside: Sequence[str],
-    device: str,
+    opening: dict[str, Any],
     quiet: bool,
 ) -> None:
     """Score segments: a model or files against a segment set."""
@@ -311,7 +321,7 @@ def _segments(
         # Any truth but that of instances tells the class of every pixel.
         scenes = find_segment_set(folder, "val", None if reading == "semantic" else reading)
     if model is not None:
-        segmenter = decoupe.load(model, device=device)
+        segmenter = decoupe.load(model, **opening)
         if not isinstance(segmenter, decoupe.Segmenter):
             raise InputError(f"{model} gives mattes: score a model that gives segments")
         predict, notes = scenes_of.model_predictions(segmenter, scenes, reading)

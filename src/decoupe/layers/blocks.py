@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,6 +19,12 @@ def resize(x: Tensor, size: Sequence[int], *, align_corners: bool = True) -> Ten
     if x.shape[-2:] == torch.Size(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Computes as the tensors are; devices that know no autocast, as meta, anyway do."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 class StochasticDepth(nn.Module):
