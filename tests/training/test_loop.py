@@ -200,7 +200,7 @@ def test_a_full_disk_keeps_the_last_good_state(
     trainer = prepared(discs, tmp_path)
     trainer.run(until=2)
 
-    def full(*arguments: object) -> None:
+    def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
@@ -209,6 +209,13 @@ def test_a_full_disk_keeps_the_last_good_state(
             OutputError, match=r"cannot save step 4 .*No space left.*the state of step 2 is intact"
         ):
             trainer.run(until=4)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Report, "_record", full)
+        with pytest.raises(OutputError, match=r"cannot write in .* \(No space left on device\): make room and run"):
+            prepared(discs, tmp_path).run(until=4, report_every=1)
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(OutputError, match=r"recipe\.yaml cannot be written \(No space left on device\)"):
+            prepared(discs, tmp_path)
     assert state.saved_step(tmp_path) == 2
     assert not (tmp_path / "state.partial").exists()
     assert prepared(discs, tmp_path).progress.step == 2

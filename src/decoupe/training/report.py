@@ -7,7 +7,8 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,8 @@ from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+
+from decoupe.errors import DecoupeError, OutputError
 
 log = logging.getLogger("decoupe.training")
 
@@ -133,6 +136,19 @@ class Report:
             log.info("%s", _told(line))
         elif "validation" in line:  # the bar shows the rest
             self.bar.console.print(_told(line), highlight=False, markup=False)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn an OSError into an OutputError that names the folder of the run."""
+    try:
+        yield
+    except DecoupeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot write in {folder} ({error.strerror or error}): make room and run the same command again"
+        ) from error
 
 
 def forget(file: Path, step: int) -> None:

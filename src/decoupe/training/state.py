@@ -99,7 +99,9 @@ class State:
             shutil.rmtree(partial, ignore_errors=True)
             kept = saved_step(self.out)
             last = f"the state of step {kept} is intact" if kept is not None else "no state was saved before"
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            # torch's writer says where its file broke off, not why.
+            space = f"the file broke off, and {shutil.disk_usage(self.out).free / 1e6:.0f} MB are free"
+            reason = getattr(error, "strerror", None) or space
             raise OutputError(
                 f"cannot save step {self.progress.step} in {self.out}: {reason}; {last}: "
                 "make room and run the same command again"

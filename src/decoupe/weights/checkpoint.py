@@ -115,7 +115,10 @@ def save_model(
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             part = Path(folder) / path.name
+            part.touch()
+            mode = part.stat().st_mode  # as the user's umask has it; safetensors' own files are private
             save_file(tensors, part, metadata={_METADATA_KEY: json.dumps(metadata)})
+            part.chmod(mode)
             part.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
