@@ -93,6 +93,9 @@ def test_many_reports_make_one_table_with_the_best_marked(here: Path) -> None:
     assert re.search(r"pred & \\textbf\{0\.\d{4}\} \\\\\nours\\_2 & \\underline\{0\.\d{4}\} \\\\\n", latex)
     markdown = run("join", "one", "two", "--protocol", "sod", "--table", "markdown").stdout
     assert "| pred | **0." in markdown
+    (here / "two").rename(here / "lr=1")
+    for named in ("lr=1", "pred=lr=1"):
+        assert re.fullmatch(r"pred  0\.\d{4}   0\.\d{4} +–", run("join", "one", named).stdout.splitlines()[2])
     (here / "pred/p0.png").unlink()
     run("--pred", "pred", "--gt", "set", "--measures", "S", "-o", "fewer", "-q")
     assert "pred was scored on 3 pictures that are not the 4 of pred" in run("join", "one", "fewer").stderr

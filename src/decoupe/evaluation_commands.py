@@ -173,7 +173,10 @@ def join(
     with told():
         if table not in TABLES:
             raise InputError(unknown("format", table, TABLES))
-        named = [one.rpartition("=") for one in reports]
+        # A folder may have the sign in its own name, as lr=1e-4.
+        named = [
+            ("", "", one) if "=" not in one or Path(one).exists() else one.partition("=") for one in reports
+        ]
         chosen = _columns(protocol or "all", measures) if protocol or measures else None
         joined = _evaluation("joined").join([(name, Path(folder)) for name, _, folder in named], chosen)
         for note in joined.notes:

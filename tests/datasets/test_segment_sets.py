@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from decoupe.datasets.segment_sets import MatteSegments, SegmentSet, find_segment_set, is_segment_set
 from decoupe.datasets.sets import find_pairs
 from decoupe.errors import InputError
-from decoupe.training.recipes import RECIPES
+from decoupe.training.recipes import RECIPES, recipe_from
 from decoupe.training.tasks import SegmentTask
 from decoupe.weights.labels import ADE20K, Vocabulary
 
@@ -96,6 +97,16 @@ def test_a_validation_part_of_other_classes_is_told(coco: Path) -> None:
     for validation in ([], [coco]):
         with pytest.raises(InputError, match="coco's validation part has other classes than"):
             SegmentTask(recipe, [coco], validation, device=torch.device("cpu"))
+
+
+def test_one_matte_set_is_validated_on_another_whatever_their_names(discs: Path, tmp_path: Path) -> None:
+    plain = {**RECIPES["maskformer-resnet50-ade"].plain()}
+    plain["model"] |= {"classes": 2}
+    other = discs.rename(tmp_path / "val")
+    shutil.copytree(other, tmp_path / "train")
+    task = SegmentTask(recipe_from(plain), [tmp_path / "train"], [other], device=torch.device("cpu"))
+    assert (task.sets, task.held_out) == ({"train": 24}, {"train": 24})
+    assert task.vocabulary.names == ("train", "background")
 
 
 def test_coco_instances(coco: Path) -> None:

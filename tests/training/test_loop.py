@@ -211,7 +211,9 @@ def test_a_full_disk_keeps_the_last_good_state(
             trainer.run(until=4)
     with monkeypatch.context() as patched:
         patched.setattr(loop.Report, "_record", full)
-        with pytest.raises(OutputError, match=r"cannot write in .* \(No space left on device\): make room and run"):
+        with pytest.raises(
+            OutputError, match=r"cannot write in .* \(No space left on device\): make room and run"
+        ):
             prepared(discs, tmp_path).run(until=4, report_every=1)
         patched.setattr(Path, "write_text", full)
         with pytest.raises(OutputError, match=r"recipe\.yaml cannot be written \(No space left on device\)"):

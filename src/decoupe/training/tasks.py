@@ -228,6 +228,8 @@ class SegmentTask:
         self.out: dict[str, tuple[SegmentSet, Sequence[int]]] = {}
         if not all(is_segment_set(folder) for folder in folders):
             train, out = divide(recipe, folders, validation)
+            if len(train) == len(out) == 1:  # however the two folders are called
+                out = dict(zip(train, out.values(), strict=True))
             if unknown_sets := out.keys() - train.keys():
                 raise InputError(
                     f"{min(unknown_sets)} is validated on, and no set of that name is trained on: "
