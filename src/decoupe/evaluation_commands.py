@@ -147,6 +147,8 @@ def compare(
             ]
             for one in comparison.differences
         ]
+        for row in rows:  # no picture has such a number
+            row[1:6] = ["–"] * 5 if row[1] == "nan" else row[1:6]
         say(f"A: {comparison.titles[0]}; B: {comparison.titles[1]}; {comparison.count} pictures of both")
         for letter, alone in zip("AB", comparison.alone, strict=True):
             if alone:

@@ -301,10 +301,14 @@ def test_an_interval_covers_what_is_known() -> None:
     same = compared("S", first, first, seed=0)
     assert (same.interval, same.wins, same.verdict) == ((0, 0), 0.5, "no difference shown")
     assert compared("S", first, first + 0.25, seed=0).verdict == "B better"
-    assert np.isnan(compared("mBA", np.full(2, np.nan), np.zeros(2), seed=0).first)
+    for column in ("mBA", "MAE"):
+        unknown = compared(column, np.full(2, np.nan), np.zeros(2), seed=0)
+        assert np.isnan(unknown.first)
+        assert unknown.verdict == "no difference shown"
 
 
 def test_tables_are_ready_to_paste() -> None:
+    assert protocols.cells((("S", 3), ("mBA", 3)), {"a": {"S": 1, "mBA": np.nan}}) == [["a", "1.000", "–"]]
     chosen = protocols.protocol("dis")
     scores = {"maxF": 0.8912, "wF": 0.8541, "MAE": 0.03849, "S": 0.8984, "meanE": 0.931, "HCE": 1068.6}
     rows = {"ours_1": scores, "theirs": {"S": 0.5}}

@@ -17,6 +17,7 @@ from decoupe.evaluation.protocols import (
     latex_title,
     markdown_rows,
     of_columns,
+    rounded,
     text_rows,
     title_of,
 )
@@ -99,11 +100,10 @@ class Joined(NamedTuple):
         return {"text": text_rows, "markdown": markdown_rows, "latex": latex_rows}[form](titles, cells)
 
     def _printed(self, value: float | None, place: int) -> str:
-        if value is None:
-            return "–"
-        return (
-            f"{100 * value:.1f}" if self.protocol is None else f"{value:.{self.protocol.columns[place][1]}f}"
-        )
+        value = math.nan if value is None else value
+        if self.protocol is None:
+            return rounded(100 * value, 1)
+        return rounded(value, self.protocol.columns[place][1])
 
 
 def join(reports: Sequence[tuple[str, Path]], protocol: Protocol | None = None) -> Joined:

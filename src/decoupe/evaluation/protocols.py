@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -113,8 +114,8 @@ def of_columns(names: Sequence[str], *, stretch: bool) -> Protocol:
 
 
 def rounded(value: float, digits: int) -> str:
-    """A number as tables print it."""
-    return f"{value:.{digits}f}"
+    """A number as tables print it; a dash where there is none."""
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def markdown(columns: Sequence[tuple[str, int]], rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -181,7 +182,7 @@ def arrow(name: str) -> str:
 def cells(columns: Sequence[tuple[str, int]], rows: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
     """Rows of cells, rounded; a number that is not known is a dash."""
     return [
-        [label, *(rounded(row[name], digits) if name in row else "–" for name, digits in columns)]
+        [label, *(rounded(row.get(name, math.nan), digits) for name, digits in columns)]
         for label, row in rows.items()
     ]
 
