@@ -75,9 +75,34 @@ def test_a_report_is_written_and_compared(here: Path) -> None:
     assert shown.exit_code == 0
     assert shown.stderr == "decoupe: A: pred; B: pred; 4 pictures of both\n"
     assert re.search(
-        r"^MAE ↓ +0\.\d{4} +0\.\d{4} +\+0\.\d{4} +\+0.* … \+0.* +0% +first better$", shown.stdout, re.M
+        r"^MAE ↓ +0\.\d{4} +0\.\d{4} +\+0\.\d{4} +\+0.* … \+0.* +0% +A better$", shown.stdout, re.M
     )
     assert run("compare", "one", "three").exit_code == 2
+
+
+def test_many_reports_make_one_table_with_the_best_marked(here: Path) -> None:
+    for folder, measures in (("one", "S,MAE,HCE"), ("two", "S,MAE")):
+        run("--pred", "pred", "--gt", "set", "--measures", measures, "-o", folder, "-q")
+        for path in (here / "pred").iterdir():
+            Image.open(path).point(lambda value: value // 2).save(path)
+    text = run("join", "one", "two").stdout.splitlines()
+    assert re.fullmatch(r" +S ↑ +MAE ↓ +HCE ↓", text[0])
+    assert re.fullmatch(r"pred  0\.\d{4}\*  0\.\d{4}\* +\d+\*", text[1])
+    assert re.fullmatch(r"pred  0\.\d{4}   0\.\d{4} +–", text[2])
+    latex = run("join", "one", "ours_2=two", "--measures", "MAE", "--table", "latex").stdout
+    assert re.search(r"pred & \\textbf\{0\.\d{4}\} \\\\\nours\\_2 & \\underline\{0\.\d{4}\} \\\\\n", latex)
+    markdown = run("join", "one", "two", "--protocol", "sod", "--table", "markdown").stdout
+    assert "| pred | **0." in markdown
+    (here / "two").rename(here / "lr=1")
+    for named in ("lr=1", "pred=lr=1"):
+        assert re.fullmatch(r"pred  0\.\d{4}   0\.\d{4} +–", run("join", "one", named).stdout.splitlines()[2])
+    (here / "pred/p0.png").unlink()
+    run("--pred", "pred", "--gt", "set", "--measures", "S", "-o", "fewer", "-q")
+    assert "pred was scored on 3 pictures that are not the 4 of pred" in run("join", "one", "fewer").stderr
+    run("--pred", "pred", "--gt", "set", "--measures", "S", "--stretch", "-o", "stretched", "-q")
+    shown = run("join", "one", "stretched")
+    assert shown.exit_code == 2
+    assert "not comparable (one is of mattes as they are, stretched is of stretched mattes)" in shown.stderr
 
 
 def test_a_model_is_scored_as_the_files_that_it_writes(here: Path) -> None:
@@ -94,6 +119,8 @@ def test_a_model_is_scored_as_the_files_that_it_writes(here: Path) -> None:
     assert found["results"] == expected["results"]
     with Image.open(here / "report" / "worst.png") as sheet:
         assert sheet.width == 4 + 4 * 228  # photograph, truth, prediction, difference
+    other = run("-m", "tiny.onnx", "--data", "set", "--measures", "S,MAE", "--table", "json", "--size", "32")
+    assert json.loads(other.stdout)["results"] != expected["results"]
 
 
 def test_what_failed_is_named_and_the_rest_scored(here: Path) -> None:
@@ -123,6 +150,7 @@ def test_what_failed_is_named_and_the_rest_scored(here: Path) -> None:
         (("--pred", "pred", "--gt", "set", "--beside", "u2net"), "unknown published result 'u2net'"),
         (("--pred", "pred", "--gt", "set", "-o", "pred"), "pred holds p0.png, which is not part of a report"),
         (("-m", "pockett", "--data", "set"), "did you mean 'pocket'"),
+        (("--pred", "pred", "--gt", "set", "--size", "64"), "--precision and --size are of a model"),
         (("-m", "pocket", "--data", "pred"), "pred holds no matte set"),
     ],
 )

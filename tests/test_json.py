@@ -225,6 +225,8 @@ def test_scores_and_their_comparison(discs: Run) -> None:
             Image.fromarray(np.roll(np.asarray(Image.open(path)), rolled, axis=1)).save(Path(name, path.name))
         command = ["eval", "--pred", name, "--gt", "discs", "--measures", "S,MAE", "-o", f"{name}-report"]
         assert valid(discs(*command, "--table", "json", "-q").stdout, "eval")["pictures"] == 12
+    for line in discs("eval", "join", "near-report", "far-report", "--table", "json").stdout.splitlines():
+        assert valid(line, "eval")["pictures"] == 12
     found = valid(discs("eval", "compare", "near-report", "far-report", "--json").stdout, "compare")
     assert found["pictures"] == 12
-    assert found["measures"]["MAE"]["verdict"] == "first better"
+    assert found["measures"]["MAE"]["verdict"] == "A better"

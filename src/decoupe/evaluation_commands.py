@@ -12,7 +12,7 @@ import typer
 from decoupe.console import drawn, hush_downloads, imported, progress_bar, say, told
 from decoupe.cores import cores
 from decoupe.errors import InputError, unknown
-from decoupe.options import AsJson
+from decoupe.options import AsJson, NetworkSize, Precision, parse_size
 
 if TYPE_CHECKING:
     from decoupe.evaluation.report import About, Look
@@ -69,12 +69,14 @@ def evaluate(
         int | None, typer.Option(min=1, metavar="N", help="Processes that score; by default one per core.")
     ] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="For the model: auto, cpu or cuda.")] = "auto",
+    precision: Precision = "auto",
+    size: NetworkSize = None,
     listed: Annotated[
         bool, typer.Option("--list", help="Only list protocols, measures and published results.")
     ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only the table and errors.")] = False,
 ) -> None:
-    """Score predictions against truth, or a model on a set. `compare` puts two reports side by side."""
+    """Score predictions against truth, or a model on a set. `compare` and `join` put reports side by side."""
     if context.invoked_subcommand is not None:
         return
     with told():
@@ -87,16 +89,16 @@ def evaluate(
             raise InputError(unknown("format", table, TABLES))
         if out is not None:
             _evaluation("report").check_folder(out)
+        if model is None and (precision != "auto" or size is not None):
+            raise InputError("--precision and --size are of a model: name one with -m, or leave them out")
+        opening = {"device": device, "dtype": precision, "size": parse_size(size)}
         if protocol in protocols.READINGS:
-            _segments(pred, gt, model, data, protocol, out, table, beside or (), device, quiet)
+            _segments(pred, gt, model, data, protocol, out, table, beside or (), opening, quiet)
             return
-        chosen = protocols.protocol(protocol)
-        if measures is not None:
-            names = [name.strip() for name in measures.split(",") if name.strip()]
-            chosen = protocols.of_columns(names, stretch=chosen.stretch)
+        chosen = _columns(protocol, measures)
         stretches = chosen.stretch if stretch is None else stretch
         known = _evaluation("published").rows_beside(beside or (), chosen.names)
-        jobs, count, title, settings, look = _work(pred, gt, model, data, device, quiet)
+        jobs, count, title, settings, look = _work(pred, gt, model, data, opening, quiet)
         with progress_bar(count, drawn=drawn(quiet)) as advance:
             evaluation: Evaluation = _evaluation("run").evaluate(
                 jobs,
@@ -128,11 +130,10 @@ def compare(
         if as_json:
             typer.echo(json.dumps(comparison.about()))
             return
-        columns = _evaluation("measures").COLUMNS
         titles = ["", "A", "B", "B − A", "95 % interval", "B better in", ""]
         rows = [
             [
-                f"{columns[one.column].title} {_evaluation('protocols').arrow(one.column)}",
+                _evaluation("protocols").title_of(one.column),
                 f"{one.first:.4f}",
                 f"{one.second:.4f}",
                 f"{one.second - one.first:+.4f}",
@@ -142,24 +143,75 @@ def compare(
             ]
             for one in comparison.differences
         ]
+        for row in rows:  # no picture has such a number
+            row[1:6] = ["–"] * 5 if row[1] == "nan" else row[1:6]
         say(f"A: {comparison.titles[0]}; B: {comparison.titles[1]}; {comparison.count} pictures of both")
         for letter, alone in zip("AB", comparison.alone, strict=True):
             if alone:
                 say(f"{alone} pictures of {letter} alone do not count")
-        typer.echo(_aligned([titles, *rows]))
+        typer.echo(_evaluation("protocols").text_rows(titles, rows))
+
+
+@eval_app.command()
+def join(
+    reports: Annotated[
+        list[str], typer.Argument(metavar="[NAME=]DIR...", help="Folders of reports, and how rows are named.")
+    ],
+    protocol: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Columns of a field; else those of the first report.")
+    ] = None,
+    measures: Annotated[
+        str | None, typer.Option(metavar="S,MAE,…", help="Columns of your own instead of a protocol's.")
+    ] = None,
+    table: Annotated[
+        str, typer.Option(metavar="FORMAT", help="Of the table: text, markdown, latex or json.")
+    ] = "text",
+) -> None:
+    """Put many reports into one table, the best of each column marked; json is a line for each."""
+    with told():
+        if table not in TABLES:
+            raise InputError(unknown("format", table, TABLES))
+        # A folder may have the sign in its own name, as lr=1e-4.
+        named = [
+            ("", "", one) if "=" not in one or Path(one).exists() else one.partition("=") for one in reports
+        ]
+        chosen = _columns(protocol or "all", measures) if protocol or measures else None
+        joined = _evaluation("joined").join([(name, Path(folder)) for name, _, folder in named], chosen)
+        for note in joined.notes:
+            say(note)
+        if table == "json":
+            for row in joined.about():
+                typer.echo(json.dumps(row))
+            return
+        typer.echo(joined.table(table))
+
+
+def _columns(protocol: str, measures: str | None) -> Any:
+    """The protocol of a name, or one of the measures that a user named."""
+    protocols = _evaluation("protocols")
+    chosen = protocols.protocol(protocol)
+    if measures is None:
+        return chosen
+    names = [name.strip() for name in measures.split(",") if name.strip()]
+    return protocols.of_columns(names, stretch=chosen.stretch)
 
 
 Worked = tuple["Iterator[Job]", int, str, dict[str, str], "Callable[[str], Look]"]
 
 
 def _work(
-    pred: Path | None, gt: Path | None, model: str | None, data: Path | None, device: str, quiet: bool
+    pred: Path | None,
+    gt: Path | None,
+    model: str | None,
+    data: Path | None,
+    opening: dict[str, Any],
+    quiet: bool,
 ) -> Worked:
     """What is to be scored: jobs, how many, a title, settings, and how a picture is shown."""
     if pred is not None and gt is not None and model is None and data is None:
         return _files(pred, gt, quiet)
     if model is not None and data is not None and pred is None and gt is None:
-        return _model(model, data, device)
+        return _model(model, data, opening)
     raise InputError("give --pred and --gt, two folders; or -m and --data, a model and a set")
 
 
@@ -170,6 +222,10 @@ def _files(pred: Path, gt: Path, quiet: bool) -> Worked:
     files, run = _evaluation("files"), _evaluation("run")
     matching = files.match(pred, gt)
     by_name = {pair.name: pair for pair in matching.pairs}
+
+    for folder, end in zip((pred, gt), matching.endings, strict=True):
+        if end and not quiet:
+            say(f"the names of {folder} end in {end!r}, which does not count")
 
     def jobs() -> Iterator[Job]:
         yield from run.jobs_of(matching.pairs)
@@ -188,7 +244,7 @@ def _files(pred: Path, gt: Path, quiet: bool) -> Worked:
     return jobs(), len(matching.pairs) + len(matching.missing), str(pred), settings, look
 
 
-def _model(name: str, data: Path, device: str) -> Worked:
+def _model(name: str, data: Path, opening: dict[str, Any]) -> Worked:
     """A model on a set. Its mattes are rounded to 8 bits, as the files that it would write."""
     import numpy as np
 
@@ -203,7 +259,7 @@ def _model(name: str, data: Path, device: str) -> Worked:
         raise InputError(
             f"{len(found) - len(pairs)} pairs of {data} share their name with another: rename them"
         )
-    predictor = decoupe.load(name, device=device)
+    predictor = decoupe.load(name, **opening)
     if not isinstance(predictor, Predictor):
         raise InputError(f"{name} gives segments: score a model that gives mattes")
 
@@ -246,22 +302,27 @@ def _segments(
     out: Path | None,
     table: str,
     beside: Sequence[str],
-    device: str,
+    opening: dict[str, Any],
     quiet: bool,
 ) -> None:
     """Score segments: a model or files against a segment set."""
     import decoupe
-    from decoupe.datasets.segment_sets import find_segment_set
+    from decoupe.datasets.segment_sets import MatteSegments, SegmentSet, find_segment_set, is_segment_set
+    from decoupe.datasets.sets import find_pairs, masks_of, names_of
 
     scenes_of, report = _evaluation("scenes"), _evaluation("scene_report")
     known = _evaluation("published").rows_beside(beside, scenes_of.COLUMNS[reading])
     folder = gt if gt is not None else data
     if folder is None or (pred is None) == (model is None) or (gt is None) != (model is not None):
         raise InputError("give --pred and --gt, predictions and a set; or -m and --data, a model and a set")
-    # Any truth but that of instances tells the class of every pixel.
-    scenes = find_segment_set(folder, "val", None if reading == "semantic" else reading)
+    if reading != "instances" and not is_segment_set(folder) and masks_of(folder):
+        # As it was trained on: the subject is a class named after the set.
+        scenes: SegmentSet = MatteSegments({names_of([folder])[0]: find_pairs(folder)})
+    else:
+        # Any truth but that of instances tells the class of every pixel.
+        scenes = find_segment_set(folder, "val", None if reading == "semantic" else reading)
     if model is not None:
-        segmenter = decoupe.load(model, device=device)
+        segmenter = decoupe.load(model, **opening)
         if not isinstance(segmenter, decoupe.Segmenter):
             raise InputError(f"{model} gives mattes: score a model that gives segments")
         predict, notes = scenes_of.model_predictions(segmenter, scenes, reading)
@@ -296,11 +357,10 @@ def _scene_table(about: AboutScenes, results: dict[str, float], columns: tuple[s
     """A table of segments, in percent as the papers' tables."""
     if form == "json":
         return json.dumps({"title": about.title, "results": results})
-    cells = about.cells(results)
+    cells, protocols = about.cells(results), _evaluation("protocols")
     if form == "text":
         sources = [f"published: {source}" for source in about.sources]
-        return "\n".join([_aligned([["", *columns], *cells]), *sources])
-    protocols = _evaluation("protocols")
+        return "\n".join([protocols.text_rows(["", *columns], cells), *sources])
     joined: str = {"markdown": protocols.markdown_rows, "latex": protocols.latex_rows}[form](
         ["", *(name.replace("_", " ") for name in columns)], cells
     )
@@ -318,22 +378,10 @@ def _table(evaluation: Evaluation, about: About, form: str) -> str:
     columns = about.protocol.columns
     sources = [f"published: {source}" for source in dict.fromkeys(source for _, _, source in about.beside)]
     if form == "text":
-        titles = ["", *(f"{name} {protocols.arrow(name)}" for name, _ in columns)]
-        return "\n".join([_aligned([titles, *protocols.cells(columns, rows)]), *sources])
+        titles = ["", *(protocols.title_of(name, long=False) for name, _ in columns)]
+        return "\n".join([protocols.text_rows(titles, protocols.cells(columns, rows)), *sources])
     joined: str = {"markdown": protocols.markdown, "latex": protocols.latex}[form](columns, rows)
     return joined
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    """Columns in line: the first to the left, the others to the right."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 def _list(protocols: Any) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from decoupe.datasets.segment_sets import MatteSegments, SegmentSet, find_segment_set
+from decoupe.datasets.segment_sets import MatteSegments, SegmentSet, find_segment_set, is_segment_set
 from decoupe.datasets.sets import find_pairs
 from decoupe.errors import InputError
-from decoupe.training.recipes import RECIPES
+from decoupe.training.recipes import RECIPES, recipe_from
 from decoupe.training.tasks import SegmentTask
 from decoupe.weights.labels import ADE20K, Vocabulary
 
@@ -98,6 +99,16 @@ def test_a_validation_part_of_other_classes_is_told(coco: Path) -> None:
             SegmentTask(recipe, [coco], validation, device=torch.device("cpu"))
 
 
+def test_one_matte_set_is_validated_on_another_whatever_their_names(discs: Path, tmp_path: Path) -> None:
+    plain = {**RECIPES["maskformer-resnet50-ade"].plain()}
+    plain["model"] |= {"classes": 2}
+    other = discs.rename(tmp_path / "val")
+    shutil.copytree(other, tmp_path / "train")
+    task = SegmentTask(recipe_from(plain), [tmp_path / "train"], [other], device=torch.device("cpu"))
+    assert (task.sets, task.held_out) == ({"train": 24}, {"train": 24})
+    assert task.vocabulary.names == ("train", "background")
+
+
 def test_coco_instances(coco: Path) -> None:
     """The smaller one is in front; crowds lie behind all."""
     scenes = find_segment_set(coco, kind="instances")
@@ -138,6 +149,50 @@ def test_other_semantic_classes_are_named_in_a_file(ade: Path) -> None:
         scenes.read(0)
     Image.fromarray(np.array([[1, 1, 2, 2]] * 2, np.uint8)).save(ade / "annotations" / "training" / "a.png")
     assert scenes.read(0).segments.tolist() == [[0, 0, 1, 1]] * 2
+
+
+def drawn(file: Path, numbers: list[list[int]] | None = None) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8) if numbers is None else np.array(numbers, np.uint8)).save(
+        file
+    )
+
+
+def test_pascal_voc(tmp_path: Path) -> None:
+    for name in "ab":
+        drawn(tmp_path / "JPEGImages" / f"{name}.jpg")
+        drawn(tmp_path / "SegmentationClass" / f"{name}.png", [[0, 20], [255, 0]])
+    with pytest.raises(InputError, match=r"cannot read .*train\.txt .*expected a picture's name a line"):
+        find_segment_set(tmp_path)
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for part, name in (("train", "a"), ("val", "b")):
+        (lists / f"{part}.txt").write_text(f"{name}\n")
+    scenes = find_segment_set(tmp_path, "val")
+    assert is_segment_set(tmp_path)
+    assert (len(scenes), scenes.name_of(0), scenes.vocabulary.names[20]) == (1, "b", "tvmonitor")
+    scene = scenes.read(0)
+    assert (scene.segments.tolist(), scene.classes.tolist()) == ([[0, 1], [-1, 0]], [0, 20])
+    (tmp_path / "classes.txt").write_text("nothing\nleaf\n")
+    with pytest.raises(InputError, match=r"no map of 2 classes: .*from 0 to 1, found 20; other classes"):
+        find_segment_set(tmp_path, "val").read(0)
+
+
+def test_cityscapes(tmp_path: Path) -> None:
+    drawn(tmp_path / "leftImg8bit/train/ulm/ulm_1_leftImg8bit.png")
+    (tmp_path / "gtFine").mkdir()
+    with pytest.raises(InputError, match=r"have no map, .*ulm_1_gtFine_labelIds\.png is missing first"):
+        find_segment_set(tmp_path)
+    drawn(tmp_path / "gtFine/train/ulm/ulm_1_gtFine_labelIds.png", [[3, 7], [33, 7]])
+    scenes = find_segment_set(tmp_path)
+    assert scenes.name_of(0) == "ulm/ulm_1_leftImg8bit"
+    scene = scenes.read(0)
+    assert (scene.segments.tolist(), scene.classes.tolist()) == (
+        [[-1, 0], [1, 0]],
+        [0, 18],
+    )  # 3: out of scope
+    with pytest.raises(InputError, match="val holds no maps"):
+        find_segment_set(tmp_path, "val")
 
 
 def test_scenes_are_read_smaller(ade: Path) -> None:

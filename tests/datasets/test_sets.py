@@ -14,6 +14,7 @@ from PIL import Image
 
 from decoupe.datasets.sets import (
     Pair,
+    endings,
     find_pairs,
     fingerprint,
     fingerprints,
@@ -110,6 +111,16 @@ def test_what_is_no_set(tmp_path: Path) -> None:
         find_pairs(tmp_path)
     pairs, bare, spare = pairing(tmp_path)
     assert (pairs, [one.name for one in bare], [one.name for one in spare]) == ([], ["b.jpg"], ["c.png"])
+
+
+def test_names_may_all_end_in_more(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        save(tmp_path / "images" / f"{name}_sat.jpg")
+        save(tmp_path / "masks" / f"{name}_mask.png", mode="L")
+    found = find_pairs(tmp_path)
+    assert [(one.name, one.mask.name) for one in found] == [("1_sat", "1_mask.png"), ("2_sat", "2_mask.png")]
+    assert endings(["a_mask", "b_mask"], ["a", "c"]) == ("_mask", "")
+    assert endings(["a_mask", "b"], ["a"]) == ("", "")
 
 
 def test_only_pictures_pair_and_each_name_once(tmp_path: Path) -> None:

@@ -82,6 +82,32 @@ def test_names_match_whatever_their_endings(tmp_path: Path) -> None:
     assert (matching.missing, matching.spare, matching.photographs) == (["w"], ["z"], {})
 
 
+def test_names_that_all_end_in_more_match(tmp_path: Path) -> None:
+    for name in (
+        "pred/x_1.cut.png",
+        "pred/y_1.cut.png",
+        "pred/z_1.cut.png",
+        "set/im/x_1.png",
+        "set/im/y_1.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    for name in ("x_1", "y_1", "w_1"):
+        (tmp_path / "set/gt").mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / f"set/gt/{name}_mask.png")
+    matching = match(tmp_path / "pred", tmp_path / "set")
+    assert [(pair.name, pair.prediction.name) for pair in matching.pairs] == [
+        ("x_1_mask", "x_1.cut.png"),
+        ("y_1_mask", "y_1.cut.png"),
+    ]
+    assert (matching.missing, matching.spare, matching.endings) == (
+        ["w_1_mask"],
+        ["z_1.cut"],
+        (".cut", "_mask"),
+    )
+    assert matching.photographs["y_1_mask"].name == "y_1.png"
+
+
 def test_a_set_gives_its_masks_and_photographs(discs: Path, tmp_path: Path) -> None:
     for truths in (discs, discs / "gt"):
         matching = match(discs / "im", truths)
@@ -164,6 +190,17 @@ def test_fitting_keeps_depth() -> None:
     assert found.shape == (16, 16)
     assert abs(float(found.mean()) - 0.5) < 0.01
     assert fitted(deep, np.zeros((8, 8)), "deep") is deep
+
+
+def test_truths_of_0_and_1_are_noticed(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    pred, gt = folders
+    (tmp_path / "ones").mkdir()
+    for path in gt.iterdir():
+        Image.open(path).point(lambda value: value // 255).save(tmp_path / "ones" / f"{path.stem}.png")
+    assert (
+        "hold 0 and 1 instead of 0 and 255?"
+        in evaluate(jobs_of(match(pred, tmp_path / "ones").pairs), ("MAE",)).notes[-1]
+    )
 
 
 def test_swapped_folders_are_noticed(folders: tuple[Path, Path]) -> None:
@@ -252,12 +289,12 @@ def test_two_reports_are_compared_picture_by_picture(folders: tuple[Path, Path],
         write_report(tmp_path / name, evaluation, About(name, chosen), look_in((source, gt)))  # type: ignore[arg-type]
     found = compare(tmp_path / "a", tmp_path / "b")
     assert (found.count, found.alone, found.titles) == (10, (2, 0), ("a", "b"))
-    assert [one.verdict for one in found.differences] == ["second better", "second better"]
+    assert [one.verdict for one in found.differences] == ["B better", "B better"]
     mae = found.differences[1]
     assert mae.interval[0] < mae.second - mae.first < mae.interval[1] < 0
     assert mae.wins == 1
     back = compare(tmp_path / "b", tmp_path / "a")
-    assert [one.verdict for one in back.differences] == ["first better", "first better"]
+    assert [one.verdict for one in back.differences] == ["A better", "A better"]
     with pytest.raises(InputError, match="is given twice"):
         compare(tmp_path / "a", tmp_path / "a")
     with pytest.raises(InputError, match=r"holds no report: expected what decoupe eval"):
@@ -272,11 +309,15 @@ def test_an_interval_covers_what_is_known() -> None:
     assert (one.interval[1] - one.interval[0]) / 2 == pytest.approx(half, rel=0.1)
     same = compared("S", first, first, seed=0)
     assert (same.interval, same.wins, same.verdict) == ((0, 0), 0.5, "no difference shown")
-    assert compared("S", first, first + 0.25, seed=0).verdict == "second better"
-    assert np.isnan(compared("mBA", np.full(2, np.nan), np.zeros(2), seed=0).first)
+    assert compared("S", first, first + 0.25, seed=0).verdict == "B better"
+    for column in ("mBA", "MAE"):
+        unknown = compared(column, np.full(2, np.nan), np.zeros(2), seed=0)
+        assert np.isnan(unknown.first)
+        assert unknown.verdict == "no difference shown"
 
 
 def test_tables_are_ready_to_paste() -> None:
+    assert protocols.cells((("S", 3), ("mBA", 3)), {"a": {"S": 1, "mBA": np.nan}}) == [["a", "1.000", "–"]]
     chosen = protocols.protocol("dis")
     scores = {"maxF": 0.8912, "wF": 0.8541, "MAE": 0.03849, "S": 0.8984, "meanE": 0.931, "HCE": 1068.6}
     rows = {"ours_1": scores, "theirs": {"S": 0.5}}

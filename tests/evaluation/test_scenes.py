@@ -94,6 +94,17 @@ def test_a_model_that_sees_all_is_perfect(coco: Path, protocol: str, monkeypatch
     assert [found[name] for name in names[protocol]] == pytest.approx([1] * len(names[protocol]), abs=0.02)
 
 
+def test_a_matte_set_is_a_class_of_its_name(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cat, *_ = boxes()
+    for kind, picture in (("im", Image.open(coco / "val2017/one.jpg")), ("gt", Image.fromarray(cat))):
+        Path("cat", kind).mkdir(parents=True)
+        picture.save(Path("cat", kind, "one.png"))
+    see(monkeypatch, [cat], [0])
+    found = results("-m", "maskformer-swin-base-coco", "--data", "cat", "--protocol", "panoptic")
+    assert found["PQ_things"] == pytest.approx(1, abs=0.02)
+    assert found["PQ_stuff"] == 0  # the model knows no background
+
+
 def test_published_results_stand_beside(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seer(monkeypatch)
     model = ("-m", "maskformer-swin-base-coco", "--data", "coco", "--protocol")

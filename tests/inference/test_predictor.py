@@ -56,6 +56,12 @@ def test_alpha_has_the_pictures_size(height: int, width: int) -> None:
     assert matte.cutout().size == (width, height)
 
 
+def test_a_model_that_gives_no_numbers_is_told_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recorder, "__call__", lambda self, images: np.full_like(images[:, :1], np.nan))
+    with pytest.raises(InputError, match="the model gave NaN for array: its weights are broken"):
+        Predictor(Recorder())(pictures()[0])
+
+
 @pytest.mark.parametrize("preprocessing", [KEEP, STRETCH])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
 def test_map_equals_one_by_one(tiny: Path, preprocessing: Preprocessing, batch_size: int) -> None:

@@ -40,6 +40,12 @@ class TestInSPyReNet(MatteModelContract):
         return InSPyReNet(CONFIGS[name])
 
 
+def test_shapes_are_told_without_numbers() -> None:
+    """On the meta device, as what counts operations before there is memory."""
+    with torch.device("meta"):
+        assert InSPyReNet(SMALL).eval()(torch.zeros(1, 3, 64, 96)).logits.shape == (1, 1, 64, 96)
+
+
 @pytest.mark.parametrize("size", [(64, 96), (45, 70)])
 def test_training_maps_are_a_pyramid(size: tuple[int, int]) -> None:
     """Each level is as large as the truth reduced to it, and the finer one plus its detail."""

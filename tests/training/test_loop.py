@@ -23,6 +23,7 @@ from decoupe.training.ema import Average
 from decoupe.training.loop import Diverged, Ending, Trainer, accelerator_for, set_training, train
 from decoupe.training.lora import LoRA
 from decoupe.training.recipes import Optimizer, Recipe, SetRule, Stage, read_recipe
+from decoupe.training.report import forget
 from decoupe.weights import load_model
 from decoupe.weights.registry import Preprocessing
 from drawn import draw_discs
@@ -199,7 +200,7 @@ def test_a_full_disk_keeps_the_last_good_state(
     trainer = prepared(discs, tmp_path)
     trainer.run(until=2)
 
-    def full(*arguments: object) -> None:
+    def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
@@ -208,6 +209,15 @@ def test_a_full_disk_keeps_the_last_good_state(
             OutputError, match=r"cannot save step 4 .*No space left.*the state of step 2 is intact"
         ):
             trainer.run(until=4)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Report, "_record", full)
+        with pytest.raises(
+            OutputError, match=r"cannot write in .* \(No space left on device\): make room and run"
+        ):
+            prepared(discs, tmp_path).run(until=4, report_every=1)
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(OutputError, match=r"recipe\.yaml cannot be written \(No space left on device\)"):
+            prepared(discs, tmp_path)
     assert state.saved_step(tmp_path) == 2
     assert not (tmp_path / "state.partial").exists()
     assert prepared(discs, tmp_path).progress.step == 2
@@ -217,6 +227,15 @@ def test_a_process_killed_between_two_renames_has_its_former_state(discs: Path, 
     prepared(discs, tmp_path).run(until=2)
     (tmp_path / "state").rename(tmp_path / "state.former")
     assert prepared(discs, tmp_path).progress.step == 2
+
+
+def test_what_a_killed_run_had_logged_beyond_its_state_is_forgotten(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    forget(file, 2)
+    assert not file.exists()
+    file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    forget(file, 2)
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
 
 
 def test_a_damaged_state_is_told(discs: Path, tmp_path: Path) -> None:
@@ -235,6 +254,10 @@ def test_a_run_goes_on_longer_but_never_as_another(discs: Path, tmp_path: Path) 
         ConfigError, match="holds a run with another batch_size and seed, at step 2: go on with"
     ):
         prepared(discs, tmp_path, other)
+    with pytest.raises(
+        ConfigError, match="a run on 20 pictures of discs, at step 2, this is on 24 pictures of discs: go on"
+    ):
+        train(SMALL, [discs], [discs], tmp_path, device="cpu", workers=0)
 
 
 def test_a_loss_that_is_no_number_names_its_pictures_and_spoils_nothing(discs: Path, tmp_path: Path) -> None:
@@ -397,6 +420,10 @@ def test_processes_expect_what_costs_nothing(model: dict[str, Any], gradient: fl
 def test_nothing_to_train(discs: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="every pair is held out"):
         prepared(discs, tmp_path / "out", dataclasses.replace(SMALL, sets=(SetRule("discs", held_out=24),)))
+    for path in (discs / "gt").iterdir():
+        Image.open(path).point(lambda value: value // 255).save(path)
+    with pytest.raises(InputError, match="and others hold 0 and 1, expected 0 and 255"):
+        prepared(discs, tmp_path)
 
 
 def test_validation_data_of_their_own(discs: Path, tmp_path: Path) -> None:

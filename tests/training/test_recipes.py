@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from decoupe.errors import ConfigError, InputError
+from decoupe.models.birefnet import PRESETS as BIREFNETS
 from decoupe.training.augment import Augmentation
 from decoupe.training.criteria import BiRefNetCriterion
 from decoupe.training.fields import from_yaml
@@ -81,6 +82,21 @@ def test_settings_change_a_recipe_and_its_length_has_one_unit() -> None:
     assert (changed.steps, changed.epochs, changed.batch_size) == (100, None, 8)
     assert changed.augmentation.flip == 0
     assert read_recipe("pocket", ["epochs=2"]).steps is None
+
+
+def test_settings_reach_into_what_a_recipe_leaves_out(tmp_path: Path) -> None:
+    file = tmp_path / "short.yaml"
+    file.write_text("family: birefnet\nstart: pocket\nsteps: 3\n")
+    changed = read_recipe(str(file), ["optimizer.clip=2", "criterion.pixel.mae=4", "lora.rank=4"])
+    assert (changed.optimizer.clip, changed.criterion.pixel.mae, changed.lora.rank) == (2, 4, 4)
+    assert changed.model is None
+    for found in (
+        read_recipe(str(file), ["model.classes=5"]),
+        read_recipe("finetune", ["model.classes=5"], start="pocket"),
+    ):
+        assert found.model == dataclasses.replace(BIREFNETS["pocket"], classes=5)
+    with pytest.raises(ConfigError, match="unknown setting 'optimzer'; did you mean 'optimizer'"):
+        read_recipe(str(file), ["optimzer.clip=2"])
 
 
 @pytest.mark.parametrize(

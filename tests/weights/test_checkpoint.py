@@ -73,6 +73,12 @@ def test_what_is_saved_is_read_back(model: BiRefNet, saved: Path) -> None:
         assert torch.equal(loaded.model(image).logits, model(image).logits)
 
 
+def test_others_may_read_it_as_any_file_of_its_writer(saved: Path) -> None:
+    any_file = saved.with_name("any")
+    any_file.touch()
+    assert saved.stat().st_mode == any_file.stat().st_mode
+
+
 def test_the_metadata_tell_who_wrote_it(saved: Path) -> None:
     from safetensors import safe_open
 

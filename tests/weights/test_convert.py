@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoupe.errors import CheckpointError, ConfigError, UnknownModelError
-from decoupe.models import BiRefNet, BiRefNetConfig
+from decoupe.models import MODELS, BiRefNet, BiRefNetConfig
 from decoupe.weights import convert
 from decoupe.weights.birefnet_names import BACKBONE_NAMES, birefnet_config
 from golden_cases import GoldenCase, cases
@@ -181,10 +181,42 @@ def test_wrapping_is_removed(prefix: str, nests: list[str], beside: bool) -> Non
         ({"epoch": 3}, r"holds 'epoch' \(int\)"),
         ({0: torch.zeros(1)}, r"holds 0 \(Tensor\)"),
         ({"a": torch.zeros(1), "module.a": torch.zeros(1)}, "with and without"),
+        ({"x": {"a": torch.zeros(1)}, "y": {"b": torch.zeros(1)}}, r"several state dicts \('x', 'y'\)"),
     ],
 )
 def test_what_holds_no_state_dict(raw: Any, match: str) -> None:
     refuses(raw, match)
+
+
+def test_an_average_is_found_where_it_is_alone_and_told_beside_the_weights() -> None:
+    state = small_state()
+    averaged = {**{f"module.{key}": value for key, value in state.items()}, "n_averaged": torch.tensor(3)}
+    assert convert.clean_state({"model_ema": averaged, "epoch": 1}) == state
+    assert convert.others_in({"model": state, "model_ema": averaged, "rng": {"cpu": torch.zeros(1)}}) == [
+        "model_ema"
+    ]
+    assert convert.others_in(state) == []
+
+
+def test_the_name_that_a_script_s_class_gives_its_network_is_removed() -> None:
+    nested = {"state_dict": {f"net.{key}": value for key, value in small_state().items()}}
+    assert convert.bare_state(nested) == small_state()
+    strange = {"net.a": torch.zeros(1)}
+    assert convert.bare_state(strange) == strange
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_own_names_without_a_configuration_are_told(family: str) -> None:
+    config = {
+        "birefnet": {"backbone": "pvt_v2_b0"},
+        "inspyrenet": {"backbone": "res2net50"},
+        "maskformer": {},
+    }
+    config_class, model_class = MODELS[family]
+    with torch.device("meta"):
+        names = list(model_class(config_class(**config[family])).state_dict())
+    with pytest.raises(CheckpointError, match=f"decoupe's {model_class.__name__} without its configuration"):
+        convert.infer_family(names)
 
 
 def test_counters_start_at_zero_and_half_precision_becomes_single() -> None:
@@ -215,7 +247,9 @@ def test_another_model_s_tensors_are_refused() -> None:
     )
     refuses({"bb.weight": torch.zeros(1)}, "fits none that decoupe knows")
     state = {**small_state(), "bb.norm1.bias": torch.zeros(2)}
-    refuses(state, r"nearest is 'pvt_v2_b0', which shares \d+ of its \d+ tensors")
+    refuses(state, r"nearest is 'pvt_v2_b0': 1 of another shape \(bb\.norm1\.bias\)")
+    del state["bb.norm1.bias"], state["bb.norm2.bias"]
+    refuses({**state, "bb.x": torch.zeros(1)}, r"2 missing \(bb\.norm1\.bias, .*1 left over \(bb\.x\)")
 
 
 @given(data=st.data())

@@ -1,17 +1,19 @@
-"""Segment sets on disk: COCO panoptic, COCO instances, ADE20K; and matte sets as segments.
+"""Segment sets on disk: COCO panoptic, COCO instances, semantic maps; and matte sets as segments.
 
 A set is found by its layout:
 
     COCO panoptic   annotations/panoptic_train2017.json and panoptic_train2017/*.png, train2017/*.jpg
     COCO instances  annotations/instances_train2017.json, train2017/*.jpg
     ADE20K          annotations/training/*.png, images/training/*.jpg
+    Pascal VOC      SegmentationClass/*.png, JPEGImages/*.jpg, ImageSets/Segmentation/train.txt
+    Cityscapes      gtFine/train/*/*_gtFine_labelIds.png, leftImg8bit/train/*/*_leftImg8bit.png
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -22,7 +24,7 @@ from PIL import Image
 from decoupe.datasets.sets import Pair, pictures_in, read_pair, read_picture
 from decoupe.datasets.shards import Source, opened
 from decoupe.errors import InputError
-from decoupe.weights.labels import ADE20K, Vocabulary
+from decoupe.weights.labels import ADE20K, CITYSCAPES, VOC, Vocabulary
 
 Array = NDArray[np.uint8]
 Part = Literal["train", "val"]
@@ -115,27 +117,31 @@ def find_segment_set(folder: str | Path, part: Part = "train", kind: Kind | None
     """
     folder = Path(folder)
     annotations = folder / "annotations"
-    found: dict[Kind, Path] = {}
-    coco: tuple[Kind, ...] = ("panoptic", "instances")
-    for name in coco:
+    found: dict[Kind, Callable[[], SegmentSet]] = {}
+    coco: dict[Kind, Callable[[Path], SegmentSet]] = {"panoptic": CocoPanoptic, "instances": CocoInstances}
+    for name, kind_of in coco.items():
         if files := sorted(annotations.glob(f"{name}_{part}*.json")):
-            found[name] = files[0]
+            found[name] = partial(kind_of, files[0])
     long = {"train": "training", "val": "validation"}[part]
     for maps in (annotations / part, annotations / long):
         if maps.is_dir():
-            found["semantic"] = maps
+            found["semantic"] = partial(ade20k_maps, maps)
+    for marks, maps_of in _MAPS.items():
+        if all((folder / mark).is_dir() for mark in marks):
+            found["semantic"] = partial(maps_of, folder, part)
     chosen = kind if kind is not None else next(iter(found), None)
     if chosen is None or chosen not in found:
         raise InputError(
             f"{folder} holds no {kind or 'segment'} set for {long}: expected annotations/ inside with "
-            f"panoptic_{part}*.json or instances_{part}*.json (COCO), or {long}/ (ADE20K)"
+            f"panoptic_{part}*.json or instances_{part}*.json (COCO), or {long}/ (ADE20K); "
+            "or the folders of Pascal VOC or Cityscapes"
         )
-    kinds: dict[Kind, Callable[[Path], SegmentSet]] = {
-        "panoptic": CocoPanoptic,
-        "instances": CocoInstances,
-        "semantic": SemanticMaps,
-    }
-    return kinds[chosen](found[chosen])
+    return found[chosen]()
+
+
+def is_segment_set(folder: Path) -> bool:
+    """Whether a folder is laid out as a segment set, not as a set of mattes."""
+    return any(all((folder / mark).is_dir() for mark in marks) for marks in (("annotations",), *_MAPS))
 
 
 class _Coco:
@@ -259,10 +265,68 @@ class CocoInstances(_Coco):
 
 
 class SemanticMaps:
-    """ADE20K's scene parsing, and any set like it: a PNG of class numbers from 1 per picture, 0 for none.
+    """Any set whose truth is a PNG of class numbers for each picture.
 
-    The classes are named in ``classes.txt``, one a line, beside ``annotations``; without it they are ADE20K's
-    150.
+    Args:
+        name: of the set.
+        pictures: name, photograph and map of each.
+        vocabulary: the classes; their ids are the numbers in the maps.
+        void: numbers that are no class; None for all others.
+
+    Raises:
+        InputError: there are none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pictures: Sequence[tuple[str, Path, Path]],
+        vocabulary: Vocabulary,
+        void: Collection[int] | None,
+    ) -> None:
+        if not pictures:
+            raise InputError(f"{name} holds no maps: expected a PNG of class numbers for each photograph")
+        self.name, self.pictures, self.vocabulary, self.void = name, pictures, vocabulary, void
+        self.index = {vocabulary.id_of(label): label for label in range(len(vocabulary.names))}
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def name_of(self, index: int) -> str:
+        """A picture's name, for messages."""
+        return self.pictures[index][0]
+
+    def image_source(self, index: int) -> Source:
+        """Where a picture's photograph is."""
+        return self.pictures[index][1]
+
+    def read(self, index: int, *, longest: int | None = None) -> Scene:
+        """A picture, its long side at most ``longest`` pixels."""
+        _, photograph, map_of = self.pictures[index]
+        with opened(map_of) as file:
+            numbers = np.asarray(file)
+        present, places = np.unique(numbers, return_inverse=True)
+        known = [number in self.index for number in present.tolist()]
+        strange = [
+            number
+            for number, one in zip(present.tolist(), known, strict=True)
+            if not one and self.void is not None and number not in self.void
+        ]
+        if numbers.ndim != 2 or strange:
+            raise InputError(
+                f"{map_of} is no map of {len(self.index)} classes: expected a grey or indexed PNG of class "
+                f"numbers from {min(self.index)} to {max(self.index)}, found "
+                + (f"{strange[0]}; other classes are named in classes.txt" if strange else "colours")
+            )
+        classes = np.array([self.index[n] for n in present.tolist() if n in self.index], np.int64)
+        place_of = np.where(known, np.cumsum(known) - 1, -1).astype(np.int32)
+        return _scene(photograph, place_of[places.reshape(numbers.shape)], classes, longest)
+
+
+def ade20k_maps(maps: Path) -> SemanticMaps:
+    """ADE20K's scene parsing, and any set like it: classes are numbered from 1, 0 and 255 are none.
+
+    They are named in ``classes.txt``, one a line, beside ``annotations``; without it they are ADE20K's 150.
 
     Args:
         maps: folder of the PNGs.
@@ -270,49 +334,68 @@ class SemanticMaps:
     Raises:
         InputError: a map without a photograph, or no maps.
     """
+    root = maps.parent.parent
+    names = _classes(root) or ADE20K.names
+    files = [path for path in pictures_in(maps) if path.suffix.lower() == ".png"]
+    pictures = _with_photographs({path.stem: path for path in files}, root / "images" / maps.name)
+    void = (0, 255) if len(names) < 255 else (0,)
+    return SemanticMaps(maps.name, pictures, _numbered(names, 1), void)
 
-    def __init__(self, maps: Path) -> None:
-        root = maps.parent.parent
-        images = root / "images" / maps.name
-        photographs = {path.stem: path for path in pictures_in(images)}
-        self.maps = [path for path in pictures_in(maps) if path.suffix.lower() == ".png"]
-        if missing := [path for path in self.maps if path.stem not in photographs]:
-            raise InputError(
-                f"{len(missing)} maps have no photograph in {images}, {missing[0]} first: add them"
-            )
-        if not self.maps:
-            raise InputError(f"{maps} holds no .png maps: expected one of class numbers for each photograph")
-        self.photographs = [photographs[path.stem] for path in self.maps]
-        names = root / "classes.txt"
-        listed = names.read_text(encoding="utf-8").split("\n") if names.is_file() else list(ADE20K.names)
-        kept = tuple(name.strip() for name in listed if name.strip())
-        self.vocabulary = Vocabulary(kept, stuff=tuple(range(len(kept))), ids=tuple(range(1, len(kept) + 1)))
-        self.name = maps.name
 
-    def __len__(self) -> int:
-        return len(self.maps)
+def voc_maps(root: Path, part: Part) -> SemanticMaps:
+    """Pascal VOC's, and any set like it: classes are numbered from 0, which is the background; 255 is none.
 
-    def name_of(self, index: int) -> str:
-        """A picture's name, for messages."""
-        return self.maps[index].stem
+    They are named in ``classes.txt``, one a line, the background first; without it they are VOC's 21.
+    """
+    listed = root / "ImageSets" / "Segmentation" / f"{part}.txt"
+    try:
+        names = listed.read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise InputError(
+            f"cannot read {listed} ({error.strerror}): expected a picture's name a line"
+        ) from error
+    maps = {name: root / "SegmentationClass" / f"{name}.png" for name in names}
+    pictures = _with_photographs(maps, root / "JPEGImages")
+    return SemanticMaps(part, pictures, _numbered(_classes(root) or VOC.names, 0), (255,))
 
-    def image_source(self, index: int) -> Source:
-        """Where a picture's photograph is."""
-        return self.photographs[index]
 
-    def read(self, index: int, *, longest: int | None = None) -> Scene:
-        """A picture, its long side at most ``longest`` pixels."""
-        with opened(self.maps[index]) as file:
-            numbers = np.asarray(file)
-        if numbers.ndim != 2 or numbers.max(initial=0) > len(self.vocabulary.names):
-            raise InputError(
-                f"{self.maps[index]} is not a map of {len(self.vocabulary.names)} classes: expected a grey "
-                "or indexed PNG of class numbers, 0 for none; other classes are named in classes.txt"
-            )
-        present, places = np.unique(numbers, return_inverse=True)
-        classes = present[present > 0].astype(np.int64) - 1
-        segments = places.reshape(numbers.shape).astype(np.int32) - int(present[0] == 0)
-        return _scene(self.photographs[index], segments, classes, longest)
+def cityscapes_maps(root: Path, part: Part) -> SemanticMaps:
+    """Cityscapes' fine annotations: its own label ids, of which 19 are scored and the others none."""
+    truth, ending = root / "gtFine" / part, "_leftImg8bit.png"
+    pictures = []
+    for photograph in sorted((root / "leftImg8bit" / part).glob(f"*/*{ending}")):
+        city, stem = photograph.parent.name, photograph.name.removesuffix(ending)
+        map_of = truth / city / f"{stem}_gtFine_labelIds.png"
+        pictures.append((f"{city}/{photograph.stem}", photograph, map_of))
+    if missing := [map_of for *_, map_of in pictures if not map_of.is_file()]:
+        raise InputError(f"{len(missing)} photographs have no map, {missing[0]} is missing first: add it")
+    return SemanticMaps(part, pictures, CITYSCAPES, None)
+
+
+_MAPS: dict[tuple[str, ...], Callable[[Path, Part], SegmentSet]] = {
+    ("SegmentationClass", "JPEGImages"): voc_maps,
+    ("gtFine", "leftImg8bit"): cityscapes_maps,
+}
+"""Folders by which a layout is known, and what reads it."""
+
+
+def _classes(root: Path) -> tuple[str, ...]:
+    """The names in a set's ``classes.txt``; none where there is no such file."""
+    file = root / "classes.txt"
+    listed = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
+    return tuple(name.strip() for name in listed if name.strip())
+
+
+def _numbered(names: tuple[str, ...], first: int) -> Vocabulary:
+    return Vocabulary(names, stuff=tuple(range(len(names))), ids=tuple(range(first, first + len(names))))
+
+
+def _with_photographs(maps: Mapping[str, Path], images: Path) -> list[tuple[str, Path, Path]]:
+    """Name, photograph and map of each picture; InputError where there is no photograph."""
+    photographs = {path.stem: path for path in pictures_in(images)}
+    if missing := [path for name, path in maps.items() if name not in photographs]:
+        raise InputError(f"{len(missing)} maps have no photograph in {images}, {missing[0]} first: add them")
+    return [(name, photographs[name], path) for name, path in maps.items()]
 
 
 class MatteSegments:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -83,7 +83,7 @@ class Pairing(NamedTuple):
 
 
 def find_pairs(folder: str | Path) -> list[Pair]:
-    """The pairs of one matte set, by the photographs' names.
+    """The pairs of one matte set, by the photographs' names; all masks' may end in more, as ``_mask``.
 
     Args:
         folder: in any of `LAYOUTS`, or with one such folder inside; a ``.tar`` shard, or a folder of them, in
@@ -290,8 +290,34 @@ def _folders(folder: Path) -> dict[str, Path]:
     return {path.name.lower(): path for path in found}
 
 
+def endings(ones: Collection[str], others: Collection[str]) -> tuple[str, str]:
+    """What all names of each kind end in beyond the other's, as ``_mask``; nothing where some are alike.
+
+    The shortest that makes some of them alike; each begins at one of ``_-. ``.
+    """
+    if not set(ones) & set(others):
+        for end in _tails(ones):
+            bare = {name.removesuffix(end) for name in ones}
+            for other in _tails(others):
+                if bare & {name.removesuffix(other) for name in others}:
+                    return end, other
+    return "", ""
+
+
+def _tails(names: Collection[str]) -> list[str]:
+    """Endings that all names have, shortest first, nothing among them."""
+    first = next(iter(names), "")
+    tails = (first[place:] for place in reversed(range(len(first))) if first[place] in "_-. ")
+    return ["", *(tail for tail in tails if all(name.endswith(tail) for name in names))]
+
+
 def _in_folders(images: Path, masks: Path) -> Pairing:
-    return _paired(list(_by_stem(images).items()), _by_stem(masks))
+    pictures, truths = _by_stem(images), _by_stem(masks)
+    end, other = endings(pictures, truths)
+    return _paired(
+        [(name.removesuffix(end), path) for name, path in pictures.items()],
+        {name.removesuffix(other): path for name, path in truths.items()},
+    )
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

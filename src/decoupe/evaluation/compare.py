@@ -40,10 +40,10 @@ class Difference:
     def verdict(self) -> str:
         """Which is better, where the interval excludes 0."""
         least, most = self.interval
-        if least <= 0 <= most:
+        if not (least > 0 or most < 0):  # nor where there is no number
             return "no difference shown"
         second = (least > 0) == (COLUMNS[self.column].better == "higher")
-        return "second better" if second else "first better"
+        return "B better" if second else "A better"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from decoupe.datasets.sets import masks_of, photographs_of
+from decoupe.datasets.sets import endings, masks_of, photographs_of
 from decoupe.datasets.shards import Source, opened
 from decoupe.errors import InputError
 from decoupe.evaluation.measures import unit
@@ -41,16 +41,20 @@ class Matching:
         missing: names of truths without a prediction.
         spare: names of predictions without a truth.
         photographs: by name, where the truths are a set's.
+        endings: what the names of predictions and of truths end in beyond those of the other.
     """
 
     pairs: list[Match]
     missing: list[str]
     spare: list[str]
     photographs: dict[str, Path]
+    endings: tuple[str, str] = ("", "")
 
 
 def match(predictions: str | Path, truths: str | Path) -> Matching:
     """Predictions and truths of the same names; endings do not matter, folders inside do.
+
+    Where no name is alike, all of one folder may end in more: ``cat.cut.png`` beside ``cat.png``.
 
     Args:
         predictions: folder.
@@ -67,17 +71,23 @@ def match(predictions: str | Path, truths: str | Path) -> Matching:
     if predictions.samefile(truths):
         raise InputError(f"{predictions} is given as prediction and as truth: give two folders")
     found, told = _by_name(predictions), _by_name(truths)
-    shared = [name for name in told if name in found]
-    if not shared:
+    more, other = endings(found, told)
+    found = {name.removesuffix(more): path for name, path in found.items()}
+    bare = {name: name.removesuffix(other) for name in told}
+    owners = set(bare.values())
+    if not owners & found.keys():
         raise InputError(
             f"no picture of {predictions} has the name of one in {truths}: "
             f"{next(iter(found))} is none of theirs, expected names as {next(iter(told))}"
         )
+    photographs = _by_name(of_set) if (of_set := photographs_of(truths)) else {}
     return Matching(
-        [Match(name, found[name], told[name]) for name in shared],
-        [name for name in told if name not in found],
-        [name for name in found if name not in told],
-        _by_name(photographs) if (photographs := photographs_of(truths)) else {},
+        [Match(name, found[own], told[name]) for name, own in bare.items() if own in found],
+        [name for name, own in bare.items() if own not in found],
+        [name + more for name in found if name not in owners],
+        {name: photographs[own] for name, own in bare.items() if own in photographs}
+        | {name: photographs[name] for name in told if name in photographs},
+        (more, other),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -113,14 +114,13 @@ def of_columns(names: Sequence[str], *, stretch: bool) -> Protocol:
 
 
 def rounded(value: float, digits: int) -> str:
-    """A number as tables print it."""
-    return f"{value:.{digits}f}"
+    """A number as tables print it; a dash where there is none."""
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def markdown(columns: Sequence[tuple[str, int]], rows: Mapping[str, Mapping[str, float]]) -> str:
     """A Markdown table: a row for each name; a number that is not known is a dash."""
-    titles = ["", *(f"{COLUMNS[name].title} {arrow(name)}" for name, _ in columns)]
-    return markdown_rows(titles, cells(columns, rows))
+    return markdown_rows(["", *(title_of(name) for name, _ in columns)], cells(columns, rows))
 
 
 def markdown_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -131,14 +131,23 @@ def markdown_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def latex(columns: Sequence[tuple[str, int]], rows: Mapping[str, Mapping[str, float]]) -> str:
     """A LaTeX table with booktabs' rules."""
+    return latex_rows(["", *(latex_title(name) for name, _ in columns)], cells(columns, rows))
+
+
+def title_of(name: str, *, long: bool = True) -> str:
+    """What stands above a column, with the way it is better."""
+    return f"{COLUMNS[name].title if long else name} {arrow(name)}"
+
+
+def latex_title(name: str) -> str:
+    """The same in LaTeX."""
     arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
-    titles = ["", *(SYMBOLS.get(name, COLUMNS[name].title) + arrows[arrow(name)] for name, _ in columns)]
-    return latex_rows(titles, cells(columns, rows))
+    return SYMBOLS.get(name, COLUMNS[name].title) + arrows[arrow(name)]
 
 
 def latex_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A LaTeX table of cells with booktabs' rules; titles are LaTeX already."""
-    body = [" & ".join(_escaped(cell) for cell in cells) + r" \\" for cells in rows]
+    """A LaTeX table of cells with booktabs' rules; titles and figures are LaTeX already, labels are not."""
+    body = [" & ".join([_escaped(label), *figures]) + r" \\" for label, *figures in rows]
     return "\n".join(
         [
             rf"\begin{{tabular}}{{l{'c' * (len(titles) - 1)}}}",
@@ -152,6 +161,19 @@ def latex_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def text_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells in columns: the first to the left, the others to the right."""
+    lines = [titles, *rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(titles))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
 def arrow(name: str) -> str:
     """Which way a column is better."""
     return "↑" if COLUMNS[name].better == "higher" else "↓"
@@ -160,10 +182,11 @@ def arrow(name: str) -> str:
 def cells(columns: Sequence[tuple[str, int]], rows: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
     """Rows of cells, rounded; a number that is not known is a dash."""
     return [
-        [label, *(rounded(row[name], digits) if name in row else "–" for name, digits in columns)]
+        [label, *(rounded(row.get(name, math.nan), digits) for name, digits in columns)]
         for label, row in rows.items()
     ]
 
 
 def _escaped(text: str) -> str:
-    return "".join("\\" + mark if mark in "&%$#_{}" else mark for mark in text)
+    words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(words.get(mark, "\\" + mark if mark in "&%$#_{}" else mark) for mark in text)

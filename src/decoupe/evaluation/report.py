@@ -224,18 +224,32 @@ def read_report(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, float
     """What `write_report` wrote: the summary, and each picture's scores by name.
 
     Raises:
+        InputError: the folder holds no report, or one of segments.
+    """
+    summary = read_summary(folder)
+    if "reading" in summary:
+        raise InputError(f"{folder} is a report of segments: only those of mattes are compared")
+    try:
+        with (folder / "scores.csv").open(newline="") as file:
+            rows = {row.pop("name"): {k: float(v) for k, v in row.items()} for row in csv.DictReader(file)}
+        return summary, rows
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _no_report(folder, error) from error
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What ``scores.json`` of a report of mattes or of segments holds.
+
+    Raises:
         InputError: the folder holds no report.
     """
     try:
         summary = json.loads((folder / "scores.json").read_text())
-        if "reading" in summary:
-            raise InputError(f"{folder} is a report of segments: only those of mattes are compared")
-        with (folder / "scores.csv").open(newline="") as file:
-            rows = {row.pop("name"): {k: float(v) for k, v in row.items()} for row in csv.DictReader(file)}
-        return {**summary, "results": dict(summary["results"]), "stretch": summary["stretch"]}, rows
-    except InputError:
-        raise
+        required = ("title", "pictures", "reading" if "reading" in summary else "stretch")
+        return {**summary, "results": dict(summary["results"]), **{key: summary[key] for key in required}}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder} holds no report: expected what decoupe eval … -o {folder} writes ({error})"
-        ) from error
+        raise _no_report(folder, error) from error
+
+
+def _no_report(folder: Path, error: Exception) -> InputError:
+    return InputError(f"{folder} holds no report: expected what decoupe eval … -o {folder} writes ({error})")

@@ -42,6 +42,7 @@ class Outcome(NamedTuple):
         problem: why, in one line.
         resized: whether the prediction had another size than its truth.
         soft: whether prediction and truth hold more than black and white.
+        brightest: of the truth's pixels, from 0 to 1.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Outcome(NamedTuple):
     problem: str = ""
     resized: bool = False
     soft: tuple[bool, bool] = (False, False)
+    brightest: float = 0.0
 
 
 @dataclass
@@ -95,7 +97,7 @@ def evaluate(
         InputError: an unknown column.
     """
     evaluation = Evaluation(MatteScores(columns, stretch=stretch))
-    resized, soft = [], [False, False]
+    resized, soft, brightest = [], [False, False], 0.0
     for outcome in _outcomes(jobs, partial(score_job, columns=tuple(columns), stretch=stretch), workers):
         if outcome.scores is None:
             evaluation.problems.append(outcome.problem)
@@ -104,7 +106,12 @@ def evaluate(
             evaluation.names.append(outcome.name)
         resized += [outcome.name] if outcome.resized else []
         soft = [was or now for was, now in zip(soft, outcome.soft, strict=True)]
+        brightest = max(brightest, outcome.brightest)
         advance()
+    if 0 < brightest <= 0.5:
+        evaluation.notes.append(
+            "no truth holds a subject, pixels above half of white: do they hold 0 and 1 instead of 0 and 255?"
+        )
     if resized:
         evaluation.notes.append(f"{len(resized)} predictions were resized to their truth, {resized[0]} first")
     if soft == [False, True]:
@@ -124,9 +131,8 @@ def score_job(job: Job, columns: Sequence[str], *, stretch: bool) -> Outcome:
         prediction = read_matte(job.prediction) if isinstance(job.prediction, Path) else job.prediction
         soft = (_is_soft(prediction), _is_soft(truth))
         same = fitted(prediction, truth, str(job.prediction) if filed else job.name)
-        return Outcome(
-            job.name, score(same, truth, columns, stretch=stretch), "", same is not prediction, soft
-        )
+        scores = score(same, truth, columns, stretch=stretch)
+        return Outcome(job.name, scores, "", same is not prediction, soft, _brightest(truth))
     except InputError as error:
         return Outcome(job.name, None, problem_of(job.name, error))
 
@@ -139,6 +145,10 @@ def problem_of(name: str, error: InputError) -> str:
 
 def _is_soft(matte: NDArray[Any]) -> bool:
     return bool(((matte > 0) & (matte < np.iinfo(matte.dtype).max)).any())
+
+
+def _brightest(matte: NDArray[Any]) -> float:
+    return float(matte.max()) / np.iinfo(matte.dtype).max
 
 
 def _outcomes(jobs: Iterable[Job], work: Callable[[Job], Outcome], workers: int) -> Iterator[Outcome]:

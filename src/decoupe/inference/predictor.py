@@ -490,7 +490,15 @@ def cut(
 
 
 def _matte(alpha: Floats, picture: Picture) -> Matte:
-    return Matte(alpha, picture.pixels, picture.icc_profile, picture.source, picture.metadata)
+    try:
+        return Matte(alpha, picture.pixels, picture.icc_profile, picture.source, picture.metadata)
+    except InputError as error:
+        if not np.isnan(alpha).any():
+            raise
+        raise InputError(
+            f"the model gave NaN for {picture.source}: its weights are broken, or too large for its "
+            "precision: try float32, or another checkpoint"
+        ) from error
 
 
 def stretched(alpha: Floats) -> Floats:

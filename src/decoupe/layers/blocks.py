@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -26,6 +27,12 @@ def in_turn(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
     for stage in stages:
         maps.append(stage(maps[-1]))
     return maps
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context without autocast; nothing to do on devices that do not know it, such as meta."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 class StochasticDepth(nn.Module):

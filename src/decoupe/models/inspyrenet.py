@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from decoupe.backbones import STEM_BACKBONES, StemBackbone, build_backbone
 from decoupe.errors import ConfigError, InputError, unknown
-from decoupe.layers.blocks import ConvNormAct, resize
+from decoupe.layers.blocks import ConvNormAct, resize, without_autocast
 from decoupe.layers.pyramid import morphological_gradient, reconstruct
 
 MULTIPLE = 32
@@ -184,7 +184,7 @@ class ScaleInvariantAttention(nn.Module):
 
     def memory(self, contexts: Tensor) -> tuple[Tensor, Tensor]:
         """Contexts ``(N, in_channels, R, 1)`` -> key and value of each region ``(N, depth, R)``."""
-        with torch.autocast(contexts.device.type, enabled=False):
+        with without_autocast(contexts.device):
             return self.key(contexts).flatten(2), self.value(contexts).flatten(2)
 
     def refine(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class ScaleInvariantAttention(nn.Module):
     def contexts(self, x: Tensor, regions: Tensor) -> Tensor:
         """The feature's sum over each region, pooled at the trained size: ``(N, in_channels, R, 1)``."""
         # Sums over every cell: float16 would overflow before the batch norm that follows.
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             pooled = self.pooled(x)
             # The released weights were trained with the feature viewed as (cells, channels), not transposed.
             cells = pooled.reshape(x.shape[0], -1, x.shape[1])  # (N, cells, C)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ImageOps
 
-from decoupe.datasets.segment_sets import Part, SegmentSet, find_segment_set
+from decoupe.datasets.segment_sets import Part, SegmentSet, find_segment_set, is_segment_set
 from decoupe.datasets.sets import Pair, fingerprint, names_of, near_duplicate_groups, pairing
 from decoupe.datasets.shards import opened
 from decoupe.errors import InputError
@@ -172,7 +172,7 @@ def _opened_set(
 ) -> tuple[SetReport, Sequence[Pair] | Sequence[int], Callable[[Pair], Look] | Callable[[int], Look]]:
     """An empty report of a set, what there is to look at, and what looks."""
     report = SetReport(name, [])
-    if (folder / "annotations").is_dir():
+    if is_segment_set(folder):
         scenes = find_segment_set(folder, part)
         return report, range(len(scenes)), partial(look_at_scene, scenes)
     pairs, bare, spare = pairing(folder)

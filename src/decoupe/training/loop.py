@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
 import time
 import warnings
@@ -31,6 +30,7 @@ from torch.utils.data import DataLoader
 
 from decoupe.errors import ConfigError, DecoupeError, DeviceError, InputError
 from decoupe.evaluation.pictures import contact_sheet
+from decoupe.inference.media import replacing
 from decoupe.training.checkpointing import checkpoint_activations
 from decoupe.training.criteria import BiRefNetCriterion
 from decoupe.training.data import Batches, dynamic_size, normalised
@@ -39,10 +39,10 @@ from decoupe.training.fields import from_yaml
 from decoupe.training.lora import add_lora, merged_state
 from decoupe.training.norms import folded_norms, unfold_norms
 from decoupe.training.recipes import Recipe
-from decoupe.training.report import Report
+from decoupe.training.report import Report, writing
 from decoupe.training.segment_augment import SegmentAugmentation
 from decoupe.training.start import backbone_of, begin, parameter_groups
-from decoupe.training.state import Progress, State, saved_step, whole_state
+from decoupe.training.state import Progress, State, saved_data, saved_step, whole_state
 from decoupe.training.tasks import MatteTask, SegmentTask, Task, evaluating
 from decoupe.weights.checkpoint import save_model
 
@@ -147,7 +147,9 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         average = Average(self.model, recipe.ema)
         self.progress = Progress()
-        self.state = State(out, accelerator, self.model, self.optimizer, self.scaler, average, self.progress)
+        self.state = State(
+            out, accelerator, self.model, self.optimizer, self.scaler, average, self.progress, task.sets
+        )
         self.state.restore()
         self.stopping = 0
 
@@ -187,7 +189,7 @@ class Trainer:
         began = saved = time.monotonic()
         why: Literal["finished", "stopped early", "interrupted"] = "finished"
         batches = iter(self.batches())
-        with self._report() as report, self._signals(), warnings.catch_warnings():
+        with writing(self.out), self._report() as report, self._signals(), warnings.catch_warnings():
             # Of weights with one input channel, channels last, in several processes: leave it.
             warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
             while progress.step < last:
@@ -384,11 +386,17 @@ class Trainer:
                     f"{self.out} holds a run with another {' and '.join(changed)}, at step {step}: "
                     "go on with that recipe, or name another folder with --out"
                 )
+        if (data := saved_data(self.out)) not in (None, dict(self.task.sets)):
+            was, this = (_listed(sets) for sets in (data, self.task.sets))
+            raise ConfigError(
+                f"{self.out} holds a run on {was}, at step {step}, this is on {this}: "
+                "go on with the same data, or name another folder with --out"
+            )
         if self.accelerator.is_main_process:
-            self.out.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_name(f"{file.name}.{os.getpid()}")
-            temporary.write_text(self.recipe.yaml(), encoding="utf-8")
-            temporary.replace(file)
+            with writing(self.out):
+                self.out.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as temporary:
+                temporary.write_text(self.recipe.yaml(), encoding="utf-8")
 
     def _report(self) -> Report:
         return Report(
@@ -466,6 +474,10 @@ class Trainer:
         finally:
             for one, handler in former.items():
                 signal.signal(one, handler)
+
+
+def _listed(sets: Mapping[str, int] | None) -> str:
+    return " and ".join(f"{count} pictures of {name}" for name, count in (sets or {}).items())
 
 
 def outlive_signals(worker: int) -> None:

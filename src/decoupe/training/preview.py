@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from decoupe.datasets.segment_sets import MatteSegments, SegmentSet, find_segment_set
+from decoupe.datasets.segment_sets import MatteSegments, SegmentSet, find_segment_set, is_segment_set
 from decoupe.datasets.sets import find_pairs, names_of, pictures_in, spread
 from decoupe.evaluation.pictures import Array, contact_sheet, labelled, tinted
 from decoupe.training.augment import Augmentation
@@ -67,7 +67,7 @@ def _mattes(
 
 def _segments(recipe: Recipe, folders: Sequence[Path], count: int) -> list[tuple[Array, Array]]:
     scenes: SegmentSet
-    if len(folders) == 1 and (folders[0] / "annotations").is_dir():
+    if len(folders) == 1 and is_segment_set(folders[0]):
         scenes = find_segment_set(folders[0])
     else:
         scenes = MatteSegments(dict(zip(names_of(folders), map(find_pairs, folders), strict=True)))

@@ -6,9 +6,10 @@ differ, the released code is followed: it made the weights that people use.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -321,9 +322,9 @@ def read_recipe(name: str, settings: Sequence[str] = (), *, start: str | None = 
         if name == "finetune":
             plain = FINETUNES[load_model(start).family].plain()
         plain |= {"start": start, "model": None, "backbone": None}
-    changed = override(plain, settings)
-    # A run's length has one unit: who sets one of them means it instead of the other.
     keys = {setting.partition("=")[0] for setting in settings}
+    changed = override(_with_parts(plain, keys), settings)
+    # A run's length has one unit: who sets one of them means it instead of the other.
     for one, other in (("epochs", "steps"), ("steps", "epochs")):
         if one in keys and other not in keys:
             changed[other] = None
@@ -331,6 +332,19 @@ def read_recipe(name: str, settings: Sequence[str] = (), *, start: str | None = 
         return recipe_from(changed)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
+
+
+def _with_parts(plain: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """A recipe whose parts that are to be set are there: the network is that of its checkpoint."""
+    named = {key.partition(".")[0] for key in keys if "." in key}
+    start = plain.get("start")
+    if start is not None and named & {"model", "preprocessing"}:
+        loaded = load_model(start)
+        found = {"model": to_plain(loaded.config), "preprocessing": to_plain(loaded.preprocessing)}
+        plain = {**plain, **{key: value for key, value in found.items() if plain.get(key) is None}}
+    with contextlib.suppress(ConfigError):  # told when the settings are in it
+        plain = recipe_from(plain).plain()
+    return {**plain, **{part: {} for part in named & {"lora", "last_epochs"} if plain.get(part) is None}}
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+
+from decoupe.errors import DecoupeError, OutputError
 
 log = logging.getLogger("decoupe.training")
 
@@ -56,6 +59,8 @@ class Report:
         self.since, self.began = start, time.perf_counter()
         self.waited, self.pictures = 0.0, 0
         self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=start) if active else None
+        if active:
+            forget(out / "log.jsonl", start)
         self.bar = Progress(
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(),
@@ -132,6 +137,29 @@ class Report:
             log.info("%s", _told(line))
         elif "validation" in line:  # the bar shows the rest
             self.bar.console.print(_told(line), highlight=False, markup=False)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn an OSError into an OutputError that names the folder of the run."""
+    try:
+        yield
+    except DecoupeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot write in {folder} ({error.strerror or error}): make room and run the same command again"
+        ) from error
+
+
+def forget(file: Path, step: int) -> None:
+    """Take from a log what a killed run had written after ``step``, and a torn last line."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    if kept != lines:
+        temporary = file.with_suffix(".part")
+        temporary.write_text("".join(kept))
+        temporary.replace(file)
 
 
 def peak_gigabytes(device: torch.device) -> float:

@@ -57,6 +57,7 @@ class State:
         scaler: of the loss in float16.
         average: of the weights.
         progress: where the run stands.
+        data: pictures that are trained on, by set.
     """
 
     out: Path
@@ -66,6 +67,7 @@ class State:
     scaler: GradScaler
     average: Average
     progress: Progress
+    data: Mapping[str, int]
 
     @property
     def sharded(self) -> bool:
@@ -97,7 +99,9 @@ class State:
             shutil.rmtree(partial, ignore_errors=True)
             kept = saved_step(self.out)
             last = f"the state of step {kept} is intact" if kept is not None else "no state was saved before"
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            # torch's writer says where its file broke off, not why.
+            space = f"the file broke off, and {shutil.disk_usage(self.out).free / 1e6:.0f} MB are free"
+            reason = getattr(error, "strerror", None) or space
             raise OutputError(
                 f"cannot save step {self.progress.step} in {self.out}: {reason}; {last}: "
                 "make room and run the same command again"
@@ -120,6 +124,7 @@ class State:
         if self.accelerator.is_main_process:
             about = {
                 **vars(self.progress),
+                "data": dict(self.data),
                 "updates": self.average.updates,
                 "scaler": self.scaler.state_dict(),
                 "processes": self.accelerator.num_processes,
@@ -142,7 +147,7 @@ class State:
         if folder is None:
             return False
         try:
-            about = json.loads((folder / "progress.json").read_text())
+            about = _about(folder)
             if self.sharded:
                 state = self._shards()
                 load_shards(state, checkpoint_id=folder / "shards")
@@ -187,7 +192,18 @@ def saved(out: Path) -> Path | None:
 def saved_step(out: Path) -> int | None:
     """The step of the newest whole state of a run; None where there is none."""
     folder = saved(out)
-    return None if folder is None else int(json.loads((folder / "progress.json").read_text())["step"])
+    return None if folder is None else int(_about(folder)["step"])
+
+
+def saved_data(out: Path) -> dict[str, int] | None:
+    """How many pictures a saved run trains on, by set; None where there is no run, or it does not say."""
+    folder = saved(out)
+    return None if folder is None else _about(folder).get("data")
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((folder / "progress.json").read_text())
+    return about
 
 
 def random_states() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from decoupe import readings
-from decoupe.datasets.segment_sets import MatteSegments, Scene, SegmentSet, find_segment_set
+from decoupe.datasets.segment_sets import MatteSegments, Scene, SegmentSet, find_segment_set, is_segment_set
 from decoupe.datasets.sets import Pair, find_pairs, names_of, pictures_in, read_pair, split, spread
 from decoupe.datasets.shards import Source
 from decoupe.errors import ConfigError, InputError
@@ -44,6 +44,7 @@ class Task(Protocol):
     """What the loop is given.
 
     Attributes:
+        sets: names of the sets that are trained on, with the number of pictures of each.
         repeats: of each training picture per epoch.
         held_out: names of the sets that are validated on, with the number of pictures of each.
         judged_by: the score that decides which weights are the best; larger is better.
@@ -52,7 +53,10 @@ class Task(Protocol):
     """
 
     @property
-    def repeats(self) -> Sequence[int]: ...  # noqa: D102 - see above
+    def sets(self) -> Mapping[str, int]: ...  # noqa: D102 - see above
+
+    @property
+    def repeats(self) -> Sequence[int]: ...  # noqa: D102
 
     @property
     def held_out(self) -> Mapping[str, int]: ...  # noqa: D102 - see above
@@ -115,6 +119,7 @@ class MatteTask:
         self.recipe, self.device, self.preprocessing = recipe, device, recipe.preprocessing
         train, self.out = divide(recipe, folders, validation)
         self.train = [pair for pairs in train.values() for pair in pairs]
+        self.sets = {name: len(pairs) for name, pairs in train.items()}
         self.repeats = repeats_of(recipe, train)
         self.held_out = {name: len(pairs) for name, pairs in self.out.items()}
         self.labels = {label: i for i, label in enumerate(sorted({p.label for p in self.train if p.label}))}
@@ -201,10 +206,10 @@ class SegmentTask:
         assert recipe.preprocessing is not None, "recipes are completed before they are run"
         self.recipe, self.device, self.preprocessing = recipe, device, recipe.preprocessing
         self.labels: Mapping[str, int] = {}
-        if all((folder / "annotations").is_dir() for folder in folders):
-            self.scenes, self.repeats, self.out = _of_segment_sets(folders, validation)
+        if all(is_segment_set(folder) for folder in folders):
+            self.scenes, self.sets, self.repeats, self.out = _of_segment_sets(folders, validation)
         else:
-            self.scenes, self.repeats, self.out = _of_matte_sets(recipe, folders, validation)
+            self.scenes, self.sets, self.repeats, self.out = _of_matte_sets(recipe, folders, validation)
         self.held_out = {name: len(indices) for name, (_, indices) in self.out.items()}
         self.vocabulary = self.scenes.vocabulary
         self.judged_by = "PQ" if len(self.vocabulary.stuff) < len(self.vocabulary.names) else "mIoU"
@@ -279,12 +284,12 @@ class SegmentTask:
         return SegmentPrediction(segments, labels, readings.semantic(classes, masks, size))
 
 
-_Parts = tuple[SegmentSet, Sequence[int], Mapping[str, tuple[SegmentSet, Sequence[int]]]]
-"""What is trained on, how often an epoch shows each picture of it, and what is validated on by its name."""
+_Parts = tuple[SegmentSet, dict[str, int], Sequence[int], Mapping[str, tuple[SegmentSet, Sequence[int]]]]
+"""What is trained on, its sets' sizes, repeats per epoch, and what is validated on."""
 
 
 def _of_segment_sets(folders: Sequence[Path], validation: Sequence[Path]) -> _Parts:
-    """A COCO or ADE20K folder, and its validation part or another's."""
+    """A segment set, and its validation part or another's."""
     if len(folders) != 1 or len(validation) > 1:
         raise InputError("segment sets are not joined: give one --data and at most one --val folder")
     scenes, judging = find_segment_set(folders[0]), (validation or folders)[0]
@@ -295,12 +300,15 @@ def _of_segment_sets(folders: Sequence[Path], validation: Sequence[Path]) -> _Pa
             "validate on the same ones"
         )
     judged = spread(range(len(held_out)), 10 * MOST_HELD_OUT)
-    return scenes, [1] * len(scenes), {held_out.name: (held_out, judged)}
+    sets = {scenes.name: len(scenes)}
+    return scenes, sets, [1] * len(scenes), {held_out.name: (held_out, judged)}
 
 
 def _of_matte_sets(recipe: Recipe, folders: Sequence[Path], validation: Sequence[Path]) -> _Parts:
     """Matte sets, each a class of its name."""
     train, out = divide(recipe, folders, validation)
+    if len(train) == len(out) == 1:  # whatever the two folders are called
+        out = dict(zip(train, out.values(), strict=True))
     if unknown_sets := out.keys() - train.keys():
         raise InputError(
             f"{min(unknown_sets)} is validated on, and no set of that name is trained on: "
@@ -312,7 +320,8 @@ def _of_matte_sets(recipe: Recipe, folders: Sequence[Path], validation: Sequence
         for name, pairs in out.items()
     }
     judged = {name: (scenes, range(len(scenes))) for name, scenes in held_out.items()}
-    return MatteSegments(train), repeats_of(recipe, train), judged
+    sets = {name: len(pairs) for name, pairs in train.items()}
+    return MatteSegments(train), sets, repeats_of(recipe, train), judged
 
 
 class SegmentPrediction(NamedTuple):
@@ -375,9 +384,22 @@ def divide(
             out[name] = held_out
     if not any(train.values()):
         raise InputError("every pair is held out: add pairs, or hold out fewer")
+    for pairs in train.values():
+        check_levels(pairs)
     for folder, name in zip(validation, names_of(validation), strict=True):
         out[name] = find_pairs(folder)
     return train, out
+
+
+def check_levels(pairs: Sequence[Pair]) -> None:
+    """Raise InputError where masks hold 0 and 1, told by some of them: all would be background."""
+    brightest = max(
+        (int(read_pair(pair, longest=VALIDATION_SIDE)[1].max()) for pair in spread(pairs, 8)), default=0
+    )
+    if brightest == 1:
+        raise InputError(
+            f"{pairs[0].mask} and others hold 0 and 1, expected 0 and 255, white the subject: multiply by 255"
+        )
 
 
 def repeats_of(recipe: Recipe, train: Mapping[str, Sequence[Pair]]) -> list[int]:

@@ -115,7 +115,10 @@ def save_model(
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             part = Path(folder) / path.name
+            part.touch()
+            mode = part.stat().st_mode  # as the user's umask has it; safetensors' own files are private
             save_file(tensors, part, metadata={_METADATA_KEY: json.dumps(metadata)})
+            part.chmod(mode)
             part.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
@@ -186,7 +189,11 @@ def _from_reference(
     notes = []
     preprocessing = preprocessing or _known(path) or beside.preprocessing(path)
     try:
-        tensors = convert.clean_state(state)
+        tensors = convert.bare_state(state)
+        if others := convert.others_in(state):
+            notes.append(
+                f"{path.name} holds other weights of the same names too, left aside: {', '.join(others)}"
+            )
         family = family or convert.infer_family(tensors)
         if preprocessing is None:
             preprocessing = _ASSUMED[family]

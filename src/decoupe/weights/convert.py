@@ -82,6 +82,12 @@ FAMILIES: dict[str, Family] = {
 }
 PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
 NESTS = ("state_dict", "model_state_dict", "model", "net", "params")
+OWN_MARKS = {
+    "birefnet": ("encoder.backbone.", "decoder.head."),
+    "inspyrenet": ("backbone.", "encoders.", "stages."),
+    "maskformer": ("pixel_level.backbone.",),
+}
+"""Beginnings of the names that ``torch.save(model.state_dict())`` leaves of a model of decoupe."""
 
 
 def from_reference(family: str, state: State, config: Mapping[str, Any] | None = None) -> nn.Module:
@@ -89,7 +95,7 @@ def from_reference(family: str, state: State, config: Mapping[str, Any] | None =
 
     Args:
         family: ``"birefnet"``, ``"inspyrenet"`` or ``"maskformer"``.
-        state: tensors or arrays under the reference's names; `clean_state` unwraps what training scripts
+        state: tensors or arrays under the reference's names; `bare_state` unwraps what training scripts
             wrap around them, and is applied here too. Integer buffers that carry no knowledge may be
             there or not.
         config: options under the reference's own names, those left out as in its released models (for
@@ -106,7 +112,7 @@ def from_reference(family: str, state: State, config: Mapping[str, Any] | None =
     """
     table = _family(family)
     config_class, model_class = MODELS[family]
-    canonical = table.canonical(clean_state(state))
+    canonical = table.canonical(bare_state(state))
     ours: Any = config
     if config is None:
         ours = table.infer(canonical)
@@ -125,7 +131,7 @@ def infer_config(family: str, state: State) -> Any:
         CheckpointError: the names are not those of this family.
     """
     table = _family(family)
-    return table.infer(table.canonical(clean_state(state)))
+    return table.infer(table.canonical(bare_state(state)))
 
 
 def infer_family(names: Collection[str]) -> str:
@@ -136,8 +142,14 @@ def infer_family(names: Collection[str]) -> str:
     """
     for family, table in FAMILIES.items():
         for group in table.marks:
-            if all(any(name.startswith(mark) for name in names) for mark in group):
+            if all(_has(names, mark) for mark in group):
                 return family
+    for family, marks in OWN_MARKS.items():
+        if all(_has(names, mark) for mark in marks):
+            raise CheckpointError(
+                f"holds the tensors of decoupe's {MODELS[family][1].__name__} without its configuration: "
+                "write it with decoupe.weights.checkpoint.save_model, as .safetensors"
+            )
     raise CheckpointError(
         f"fits no model that decoupe knows ({', '.join(FAMILIES)}): it holds {some(list(names))}"
     )
@@ -181,21 +193,17 @@ def clean_state(raw: object) -> dict[str, Tensor | NDArray[Any]]:
     """A plain state dict, out of whatever a training script has saved around it.
 
     Unwraps a state dict nested under one key, removes the prefixes that DataParallel (``module.``) and
-    ``torch.compile`` (``_orig_mod.``) add, and leaves out integer buffers that carry no knowledge.
+    ``torch.compile`` (``_orig_mod.``) add, and leaves out buffers that carry no knowledge.
 
     Raises:
-        CheckpointError: no state dict inside.
+        CheckpointError: no state dict inside, or several and none under a usual name.
     """
     if not isinstance(raw, Mapping):
         raise CheckpointError(
             f"found {type(raw).__name__}, expected a dict of tensors: is it a weights file?"
         )
-    for key in NESTS:
-        if isinstance(raw.get(key), Mapping):
-            return clean_state(raw[key])
-    nested = [value for value in raw.values() if isinstance(value, Mapping)]
-    if len(raw) == len(nested) == 1:
-        return clean_state(nested[0])
+    if (nest := _nest(raw)) is not None:
+        return clean_state(raw[nest])
     strange = [
         f"{key!r} ({type(value).__name__})"
         for key, value in raw.items()
@@ -208,6 +216,55 @@ def clean_state(raw: object) -> dict[str, Tensor | NDArray[Any]]:
     if len(state) < len(raw):
         raise CheckpointError("the state dict holds tensors with and without 'module.': keep one of each")
     return {key: value for key, value in state.items() if not IGNORED.search(key)}
+
+
+def bare_state(raw: object) -> dict[str, Tensor | NDArray[Any]]:
+    """`clean_state`, without what the class of a training script puts before every name (``model.``)."""
+    state = clean_state(raw)
+    prefix = next(iter(state), "").partition(".")[0] + "."
+    if not all(key.startswith(prefix) for key in state):
+        return state
+    bare = {key.removeprefix(prefix): value for key, value in state.items()}
+    known = [group for table in FAMILIES.values() for group in table.marks]
+    return bare if any(all(_has(bare, mark) for mark in group) for group in known) else state
+
+
+def others_in(raw: Mapping[str, Any]) -> list[str]:
+    """Keys of other weights of the same names beside those that `clean_state` takes, as an average's."""
+    if (nest := _nest(raw)) is None:
+        return []
+    names = clean_state(raw).keys()
+    others = [key for key in _state_dicts(raw) if key != nest]
+    return [key for key in others if clean_state(raw[key]).keys() == names]
+
+
+def _nest(raw: Mapping[str, Any]) -> str | None:
+    """The key under which the state dict is nested; None where ``raw`` is one, or holds none."""
+    if (usual := next((key for key in NESTS if isinstance(raw.get(key), Mapping)), None)) is not None:
+        return usual
+    within = _state_dicts(raw)
+    if len(within) > 1:
+        raise CheckpointError(
+            f"holds several state dicts ({some([repr(key) for key in within])}): save the one you mean alone"
+        )
+    if not within and len(raw) == 1 and isinstance(next(iter(raw.values())), Mapping):
+        return next(iter(raw))
+    return next(iter(within), None)
+
+
+def _state_dicts(raw: Mapping[str, Any]) -> list[str]:
+    """Keys of what is a dict of named tensors itself."""
+    return [
+        key
+        for key, value in raw.items()
+        if isinstance(value, Mapping)
+        and value
+        and all(isinstance(name, str) and is_tensor(one) for name, one in value.items())
+    ]
+
+
+def _has(names: Collection[str], mark: str) -> bool:
+    return any(name.startswith(mark) for name in names)
 
 
 def fill(model: nn.Module, state: State, names: Mapping[str, str]) -> nn.Module:

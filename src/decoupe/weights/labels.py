@@ -156,6 +156,15 @@ _ADE20K = _listed(
 ADE20K = Vocabulary(names=_ADE20K, stuff=tuple(range(len(_ADE20K))))
 """ADE20K's 150 classes of scene parsing, where each class is one region of the picture."""
 
+_VOC = _listed(
+    """
+    background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog,
+    horse, motorbike, person, pottedplant, sheep, sofa, train, tvmonitor
+    """
+)
+VOC = Vocabulary(names=_VOC, stuff=tuple(range(len(_VOC))))
+"""Pascal VOC's 20 classes of segmentation, and the background before them."""
+
 _CITYSCAPES = _listed(
     """
     road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain,

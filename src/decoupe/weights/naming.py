@@ -21,8 +21,8 @@ Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 Section = tuple[str, str, Sequence[Rule]]
 """A part of a model: the prefix of its tensors here, that in the reference, and rules for what follows it."""
 
-# Buffers that are computed from sizes, or count batches: they carry no knowledge.
-IGNORED = re.compile(r"(^|\.)(relative_position_index|attn_mask|num_batches_tracked)$")
+# Buffers that are computed from sizes, or count batches or averages: they carry no knowledge.
+IGNORED = re.compile(r"(^|\.)(relative_position_index|attn_mask|num_batches_tracked|n_averaged)$")
 
 
 def rename(key: str, rules: Sequence[Rule]) -> str:
@@ -73,7 +73,8 @@ def infer_backbone(
         rules_of: of such a name, from our names of its tensors to the reference's.
 
     Raises:
-        CheckpointError: there is no backbone, or it is none of these.
+        CheckpointError: there is no backbone, or it is none of these; the message names the nearest, and what
+            of it is missing, of another shape or left over.
     """
     found = {key: shape for key, shape in shapes.items() if key.startswith(prefix)}
     if not found:
@@ -81,17 +82,23 @@ def infer_backbone(
             f"no backbone ({prefix + '…'!r}) among {len(shapes)} tensors ({some(list(shapes))}): "
             "is it another model's file?"
         )
-    shared: dict[str, int] = {}
+    known: dict[str, Shapes] = {}
     for name in backbones:
         own, rules = shapes_of(knowledge(meta_backbone(name).state_dict())), rules_of(name)
-        expected = {prefix + rename(key, rules): shape for key, shape in own.items()}
-        if expected == found:
+        known[name] = {prefix + rename(key, rules): shape for key, shape in own.items()}
+        if known[name] == found:
             return name
-        shared[name] = len(expected.items() & found.items())
-    nearest = max(shared, key=shared.__getitem__)
+    nearest = max(known, key=lambda name: len(known[name].items() & found.items()))
+    expected = known[nearest]
+    faults = {
+        "missing": [key for key in expected if key not in found],
+        "of another shape": [key for key in expected if key in found and found[key] != expected[key]],
+        "left over": [key for key in found if key not in expected],
+    }
+    told = [f"{len(keys)} {fault} ({some(keys)})" for fault, keys in faults.items() if keys]
     raise CheckpointError(
-        f"the backbone fits none that decoupe knows; nearest is {nearest!r}, which shares "
-        f"{shared[nearest]} of its {len(found)} tensors: is it another model's file?"
+        f"the backbone fits none that decoupe knows; nearest is {nearest!r}: {', '.join(told)}; "
+        "is it another model's file?"
     )
 
 
