@@ -619,7 +619,7 @@ def test_an_output_folder_that_cannot_be_made(run: Run, here: Path) -> None:
         (["--size", "big"], "--size is 'big', expected N, WxH or native"),
         (["--size", "big", "-o", "notes.txt"], "--size is 'big'"),
         (["--size", "0"], "size is 0×0, expected positive"),
-        (["--device", "gpu"], "device 'gpu' is unknown to"),
+        (["--device", "gpu"], "ONNX Runtime does not run on device 'gpu'"),
         (["--precision", "float12"], "unknown dtype 'float12'; did you mean"),
         (["--precision", "float16"], "exported files compute in float32"),
         (["-"], "- stands for one picture"),

@@ -154,7 +154,7 @@ def wanted(options: CutOptions, background: Background | None) -> Wanted:
         matting=_matting(options),
         edits=parse_edits(options),
         crop=options.crop,
-        margin=_margin("--margin", options.margin or "0"),
+        margin=_length("--margin", options.margin or "0"),
         aspect=_aspect(options.aspect),
         shadow=options.shadow,
         keep_hidden=options.keep_hidden,
@@ -189,8 +189,8 @@ def _matting(options: CutOptions) -> dict[str, float] | None:
     asked = {
         "foreground": options.matting_foreground,
         "background": options.matting_background,
-        "erode": _margin("--matting-erode", options.matting_erode),
-        "dilate": _margin("--matting-dilate", options.matting_dilate),
+        "erode": _length("--matting-erode", options.matting_erode),
+        "dilate": _length("--matting-dilate", options.matting_dilate),
     }
     Matting(**asked)
     return asked
@@ -210,7 +210,8 @@ def read_background(over: str, max_pixels: int) -> Background:
     return background
 
 
-def _margin(option: str, text: str) -> float:
+def _length(option: str, text: str) -> float:
+    """Whole pixels, or a share below 1 of the subject's longer side."""
     number = _number(text.removesuffix("%"))
     if number is None or number < 0 or (text.endswith("%") and number >= 100):
         raise InputError(f"{option} is {text!r}, expected pixels or a share: such as 20 or 5%")

@@ -93,7 +93,9 @@ class CutOptions:
     ] = True
     what: Annotated[
         list[str] | None,
-        typer.Option(metavar="LABEL", help="Cut what has this label, such as dog; repeatable; or list."),
+        typer.Option(
+            metavar="LABEL", help="Cut what has this label, such as dog (repeatable); list names them."
+        ),
     ] = None
     box: Annotated[
         str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="Cut what is in this box, in pixels.")

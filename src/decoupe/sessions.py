@@ -121,7 +121,7 @@ class OpenVinoSession:
         except ImportError as error:
             raise MissingExtraError(f"the model {path}", "openvino") from error
         if device not in ("auto", "cpu"):
-            raise DeviceError(f"device {device!r} is unknown to OpenVINO here: use 'auto' or 'cpu'")
+            raise DeviceError(f"OpenVINO does not run on device {device!r} here: use 'auto' or 'cpu'")
         try:
             model = openvino.Core().read_model(path)
             # Its own choice would be bfloat16 where the processor has it.
@@ -170,7 +170,7 @@ class ProgramSession:
         from decoupe.backbones import swin_operators
 
         if device not in ("auto", "cpu"):
-            raise DeviceError(f"device {device!r} is unknown to programs here: use 'auto' or 'cpu'")
+            raise DeviceError(f"programs do not run on device {device!r}: use 'auto' or 'cpu'")
         swin_operators.register()
         extra = {PROGRAM_METADATA: ""}
         try:
@@ -288,7 +288,7 @@ def _onnx_errors() -> tuple[type[Exception], ...]:
 def _providers(device: str, available: list[str]) -> list[str | tuple[str, dict[str, str]]]:
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda"):
-        raise DeviceError(f"device {device!r} is unknown to ONNX Runtime here: use 'auto', 'cpu' or 'cuda'")
+        raise DeviceError(f"ONNX Runtime does not run on device {device!r} here: use 'auto', 'cpu' or 'cuda'")
     cuda = "CUDAExecutionProvider" in available
     if kind == "cuda" and not cuda:
         raise DeviceError(

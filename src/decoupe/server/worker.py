@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -86,7 +86,7 @@ def main(connection: Connection, place: Workplace) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     log_warnings()
-    open_only(FORMATS)
+    refuse_other_formats()
     try:
         models = opened(place)
         one = _Worker(connection, place, models)
@@ -111,11 +111,11 @@ def log(**about: str) -> None:
     sys.stderr.flush()
 
 
-def open_only(formats: Sequence[str]) -> None:
-    """Let Pillow open these formats, in this process, and no other."""
+def refuse_other_formats() -> None:
+    """Let Pillow open `FORMATS`, in this process, and no others."""
     Image.init()
     register_heic()  # before any picture comes, so that these are measured as all others
-    Image.ID[:] = [name for name in Image.ID if name in formats]
+    Image.ID[:] = [name for name in Image.ID if name in FORMATS]
     Image.MAX_IMAGE_PIXELS = None  # each picture is measured before it is decoded
 
 
