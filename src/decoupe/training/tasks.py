@@ -26,6 +26,7 @@ from decoupe.evaluation.pictures import Array, labelled
 from decoupe.evaluation.segments import MeanIoU, PanopticQuality, classes_of
 from decoupe.inference.preprocess import from_network, network_size, read_image, to_network
 from decoupe.training.augment import Augmentation
+from decoupe.training.check import DARK, EMPTY, IN_ALPHA, look_at_pair
 from decoupe.training.criteria import BiRefNetCriterion, InSPyReNetCriterion
 from decoupe.training.data import MatteBatch, MatteDataset, SegmentBatch, SegmentDataset
 from decoupe.training.matching import MaskFormerCriterion
@@ -36,6 +37,8 @@ from decoupe.weights.registry import Preprocessing
 
 VALIDATION_SIDE = 1024
 """Long side in pixels at which held-out pictures are scored while training."""
+LOOKED_AT = 8
+"""Masks of each set that are looked at before a run."""
 MOST_HELD_OUT = 200
 """Pictures of each set that a share holds out, at most."""
 
@@ -385,21 +388,18 @@ def divide(
     if not any(train.values()):
         raise InputError("every pair is held out: add pairs, or hold out fewer")
     for pairs in train.values():
-        check_levels(pairs)
+        check_masks(pairs)
     for folder, name in zip(validation, names_of(validation), strict=True):
         out[name] = find_pairs(folder)
     return train, out
 
 
-def check_levels(pairs: Sequence[Pair]) -> None:
-    """Raise InputError where masks hold 0 and 1, told by some of them: all would be background."""
-    brightest = max(
-        (int(read_pair(pair, longest=VALIDATION_SIDE)[1].max()) for pair in spread(pairs, 8)), default=0
-    )
-    if brightest == 1:
-        raise InputError(
-            f"{pairs[0].mask} and others hold 0 and 1, expected 0 and 255, white the subject: multiply by 255"
-        )
+def check_masks(pairs: Sequence[Pair]) -> None:
+    """Raise InputError where none of some masks tells a subject, for how they are saved."""
+    found = [look_at_pair(pair).findings for pair in spread(pairs, LOOKED_AT)]
+    for wrong in (DARK, IN_ALPHA):
+        if any(wrong in one for one in found) and all(wrong in one or EMPTY in one for one in found):
+            raise InputError(f"{pairs[0].mask} and others: {wrong}; decoupe data check names them all")
 
 
 def repeats_of(recipe: Recipe, train: Mapping[str, Sequence[Pair]]) -> list[int]:
