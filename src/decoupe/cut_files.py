@@ -109,12 +109,12 @@ class Wanted:
             OutputError: a format that cannot hold the picture.
         """
         check_formats(plan, flat=self.kind != "cut")
-        for job in plan.jobs if self.kind == "layers" else ():
-            if job.target is not None and image_format(job.target.suffix) != "TIFF":
-                raise OutputError(f"{job.target} holds no layers: end it in .tif")
-        if self.quality is not None:
-            for job in plan.jobs:
-                check_quality(self.suffix if job.target is None else job.target.suffix, self.quality)
+        for target in plan.outputs:
+            suffix = self.suffix if target is None else target.suffix
+            if self.kind == "layers" and image_format(suffix) != "TIFF":
+                raise OutputError(f"{target or suffix} holds no layers: end it in .tif")
+            if self.quality is not None:
+                check_quality(suffix, self.quality)
 
 
 def describe(matte: Matte) -> dict[str, Any]:

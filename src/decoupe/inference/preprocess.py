@@ -121,6 +121,7 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(BytesIO(source), "image", max_pixels)
     if isinstance(source, (str, os.PathLike)):
+        check_place(os.fspath(source))
         with _reading(Path(source)) as stream:
             if not stream.seekable():  # a pipe that has a name, such as /dev/stdin
                 return _from_file_object(stream, max_pixels)
@@ -294,6 +295,18 @@ def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
         )
     if width * height == 0:
         raise InputError(f"{name} is {width}×{height}, expected at least one pixel")
+
+
+def check_place(name: str) -> None:
+    """Refuse names that nobody means as a path.
+
+    Raises:
+        InputError: an empty one, as of a shell's variable, which would be the working folder; or an address.
+    """
+    if not name:
+        raise InputError("a path is empty: check the variable that it came from")
+    if name.startswith(("http://", "https://")):
+        raise InputError(f"{name} is an address, and no pictures are fetched: download it first")
 
 
 @contextmanager
