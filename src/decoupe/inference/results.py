@@ -19,10 +19,10 @@ from decoupe.inference.edits import Edits, edited, feathered
 from decoupe.inference.foreground import HIDDEN, estimate_foreground
 from decoupe.inference.framing import cropped, framed, subject_box
 from decoupe.inference.matting import Matting, refined
-from decoupe.inference.media import encode, write_bytes
+from decoupe.inference.media import encode, preview, write_bytes
 from decoupe.inference.metadata import NO_METADATA, Metadata
 from decoupe.inference.png import encode_png
-from decoupe.inference.preprocess import Picture, Pixels, Source, read_image
+from decoupe.inference.preprocess import GREY, Picture, Pixels, Source, read_image
 from decoupe.inference.sampling import on_threads, strips
 from decoupe.inference.sixteen import encode_tiff
 
@@ -74,6 +74,10 @@ class Matte:
     def __repr__(self) -> str:
         height, width = self.alpha.shape
         return f"Matte({width}×{height}, {self.alpha.mean():.0%} subject, from {self.source})"
+
+    def _repr_png_(self) -> bytes:
+        """The cut-out, as notebooks show it."""
+        return preview(self.cutout())
 
     @cached_property
     def foreground(self) -> Pixels:
@@ -194,7 +198,7 @@ class Matte:
         """`cutout`, or `over`, with as many bits as ``image`` has: RGBA ``(H, W, 4)``, or RGB ``(H, W, 3)``.
 
         Args:
-            over: a background, as for `over`, of 8 bits; None is transparent ground.
+            over: a background, as for `over`; None is transparent ground.
             shadow: as for `cutout`.
             keep_hidden: as for `cutout`.
 
@@ -290,7 +294,9 @@ class Matte:
         return pixels
 
     def _wide_over(self, background: Background, shadow: float) -> npt.NDArray[np.uint16]:
-        below = np.asarray(self._shaded(background, shadow), np.float32) * np.float32(257)
+        below = self._wide_background(background)
+        if shadow:
+            below *= 1 - shadow_of(self.alpha, shadow)[..., np.newaxis]
         mixed = below + self.alpha[..., np.newaxis] * (self.foreground - below)
         whole: npt.NDArray[np.uint16] = np.rint(mixed).astype(np.uint16)
         return whole
@@ -317,9 +323,19 @@ class Matte:
             dot = _convert_profile(Image.new("RGB", (1, 1), colour), None, self.icc_profile)
             return Image.new("RGB", (width, height), dot.getpixel((0, 0)))
         picture = _background_image(background)
-        image = Image.fromarray(_eight_bits(picture.pixels))
-        fitted = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
+        fitted = _fit(Image.fromarray(_eight_bits(picture.pixels)), (width, height))
         return _convert_profile(fitted, picture.icc_profile, self.icc_profile)
+
+    def _wide_background(self, background: Background) -> npt.NDArray[np.float32]:
+        """A background ``(H, W, 3)``, 0 to 65535; of 16 bits where it has them and needs no other profile."""
+        height, width = self.alpha.shape
+        if _as_colour(background) is None and not (isinstance(background, str) and background == "blur"):
+            background = picture = _background_image(background)
+            if picture.pixels.dtype == np.uint16 and picture.icc_profile == self.icc_profile:
+                planes = np.moveaxis(picture.pixels.astype(np.float32), 2, 0)
+                fitted = [np.asarray(_fit(Image.fromarray(plane), (width, height))) for plane in planes]
+                return np.stack(fitted, axis=-1).clip(0, 65535)
+        return np.asarray(self._background(background), np.float32) * np.float32(257)
 
 
 def shadow_of(alpha: npt.NDArray[np.float32], darkness: float) -> npt.NDArray[np.float32]:
@@ -361,16 +377,19 @@ def _as_colour(background: Background) -> tuple[int, ...] | None:
     """``background`` as (r, g, b) where it names a colour, else None."""
     if isinstance(background, tuple):
         if len(background) != 3 or not all(
-            isinstance(value, int) and 0 <= value <= 255 for value in background
+            isinstance(value, (int, np.integer)) and 0 <= value <= 255 for value in background
         ):
             raise InputError(f"background is {background}, expected (r, g, b) of whole numbers from 0 to 255")
-        return background
+        return tuple(map(int, background))
     if not isinstance(background, str):
         return None
     try:
-        return ImageColor.getrgb(background)[:3]
+        colour = ImageColor.getrgb(background)
     except ValueError:
         return None
+    if colour[3:] not in ((), (255,)):
+        raise InputError(f"background {background!r} is translucent, expected an opaque colour: #rrggbb")
+    return colour[:3]
 
 
 def _background_image(background: Any) -> Picture:
@@ -379,7 +398,19 @@ def _background_image(background: Any) -> Picture:
             f"background {background!r} is neither a colour nor a file; "
             "expected a name such as white, #rrggbb, 'blur' or an image"
         )
-    return read_image(background)
+    picture = read_image(background)
+    if picture.opacity is None:
+        return picture
+    # As a model sees it, it lies over mid-grey; behind a subject transparent parts are white, as on paper.
+    most = np.iinfo(picture.pixels.dtype).max
+    missing = (most - GREY * (most // 255)) * (1 - picture.opacity[..., np.newaxis])
+    pixels = np.rint(picture.pixels + missing).astype(picture.pixels.dtype)
+    return replace(picture, pixels=pixels, opacity=None)
+
+
+def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Enlarged or reduced to cover ``size`` ``(width, height)``, and cropped at the centre."""
+    return ImageOps.fit(image, size, method=Image.Resampling.BICUBIC)
 
 
 def _check_hidden(keep_hidden: bool, shadow: float) -> None:
