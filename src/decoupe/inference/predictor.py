@@ -7,14 +7,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from decoupe.errors import InputError
+from decoupe.errors import InputError, UnknownModelError
 from decoupe.inference.framing import VISIBLE
 from decoupe.inference.guided import LEAST_RATIO, enlarged
+from decoupe.inference.media import READABLE
 from decoupe.inference.opened import Opened, Pair, results_size
 from decoupe.inference.preprocess import (
     MAX_PIXELS,
@@ -45,7 +46,10 @@ from decoupe.memory import Plan, plan, shown
 from decoupe.onnx_runtime import Floats
 from decoupe.runtimes import Runtime, SegmentRuntime, find_spec, open_runtime
 from decoupe.weights.labels import Vocabulary, plain
-from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, ModelSpec, Preprocessing
+from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, MatteName, ModelSpec, Preprocessing, SegmentName
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Segmenter(Opened[Segments]):
@@ -308,10 +312,10 @@ class Predictor(Opened[Matte]):
 
 @overload
 def load(
-    model: None = None,
+    model: MatteName | None = None,
     *,
-    device: str | None = None,
-    dtype: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     size: Size | None = None,
     runtime: str | None = None,
     minmax: bool = False,
@@ -327,10 +331,10 @@ def load(
 
 @overload
 def load(
-    model: str | Path,
+    model: SegmentName,
     *,
-    device: str | None = None,
-    dtype: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     size: Size | None = None,
     runtime: str | None = None,
     minmax: bool = False,
@@ -341,14 +345,33 @@ def load(
     memory: int | str | None = None,
     preprocessing: Preprocessing | None = None,
     trust: bool = False,
-) -> Any: ...  # the name decides whether it gives mattes or segments
+) -> Segmenter: ...
+
+
+@overload
+def load(
+    model: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    size: Size | None = None,
+    runtime: str | None = None,
+    minmax: bool = False,
+    guided: bool | None = None,
+    segments: str | Path | None = None,
+    fuse: bool = True,
+    compile: bool = False,
+    memory: int | str | None = None,
+    preprocessing: Preprocessing | None = None,
+    trust: bool = False,
+) -> Any: ...  # the file decides whether it gives mattes or segments
 
 
 def load(
     model: str | Path | None = None,
     *,
-    device: str | None = None,
-    dtype: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     size: Size | None = None,
     runtime: str | None = None,
     minmax: bool = False,
@@ -367,7 +390,8 @@ def load(
             transformers wrote), a name of `catalogue`, a hub id ``owner/name``, or None for the embedded
             default, which needs no download and no PyTorch.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None or ``"auto"`` takes the fastest there is.
-        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``; None or ``"auto"`` chooses by device.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or PyTorch's own of these names; None or
+            ``"auto"`` chooses by device.
         size: network size instead of the model's own: one side for both, ``(height, width)``, or
             ``"native"``.
         runtime: ``"onnx"``, ``"openvino"``, ``"program"`` or ``"torch"``; None or ``"auto"`` follows from the
@@ -398,6 +422,11 @@ def load(
         MissingExtraError: the model needs PyTorch, which is not installed.
         ModelError: the weights cannot be had or read.
     """
+    if model is not None and Path(model).suffix.lower() in READABLE:
+        raise UnknownModelError(
+            f"{model} is a picture's name, expected a model: an output is named in Matte.save, or with -o"
+        )
+    device, dtype = _name_of(device), _name_of(dtype)
     if segments is not None:
         find_spec(segments)  # an unknown name is told now, not when it is needed
     opened = open_runtime(
@@ -421,6 +450,11 @@ def load(
     return Predictor(
         opened, size=size, spec=spec, minmax=minmax, guided=guided, segmenter=segmenter, memory=memory
     )
+
+
+def _name_of(chosen: object) -> str | None:
+    """A device or a precision as decoupe names it, of PyTorch's own."""
+    return None if chosen is None else str(chosen).removeprefix("torch.")
 
 
 def open_predictor(model: str | Path | None = None, **options: Any) -> Predictor:
@@ -460,13 +494,13 @@ _cached_predictor = functools.lru_cache(maxsize=2)(open_predictor)
 
 def cut(
     image: Source,
-    model: str | Path | None = None,
+    model: MatteName | str | Path | None = None,
     *,
     what: str | Sequence[str] | None = None,
     box: Box | None = None,
     point: tuple[int, int] | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     size: Size | None = None,
     runtime: str | None = None,
     minmax: bool = False,

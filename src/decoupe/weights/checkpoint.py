@@ -91,7 +91,8 @@ def save_model(
         path: ``.safetensors`` file to write; its folder must exist.
         family: key of `decoupe.models.MODELS`.
         preprocessing: how a picture becomes its input.
-        vocabulary: the names of the classes of a model that gives segments.
+        vocabulary: the names of the classes of a model that gives segments; without them its file is read
+            with those of the set that has so many, or with numbers.
         extra: anything that JSON can hold, kept in the metadata (training data, scores, …).
         state: the tensors by name, of a model whose own are spread over several processes.
 
@@ -116,6 +117,9 @@ def save_model(
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             part = Path(folder) / path.name
             save_file(tensors, part, metadata={_METADATA_KEY: json.dumps(metadata)})
+            # It writes for its owner's eyes alone, whatever the umask.
+            (Path(folder) / "any").touch()
+            part.chmod((Path(folder) / "any").stat().st_mode)
             part.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
@@ -165,7 +169,9 @@ def _from_own(
     try:
         config = config_class(**_as_tuples(metadata["config"]))
         preprocessing = Preprocessing(**_as_tuples(metadata["preprocessing"]))
-        vocabulary = Vocabulary(**_as_tuples(metadata["vocabulary"]))
+        words = Vocabulary(**_as_tuples(metadata["vocabulary"]))
+        if written == "maskformer" and not words.names:
+            words = vocabulary(None, config.classes)
     except (TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             f"{path} was written by decoupe {metadata['version']}, "
@@ -175,7 +181,7 @@ def _from_own(
         model = model_class(config)
     _check_fit(path, model, state, written)
     model.load_state_dict(state, strict=True)
-    return LoadedModel(model.eval(), written, config, preprocessing, vocabulary=vocabulary)
+    return LoadedModel(model.eval(), written, config, preprocessing, vocabulary=words)
 
 
 def _from_reference(
