@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import signature
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from decoupe.errors import InputError, OutputError
+from decoupe.inference.edits import Edits
+from decoupe.inference.matting import Matting
 from decoupe.inference.preprocess import read_image
 from decoupe.inference.results import Matte
 from inference import icc
@@ -330,3 +333,16 @@ def test_notebooks_show_the_cutout(matte: Matte) -> None:
     for one, size in ((matte, matte.alpha.shape[::-1]), (large, (1024, 14))):
         with Image.open(BytesIO(one._repr_png_())) as shown:
             assert (shown.mode, shown.size) == ("RGBA", size)
+
+
+def test_methods_take_what_edits_and_matting_have() -> None:
+    for method, fields in ((Matte.edited, Edits), (Matte.refined, Matting)):
+        given, wanted = signature(method).parameters, signature(fields).parameters
+        assert {name: one.default for name, one in given.items() if name != "self"} == {
+            name: one.default for name, one in wanted.items()
+        }
+
+
+def test_a_name_without_an_ending_is_told(matte: Matte, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"no file ending, which tells the format: end it in \.png"):
+        matte.save(tmp_path / "out")

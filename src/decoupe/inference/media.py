@@ -181,6 +181,8 @@ def image_format(suffix: str) -> str:
     Raises:
         OutputError: not a format that is written here.
     """
+    if not suffix:
+        raise OutputError("the output has no file ending, which tells the format: end it in .png")
     if suffix.lower() not in _FORMATS:
         raise OutputError(unknown("output format", suffix.lower(), _FORMATS))
     return _FORMATS[suffix.lower()][0]

@@ -84,24 +84,57 @@ class Matte:
         """``image`` with the subject's own colours at soft edges, ``(H, W, 3)``, uint8 or uint16."""
         return estimate_foreground(self.image, self.alpha)
 
-    def refined(self, **changes: Any) -> Matte:
+    def refined(
+        self,
+        *,
+        foreground: float = Matting.foreground,
+        background: float = Matting.background,
+        erode: float = Matting.erode,
+        dilate: float = Matting.dilate,
+    ) -> Matte:
         """The matte with its soft edge solved anew from the colours: ``matte.refined(dilate=0.05)``.
 
-        For fur and hair; see `Matting` for what can be changed. Needs pymatting.
+        For fur and hair. Needs pymatting.
+
+        Args:
+            foreground: alpha from which a pixel may be sure to be the subject's.
+            background: alpha up to which it may be sure not to be.
+            erode: how far inside the sure subject the unknown band begins: pixels, or as a float below 1 a
+                share of the longer side of the subject's box.
+            dilate: how far outside the subject it ends, likewise; more for loose hair.
 
         Raises:
             InputError: a value out of range.
             MissingExtraError: pymatting is not installed.
         """
-        return replace(self, alpha=refined(self.alpha, self.image, Matting(**changes)))
+        matting = Matting(foreground, background, erode, dilate)
+        return replace(self, alpha=refined(self.alpha, self.image, matting))
 
-    def edited(self, **changes: Any) -> Matte:
-        """The matte with what `Edits` names changed: ``matte.edited(keep_largest=True, grow=-1)``.
+    def edited(
+        self,
+        *,
+        threshold: float | None = None,
+        keep_largest: bool = False,
+        fill_holes: bool = False,
+        grow: int = 0,
+        feather: float = 0,
+        invert: bool = False,
+    ) -> Matte:
+        """The matte changed, in this order: ``matte.edited(keep_largest=True, grow=-1)``.
+
+        Args:
+            threshold: alpha from which a pixel is the subject, all others are not; None keeps it soft.
+            keep_largest: keep the largest connected part alone, with its soft edge.
+            fill_holes: make the subject solid: what it encloses belongs to it.
+            grow: pixels by which it becomes larger on all sides; negative: smaller.
+            feather: standard deviation of a Gaussian blur of alpha, in pixels.
+            invert: cut the background instead.
 
         Raises:
             InputError: a value out of range.
         """
-        return replace(self, alpha=edited(self.alpha, Edits(**changes)))
+        edits = Edits(threshold, keep_largest, fill_holes, grow, feather, invert)
+        return replace(self, alpha=edited(self.alpha, edits))
 
     def crop(self, margin: float = 0, aspect: tuple[float, float] | None = None) -> Matte:
         """The part that shows the subject.
@@ -248,12 +281,23 @@ class Matte:
             return encode(self.over(over, shadow=shadow), suffix, quality=quality)
         return encode(self.cutout(shadow=shadow, keep_hidden=keep_hidden), suffix, quality=quality)
 
-    def save(self, path: str | os.PathLike[str], **options: Any) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        over: Background | None = None,
+        shadow: float = 0,
+        keep_hidden: bool = False,
+        quality: int | None = None,
+    ) -> None:
         """Write what `encode` gives in the format of the ending of ``path``; whole or not at all.
 
         Args:
             path: the file.
-            options: as for `encode`.
+            over: a background, as for `over`; None is transparent ground.
+            shadow: as for `cutout`.
+            keep_hidden: as for `cutout`.
+            quality: as for `encode`.
 
         Raises:
             OutputError: as `encode` does, or a place that cannot be written; whatever stood at ``path`` is
@@ -261,7 +305,8 @@ class Matte:
             InputError: as `encode` does.
         """
         target = Path(path)
-        write_bytes(self.encode(target.suffix, **options), target)
+        data = self.encode(target.suffix, over=over, shadow=shadow, keep_hidden=keep_hidden, quality=quality)
+        write_bytes(data, target)
 
     def _cutout(self, keep_hidden: bool) -> npt.NDArray[np.uint8]:
         height, width = self.alpha.shape
