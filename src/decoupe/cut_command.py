@@ -59,7 +59,7 @@ def cut(options: CutOptions) -> None:
                 remedy = "name folders only" if Path(name).exists() else f"create the folder {name}"
                 raise InputError(f"--watch waits for pictures to arrive in folders: {remedy}")
         plan = look()
-        output.check(plan)
+        output.check(plan.outputs)
         work = functools.partial(_cut, output=output, max_pixels=options.max_pixels, choice=choice)
         watched = look if options.watch else None
         do(plan, open_model, work, done="cut", telling=telling, workers=workers, look=watched)

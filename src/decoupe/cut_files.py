@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from decoupe.inference.matting import Matting, check_pymatting
 from decoupe.inference.media import SUFFIXES, check_quality, encode, encode_layers, image_format
 from decoupe.inference.metadata import NO_METADATA
 from decoupe.options import parse_edits
-from decoupe.plan import Plan, check_formats
+from decoupe.plan import check_formats
 
 if TYPE_CHECKING:
     from decoupe.inference.results import Background, Matte
@@ -101,15 +101,18 @@ class Wanted:
         make = {"matte": matte.mask, "overlay": matte.overlay, "side-by-side": matte.side_by_side}
         return make[self.kind]()
 
-    def check(self, plan: Plan) -> None:
+    def check(self, outputs: Sequence[Path | None]) -> None:
         """Refuse, before the first picture is read, outputs that could not be written so.
+
+        Args:
+            outputs: files, of whatever the plan is; None is standard output.
 
         Raises:
             InputError: a quality of a format that has none.
             OutputError: a format that cannot hold the picture.
         """
-        check_formats(plan, flat=self.kind != "cut")
-        for target in plan.outputs:
+        check_formats(outputs, flat=self.kind != "cut")
+        for target in outputs:
             suffix = self.suffix if target is None else target.suffix
             if self.kind == "layers" and image_format(suffix) != "TIFF":
                 raise OutputError(f"{target or suffix} holds no layers: end it in .tif")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -309,9 +309,9 @@ def refuse_foreign(plan: Plan, beside: Callable[[Path], Path], mark: Callable[[P
             plan.jobs.remove(job)
 
 
-def check_formats(plan: Plan, *, flat: bool) -> None:
+def check_formats(outputs: Iterable[Path | None], *, flat: bool) -> None:
     """Refuse outputs that no picture could be written to, before the first one is cut and if all stand."""
-    for target in filter(None, plan.outputs):
+    for target in filter(None, outputs):
         if not target.suffix:
             raise OutputError(f"{target} has no file ending: end it in .png, or in / where it is a folder")
         if image_format(target.suffix) == "JPEG" and not flat:

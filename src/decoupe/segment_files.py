@@ -52,7 +52,7 @@ def check_targets(plan: Plan, form: str, overwrite: bool) -> None:
         if form in ("labels", "coco-panoptic") and suffix != ".png":
             raise OutputError(f"--format {form} writes exact numbers as .png: name such an output with -o")
     pictures = [target for target in plan.outputs if target is None or target.suffix.lower() != ".json"]
-    check_formats(Plan(outputs=pictures), flat=True)
+    check_formats(pictures, flat=True)
     sources = real_paths(job.source for job in plan.jobs if job.source is not None)
     refuse_overwriting((_json_of(job.target) for job in plan.jobs if job.target is not None), sources)
     if not overwrite:

@@ -426,14 +426,21 @@ def _as_colour(background: Background) -> tuple[int, ...] | None:
         ):
             raise InputError(f"background is {background}, expected (r, g, b) of whole numbers from 0 to 255")
         return tuple(map(int, background))
-    if not isinstance(background, str):
-        return None
+    return named_colour(background) if isinstance(background, str) else None
+
+
+def named_colour(name: str) -> tuple[int, ...] | None:
+    """The (r, g, b) of ``white``, ``#rrggbb`` and the like; None of what names no colour.
+
+    Raises:
+        InputError: a colour with transparency.
+    """
     try:
-        colour = ImageColor.getrgb(background)
+        colour = ImageColor.getrgb(name)
     except ValueError:
         return None
     if colour[3:] not in ((), (255,)):
-        raise InputError(f"background {background!r} is translucent, expected an opaque colour: #rrggbb")
+        raise InputError(f"background {name!r} is translucent, expected an opaque colour: #rrggbb")
     return colour[:3]
 
 
