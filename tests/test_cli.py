@@ -511,7 +511,7 @@ def test_an_input_is_never_an_output(run: Run, here: Path, out: str) -> None:
     (here / "link.png").symlink_to(photo)
     before = photo.read_bytes()
     result = run("photo.png", "-o", out, "--overwrite")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "is an input, and would be overwritten" in lines(result)[0]
     assert photo.read_bytes() == before
 
@@ -519,7 +519,7 @@ def test_an_input_is_never_an_output(run: Run, here: Path, out: str) -> None:
 def test_a_folder_is_never_its_own_output(run: Run, here: Path) -> None:
     photograph(here / "in" / "photo.jpg")
     result = run("in", "-o", "./in")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert lines(result) == [
         "decoupe: in is the folder of the pictures: name another with -o, or leave -o out"
     ]
@@ -616,6 +616,12 @@ def test_an_output_folder_that_cannot_be_made(run: Run, here: Path) -> None:
         (["--over", "whte"], "'whte' is neither a colour nor a file"),
         (["--over", "notes.txt"], "notes.txt is not a picture"),
         (["--over", "red", "--matte"], "--matte and --over exclude each other"),
+        (["--over", ""], "a path is empty"),
+        (["--box", "10,20,5,40"], "--box is '10,20,5,40', expected X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1"),
+        (["--box", "0,0,5,5", "--point", "5,0"], "--point lies outside --box"),
+        (["--what", "list", "--what", "dog"], "--what list tells what there is: leave the other labels out"),
+        (["--shrink", "1001"], "--shrink is 1001, expected at most 1000 pixels"),
+        (["--watch"], "in folders: name folders only"),
         (["--size", "big"], "--size is 'big', expected N, WxH or native"),
         (["--size", "big", "-o", "notes.txt"], "--size is 'big'"),
         (["--size", "0"], "size is 0×0, expected positive"),
@@ -637,6 +643,30 @@ def test_wrong_usage_is_one_line(run: Run, here: Path, arguments: list[str], mes
     (said,) = lines(result)
     assert message in said
     assert sorted(path.name for path in here.iterdir()) == ["notes.txt", "photo.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "a.jpg"], "JPEG has no transparency"),
+        (["-o", "a.png", "--layers"], "a.png holds no layers"),
+        (["-o", "a.png", "--quality", "80"], "PNG is lossless"),
+    ],
+)
+def test_wrong_usage_is_told_where_the_output_stands_too(
+    run: Run, here: Path, arguments: list[str], message: str
+) -> None:
+    photograph(here / "photo.jpg")
+    (here / arguments[1]).write_bytes(b"stands")
+    result = run("photo.jpg", *arguments)
+    assert result.exit_code == 2
+    assert message in lines(result)[0]
+
+
+def test_watching_a_folder_that_does_not_exist(run: Run, here: Path) -> None:
+    result = run("inbox", "-o", "out", "--watch")
+    assert result.exit_code == 2
+    assert lines(result)[0].endswith("in folders: create the folder inbox")
 
 
 def test_options_that_do_not_exist_are_wrong_usage(here: Path) -> None:

@@ -239,7 +239,7 @@ def test_list_tells_what_is_there_and_cuts_nothing(run: Run) -> None:
         (["--point", "5"], 2, "--point is '5', expected X,Y in whole pixels"),
         (["--point", "500,5"], 1, "point is 500,5, expected x,y in whole pixels inside the picture of 80×60"),
         (["--box", "1,2,3"], 2, "--box is '1,2,3', expected X0,Y0,X1,Y1 in whole pixels"),
-        (["--box", "9,9,3,20"], 1, "box is 9,9,3,20, expected x0,y0,x1,y1"),
+        (["--box", "9,9,3,20"], 2, "--box is '9,9,3,20', expected X0,Y0,X1,Y1"),
         (["--segments", "maskformer-swin-tiny-coco"], 2, "add --what LABEL"),
         (["--what", "dog", "--segments", "maskformr"], 2, "unknown model 'maskformr'"),
         (["-m", "maskformer-swin-tiny-coco"], 2, "names segments and gives no matte"),

@@ -35,6 +35,7 @@ ORDER = (
     "inference",
     "plan",
     "watching",
+    "interrupts",
     "console",
     "options",
     "running",
@@ -123,6 +124,23 @@ def test_every_extra_brings_something_that_is_imported() -> None:
         if extra not in ("all", "test", "docs", "dev") and not brought & modules:
             idle.append(extra)
     assert idle == []
+
+
+def test_public_names_are_found_where_type_checkers_see_them() -> None:
+    tree = ast.parse((SOURCE / "decoupe" / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    seen.pop("Any")
+    assert {*seen, "__version__"} == set(decoupe.__all__) == set(dir(decoupe))
+    for name, module in seen.items():
+        assert getattr(decoupe, name) is getattr(importlib.import_module(str(module)), name)
+    with pytest.raises(AttributeError, match="no attribute 'cuts'"):
+        decoupe.cuts  # noqa: B018
 
 
 def test_version_is_the_packages() -> None:

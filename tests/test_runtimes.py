@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -348,3 +350,17 @@ def test_importing_the_runtimes_imports_none() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert result.stdout.strip() == "set()"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_computes_on_one_thread(loaded: Path) -> None:
+    """On more it would wait for ever for threads that were not forked."""
+    open_runtime(loaded)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which is the point
+        if (child := os.fork()) == 0:
+            os._exit(torch.get_num_threads())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    torch.set_num_threads(before)

@@ -150,3 +150,30 @@ def test_quiet_downloads_draw_no_bar(tmp_path: Path) -> None:
         environment = {"HF_ENDPOINT": hub.url, "DECOUPE_CACHE": str(tmp_path / "cache")}
         told = said("get", "me/tiny", "-q", "--json", folder=tmp_path, terminal=False, **environment)
     assert re.fullmatch(r'\{"name": "me/tiny", "path": "[^"]+"\}\n', told)
+
+
+INTERRUPTED = """
+import os, signal, time
+
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+except KeyboardInterrupt as error:
+    raise ImportError("initialization failed") from error  # as modules of C do
+"""
+
+
+@pytest.mark.parametrize("module", ["numpy", "typer", "onnxruntime"])
+def test_ctrl_c_while_modules_are_imported_ends_quietly(module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text(INTERRUPTED)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    paths = [str(tmp_path), *sys.path]
+    run = subprocess.run(
+        [sys.executable, "-m", "decoupe", "cut", str(tmp_path / "a.png")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "")

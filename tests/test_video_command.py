@@ -105,10 +105,10 @@ def test_every_choice_reaches_the_video(run: Run) -> None:
         (["in.mp4", ".", "--overwrite"], 2, ". has no name of its own: name a folder for the PNG files"),
         (["in.mp4", "out.mov", "--grow", "2", "--shrink", "1"], 2, "--grow and --shrink undo each other"),
         (["in.mp4", "out.mov", "--threshold", "2"], 2, "threshold is 2.0, expected a number from 0 to 1"),
-        (["in.mp4", "in.mp4", "--over", "red"], 1, "in.mp4 is the input, and would be overwritten"),
+        (["in.mp4", "in.mp4", "--over", "red"], 2, "in.mp4 is an input, and would be overwritten"),
         (["tiny.onnx", "out.mov"], 1, "tiny.onnx is not a video that can be read"),
         (["in.mp4", "no/out.mov"], 1, "its folder does not exist: create no"),
-        (["in.mp4", "out.mp4", "--over", "bleu"], 1, "background 'bleu' is neither a colour nor a file"),
+        (["in.mp4", "out.mp4", "--over", "bleu"], 2, "background 'bleu' is neither a colour nor a file"),
         (["webcam:97", "out.mov"], 1, "webcam:97 cannot be opened as a webcam"),
     ],
 )

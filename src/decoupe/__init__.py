@@ -3,26 +3,32 @@
 >>> decoupe.cut("photo.jpg").save("photo.png")  # doctest: +SKIP
 """
 
-from decoupe.errors import (
-    CheckpointError,
-    ConfigError,
-    DecoupeError,
-    DeviceError,
-    DownloadError,
-    InputError,
-    MissingExtraError,
-    ModelError,
-    OutputError,
-    TooLargeError,
-    UnknownModelError,
-)
-from decoupe.inference.opened import SizeWarning
-from decoupe.inference.predictor import Predictor, Segmenter, cut, load
-from decoupe.inference.preprocess import FramesWarning
-from decoupe.inference.results import Matte
-from decoupe.inference.segments import Segment, Segments
-from decoupe.notices import CompileWarning
-from decoupe.weights.registry import catalogue
+from __future__ import annotations
+
+TYPE_CHECKING = False  # as typing calls it, which takes a while to import
+if TYPE_CHECKING:
+    from typing import Any
+
+    from decoupe.errors import (
+        CheckpointError,
+        ConfigError,
+        DecoupeError,
+        DeviceError,
+        DownloadError,
+        InputError,
+        MissingExtraError,
+        ModelError,
+        OutputError,
+        TooLargeError,
+        UnknownModelError,
+    )
+    from decoupe.inference.opened import SizeWarning
+    from decoupe.inference.predictor import Predictor, Segmenter, cut, load
+    from decoupe.inference.preprocess import FramesWarning
+    from decoupe.inference.results import Matte
+    from decoupe.inference.segments import Segment, Segments
+    from decoupe.notices import CompileWarning
+    from decoupe.weights.registry import catalogue
 
 __version__ = "0.1.0"
 
@@ -51,3 +57,29 @@ __all__ = [
     "cut",
     "load",
 ]
+
+# Each is imported when it is first asked for: the command has to answer Ctrl-C before NumPy has been loaded.
+_HOMES = {
+    "errors": [name for name in __all__ if name.endswith("Error")],
+    "inference.opened": ["SizeWarning"],
+    "inference.predictor": ["Predictor", "Segmenter", "cut", "load"],
+    "inference.preprocess": ["FramesWarning"],
+    "inference.results": ["Matte"],
+    "inference.segments": ["Segment", "Segments"],
+    "notices": ["CompileWarning"],
+    "weights.registry": ["catalogue"],
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    for home, names in _HOMES.items():
+        if name in names:
+            found = globals()[name] = getattr(import_module(f"decoupe.{home}"), name)
+            return found
+    raise AttributeError(f"module 'decoupe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import typer
 
+from decoupe import interrupts
 from decoupe.errors import DecoupeError, DownloadError, InputError, MissingExtraError, OutputError
 
 
@@ -110,18 +111,29 @@ def printable(line: str) -> str:
 @contextlib.contextmanager
 def told() -> Iterator[None]:
     """What decoupe raises, as one line and an exit status; Ctrl-C and a closed pipe end quietly."""
+    leaving = interrupts.interrupt_again()
     try:
         yield
-    except DecoupeError as error:
+    except BaseException as error:
+        if interrupts.is_interrupt(error):
+            raise typer.Exit(interrupts.INTERRUPTED) from None
+        _tell(error)
+        raise
+    finally:
+        if leaving:
+            interrupts.leave_at_once()
+
+
+def _tell(error: BaseException) -> None:
+    """Say what an error is, and leave with its status; one that nobody meant stays what it is."""
+    if isinstance(error, DecoupeError):
         say(str(error))
         raise typer.Exit(1 if isinstance(error, DownloadError) else 2) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         with contextlib.suppress(OSError):
             # What is left in the buffer has nowhere to go: without this the interpreter complains as it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(141) from None
-    except OSError as error:
+    if isinstance(error, OSError):
         say(f"{error.filename or 'standard output'}: {error.strerror}" if error.strerror else str(error))
         raise typer.Exit(1) from None

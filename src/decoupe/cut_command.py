@@ -32,7 +32,7 @@ def cut(options: CutOptions) -> None:
     with told():
         telling = Telling(options.quiet, options.verbose, options.as_json, options.log)
         hush_downloads(options.quiet)
-        if options.what == ["list"]:
+        if options.what is not None and "list" in options.what:
             raise typer.Exit(_list_labels(options))
         for name in (options.model, options.segments):  # an unknown name is told before anything else
             find_spec(name)
@@ -54,10 +54,12 @@ def cut(options: CutOptions) -> None:
             suffix=output.suffix,
             waiting=options.watch,
         )
-        if options.watch and not all(folder_of(Path(name)) for name in options.inputs):
-            raise InputError("--watch waits for pictures to arrive in folders: name folders only")
+        for name in options.inputs if options.watch else ():
+            if folder_of(Path(name)) is None:
+                remedy = "name folders only" if Path(name).exists() else f"create the folder {name}"
+                raise InputError(f"--watch waits for pictures to arrive in folders: {remedy}")
         plan = look()
-        output.check(plan)
+        output.check(plan.outputs)
         work = functools.partial(_cut, output=output, max_pixels=options.max_pixels, choice=choice)
         watched = look if options.watch else None
         do(plan, open_model, work, done="cut", telling=telling, workers=workers, look=watched)
@@ -89,11 +91,13 @@ def _choice(options: CutOptions) -> dict[str, Any]:
     """What is cut, as a `Predictor` takes it."""
     if options.segments is not None and options.what is None:
         raise InputError("--segments names the model that finds what --what names: add --what LABEL")
-    return {
-        "what": options.what,
-        "box": parse_numbers("--box", options.box, 4, "X0,Y0,X1,Y1"),
-        "point": parse_numbers("--point", options.point, 2, "X,Y"),
-    }
+    box = parse_numbers("--box", options.box, 4, "X0,Y0,X1,Y1")
+    point = parse_numbers("--point", options.point, 2, "X,Y")
+    if box is not None and not (box[0] < box[2] and box[1] < box[3]):
+        raise InputError(f"--box is {options.box!r}, expected X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1")
+    if box and point and not (box[0] <= point[0] < box[2] and box[1] <= point[1] < box[3]):
+        raise InputError("--point lies outside --box: name a pixel in it, or leave one of them out")
+    return {"what": options.what, "box": box, "point": point}
 
 
 def _cut(
@@ -113,6 +117,8 @@ def _list_labels(options: CutOptions) -> int:
     """Print what the segment model sees in each picture; the exit status."""
     from decoupe.inference.predictor import open_segmenter
 
+    if options.what != ["list"]:
+        raise InputError("--what list lists the labels: leave the other labels out")
     used = ("segments", "device", "precision", "memory", "trust", "max_pixels", "quiet", "verbose")
     read = {name: getattr(options, name) for name in ("inputs", "what", *used)}
     if options != CutOptions(**read):

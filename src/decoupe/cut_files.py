@@ -16,7 +16,7 @@ from decoupe.inference.matting import Matting, check_pymatting
 from decoupe.inference.media import SUFFIXES, check_quality, encode, encode_layers, image_format
 from decoupe.inference.metadata import NO_METADATA
 from decoupe.options import parse_edits
-from decoupe.plan import Plan, check_formats
+from decoupe.plan import check_formats
 
 if TYPE_CHECKING:
     from decoupe.inference.results import Background, Matte
@@ -100,20 +100,23 @@ class Wanted:
         make = {"matte": matte.mask, "overlay": matte.overlay, "side-by-side": matte.side_by_side}
         return make[self.kind]()
 
-    def check(self, plan: Plan) -> None:
+    def check(self, outputs: Iterable[Path | None]) -> None:
         """Refuse, before the first picture is read, outputs that could not be written as wanted.
+
+        Args:
+            outputs: files, of whatever the plan is; None is standard output.
 
         Raises:
             InputError: a quality of a format that has none.
             OutputError: a format that cannot hold the picture.
         """
-        check_formats(plan, flat=self.kind != "cut")
-        for job in plan.jobs if self.kind == "layers" else ():
-            if job.target is not None and image_format(job.target.suffix) != "TIFF":
-                raise OutputError(f"{job.target} holds no layers: end it in .tif")
-        if self.quality is not None:
-            for job in plan.jobs:
-                check_quality(self.suffix if job.target is None else job.target.suffix, self.quality)
+        check_formats(outputs, flat=self.kind != "cut")
+        for target in outputs:
+            suffix = self.suffix if target is None else target.suffix
+            if self.kind == "layers" and image_format(suffix) != "TIFF":
+                raise OutputError(f"{target or suffix} holds no layers: end it in .tif")
+            if self.quality is not None:
+                check_quality(suffix, self.quality)
 
 
 def describe(matte: Matte) -> dict[str, Any]:

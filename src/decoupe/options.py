@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from decoupe.errors import InputError
-from decoupe.inference.edits import Edits
+from decoupe.inference.edits import FARTHEST, Edits
 from decoupe.inference.preprocess import Size
 from decoupe.weights.own import own_models
 from decoupe.weights.registry import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD, SUITED, Preprocessing
@@ -151,6 +151,9 @@ def parse_edits(options: Any) -> dict[str, Any]:
     Raises:
         InputError: values out of range, or that undo each other.
     """
+    for option in ("grow", "shrink"):
+        if (pixels := getattr(options, option)) > FARTHEST:
+            raise InputError(f"--{option} is {pixels}, expected at most {FARTHEST} pixels")
     if options.grow and options.shrink:
         raise InputError("--grow and --shrink undo each other: give one of them")
     asked = {edit.name: getattr(options, edit.name) for edit in fields(Edits)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from decoupe.inference.media import (
     real_paths,
     refuse_overwriting,
 )
+from decoupe.inference.preprocess import check_place
 
 WORDS = ("cut", "matte", "overlay", "side-by-side", "layers", "segments")
 """What outputs are called that nobody named, as ``photo.cut.png``."""
@@ -56,6 +57,7 @@ class Plan:
         several: whether the outputs are counted; the one of a single picture is named.
         folders: whether the outputs' folders are made where they do not exist.
         owners: the input of every output, by where the output lies.
+        outputs: every output, those that stand already too; None is standard output.
     """
 
     jobs: list[Job] = field(default_factory=list)
@@ -66,6 +68,7 @@ class Plan:
     several: bool = False
     folders: bool = False
     owners: dict[str, Path] = field(default_factory=dict)
+    outputs: list[Path | None] = field(default_factory=list)
 
     def claim(self, source: Path, target: Path) -> None:
         """Note that ``target`` is made of ``source``.
@@ -78,6 +81,7 @@ class Plan:
             raise OutputError(
                 f"{source} would overwrite {target}, made of {owner}: cut it alone, with another -o"
             )
+        self.outputs.append(target)
 
 
 def make_plan(
@@ -106,12 +110,8 @@ def make_plan(
         InputError: inputs and output that do not go together.
         OutputError: an output that stands in the way, or is one of the inputs.
     """
-    if "" in (*inputs, out):
-        # A shell's empty variable; as a path it would be the working folder.
-        raise InputError("a path is empty: check the variable that it came from")
-    for name in inputs:
-        if name.startswith(("http://", "https://")):
-            raise InputError(f"{name} is an address, and no pictures are fetched: download it first")
+    for name in (*inputs, *([] if out is None else [out])):
+        check_place(name)
     inputs = list(dict.fromkeys(inputs))
     several = len(inputs) > 1 or folder_of(Path(inputs[0])) is not None
     if "-" in inputs or out == "-":
@@ -122,9 +122,13 @@ def make_plan(
     plan = Plan(several=several, folders=several or folder is not None)
     named = _without_own([Path(name) for name in inputs], plan)
     places = real_paths(named)
+    if out is not None and folder is None:
+        refuse_overwriting([Path(out)], places)
     target_of = functools.partial(
         _target, out=out, folder=folder, word=word, alone=len(named) == 1, suffix=suffix
     )
+    if len(named) == 1 and (found := folder_of(named[0])) is not None:
+        _refuse_own_folder(found[0], target_of(found[0]))
     for source in named:
         _plan_input(plan, source, target_of, places, overwrite, suffix, waiting)
     # Each input has been compared with itself; a folder's outputs could still be another folder's pictures.
@@ -186,17 +190,20 @@ def _plan_stream(name: str, out: str | None, overwrite: bool, text: bool) -> Pla
             )
     elif target.is_dir() or str(out).endswith(("/", os.sep)):
         raise OutputError(f"{out} is a folder, and what comes from standard input has no name: name a file")
-    else:
-        _refuse_standing(target, overwrite)
-    return Plan([Job(source, target)])
+    plan = Plan(outputs=[target])
+    try:
+        if target is not None:
+            _refuse_standing(target, overwrite)
+        plan.jobs.append(Job(source, target))
+    except OutputError as error:
+        plan.problems.append(str(error))
+    return plan
 
 
 def _plan_folder(
     plan: Plan, folder: Path, pattern: str, out: Path, overwrite: bool, suffix: str, waiting: bool
 ) -> None:
-    if os.path.realpath(out) == os.path.realpath(folder):
-        # A second run would cut what the first has made.
-        raise OutputError(f"{out} is the folder of the pictures: name another with -o, or leave -o out")
+    _refuse_own_folder(folder, out)
     found = find_images(folder, pattern, exclude=out, problem=plan.problems.append)
     pictures = _without_own(found, plan)
     if not pictures and not waiting:
@@ -215,6 +222,12 @@ def _plan_folder(
         else:
             plan.skipped += 1
             plan.outdated += is_outdated(source, target)
+
+
+def _refuse_own_folder(folder: Path, out: Path) -> None:
+    """A second run would cut what the first has made."""
+    if os.path.realpath(out) == os.path.realpath(folder):
+        raise OutputError(f"{out} is the folder of the pictures: name another with -o, or leave -o out")
 
 
 def _without_own(pictures: list[Path], plan: Plan) -> list[Path]:
@@ -298,9 +311,9 @@ def refuse_foreign(plan: Plan, beside: Callable[[Path], Path], mark: Callable[[P
             plan.jobs.remove(job)
 
 
-def check_formats(plan: Plan, *, flat: bool) -> None:
-    """Refuse outputs that no picture could be written to, before the first picture is cut."""
-    for target in [job.target for job in plan.jobs if job.target is not None]:
+def check_formats(outputs: Iterable[Path | None], *, flat: bool) -> None:
+    """Refuse outputs that no picture could be written to, before the first one is cut and if all exist."""
+    for target in filter(None, outputs):
         if not target.suffix:
             raise OutputError(f"{target} has no file ending: end it in .png, or in / where it is a folder")
         if image_format(target.suffix) == "JPEG" and not flat:

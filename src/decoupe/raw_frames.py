@@ -21,7 +21,6 @@ from decoupe.cut_options import CutOptions
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import is_done
 from decoupe.options import parse_sides
-from decoupe.plan import Job, Plan
 from decoupe.running import Telling, announced, in_order, said_warnings, write
 
 if TYPE_CHECKING:
@@ -150,5 +149,5 @@ def _targets(options: CutOptions, output: Wanted) -> Callable[[int], Path | None
     def target_of(number: int) -> Path:
         return Path(_NUMBER.sub(lambda found: found[0].replace("u", "d") % number, pattern))
 
-    output.check(Plan(jobs=[Job(None, target_of(1))]))
+    output.check([target_of(1)])
     return target_of

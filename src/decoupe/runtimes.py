@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
@@ -251,6 +252,18 @@ class TorchSegmentRuntime(_TorchModel):
         return classes, masks
 
 
+@functools.cache
+def _survive_forks() -> None:
+    """Let PyTorch compute on one thread in forked processes, as its own loaders do: it would wait for ever.
+
+    OpenMP's other threads are not forked, and it does not know.
+    """
+    import torch
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
+
+
 def _open_torch(
     model: str, device: str, dtype: str, fuse: bool, compiled: bool
 ) -> TorchRuntime | TorchSegmentRuntime:
@@ -260,6 +273,7 @@ def _open_torch(
     # 512² on one thread takes 1.25 s, not 1.36 s, with the same peak memory. Read when PyTorch starts.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     require_torch(f"the model {model!r}")
+    _survive_forks()
     chosen = _torch_device(device)
     loaded = load_model(model)
     kind = TorchSegmentRuntime if loaded.family in registry.SEGMENT_FAMILIES else TorchRuntime

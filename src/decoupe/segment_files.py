@@ -47,12 +47,12 @@ def check_form(form: str, reading: str | None) -> tuple[str, ReadingName]:
 
 def check_targets(plan: Plan, form: str, overwrite: bool) -> None:
     """Refuse outputs that the format cannot hold, and those whose JSON would take another's place."""
-    for job in plan.jobs:
-        suffix = job.target.suffix.lower() if job.target is not None else ".json"
+    for target in plan.outputs:
+        suffix = target.suffix.lower() if target is not None else ".json"
         if form in ("labels", "coco-panoptic") and suffix != ".png":
             raise OutputError(f"--format {form} writes exact numbers as .png: name such an output with -o")
-    pictures = [job for job in plan.jobs if job.target is None or job.target.suffix.lower() != ".json"]
-    check_formats(Plan(jobs=pictures), flat=True)
+    pictures = [target for target in plan.outputs if target is None or target.suffix.lower() != ".json"]
+    check_formats(pictures, flat=True)
     sources = real_paths(job.source for job in plan.jobs if job.source is not None)
     refuse_overwriting((_json_of(job.target) for job in plan.jobs if job.target is not None), sources)
     if not overwrite:

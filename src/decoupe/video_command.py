@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decoupe.console import drawn, hush_downloads, progress_bar, say, told
+from decoupe.cut_files import read_background
 from decoupe.errors import DecoupeError, InputError, OutputError
+from decoupe.inference.media import real_paths, refuse_overwriting
 from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.options import (
     Compile,
@@ -130,6 +132,8 @@ def video(options: VideoOptions) -> None:
         find_spec(options.model)  # an unknown name is told before anything else
         from decoupe.inference.predictor import open_predictor
         from decoupe.inference.video_files import form_of
+        from decoupe.inference.video_frames import is_video
+        from decoupe.inference.video_reader import device_of
 
         network_size = parse_size(options.size)
         if "" in (options.source, options.out):
@@ -140,6 +144,11 @@ def video(options: VideoOptions) -> None:
             raise OutputError("a video is written to a file, not to standard output: name one, or a folder")
         if options.matte and options.over is not None:
             raise InputError("--matte and --over exclude each other: give one of them")
+        if device_of(options.source) is None:
+            refuse_overwriting([Path(options.out)], real_paths([Path(options.source)]))
+        if options.over is not None and not is_video(Path(options.over)):
+            with said_warnings(Telling(quiet=True)):  # told when it is put below the first frame
+                read_background(options.over, options.max_pixels)
         form_of(Path(options.out), options.codec, transparent=options.over is None and not options.matte)
         wanted = _wanted(options)
         predictor = open_predictor(

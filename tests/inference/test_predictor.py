@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Iterator
 from io import BytesIO
@@ -217,3 +218,13 @@ def test_a_size_that_is_none_is_told(size: object) -> None:
         decoupe.cut(np.zeros((8, 8, 3), np.uint8), size=size)  # type: ignore[call-overload]
     with pytest.raises(InputError, match="size is"):
         decoupe.load(size=size)
+
+
+def test_an_open_model_is_not_pickled(tiny: Path) -> None:
+    with pytest.raises(decoupe.ModelError, match=r"not pickled: call decoupe.load in each process"):
+        pickle.dumps(decoupe.load(tiny))
+
+
+def test_a_picture_where_a_model_should_be() -> None:
+    with pytest.raises(decoupe.UnknownModelError, match=r"out.png is a picture's name, expected a model"):
+        decoupe.cut("photo.jpg", "out.png")

@@ -267,6 +267,31 @@ def test_unusable_arrays(array: np.ndarray, message: str) -> None:
         read_image(array)
 
 
+def test_tensors_and_other_orders_of_bytes_are_arrays() -> None:
+    torch = pytest.importorskip("torch")
+    wide = np.arange(5 * 4 * 3, dtype=np.uint16).reshape(5, 4, 3) * 999
+    exact = read_image(wide).pixels
+    np.testing.assert_array_equal(read_image(wide.astype(">u2")).pixels, exact)
+    np.testing.assert_array_equal(read_image(torch.from_numpy(wide)).pixels, exact)
+    with pytest.raises(InputError, match=r"use array.transpose\(1, 2, 0\)"):
+        read_image(torch.zeros(3, 8, 8))
+    with pytest.raises(InputError, match=r"the Tensor gives no array \(.*grad.*make it one of NumPy's first"):
+        read_image(torch.zeros(8, 8, 3, requires_grad=True))
+
+
+def test_a_file_that_has_been_read_is_told_so() -> None:
+    file = BytesIO(b"something")
+    file.read()
+    with pytest.raises(InputError, match=r"read to its end: call seek\(0\) first"):
+        read_image(file)
+
+
+@pytest.mark.parametrize("name", ["", "https://example.org/a.jpg"])
+def test_what_nobody_means_as_a_path(name: str) -> None:
+    with pytest.raises(InputError, match=r"a path is empty|is an address, and no pictures are fetched"):
+        read_image(name)
+
+
 def test_unusable_sources(tmp_path: Path) -> None:
     empty = tmp_path / "empty.jpg"
     empty.touch()

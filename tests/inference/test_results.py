@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from inspect import signature
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from decoupe.errors import InputError, OutputError
+from decoupe.inference.edits import Edits
+from decoupe.inference.matting import Matting
 from decoupe.inference.preprocess import read_image
 from decoupe.inference.results import Matte
 from inference import icc
@@ -93,6 +98,7 @@ def test_blur_blurs_and_takes_any_alpha() -> None:
 @pytest.mark.parametrize(
     ("background", "message"),
     [
+        ("#ff000080", "'#ff000080' is translucent, expected an opaque colour"),
         ("redd", "'redd' is neither a colour nor a file"),
         ((0, 0, 300), r"expected \(r, g, b\)"),
         ((0, 0), r"expected \(r, g, b\)"),
@@ -102,6 +108,28 @@ def test_blur_blurs_and_takes_any_alpha() -> None:
 def test_unusable_backgrounds(matte: Matte, background: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         matte.over(background)
+
+
+def test_transparent_parts_of_a_background_are_white_as_paper() -> None:
+    nothing = np.zeros((4, 8), np.float32)
+    ghost = np.zeros((4, 8, 4), np.uint8)
+    ghost[:, 4:] = (0, 100, 0, 128)
+    for image, white in ((np.zeros((4, 8, 3), np.uint8), 255), (np.zeros((4, 8, 3), np.uint16), 65535)):
+        over = Matte(nothing, image).array(over=ghost)
+        assert (over[:, :4] == white).all()
+        assert np.abs(over[:, 4:] / white - np.array([127, 177, 127]) / 255).max() < 0.01
+
+
+def test_a_background_of_sixteen_bits_keeps_them() -> None:
+    shades = np.linspace(0, 65535, 600).astype(np.uint16)
+    ramp = np.repeat(np.broadcast_to(shades, (20, 600))[..., np.newaxis], 3, axis=2)
+    matte = Matte(np.zeros((20, 600), np.float32), np.zeros((20, 600, 3), np.uint16))
+    assert len(np.unique(matte.array(over=ramp))) == 600
+    half = matte.array(over=np.ascontiguousarray(ramp[:, ::-1][:, ::2]))  # enlarged, and cropped
+    assert half.shape == (20, 600, 3)
+    assert len(np.unique(half)) > 256
+    other = replace(matte, icc_profile=icc.exchanged_rgb())  # no 16-bit conversion: as with 8 bits
+    assert len(np.unique(other.array(over=ramp))) <= 256
 
 
 def test_backgrounds_are_converted_to_the_pictures_profile(matte: Matte) -> None:
@@ -294,3 +322,27 @@ def test_quality_is_of_lossy_formats() -> None:
         square().encode(".png", quality=80)
     with pytest.raises(InputError, match="quality is 0, expected a number from 1 to 100"):
         square().encode(".webp", quality=0)
+
+
+def test_a_colour_of_numpys_numbers_is_one(matte: Matte) -> None:
+    assert matte.over(tuple(np.array([1, 2, 3]))).tobytes() == matte.over((1, 2, 3)).tobytes()
+
+
+def test_notebooks_show_the_cutout(matte: Matte) -> None:
+    large = Matte(np.ones((40, 3000), np.float32), np.zeros((40, 3000, 3), np.uint16))
+    for one, size in ((matte, matte.alpha.shape[::-1]), (large, (1024, 14))):
+        with Image.open(BytesIO(one._repr_png_())) as shown:
+            assert (shown.mode, shown.size) == ("RGBA", size)
+
+
+def test_methods_take_what_edits_and_matting_have() -> None:
+    for method, fields in ((Matte.edited, Edits), (Matte.refined, Matting)):
+        given, wanted = signature(method).parameters, signature(fields).parameters
+        assert {name: one.default for name, one in given.items() if name != "self"} == {
+            name: one.default for name, one in wanted.items()
+        }
+
+
+def test_a_name_without_an_ending_is_told(matte: Matte, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"no file ending, which tells the format: end it in \.png"):
+        matte.save(tmp_path / "out")

@@ -109,6 +109,7 @@ def test_a_picture_as_background(client: httpx.Client) -> None:
         ({"point": "90,60"}, "point"),
         ({"what": "dog"}, "what needs a segment model, and this server has none"),
         ({"model": "birefnet"}, "unknown model 'birefnet'; known: tiny"),
+        ({"over": "#ff000080"}, "'#ff000080' is translucent, expected an opaque colour"),
         ({"over": "/etc/passwd"}, "over is '/etc/passwd', expected a colour"),
         ({"over": "../examples/coffee.jpg"}, "over is '../examples/coffee.jpg', expected a colour"),
     ],

@@ -44,6 +44,11 @@ def model() -> BiRefNet:
     return BiRefNet(CONFIG).eval()
 
 
+def test_a_file_may_be_read_by_whom_the_umask_lets(saved: Path) -> None:
+    (saved.parent / "other").touch()
+    assert saved.stat().st_mode == (saved.parent / "other").stat().st_mode
+
+
 @pytest.fixture
 def saved(model: BiRefNet, tmp_path: Path) -> Path:
     path = tmp_path / "mine.safetensors"

@@ -8,12 +8,14 @@ import json
 import os
 import pickle
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import decoupe
@@ -138,6 +140,18 @@ def test_decoupes_own_file_keeps_the_names(tmp_path: Path, photo: np.ndarray, ma
     segmenter = decoupe.load(file, dtype="float32")
     assert segmenter.vocabulary == words
     assert_same_segments(segmenter, maskformer, photo)
+
+
+def test_decoupes_own_file_without_names_has_numbers(
+    tmp_path: Path, photo: np.ndarray, maskformer: MaskFormer
+) -> None:
+    file = tmp_path / "mine.safetensors"
+    preprocessing = Preprocessing(size=(64, 64), fit="shorter", longest=96, size_range=(32, 96))
+    save_model(maskformer, file, family="maskformer", preprocessing=preprocessing)
+    segmenter = decoupe.load(file, dtype=torch.float32, device=torch.device("cpu"))
+    assert segmenter.vocabulary.names == tuple(f"class {index}" for index in range(len(NAMES)))
+    with Image.open(BytesIO(segmenter(photo)._repr_png_())) as shown:
+        assert shown.size == photo.shape[1::-1]
 
 
 def test_map_equals_one_by_one(tmp_path: Path, photo: np.ndarray, maskformer: MaskFormer) -> None:

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from decoupe.errors import UnknownModelError
-from decoupe.weights import available_models
+from decoupe.weights import available_models, registry
 from decoupe.weights.registry import (
     CATALOGUE,
     DEFAULT_MODEL,
@@ -77,6 +78,12 @@ def test_segment_models_are_for_research_and_bring_their_labels() -> None:
     assert not any(model.commercial for model in segments)
     assert all(model.beside == ("config.json",) for model in segments)
     assert spec(DEFAULT_SEGMENT_MODEL) in segments
+
+
+def test_type_checkers_know_every_name() -> None:
+    gives_segments = {name for name, row in CATALOGUE.items() if row.family in registry.SEGMENT_FAMILIES}
+    assert set(get_args(registry.SegmentName)) == gives_segments
+    assert set(get_args(registry.MatteName)) == set(CATALOGUE) - gives_segments
 
 
 def test_sizes_that_the_hub_states() -> None:

@@ -57,6 +57,9 @@ _FORMATS: dict[str, tuple[str, dict[str, int | bool | str]]] = {
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
 }
 
+PREVIEW = 1024
+"""Most pixels a side of what notebooks show."""
+
 SUFFIXES = tuple(_FORMATS)
 """File endings of the formats that are written."""
 
@@ -178,6 +181,8 @@ def image_format(suffix: str) -> str:
     Raises:
         OutputError: not a format that is written here.
     """
+    if not suffix:
+        raise OutputError("the output has no file ending, which tells the format: end it in .png")
     if suffix.lower() not in _FORMATS:
         raise OutputError(unknown("output format", suffix.lower(), _FORMATS))
     return _FORMATS[suffix.lower()][0]
@@ -220,6 +225,12 @@ def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = No
     except (OSError, ValueError) as error:
         raise OutputError(f"the picture cannot be written as {name} ({error}): save as .png") from None
     return buffer.getvalue()
+
+
+def preview(image: Image.Image) -> bytes:
+    """``image``, which is made smaller, as a PNG file that a notebook keeps: without EXIF."""
+    image.thumbnail((PREVIEW, PREVIEW))
+    return encode_png(np.asarray(image), image.info.get("icc_profile"))
 
 
 def encode_layers(layers: Mapping[str, Image.Image]) -> bytes:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +85,9 @@ class Opened(ABC, Generic[Result]):
     def dtype(self) -> str:
         """The precision that the model computes in."""
         return self._model.dtype
+
+    def __reduce__(self) -> NoReturn:
+        raise ModelError("an open model is not pickled: call decoupe.load in each process")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.describe()})"

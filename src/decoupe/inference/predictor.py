@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, overload
 import numpy as np
 
 from decoupe.arrays import Box, Floats
-from decoupe.errors import InputError
+from decoupe.errors import InputError, UnknownModelError
 from decoupe.inference.framing import VISIBLE
 from decoupe.inference.guided import LEAST_RATIO, enlarged
+from decoupe.inference.media import READABLE
 from decoupe.inference.opened import Opened, Pair, results_size
 from decoupe.inference.preprocess import (
     MAX_PIXELS,
@@ -43,7 +44,10 @@ from decoupe.inference.tiles import tile_side, tiled
 from decoupe.memory import Plan, plan, shown
 from decoupe.runtimes import Runtime, SegmentRuntime, find_spec, open_runtime
 from decoupe.weights.labels import Vocabulary, plain
-from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, ModelSpec, Preprocessing
+from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, MatteName, ModelSpec, Preprocessing, SegmentName
+
+if TYPE_CHECKING:
+    import torch
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -308,10 +312,10 @@ class Predictor(Opened[Matte]):
 
 
 class _Options(TypedDict, total=False):
-    """The options of `load`, for its two overloads."""
+    """The options of `load`, for its overloads."""
 
-    device: str | None
-    dtype: str | None
+    device: str | torch.device | None
+    dtype: str | torch.dtype | None
     size: Size | None
     runtime: str | None
     minmax: bool
@@ -325,18 +329,22 @@ class _Options(TypedDict, total=False):
 
 
 @overload
-def load(model: None = None, **options: Unpack[_Options]) -> Predictor: ...
+def load(model: MatteName | None = None, **options: Unpack[_Options]) -> Predictor: ...
 
 
 @overload
-def load(model: str | Path, **options: Unpack[_Options]) -> Any: ...  # mattes or segments: the name decides
+def load(model: SegmentName, **options: Unpack[_Options]) -> Segmenter: ...
+
+
+@overload
+def load(model: str | Path, **options: Unpack[_Options]) -> Any: ...  # mattes or segments: the file decides
 
 
 def load(
     model: str | Path | None = None,
     *,
-    device: str | None = None,
-    dtype: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     size: Size | None = None,
     runtime: str | None = None,
     minmax: bool = False,
@@ -355,7 +363,8 @@ def load(
             transformers wrote), a name of `catalogue`, a hub id ``owner/name``, or None for the embedded
             default, which needs no download and no PyTorch.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None or ``"auto"`` takes the fastest there is.
-        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``; None or ``"auto"`` chooses by device.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or PyTorch's own of these names; None or
+            ``"auto"`` chooses by device.
         size: network size instead of the model's own: one side for both, ``(height, width)``, or
             ``"native"``.
         runtime: ``"onnx"``, ``"openvino"``, ``"program"`` or ``"torch"``; None or ``"auto"`` follows from the
@@ -387,6 +396,11 @@ def load(
         MissingExtraError: the model needs PyTorch, which is not installed.
         ModelError: the weights cannot be had or read.
     """
+    if model is not None and Path(model).suffix.lower() in READABLE:
+        raise UnknownModelError(
+            f"{model} is a picture's name, expected a model: an output is named in Matte.save, or with -o"
+        )
+    device, dtype = _name_of(device), _name_of(dtype)
     if segments is not None:
         find_spec(segments)  # an unknown name is told now, not when it is needed
     opened = open_runtime(
@@ -412,6 +426,11 @@ def load(
     return Predictor(
         opened, size=size, spec=spec, minmax=minmax, guided=guided, segmenter=segmenter, memory=memory
     )
+
+
+def _name_of(chosen: object) -> str | None:
+    """A device or a precision as decoupe names it, of PyTorch's own."""
+    return None if chosen is None else str(chosen).removeprefix("torch.")
 
 
 def open_predictor(model: str | Path | None = None, **options: Unpack[_Options]) -> Predictor:
@@ -451,13 +470,13 @@ _cached_predictor = functools.lru_cache(maxsize=2)(open_predictor)
 
 def cut(
     image: Source,
-    model: str | Path | None = None,
+    model: MatteName | str | Path | None = None,
     *,
     what: str | Sequence[str] | None = None,
     box: Box | None = None,
     point: tuple[int, int] | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     size: Size | None = None,
     runtime: str | None = None,
     minmax: bool = False,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +88,17 @@ class Picture:
         return replace(self, pixels=self.pixels[y0:y1, x0:x1], opacity=opacity)
 
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[Any] | Picture
+@runtime_checkable
+class ArrayLike(Protocol):
+    """What gives an array, as the tensors of PyTorch and other libraries do."""
+
+    def __array__(self) -> npt.NDArray[Any]:
+        """Its values."""
+
+
+Source: TypeAlias = (
+    str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[Any] | ArrayLike | Picture
+)
 """Whatever `read_image` takes."""
 
 Size: TypeAlias = int | tuple[int, int] | Literal["native"]
@@ -105,7 +115,8 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
 
     Args:
         source: a path, the bytes of a file, a binary file object, a Pillow image, or an array ``(H, W)``,
-            ``(H, W, 3)`` or ``(H, W, 4)``: uint8, uint16, or floats in [0, 1].
+            ``(H, W, 3)`` or ``(H, W, 4)``: uint8, uint16, or floats in [0, 1]; what gives such an array, as
+            a PyTorch tensor on the CPU does, is one.
         max_pixels: largest width × height that is decoded. Arrays are already in memory and not bounded.
 
     Raises:
@@ -122,16 +133,28 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(BytesIO(source), "image", max_pixels)
     if isinstance(source, (str, os.PathLike)):
+        check_place(os.fspath(source))
         with _reading(Path(source)) as stream:
             if not stream.seekable():  # a pipe that has a name, such as /dev/stdin
                 return _from_file_object(stream, max_pixels)
             return _decode(stream, str(source), max_pixels)
+    if isinstance(source, ArrayLike):
+        return _from_array(_as_array(source))
     if hasattr(source, "read"):
         return _from_file_object(source, max_pixels)
     raise InputError(
         f"cannot read a picture from {type(source).__name__}; "
         "expected a path, bytes, a binary file, a Pillow image or an array (H, W, 3)"
     )
+
+
+def _as_array(source: ArrayLike) -> npt.NDArray[Any]:
+    """What is no array of NumPy's and gives one."""
+    try:
+        return np.asarray(source)
+    except (TypeError, RuntimeError) as error:  # a tensor on a GPU, one with a gradient, of bfloat16
+        kind, reason = type(source).__name__, str(error).partition("\n")[0].rstrip(".")
+        raise InputError(f"the {kind} gives no array ({reason}): make it one of NumPy's first") from None
 
 
 def network_size(
@@ -296,6 +319,18 @@ def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
         raise InputError(f"{name} is {width}×{height}, expected at least one pixel")
 
 
+def check_place(name: str) -> None:
+    """Refuse names that nobody means as a path.
+
+    Raises:
+        InputError: an empty one, as of a shell's variable, which would be the working folder; or an address.
+    """
+    if not name:
+        raise InputError("a path is empty: check the variable that it came from")
+    if name.startswith(("http://", "https://")):
+        raise InputError(f"{name} is an address, and no pictures are fetched: download it first")
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[BinaryIO]:
     """The file at ``path``, open; what goes wrong in opening it as one line."""
@@ -323,9 +358,19 @@ def _from_file_object(source: BinaryIO, max_pixels: int) -> Picture:
             raise InputError(f"{name} is closed: give it while it is open") from None
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"{name} cannot be read ({reason}): check that it is open for reading") from None
+    if data == b"" and _is_read(source):
+        raise InputError(f"{name} has been read to its end: call seek(0) first")
     if not isinstance(data, bytes):
         raise InputError(f"{name} gives text, expected bytes: open it with mode 'rb'")
     return _decode(BytesIO(data), name, max_pixels)
+
+
+def _is_read(source: BinaryIO) -> bool:
+    """Whether a file object that gives nothing more stands behind something."""
+    try:
+        return source.tell() > 0
+    except (AttributeError, OSError, ValueError):
+        return False  # a pipe
 
 
 @contextmanager
@@ -491,11 +536,14 @@ def _from_array(array: npt.NDArray[Any], name: str = "array") -> Picture:
 
 def _integers(array: npt.NDArray[Any], name: str) -> Pixels:
     """Array values as uint8 or uint16; floats in [0, 1] become uint16."""
-    if array.dtype in (np.uint8, np.uint16):
+    if array.dtype == np.uint8:
         return array
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        return array.astype(np.uint16, copy=False)  # whatever the order of their bytes
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(
-            f"{name} is of type {array.dtype}, expected uint8, uint16 or floats in [0, 1]: use array.astype"
+            f"{name} is of type {array.dtype}, expected uint8, uint16 or floats in [0, 1]: "
+            "use array.astype(numpy.uint8)"
         )
     least, most = float(array.min()), float(array.max())
     if not (math.isfinite(least) and math.isfinite(most)):

@@ -20,10 +20,10 @@ from decoupe.inference.edits import Edits, edited, feathered
 from decoupe.inference.foreground import HIDDEN, estimate_foreground
 from decoupe.inference.framing import cropped, framed, subject_box
 from decoupe.inference.matting import Matting, refined
-from decoupe.inference.media import encode, write_bytes
+from decoupe.inference.media import encode, preview, write_bytes
 from decoupe.inference.metadata import NO_METADATA, Metadata
 from decoupe.inference.png import encode_png
-from decoupe.inference.preprocess import Picture, Pixels, Source, read_image
+from decoupe.inference.preprocess import GREY, Picture, Pixels, Source, read_image
 from decoupe.inference.sampling import on_threads, strips
 from decoupe.inference.sixteen import encode_tiff
 
@@ -75,29 +75,66 @@ class Matte:
         height, width = self.alpha.shape
         return f"Matte({width}×{height}, {self.alpha.mean():.0%} subject, from {self.source})"
 
+    def _repr_png_(self) -> bytes:
+        """The cut-out, as notebooks show it."""
+        return preview(self.cutout())
+
     @cached_property
     def foreground(self) -> Pixels:
         """``image`` with the subject's own colours at soft edges, ``(H, W, 3)``, uint8 or uint16."""
         return estimate_foreground(self.image, self.alpha)
 
-    def refined(self, **changes: Any) -> Matte:
+    def refined(
+        self,
+        *,
+        foreground: float = Matting.foreground,
+        background: float = Matting.background,
+        erode: float = Matting.erode,
+        dilate: float = Matting.dilate,
+    ) -> Matte:
         """The matte with its soft edge solved anew from the colours: ``matte.refined(dilate=0.05)``.
 
-        For fur and hair; see `Matting` for what can be changed. Needs pymatting.
+        For fur and hair. Needs pymatting.
+
+        Args:
+            foreground: alpha from which a pixel may be sure to be the subject's.
+            background: alpha up to which it may be sure not to be.
+            erode: how far inside the sure subject the unknown band begins: pixels, or as a float below 1 a
+                share of the longer side of the subject's box.
+            dilate: how far outside the subject it ends, likewise; more for loose hair.
 
         Raises:
             InputError: a value out of range.
             MissingExtraError: pymatting is not installed.
         """
-        return replace(self, alpha=refined(self.alpha, self.image, Matting(**changes)))
+        matting = Matting(foreground, background, erode, dilate)
+        return replace(self, alpha=refined(self.alpha, self.image, matting))
 
-    def edited(self, **changes: Any) -> Matte:
-        """The matte with what `Edits` names changed: ``matte.edited(keep_largest=True, grow=-1)``.
+    def edited(
+        self,
+        *,
+        threshold: float | None = None,
+        keep_largest: bool = False,
+        fill_holes: bool = False,
+        grow: int = 0,
+        feather: float = 0,
+        invert: bool = False,
+    ) -> Matte:
+        """The matte changed, in this order: ``matte.edited(keep_largest=True, grow=-1)``.
+
+        Args:
+            threshold: alpha from which a pixel is the subject, all others are not; None keeps it soft.
+            keep_largest: keep the largest connected part alone, with its soft edge.
+            fill_holes: make the subject solid: what it encloses belongs to it.
+            grow: pixels by which it becomes larger on all sides; negative: smaller.
+            feather: standard deviation of a Gaussian blur of alpha, in pixels.
+            invert: cut the background instead.
 
         Raises:
             InputError: a value out of range.
         """
-        return replace(self, alpha=edited(self.alpha, Edits(**changes)))
+        edits = Edits(threshold, keep_largest, fill_holes, grow, feather, invert)
+        return replace(self, alpha=edited(self.alpha, edits))
 
     def crop(self, margin: float = 0, aspect: tuple[float, float] | None = None) -> Matte:
         """The part that shows the subject.
@@ -190,7 +227,7 @@ class Matte:
         """`cutout`, or `over`, with as many bits as ``image`` has: RGBA ``(H, W, 4)``, or RGB ``(H, W, 3)``.
 
         Args:
-            over: a background, as for `over`, of 8 bits; None is transparent ground.
+            over: a background, as for `over`; None is transparent ground.
             shadow: as for `cutout`.
             keep_hidden: as for `cutout`.
 
@@ -240,12 +277,23 @@ class Matte:
             return encode(self.over(over, shadow=shadow), suffix, quality=quality)
         return encode(self.cutout(shadow=shadow, keep_hidden=keep_hidden), suffix, quality=quality)
 
-    def save(self, path: str | os.PathLike[str], **options: Any) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        over: Background | None = None,
+        shadow: float = 0,
+        keep_hidden: bool = False,
+        quality: int | None = None,
+    ) -> None:
         """Write what `encode` gives in the format of the ending of ``path``; whole or not at all.
 
         Args:
             path: the file.
-            options: as for `encode`.
+            over: a background, as for `over`; None is transparent ground.
+            shadow: as for `cutout`.
+            keep_hidden: as for `cutout`.
+            quality: as for `encode`.
 
         Raises:
             OutputError: as `encode` does, or a place that cannot be written; whatever stood at ``path`` is
@@ -253,7 +301,8 @@ class Matte:
             InputError: as `encode` does.
         """
         target = Path(path)
-        write_bytes(self.encode(target.suffix, **options), target)
+        data = self.encode(target.suffix, over=over, shadow=shadow, keep_hidden=keep_hidden, quality=quality)
+        write_bytes(data, target)
 
     def _cutout(self, keep_hidden: bool) -> npt.NDArray[np.uint8]:
         height, width = self.alpha.shape
@@ -286,7 +335,9 @@ class Matte:
         return pixels
 
     def _wide_over(self, background: Background, shadow: float) -> npt.NDArray[np.uint16]:
-        below = np.asarray(self._shaded(background, shadow), np.float32) * np.float32(257)
+        below = self._wide_background(background)
+        if shadow:
+            below *= 1 - shadow_of(self.alpha, shadow)[..., np.newaxis]
         mixed = below + self.alpha[..., np.newaxis] * (self.foreground - below)
         whole: npt.NDArray[np.uint16] = np.rint(mixed).astype(np.uint16)
         return whole
@@ -313,9 +364,19 @@ class Matte:
             dot = _convert_profile(Image.new("RGB", (1, 1), colour), None, self.icc_profile)
             return Image.new("RGB", (width, height), dot.getpixel((0, 0)))
         picture = _background_image(background)
-        image = Image.fromarray(_eight_bits(picture.pixels))
-        fitted = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
+        fitted = _fit(Image.fromarray(_eight_bits(picture.pixels)), (width, height))
         return _convert_profile(fitted, picture.icc_profile, self.icc_profile)
+
+    def _wide_background(self, background: Background) -> npt.NDArray[np.float32]:
+        """A background ``(H, W, 3)``, 0 to 65535; of 16 bits where it has them and needs no other profile."""
+        height, width = self.alpha.shape
+        if _as_colour(background) is None and not (isinstance(background, str) and background == "blur"):
+            background = picture = _background_image(background)
+            if picture.pixels.dtype == np.uint16 and picture.icc_profile == self.icc_profile:
+                planes = np.moveaxis(picture.pixels.astype(np.float32), 2, 0)
+                fitted = [np.asarray(_fit(Image.fromarray(plane), (width, height))) for plane in planes]
+                return np.stack(fitted, axis=-1).clip(0, 65535)
+        return np.asarray(self._background(background), np.float32) * np.float32(257)
 
 
 def shadow_of(alpha: Floats, darkness: float) -> Floats:
@@ -357,16 +418,26 @@ def _as_colour(background: Background) -> tuple[int, ...] | None:
     """``background`` as (r, g, b) where it names a colour, else None."""
     if isinstance(background, tuple):
         if len(background) != 3 or not all(
-            isinstance(value, int) and 0 <= value <= 255 for value in background
+            isinstance(value, (int, np.integer)) and 0 <= value <= 255 for value in background
         ):
             raise InputError(f"background is {background}, expected (r, g, b) of whole numbers from 0 to 255")
-        return background
-    if not isinstance(background, str):
-        return None
+        return tuple(map(int, background))
+    return named_colour(background) if isinstance(background, str) else None
+
+
+def named_colour(name: str) -> tuple[int, ...] | None:
+    """The (r, g, b) of ``white``, ``#rrggbb`` and the like; None of what names no colour.
+
+    Raises:
+        InputError: a colour with transparency.
+    """
     try:
-        return ImageColor.getrgb(background)[:3]
+        colour = ImageColor.getrgb(name)
     except ValueError:
         return None
+    if colour[3:] not in ((), (255,)):
+        raise InputError(f"background {name!r} is translucent, expected an opaque colour: #rrggbb")
+    return colour[:3]
 
 
 def _background_image(background: Any) -> Picture:
@@ -375,7 +446,19 @@ def _background_image(background: Any) -> Picture:
             f"background {background!r} is neither a colour nor a file; "
             "expected a name such as white, #rrggbb, 'blur' or an image"
         )
-    return read_image(background)
+    picture = read_image(background)
+    if picture.opacity is None:
+        return picture
+    # As a model sees it, it lies over mid-grey; behind a subject transparent parts are white, as on paper.
+    most = np.iinfo(picture.pixels.dtype).max
+    missing = (most - GREY * (most // 255)) * (1 - picture.opacity[..., np.newaxis])
+    pixels = np.rint(picture.pixels + missing).astype(picture.pixels.dtype)
+    return replace(picture, pixels=pixels, opacity=None)
+
+
+def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Enlarged or reduced to cover ``size`` ``(width, height)``, and cropped at the centre."""
+    return ImageOps.fit(image, size, method=Image.Resampling.BICUBIC)
 
 
 def _check_hidden(keep_hidden: bool, shadow: float) -> None:

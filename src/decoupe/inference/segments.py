@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from decoupe import readings
 from decoupe.arrays import Box, Floats, Mask
 from decoupe.errors import InputError, unknown
+from decoupe.inference.media import preview
 from decoupe.inference.preprocess import Pixels
 from decoupe.inference.regions import Ring, compressed, dilated, outlines, run_lengths
 from decoupe.weights.labels import Vocabulary, plain
@@ -130,6 +131,10 @@ class Segments:
             )
         if not (np.isfinite(self.class_logits).all() and np.isfinite(self.mask_logits).all()):
             raise InputError("the logits hold NaN or infinity: compute them in float32")
+
+    def _repr_png_(self) -> bytes:
+        """The picture with labels, as notebooks show it."""
+        return preview(self.overlay())
 
     def __repr__(self) -> str:
         height, width = self.size

@@ -36,7 +36,7 @@ class Composer:
         self._form = form
         self._over = over
         self._video: BackgroundVideo | None = None
-        if isinstance(over, (str, os.PathLike)) and _is_video(Path(over)):
+        if isinstance(over, (str, os.PathLike)) and is_video(Path(over)):
             self._video = BackgroundVideo(os.fspath(over), max_pixels)
         elif over is not None and not (isinstance(over, str) and over == "blur"):
             # Fitted once, and one that cannot be used is told before the first frame is predicted.
@@ -64,7 +64,8 @@ def _mask(matte: Matte) -> Pixels:
     return np.repeat(grey[..., np.newaxis], 3, axis=2)
 
 
-def _is_video(path: Path) -> bool:
+def is_video(path: Path) -> bool:
+    """Whether a background is a video: a file, and not of a picture's ending."""
     return path.is_file() and path.suffix.lower() not in READABLE
 
 

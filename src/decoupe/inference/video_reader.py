@@ -95,7 +95,10 @@ class VideoReader:
         self.time_base = stream.time_base or _MILLISECOND
         self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         if stream.width * stream.height > max_pixels:
-            raise InputError(f"{source} is {stream.width}×{stream.height}, more than {max_pixels} pixels")
+            raise InputError(
+                f"{source} is {stream.width}×{stream.height}, more than {max_pixels:,} pixels: "
+                "make it smaller, or raise the cap (max_pixels=, --max-pixels)"
+            )
         self._decoded = self._decode()
         try:
             first = next(self._decoded)

@@ -7,14 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from PIL import ImageColor
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from decoupe import cut_options
 from decoupe.cut_files import wanted
-from decoupe.errors import DecoupeError, unknown
+from decoupe.errors import DecoupeError, InputError, unknown
+from decoupe.inference.results import named_colour
 from decoupe.options import parse_sides
-from decoupe.plan import Job, Plan
 from decoupe.segment_files import check_form
 from decoupe.server.forms import Form
 from decoupe.server.jobs import Cut, Looks, Segmentation
@@ -176,7 +175,7 @@ def cut_job(form: Form, known: Known) -> Cut:
             # The worker puts the picture in this place, when it has read it.
             background="white" if background is not None else over,
         )
-        asked.check(Plan([Job(None, Path(f"image{asked.suffix}"))]))
+        asked.check([Path(f"image{asked.suffix}")])
     except DecoupeError as error:
         raise ProblemError(400, of_options(str(error))) from None
     return Cut(
@@ -251,12 +250,15 @@ def _colour(text: str) -> Any:
     if text == "blur":
         return text
     try:
-        return ImageColor.getrgb(text)[:3]
-    except ValueError:
+        colour = named_colour(text[:60])
+    except InputError as error:
+        raise ProblemError(400, str(error)) from None
+    if colour is None:
         raise ProblemError(
             400,
             f"over is {text[:60]!r}, expected a colour such as white or #1e90ff, blur, or a picture's file",
-        ) from None
+        )
+    return colour
 
 
 def _chosen(options: CutOptions) -> dict[str, Any]:

@@ -91,7 +91,8 @@ def save_model(
         path: ``.safetensors`` file to write; its folder must exist.
         family: key of `decoupe.models.MODELS`.
         preprocessing: how a picture becomes its input.
-        vocabulary: the names of the classes of a model that gives segments.
+        vocabulary: the names of the classes of a model that gives segments; without them its file is read
+            with those of the set that has so many, or with numbers.
         extra: anything that JSON can hold, kept in the metadata (training data, scores, …).
         state: the tensors by name, of a model whose own are spread over several processes.
 
@@ -168,7 +169,9 @@ def _from_own(
     try:
         config = config_class(**_as_tuples(metadata["config"]))
         preprocessing = Preprocessing(**_as_tuples(metadata["preprocessing"]))
-        vocabulary = Vocabulary(**_as_tuples(metadata["vocabulary"]))
+        words = Vocabulary(**_as_tuples(metadata["vocabulary"]))
+        if written == "maskformer" and not words.names:
+            words = vocabulary(None, config.classes)
     except (TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             f"{path} was written by decoupe {metadata['version']}, "
@@ -178,7 +181,7 @@ def _from_own(
         model = model_class(config)
     _check_fit(path, model, state, written)
     model.load_state_dict(state, strict=True)
-    return LoadedModel(model.eval(), written, config, preprocessing, vocabulary=vocabulary)
+    return LoadedModel(model.eval(), written, config, preprocessing, vocabulary=words)
 
 
 def _from_reference(

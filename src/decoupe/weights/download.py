@@ -19,9 +19,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from decoupe.errors import DownloadError
 from decoupe.weights.registry import ModelSpec
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileMetadata
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -100,6 +104,7 @@ def _download(spec: ModelSpec, repo: str, progress: bool) -> Path:
     try:
         with _progress_bar(progress), _quiet_log(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Not enough free disk space")  # _explain says it
+            _check_reached(spec, repo)
             found = hf_hub_download(
                 repo,
                 spec.file,
@@ -111,6 +116,31 @@ def _download(spec: ModelSpec, repo: str, progress: bool) -> Path:
     except _transport_errors() as error:
         raise DownloadError(_explain(error, spec, repo)) from error
     return Path(found)
+
+
+def _check_reached(spec: ModelSpec, repo: str) -> None:
+    """Ask for the file once: `hf_hub_download` asks six times more, for half a minute, where nobody answers.
+
+    Raises:
+        DownloadError: the hub cannot be reached. What it answers is left to the download.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if _offline():
+        return
+    try:
+        _metadata(spec, repo)
+    except HfHubHTTPError:
+        return
+    except _transport_errors() as error:
+        raise DownloadError(_unreachable(spec, error)) from error
+
+
+def _metadata(spec: ModelSpec, repo: str) -> HfFileMetadata:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(repo, spec.file, revision=spec.revision, endpoint=_endpoint())
+    return get_hf_file_metadata(url)
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:
@@ -183,7 +213,7 @@ def _explain(error: Exception, spec: ModelSpec, repo: str) -> str:
 
     if isinstance(error, errors.LocalEntryNotFoundError):
         if not isinstance(error.__cause__, errors.HfHubHTTPError):
-            return _unreachable(spec)
+            return _unreachable(spec, error.__cause__)
         error = error.__cause__  # the hub was reached, and refused
     url = f"{_endpoint()}/{repo}"
     if isinstance(error, errors.GatedRepoError):
@@ -200,17 +230,24 @@ def _explain(error: Exception, spec: ModelSpec, repo: str) -> str:
         return _full_disk(spec)
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"cannot write to the cache {cache_dir()} ({error.strerror}): set DECOUPE_CACHE to another"
-    reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-    return f"the download of {spec.name} from {_endpoint()} broke off ({reason}): run it again"
+    return f"the download of {spec.name} from {_endpoint()} broke off ({_reason(error)}): run it again"
 
 
-def _unreachable(spec: ModelSpec) -> str:
+def _reason(error: BaseException) -> str:
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def _unreachable(spec: ModelSpec, error: BaseException | None) -> str:
     if _offline():
         return (
             f"{spec.name} is not in the cache {cache_dir()} and HF_HUB_OFFLINE is set: "
             f"unset it, or run `decoupe get {spec.name}` where there is a network and copy the cache"
         )
-    return f"cannot reach {_endpoint()} for {spec.name}: check the connection, or set HF_ENDPOINT to a mirror"
+    reason = f" ({_reason(error)})" if error is not None else ""
+    return (
+        f"cannot reach {_endpoint()} for {spec.name}{reason}: "
+        "check the connection, or set HF_ENDPOINT to a mirror"
+    )
 
 
 def _endpoint() -> str:
@@ -248,11 +285,8 @@ def _announced_sha256(spec: ModelSpec, repo: str, real: Path) -> str:
     """The hash that the hub announced: the blob's name, or asked for where the cache has no blobs."""
     if _SHA256.fullmatch(real.name):
         return real.name
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    url = hf_hub_url(repo, spec.file, revision=spec.revision, endpoint=_endpoint())
     try:
-        etag = get_hf_file_metadata(url).etag
+        etag = _metadata(spec, repo).etag
     except _transport_errors() as error:
         raise DownloadError(_explain(error, spec, repo)) from error
     if etag is None or not _SHA256.fullmatch(etag):

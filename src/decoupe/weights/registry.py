@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from decoupe.errors import InputError, UnknownModelError, unknown
 
@@ -418,6 +418,47 @@ _MODELS = (
     _maskformer("resnet101", "ade", 242, file="pytorch_model.bin"),
     _maskformer("resnet101", "coco-stuff", 242),
 )
+
+MatteName: TypeAlias = Literal[
+    "pocket",
+    "birefnet",
+    "birefnet-lite",
+    "birefnet-lite-2k",
+    "birefnet-matting",
+    "birefnet-portrait",
+    "birefnet-dis5k",
+    "birefnet-dis5k-tr-tes",
+    "birefnet-cod",
+    "birefnet-hrsod",
+    "birefnet-hr",
+    "birefnet-hr-matting",
+    "birefnet-dynamic",
+    "birefnet-512",
+    "birefnet-lite-matting",
+    "birefnet-legacy",
+    "rmbg-2.0",
+    "toonout",
+    "inspyrenet",
+    "inspyrenet-fast",
+    "inspyrenet-nightly",
+]
+"""Names of `CATALOGUE` whose models give mattes, for type checkers and editors."""
+
+SegmentName: TypeAlias = Literal[
+    "maskformer-swin-tiny-coco",
+    "maskformer-swin-small-coco",
+    "maskformer-swin-base-coco",
+    "maskformer-swin-large-coco",
+    "maskformer-swin-tiny-ade",
+    "maskformer-swin-small-ade",
+    "maskformer-swin-base-ade",
+    "maskformer-swin-large-ade",
+    "maskformer-resnet50-ade",
+    "maskformer-resnet101-ade",
+    "maskformer-resnet101-coco-stuff",
+]
+"""Those of models that give segments."""
+
 
 CATALOGUE: dict[str, ModelSpec] = {model.name: model for model in _MODELS}
 DEFAULT_MODEL = "pocket"
