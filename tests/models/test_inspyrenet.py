@@ -39,6 +39,14 @@ class TestInSPyReNet(MatteModelContract):
     def build(cls, name: str) -> nn.Module:
         return InSPyReNet(CONFIGS[name])
 
+    @classmethod
+    def compiled(cls) -> nn.Module:
+        """With attention in the first encoder alone: all five are of one class."""
+        model = cls.build("small")
+        for encoder in model.encoders[1:]:
+            encoder.branches = nn.ModuleList([encoder.branches[0]] * len(encoder.branches))
+        return model
+
 
 @pytest.mark.parametrize("size", [(64, 96), (45, 70)])
 def test_training_maps_are_a_pyramid(size: tuple[int, int]) -> None:
