@@ -49,6 +49,11 @@ class ModelContract:
     def build(cls, name: str) -> nn.Module:
         raise AssertionError("a contract names its models")
 
+    @classmethod
+    def compiled(cls) -> nn.Module:
+        """The model that is compiled, which costs by the part."""
+        return cls.build(cls.names[0])
+
     @pytest.fixture(scope="class")
     @classmethod
     def model(cls, name: str) -> nn.Module:
@@ -72,7 +77,7 @@ class ModelContract:
     def test_compiled_gives_the_same_numbers(self) -> None:
         """One graph without a break; its backend runs it as it is, without compiling for tens of seconds."""
         torch.manual_seed(0)
-        model = with_statistics(self.build(self.names[0]))
+        model = with_statistics(self.compiled())
         compiled = torch.compile(model, fullgraph=True, backend="eager")
         with torch.inference_mode():
             pairs = zip(*(tensors(m(picture(1, 64, 96))) for m in (model, compiled)), strict=True)

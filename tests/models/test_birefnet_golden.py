@@ -38,15 +38,20 @@ def test_every_case_is_here() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_evaluation(case: GoldenCase) -> None:
-    """The plain form in float64, and the one that users run in float32."""
+    """The plain form in float64, for the first picture, and the one that users run in float32.
+
+    Swin-L is large, and differs from Swin-T in its sizes alone: it is seen in float32 only.
+    """
     model = case.model(torch.float32)
     with torch.inference_mode():
         case.check("logits", fuse(copy.deepcopy(model))(case.image(torch.float32)).logits, FLOAT32)
+        if case.name == "birefnet_swin_v1_l":
+            return
         # The fast form is slow in float64, and training outputs run it there: here the other form.
         for module in model.modules():
             if isinstance(module, DeformConv2d):
                 module.method = "gather"
-        case.check("logits", model.double()(case.image()).logits)
+        case.check("logits", model.double()(case.image()[:1]).logits, pictures=1)
 
 
 @pytest.mark.cuda

@@ -39,6 +39,14 @@ class TestInSPyReNet(MatteModelContract):
     def build(cls, name: str) -> nn.Module:
         return InSPyReNet(CONFIGS[name])
 
+    @classmethod
+    def compiled(cls) -> nn.Module:
+        """With attention in the first encoder alone: all five are of one class."""
+        model = cls.build("small")
+        for encoder in model.encoders[1:]:
+            encoder.branches = nn.ModuleList([encoder.branches[0]] * len(encoder.branches))
+        return model
+
 
 def test_shapes_are_told_without_numbers() -> None:
     """On the meta device, as what counts operations before there is memory."""

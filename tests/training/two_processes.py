@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from decoupe import cli
 from decoupe.layers.blocks import StochasticDepth
@@ -68,6 +69,9 @@ RECIPES = {
         **COMMON,
     ),
 }
+# What sharding costs is by the parameter and by the part: a model with few of them.
+BARE = dataclasses.replace(RECIPES["birefnet"].model, inward="none", outward=False, side_outputs=False)
+RECIPES["shard"] = dataclasses.replace(RECIPES["birefnet"], model=BARE)
 
 
 def sharding(recipe: Recipe, device: str) -> Accelerator:
@@ -76,18 +80,18 @@ def sharding(recipe: Recipe, device: str) -> Accelerator:
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=["ConvNormAct"],
+        transformer_cls_names_to_wrap=["ResidualBlock"],
         cpu_ram_efficient_loading=False,
     )
     accelerator.state.distributed_type = DistributedType.FSDP
     return accelerator
 
 
-def shard(family: str, data: str, out: str) -> None:
+def shard(data: str, out: str) -> None:
     """Run it with its model spread over the processes: a step, and another that goes on from there."""
     loop.accelerator_for = sharding
     for until in (1, 2):
-        trainer = train(RECIPES[family], [Path(data)], [], Path(out), device="cpu", workers=0)
+        trainer = train(RECIPES["shard"], [Path(data)], [], Path(out), device="cpu", workers=0)
         assert trainer.state.sharded
         assert trainer.progress.step == until - 1
         assert trainer.run(until=until).step == until
@@ -128,14 +132,42 @@ def main(family: str, data: str, out: str) -> None:
     assert not [name for name in threads if "gloo" in name], threads
 
 
-def command(data: str, out: str) -> None:
-    """Go on with the run that torchrun began."""
-    sys.argv[1:] = [*COMMAND, "--data", data, "--out", out]
+def command(data: str, out: str, *options: str) -> None:
+    """Train as the command does: at first in torchrun's processes, then it goes on in others."""
+    sys.argv[1:] = [*COMMAND, "--data", data, "--out", out, *options]
     cli.main()
 
 
+def done(job: Callable[[], None], said: Path) -> int:
+    """Do it, what it says in a file for each process; its exit status."""
+    with said.with_suffix(f".{os.environ['RANK']}").open("w") as file:
+        sys.stdout = sys.stderr = file
+        try:
+            job()
+        except SystemExit as ending:
+            return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+        except BaseException:
+            traceback.print_exc()
+            return 1
+    return 0
+
+
+def torchrun(job: Callable[[], None], said: Path) -> list[int]:
+    """Do it in two processes of ``torchrun --standalone``, which forks them here; their exit statuses."""
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="fork",
+    )
+    statuses = elastic_launch(launch, done)(job, said)
+    return [statuses[rank] for rank in range(2)]
+
+
 def forked(job: Callable[[], None], said: Path) -> list[int]:
-    """Do it in two processes that have the environment which torchrun gives; their exit statuses."""
+    """Do it in two processes that have what of torchrun's environment is needed; their exit statuses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -146,28 +178,20 @@ def forked(job: Callable[[], None], said: Path) -> list[int]:
             told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
             told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             os.environ.update({name: str(value) for name, value in told.items()})
-            status = 1
-            with said.with_suffix(f".{rank}").open("w") as file:
-                sys.stdout = sys.stderr = file
-                try:
-                    job()
-                    status = 0
-                except SystemExit as ending:
-                    status = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-                except BaseException:
-                    traceback.print_exc()
-            os._exit(status)
+            os._exit(done(job, said))
         children.append(child)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 if __name__ == "__main__":
     data, place = sys.argv[1], Path(sys.argv[2])
-    jobs: dict[str, Callable[[], None]] = {
-        "birefnet": lambda: main("birefnet", data, str(place / "birefnet")),
-        "maskformer": lambda: main("maskformer", data, str(place / "maskformer")),
-        "shard": lambda: shard("birefnet", data, str(place / "shard")),
-        "command": lambda: command(data, str(place / "command")),
+    jobs: dict[str, tuple[Callable[..., list[int]], Callable[[], None]]] = {
+        "stopped": (torchrun, lambda: command(data, str(place / "command"), "--minutes", "0")),
+        "command": (forked, lambda: command(data, str(place / "command"))),
+        "birefnet": (forked, lambda: main("birefnet", data, str(place / "birefnet"))),
+        "maskformer": (forked, lambda: main("maskformer", data, str(place / "maskformer"))),
+        "shard": (forked, lambda: shard(data, str(place / "shard"))),
     }
-    statuses = {name: forked(job, place / f"{name}.said") for name, job in jobs.items()}
+    place.mkdir()
+    statuses = {name: begun(job, place / f"{name}.said") for name, (begun, job) in jobs.items()}
     (place / "statuses.json").write_text(json.dumps(statuses))
