@@ -60,18 +60,7 @@ def export(
 ) -> None:
     """Write a model as one file that runs without PyTorch. It is checked against PyTorch first."""
     with told():
-        if out.suffix not in (".onnx", ".xml", ".pt2"):
-            raise InputError(
-                f"{out} ends in {out.suffix or 'nothing'}, expected .onnx, .xml or .pt2: rename it"
-            )
-        if out.suffix != ".onnx" and (pixels or int8 is not None or deform != "gather"):
-            raise InputError("--with-preprocessing, --int8 and --deform are for .onnx files alone")
-        if out.suffix == ".pt2" and half:
-            raise InputError("--half is for .onnx and .xml files: leave it out")
-        if int8 is not None and (half or pixels):
-            raise InputError("--int8 excludes --half and --with-preprocessing: leave them out")
-        if int8 is None and most_lost is not None:
-            raise InputError("--most-lost goes with --int8: add --int8, or leave --most-lost out")
+        _check_options(out, half, deform, pixels, int8, most_lost)
         check_output(out, overwrite)
         from decoupe import __version__
         from decoupe.export import export_onnx, once
@@ -100,7 +89,7 @@ def export(
             report = export_openvino(loaded.model, out, half_weights=half, **options)
         else:
             most = 0.005 if most_lost is None else most_lost
-            options.update(half_weights=half, deform=deform, pixels=pixels)
+            options |= {"half_weights": half, "deform": deform, "pixels": pixels}
 
             def write(path: Path) -> list[Parity]:
                 return export_onnx(loaded.model, path, **options)
@@ -108,6 +97,22 @@ def export(
             report = write(out) if int8 is None else _in_8_bits(write, out, int8, most)
         tell(report)
         typer.echo(out)
+
+
+def _check_options(
+    out: Path, half: bool, deform: str, pixels: bool, int8: Path | None, most_lost: float | None
+) -> None:
+    """Raise InputError for options that the kind of file does not have, or that exclude each other."""
+    if out.suffix not in (".onnx", ".xml", ".pt2"):
+        raise InputError(f"{out} ends in {out.suffix or 'nothing'}, expected .onnx, .xml or .pt2: rename it")
+    if out.suffix != ".onnx" and (pixels or int8 is not None or deform != "gather"):
+        raise InputError("--with-preprocessing, --int8 and --deform are for .onnx files alone")
+    if out.suffix == ".pt2" and half:
+        raise InputError("--half is for .onnx and .xml files: leave it out")
+    if int8 is not None and (half or pixels):
+        raise InputError("--int8 excludes --half and --with-preprocessing: leave them out")
+    if int8 is None and most_lost is not None:
+        raise InputError("--most-lost goes with --int8: add --int8, or leave --most-lost out")
 
 
 def _in_8_bits(
