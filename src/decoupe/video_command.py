@@ -147,7 +147,7 @@ def video(options: VideoOptions) -> None:
         if device_of(options.source) is None:
             refuse_overwriting([Path(options.out)], real_paths([Path(options.source)]))
         if options.over is not None and not is_video(Path(options.over)):
-            with said_warnings(Telling(quiet=True)):  # told when it is put below the first frame
+            with said_warnings(quiet=True):  # told when it is put below the first frame
                 read_background(options.over, options.max_pixels)
         form_of(Path(options.out), options.codec, transparent=options.over is None and not options.matte)
         wanted = _wanted(options)
