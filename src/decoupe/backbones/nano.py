@@ -44,10 +44,10 @@ class Nano(nn.Module):
         super().__init__()
         self.stem = ConvNormAct(3, self.stem_channels, stride=2)
         inputs = (self.stem_channels, *self.channels[:-1])
-        self.stages = nn.ModuleList(
-            nn.Sequential(ConvNormAct(before, width, stride=2), *(ResidualBlock(width) for _ in range(depth)))
-            for before, width, depth in zip(inputs, self.channels, self.DEPTHS, strict=True)
-        )
+        self.stages = nn.ModuleList()
+        for before, width, depth in zip(inputs, self.channels, self.DEPTHS, strict=True):
+            blocks = [ResidualBlock(width) for _ in range(depth)]  # drawn first: seeded runs depend on it
+            self.stages.append(nn.Sequential(ConvNormAct(before, width, stride=2), *blocks))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Image ``(N, 3, H, W)`` -> four maps ``(N, channels[i], H/strides[i], W/strides[i])``."""
