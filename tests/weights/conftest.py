@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub.constants  # noqa: F401 - it looks at the environment now, which --quiet changes
 import pytest
 
 from weights.fake_hub import FakeHub
