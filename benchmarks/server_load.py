@@ -36,7 +36,7 @@ BARE = """
 import itertools, json, sys, time
 from pathlib import Path
 import decoupe
-from decoupe.cut_files import Wanted
+from decoupe.commands.cut_files import Wanted
 seconds, batch = float(sys.argv[1]), int(sys.argv[2])
 pictures = [Path(name).read_bytes() for name in sys.argv[3:]]
 predictor, wanted = decoupe.load(), Wanted()

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 import decoupe
 from decoupe.cli import app
-from decoupe.doctor import Extra
+from decoupe.commands.doctor import Extra
 from decoupe.weights.registry import CATALOGUE, ModelSpec
 from inference.tiny import write_onnx
 from weights.fake_hub import FakeHub
@@ -107,7 +107,7 @@ def test_doctor(here: Path, model: Path, monkeypatch: pytest.MonkeyPatch, health
 
     monkeypatch.setattr("decoupe.weights.download.cached_path", cached)
     monkeypatch.setenv("DECOUPE_CACHE", str(here / "cache"))
-    monkeypatch.setattr("decoupe.doctor.EXTRAS", {"gold": Extra("no_such_module", "gold", 7)})
+    monkeypatch.setattr("decoupe.commands.doctor.EXTRAS", {"gold": Extra("no_such_module", "gold", 7)})
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == (0 if healthy else 1)
     report = dict(line[2:].split(None, 1) for line in result.stdout.splitlines())

@@ -22,9 +22,10 @@ from typer.testing import CliRunner
 
 import decoupe
 from contract import picture, with_statistics
-from decoupe import backbones, export, export_command
+from decoupe import backbones, export
 from decoupe.backbones.swin import Swin, SwinConfig
 from decoupe.cli import app
+from decoupe.commands import export as export_command
 from decoupe.errors import CheckpointError, ConfigError, InputError, ModelError, OutputError
 from decoupe.export import forms, onnx_file, parity, program_file, quantization, two_scale
 from decoupe.export.graphs import MatteGraph, SegmentGraph

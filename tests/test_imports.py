@@ -33,30 +33,30 @@ ORDER = (
     "onnx_runtime",
     "runtimes",
     "inference",
-    "plan",
-    "watching",
+    "commands.plan",
+    "commands.watching",
     "interrupts",
-    "console",
-    "options",
-    "running",
-    "cut_options",
-    "cut_files",
-    "raw_frames",
-    "cut_command",
-    "segment_files",
-    "segment_command",
+    "commands.console",
+    "commands.options",
+    "commands.running",
+    "commands.cut_options",
+    "commands.cut_files",
+    "commands.raw_frames",
+    "commands.cut",
+    "commands.segment_files",
+    "commands.segment",
     "server",
-    "serve_command",
-    "doctor",
-    "bench_command",
-    "video_command",
-    "catalogue_commands",
-    "training_commands",
-    "evaluation_commands",
-    "export_command",
+    "commands.serve",
+    "commands.doctor",
+    "commands.bench",
+    "commands.video",
+    "commands.catalogue",
+    "commands.training",
+    "commands.evaluation",
+    "commands.export",
     "cli",
 )
-KNOWING = ("cli", "training_commands", "evaluation_commands", "export_command")
+KNOWING = ("cli", "commands.training", "commands.evaluation", "commands.export")
 BESIDE = ("datasets", "training", "evaluation", "export")
 # Plain data about the weights, which torch-free parts share.
 FREE = ("decoupe.weights.registry",)
@@ -74,13 +74,20 @@ def imported(path: Path) -> set[str]:
 
 
 def part(module: str) -> str:
-    return module.split(".")[1]
+    """The package or module below decoupe; of ``commands``, the module in it."""
+    first, *rest = module.split(".")[1:]
+    return f"{first}.{rest[0]}" if first == "commands" else first
+
+
+def name(path: Path) -> str:
+    """The module that a file is."""
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts)
 
 
 def violations(path: Path) -> list[str]:
     """Imports of one file that point the wrong way, each as ``file: module``."""
-    own = part(".".join(path.relative_to(SOURCE).with_suffix("").parts))
-    if own == "__init__":
+    own = part(name(path))
+    if own.endswith("__init__"):
         return []
     wrong = []
     for module in imported(path):
@@ -97,8 +104,8 @@ def violations(path: Path) -> list[str]:
 
 def test_imports_point_one_way() -> None:
     files = list((SOURCE / "decoupe").rglob("*.py"))
-    parts = {path.relative_to(SOURCE / "decoupe").parts[0].removesuffix(".py") for path in files}
-    assert parts <= {"__init__", "__main__", *ORDER, *BESIDE}
+    parts = {part(name(path)) for path in files}
+    assert parts <= {"__init__", "__main__", "commands.__init__", *ORDER, *BESIDE}
     assert [line for path in files for line in violations(path)] == []
 
 

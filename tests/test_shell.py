@@ -17,8 +17,9 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from decoupe import cut_options, video_command
 from decoupe.cli import app
+from decoupe.commands import cut_options
+from decoupe.commands import video as video_command
 from inference.tiny import write_onnx
 from weights.fake_hub import FakeHub
 

@@ -15,18 +15,19 @@ from typing import Annotated
 import typer
 
 import decoupe
-from decoupe import cut_options, video_command
-from decoupe.bench_command import bench
-from decoupe.catalogue_commands import cache_app, get, models
-from decoupe.console import told
-from decoupe.cut_command import cut
-from decoupe.evaluation_commands import eval_app
-from decoupe.export_command import export
-from decoupe.options import AsJson, in_sections
-from decoupe.segment_command import segment
-from decoupe.serve_command import serve, ui
-from decoupe.training_commands import calibrate, data_app, train
-from decoupe.video_command import video
+from decoupe.commands import cut_options
+from decoupe.commands import video as video_command
+from decoupe.commands.bench import bench
+from decoupe.commands.catalogue import cache_app, get, models
+from decoupe.commands.console import told
+from decoupe.commands.cut import cut
+from decoupe.commands.evaluation import eval_app
+from decoupe.commands.export import export
+from decoupe.commands.options import AsJson, in_sections
+from decoupe.commands.segment import segment
+from decoupe.commands.serve import serve, ui
+from decoupe.commands.training import calibrate, data_app, train
+from decoupe.commands.video import video
 
 app = typer.Typer(
     help="Cut the subject out of any picture, down to the hair.",
@@ -59,7 +60,7 @@ def options(
 
 def doctor(as_json: AsJson = False) -> None:
     """Check what works here. Versions, devices, cache, extras, the default model."""
-    from decoupe import doctor as checks
+    from decoupe.commands import doctor as checks
 
     with told():
         made = []

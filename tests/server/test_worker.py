@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from decoupe.cut_files import Wanted
+from decoupe.commands.cut_files import Wanted
 from decoupe.inference.predictor import Predictor, load
 from decoupe.server import worker
 from decoupe.server.forms import Form

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from decoupe.arrays import Box
-from decoupe.cut_files import Wanted
+from decoupe.commands.cut_files import Wanted
 from decoupe.errors import InputError, unknown
 from decoupe.inference.framing import subject_box
 from decoupe.inference.media import encode

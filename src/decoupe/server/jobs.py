@@ -12,9 +12,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decoupe.cut_files import Wanted
+from decoupe.commands.cut_files import Wanted
+from decoupe.commands.segment_files import segment_files
 from decoupe.inference.preprocess import Picture, read_image
-from decoupe.segment_files import segment_files
 
 if TYPE_CHECKING:
     from decoupe.inference.results import Matte

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from decoupe import cut_options
-from decoupe.cut_files import wanted
+from decoupe.commands import cut_options
+from decoupe.commands.cut_files import wanted
+from decoupe.commands.options import parse_sides
+from decoupe.commands.segment_files import check_form
 from decoupe.errors import DecoupeError, InputError, unknown
 from decoupe.inference.results import named_colour
-from decoupe.options import parse_sides
-from decoupe.segment_files import check_form
 from decoupe.server.forms import Form
 from decoupe.server.jobs import Cut, Looks, Segmentation
 from decoupe.server.problems import ProblemError, of_options

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoupe.console import drawn, hush_downloads, imported, progress_bar, say, told
+from decoupe.commands.console import drawn, hush_downloads, imported, progress_bar, say, told
+from decoupe.commands.options import AsJson, NetworkSize, Precision, parse_size
 from decoupe.cores import cores
 from decoupe.errors import InputError, unknown
-from decoupe.options import AsJson, NetworkSize, Precision, parse_size
 
 if TYPE_CHECKING:
     from decoupe.evaluation.report import About, Look

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import typer
 
-from decoupe.console import imported, say, told
+from decoupe.commands.console import imported, say, told
+from decoupe.commands.options import MaxPixels, Precision
 from decoupe.cores import cores
 from decoupe.errors import InputError, OutputError
-from decoupe.options import MaxPixels, Precision
 from decoupe.runtimes import find_spec
 from decoupe.weights.registry import DEFAULT_MODEL
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import typer
 
-from decoupe.console import hush_downloads, printable, say, told
+from decoupe.commands.console import hush_downloads, printable, say, told
+from decoupe.commands.cut_files import Wanted, describe, read_background, wanted
+from decoupe.commands.cut_options import CutOptions
+from decoupe.commands.options import parse_feeding, parse_numbers, parse_size, taking
+from decoupe.commands.plan import make_plan
+from decoupe.commands.raw_frames import cut_frames
+from decoupe.commands.running import Telling, Worked, do, said_warnings
 from decoupe.cores import cores
-from decoupe.cut_files import Wanted, describe, read_background, wanted
-from decoupe.cut_options import CutOptions
 from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.media import find_images, folder_of
-from decoupe.options import parse_feeding, parse_numbers, parse_size, taking
-from decoupe.plan import make_plan
-from decoupe.raw_frames import cut_frames
-from decoupe.running import Telling, Worked, do, said_warnings
 from decoupe.runtimes import find_spec
 from decoupe.weights.labels import plain
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from decoupe.console import hush_downloads, say, told
+from decoupe.commands.console import hush_downloads, say, told
+from decoupe.commands.options import AsJson, Quiet, known_models, known_needs
 from decoupe.errors import InputError, UnknownModelError
-from decoupe.options import AsJson, Quiet, known_models, known_needs
 
 if TYPE_CHECKING:
     from decoupe.weights.registry import CatalogueRow, ModelSpec

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from decoupe.console import drawn, hush_downloads, imported, say, told
+from decoupe.commands.console import drawn, hush_downloads, imported, say, told
+from decoupe.commands.options import AsJson, Overwrite, Quiet
+from decoupe.commands.plan import check_output
 from decoupe.errors import InputError, OutputError
 from decoupe.inference.media import encode, write_bytes
-from decoupe.options import AsJson, Overwrite, Quiet
-from decoupe.plan import check_output
 
 Data = Annotated[
     list[Path], typer.Option("--data", metavar="DIR", help="A set's folder; several are joined.")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from decoupe.plan import Plan
+from decoupe.commands.plan import Plan
 
 INTERVAL = 1.0
 """Seconds between two looks at the folders."""

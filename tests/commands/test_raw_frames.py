@@ -17,7 +17,7 @@ from decoupe.cli import app
 from inference.tiny import write_onnx
 
 Run = Callable[..., Result]
-SCHEMA = json.loads((Path(__file__).parents[1] / "docs/schemas/cut.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs/schemas/cut.json").read_text())
 
 
 def frames(count: int) -> np.ndarray:

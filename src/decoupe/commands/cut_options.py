@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from decoupe.inference.matting import Matting
-from decoupe.inference.preprocess import MAX_PIXELS
-from decoupe.options import (
+from decoupe.commands.options import (
     Compile,
     Device,
     Feather,
@@ -32,6 +30,8 @@ from decoupe.options import (
     Trust,
     Verbose,
 )
+from decoupe.inference.matting import Matting
+from decoupe.inference.preprocess import MAX_PIXELS
 
 SECTIONS = {
     "out": "Output",

@@ -13,10 +13,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from decoupe import serve_command
 from decoupe.cli import app
+from decoupe.commands import serve as serve_command
+from decoupe.commands.serve import is_loopback, listening, named, origin
 from decoupe.errors import InputError
-from decoupe.serve_command import is_loopback, listening, named, origin
 from inference.tiny import write_onnx
 
 TOKEN = "correct-horse-battery"
@@ -116,7 +116,7 @@ def test_ui_serves_this_machine_and_opens_the_browser(monkeypatch: pytest.Monkey
     assert launched == ["http://127.0.0.1:7000"]
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("file", ["Dockerfile", "compose.yaml", "deploy/decoupe.service"])

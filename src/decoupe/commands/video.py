@@ -14,12 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoupe.console import drawn, hush_downloads, progress_bar, say, told
-from decoupe.cut_files import read_background
-from decoupe.errors import DecoupeError, InputError, OutputError
-from decoupe.inference.media import real_paths, refuse_overwriting
-from decoupe.inference.preprocess import MAX_PIXELS
-from decoupe.options import (
+from decoupe.commands.console import drawn, hush_downloads, progress_bar, say, told
+from decoupe.commands.cut_files import read_background
+from decoupe.commands.options import (
     Compile,
     Device,
     Feather,
@@ -40,7 +37,10 @@ from decoupe.options import (
     parse_size,
     taking,
 )
-from decoupe.running import Telling, said_warnings
+from decoupe.commands.running import Telling, said_warnings
+from decoupe.errors import DecoupeError, InputError, OutputError
+from decoupe.inference.media import real_paths, refuse_overwriting
+from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.runtimes import find_spec
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from decoupe.cli import app
 from decoupe.weights.timings import Timing, timings, timings_file, with_timing
 from inference.tiny import write_onnx
 
-SCHEMAS = Path(__file__).parents[1] / "docs/schemas"
+SCHEMAS = Path(__file__).parents[2] / "docs/schemas"
 Run = Callable[..., Result]
 
 

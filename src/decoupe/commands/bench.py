@@ -12,11 +12,11 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from decoupe.console import hush_downloads, say, told
+from decoupe.commands.console import hush_downloads, say, told
+from decoupe.commands.options import AsJson, Compile, Device, Precision, Quiet, known_models
+from decoupe.commands.running import said_warnings
 from decoupe.errors import DecoupeError, OutputError
 from decoupe.inference.media import write_bytes
-from decoupe.options import AsJson, Compile, Device, Precision, Quiet, known_models
-from decoupe.running import said_warnings
 from decoupe.runtimes import find_spec
 from decoupe.weights.registry import catalogue
 from decoupe.weights.timings import Timing, timings_file, with_timing

@@ -22,7 +22,7 @@ from decoupe.cli import app
 from inference.clips import TIME_BASE, frames_of, uneven, write_clip
 from inference.tiny import write_onnx
 
-SCHEMA = json.loads((Path(__file__).parents[1] / "docs/schemas/video.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs/schemas/video.json").read_text())
 Run = Callable[..., Result]
 
 

@@ -20,14 +20,14 @@ from typing import Any, BinaryIO, TypeVar
 
 import typer
 
-from decoupe.console import drawn, opened, progress_bar, recorder, say
+from decoupe.commands.console import drawn, opened, progress_bar, recorder, say
+from decoupe.commands.plan import Job, Plan
+from decoupe.commands.watching import arrivals
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import remove_stale, write_bytes
 from decoupe.inference.opened import SizeWarning
 from decoupe.inference.preprocess import FramesWarning, ShortVideoWarning
 from decoupe.notices import CompileWarning
-from decoupe.plan import Job, Plan
-from decoupe.watching import arrivals
 
 Files = Sequence[tuple[bytes, Path | None]]
 """What is written for one picture, in this order: the bytes of files, and where; None is standard output."""

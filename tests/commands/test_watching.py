@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from decoupe import watching
 from decoupe.cli import app
-from decoupe.plan import Job, Plan
-from decoupe.watching import arrivals
+from decoupe.commands import watching
+from decoupe.commands.plan import Job, Plan
+from decoupe.commands.watching import arrivals
 from inference.tiny import write_onnx
 
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
-from decoupe.console import opened, recorder, say
-from decoupe.cut_files import Wanted, describe
-from decoupe.cut_options import CutOptions
+from decoupe.commands.console import opened, recorder, say
+from decoupe.commands.cut_files import Wanted, describe
+from decoupe.commands.cut_options import CutOptions
+from decoupe.commands.options import parse_sides
+from decoupe.commands.running import Telling, announced, in_order, said_warnings, write
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import is_done
-from decoupe.options import parse_sides
-from decoupe.running import Telling, announced, in_order, said_warnings, write
 
 if TYPE_CHECKING:
     from decoupe.inference.predictor import Predictor

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from decoupe.console import hush_downloads, told
-from decoupe.errors import InputError
-from decoupe.inference.preprocess import MAX_PIXELS
-from decoupe.options import (
+from decoupe.commands.console import hush_downloads, told
+from decoupe.commands.options import (
     Compile,
     Device,
     Inputs,
@@ -27,10 +25,12 @@ from decoupe.options import (
     Verbose,
     parse_size,
 )
-from decoupe.plan import make_plan
-from decoupe.running import Telling, Worked, do
+from decoupe.commands.plan import make_plan
+from decoupe.commands.running import Telling, Worked, do
+from decoupe.commands.segment_files import check_form, check_targets, segment_files
+from decoupe.errors import InputError
+from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.runtimes import find_spec
-from decoupe.segment_files import check_form, check_targets, segment_files
 
 if TYPE_CHECKING:
     from decoupe.inference.predictor import Segmenter

@@ -9,11 +9,11 @@ from typing import Any
 from PIL import Image
 
 import decoupe
+from decoupe.commands.plan import Plan, check_formats, refuse_foreign
+from decoupe.commands.running import Files
 from decoupe.errors import InputError, OutputError, unknown
 from decoupe.inference.media import encode, real_paths, refuse_overwriting
 from decoupe.inference.segments import READINGS, ReadingName, Segments
-from decoupe.plan import Plan, check_formats, refuse_foreign
-from decoupe.running import Files
 
 FORMS = ("overlay", "labels", "coco", "coco-panoptic")
 GENERATOR = "decoupe segment"

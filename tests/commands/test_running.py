@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 import decoupe
 from decoupe.cli import app
+from decoupe.commands.running import in_order
 from decoupe.inference.media import remove_stale, replacing
-from decoupe.running import in_order
 from inference.tiny import write_onnx
 
 Run = Callable[..., Result]

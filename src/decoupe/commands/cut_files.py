@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from decoupe.cut_options import CutOptions
+from decoupe.commands.cut_options import CutOptions
+from decoupe.commands.options import parse_edits
+from decoupe.commands.plan import check_formats
 from decoupe.errors import InputError, OutputError, unknown
 from decoupe.inference.matting import Matting, check_pymatting
 from decoupe.inference.media import SUFFIXES, check_quality, encode, encode_layers, image_format
 from decoupe.inference.metadata import NO_METADATA
-from decoupe.options import parse_edits
-from decoupe.plan import check_formats
 
 if TYPE_CHECKING:
     from decoupe.inference.results import Background, Matte

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoupe.console import say, told
+from decoupe.commands.console import say, told
+from decoupe.commands.options import Overwrite, known_models
+from decoupe.commands.plan import check_output
+from decoupe.commands.running import said_warnings
 from decoupe.errors import InputError
-from decoupe.options import Overwrite, known_models
-from decoupe.plan import check_output
-from decoupe.running import said_warnings
 from decoupe.weights.registry import CATALOGUE
 
 if TYPE_CHECKING:
