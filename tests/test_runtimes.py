@@ -295,6 +295,8 @@ def test_missing_devices_and_precisions_are_errors(loaded: Path, tmp_path: Path)
     for device in ("cuda:63", "mps", "meta", "toaster"):
         with pytest.raises(DeviceError, match=device):
             open_runtime(loaded, device=device)
+    with pytest.raises(DeviceError, match=r"^device 'gpu' cannot be used here \(no such device\): use"):
+        open_runtime(loaded, device="gpu")
     for device in ("mps", "toaster"):
         with pytest.raises(DeviceError, match=f"device '{device}'"):
             open_runtime(onnx_file, device=device)

@@ -386,7 +386,8 @@ def _torch_device(device: str) -> torch.device:
         # Only a tensor on it shows that the device can really be used.
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = first_line(error)
+        # Of a word that is none PyTorch lists the twenty that it knows, most for makers of hardware.
+        reason = "no such device" if "one of cpu, " in str(error) else first_line(error)
         raise DeviceError(f"device {device!r} cannot be used here ({reason}): use 'cpu', or 'auto'") from None
     if chosen.type == "meta":
         raise DeviceError("device 'meta' computes nothing: use 'cpu', or 'auto'")
