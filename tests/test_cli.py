@@ -619,7 +619,7 @@ def test_an_output_folder_that_cannot_be_made(run: Run, here: Path) -> None:
         (["--over", ""], "a path is empty"),
         (["--box", "10,20,5,40"], "--box is '10,20,5,40', expected X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1"),
         (["--box", "0,0,5,5", "--point", "5,0"], "--point lies outside --box"),
-        (["--what", "list", "--what", "dog"], "--what list tells what there is: leave the other labels out"),
+        (["--what", "list", "--what", "dog"], "--what list lists the labels: leave the other labels out"),
         (["--shrink", "1001"], "--shrink is 1001, expected at most 1000 pixels"),
         (["--watch"], "in folders: name folders only"),
         (["--size", "big"], "--size is 'big', expected N, WxH or native"),

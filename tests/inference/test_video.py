@@ -430,7 +430,7 @@ def test_files_that_cannot_be_read(predictor: decoupe.Predictor) -> None:
         with pytest.raises(decoupe.InputError, match=line):
             cut_video(name, "out.mov", predictor)
         assert not Path("out.mov").exists()
-    with pytest.raises(decoupe.InputError, match=r"in.mp4 is 96×64, more than 1000 pixels"):
+    with pytest.raises(decoupe.InputError, match=r"in.mp4 is 96×64, more than 1,000 pixels"):
         cut_video("in.mp4", "out.mov", predictor, max_pixels=1000)
     with pytest.raises(decoupe.InputError, match="batch_size is 0"):
         cut_video("in.mp4", "out.mov", predictor, batch_size=0)

@@ -314,7 +314,7 @@ class SemanticMaps:
         ]
         if numbers.ndim != 2 or strange:
             raise InputError(
-                f"{map_of} is no map of {len(self.index)} classes: expected a grey or indexed PNG of class "
+                f"{map_of} is not a map of {len(self.index)} classes: expected a grey or indexed PNG of class "
                 f"numbers from {min(self.index)} to {max(self.index)}, found "
                 + (f"{strange[0]}; other classes are named in classes.txt" if strange else "colours")
             )
