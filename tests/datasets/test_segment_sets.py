@@ -174,7 +174,7 @@ def test_pascal_voc(tmp_path: Path) -> None:
     scene = scenes.read(0)
     assert (scene.segments.tolist(), scene.classes.tolist()) == ([[0, 1], [-1, 0]], [0, 20])
     (tmp_path / "classes.txt").write_text("nothing\nleaf\n")
-    with pytest.raises(InputError, match=r"no map of 2 classes: .*from 0 to 1, found 20; other classes"):
+    with pytest.raises(InputError, match=r"not a map of 2 classes: .*from 0 to 1, found 20; other classes"):
         find_segment_set(tmp_path, "val").read(0)
 
 

@@ -220,7 +220,7 @@ def _label_map(file: Path, vocabulary: Vocabulary) -> NDArray[np.int64]:
     count, none = len(vocabulary.names), vocabulary.none
     if labels.ndim != 2 or labels[labels != none].max(initial=0) >= count:
         raise InputError(
-            f"{file} is no map of {count} classes: expected a grey or indexed PNG of indices from 0, "
+            f"{file} is not a map of {count} classes: expected a grey or indexed PNG of indices from 0, "
             f"{none} for none"
         )
     return np.where(labels == none, -1, labels)
