@@ -314,8 +314,8 @@ class SemanticMaps:
         ]
         if numbers.ndim != 2 or strange:
             raise InputError(
-                f"{map_of} is not a map of {len(self.index)} classes: expected a grey or indexed PNG of class "
-                f"numbers from {min(self.index)} to {max(self.index)}, found "
+                f"{map_of} is not a map of {len(self.index)} classes: expected a grey or indexed PNG of "
+                f"class numbers from {min(self.index)} to {max(self.index)}, found "
                 + (f"{strange[0]}; other classes are named in classes.txt" if strange else "colours")
             )
         classes = np.array([self.index[n] for n in present.tolist() if n in self.index], np.int64)
