@@ -207,6 +207,14 @@ def test_files_are_scored_without_torch(tmp_path: Path) -> None:
     assert (tmp_path / "report" / "index.html").exists()
 
 
+def test_exporting_without_torch_names_the_extra(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from decoupe.cli import main; main()"
+    command = [sys.executable, "-c", code, "export", "pocket", str(tmp_path / "small.onnx")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    line = "decoupe: decoupe export needs the extra 'export': pip install 'decoupe[export]'\n"
+    assert (run.returncode, run.stderr) == (2, line)
+
+
 def test_models_of_our_own_blocks_need_no_torchvision() -> None:
     """Importing it takes a second and 0.2 GB."""
     code = "import sys, decoupe.models.fuse, decoupe.weights; print('torchvision' in sys.modules)"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decoupe.commands.console import say, told
+from decoupe.commands.console import imported, say, told
 from decoupe.commands.options import Overwrite, known_models
 from decoupe.commands.plan import check_output
 from decoupe.commands.running import said_warnings
@@ -62,6 +62,7 @@ def export(
     with told():
         _check_options(out, half, deform, pixels, int8, most_lost)
         check_output(out, overwrite)
+        imported("decoupe.export", "decoupe export", "export")
         from decoupe import __version__
         from decoupe.export import export_onnx, once
         from decoupe.export.openvino_file import export_openvino
