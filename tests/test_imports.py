@@ -211,7 +211,7 @@ def test_exporting_without_torch_names_the_extra(tmp_path: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from decoupe.cli import main; main()"
     command = [sys.executable, "-c", code, "export", "pocket", str(tmp_path / "small.onnx")]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    line = "decoupe: decoupe export needs the extra 'export': pip install 'decoupe[export]'\n"
+    line = "decoupe: decoupe export needs onnx and onnxscript: pip install 'decoupe[export]'\n"
     assert (run.returncode, run.stderr) == (2, line)
 
 
