@@ -48,8 +48,6 @@ from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, MatteName, ModelSpec
 
 if TYPE_CHECKING:
     import torch
-
-if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
