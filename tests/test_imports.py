@@ -33,6 +33,7 @@ ORDER = (
     "onnx_runtime",
     "runtimes",
     "inference",
+    "batch",
     "commands.plan",
     "commands.watching",
     "interrupts",

@@ -39,3 +39,16 @@ def import_openvino() -> Any:
         if absent:
             del sys.modules[reporter]
     return openvino
+
+
+def import_ray() -> Any:
+    """``ray``, silent: a run that it starts itself would be reported to its makers.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    import ray.data
+
+    return ray

@@ -56,6 +56,7 @@ EXTRAS = {
     "matting": Extra("pymatting", "hair solved anew: `decoupe cut --matting`", 350),
     "heic": Extra("pillow_heif", "HEIC photographs", 27),
     "video": Extra("av", "decoupe video", 110),
+    "batch": Extra("ray", "decoupe.batch: millions of pictures, on many machines", 500),
     "export": Extra("onnxscript", "trained models as .onnx files", 45),
 }
 

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO
-from pathlib import Path
-from typing import BinaryIO, Literal
+from pathlib import Path, PurePath
+from typing import BinaryIO, Literal, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
@@ -21,6 +21,8 @@ from decoupe.inference.png import encode_png
 
 if sys.platform != "win32":
     import fcntl
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 READABLE = frozenset(
     f".{ending}"
@@ -127,23 +129,31 @@ def find_images(
 
 
 def output_paths(sources: Iterable[Path], root: Path, out: Path, suffix: str = ".png") -> dict[Path, Path]:
-    """Where each result goes when the folder ``root`` is mirrored into ``out``: files that end in ``suffix``.
-
-    Where two sources differ in their ending only, as ``a.jpg`` and ``a.bmp``, the results keep it:
-    ``a.jpg.png``.
+    """Where each result goes when the folder ``root`` is mirrored into ``out``, by `result_names`.
 
     Raises:
         OutputError: a result would overwrite a source.
     """
+    names = result_names(sources, suffix)
+    targets = {source: out / name.relative_to(root) for source, name in names.items()}
+    refuse_overwriting(targets.values(), real_paths(names))
+    return targets
+
+
+def result_names(sources: Iterable[AnyPath], suffix: str) -> dict[AnyPath, AnyPath]:
+    """The name of each result, which ends in ``suffix``.
+
+    Where two sources differ in their ending only, as ``a.jpg`` and ``a.bmp``, the results keep it:
+    ``a.jpg.png``.
+    """
     sources = list(sources)
     sharing = Counter(source.with_suffix("") for source in sources)
-    targets: dict[Path, Path] = {}
-    for source in sources:
-        shared = sharing[source.with_suffix("")] > 1
-        name = source.with_name(f"{source.name}{suffix}") if shared else source.with_suffix(suffix)
-        targets[source] = out / name.relative_to(root)
-    refuse_overwriting(targets.values(), real_paths(sources))
-    return targets
+    return {
+        source: source.with_name(f"{source.name}{suffix}")
+        if sharing[source.with_suffix("")] > 1
+        else source.with_suffix(suffix)
+        for source in sources
+    }
 
 
 def real_paths(paths: Iterable[Path]) -> frozenset[str]:

@@ -309,8 +309,8 @@ class Predictor(Opened[Matte]):
         return _matte(from_network(alpha, picture), picture)
 
 
-class _Options(TypedDict, total=False):
-    """The options of `load`, for its overloads."""
+class LoadOptions(TypedDict, total=False):
+    """The options of `load`."""
 
     device: str | torch.device | None
     dtype: str | torch.dtype | None
@@ -327,15 +327,15 @@ class _Options(TypedDict, total=False):
 
 
 @overload
-def load(model: MatteName | None = None, **options: Unpack[_Options]) -> Predictor: ...
+def load(model: MatteName | None = None, **options: Unpack[LoadOptions]) -> Predictor: ...
 
 
 @overload
-def load(model: SegmentName, **options: Unpack[_Options]) -> Segmenter: ...
+def load(model: SegmentName, **options: Unpack[LoadOptions]) -> Segmenter: ...
 
 
 @overload
-def load(model: str | Path, **options: Unpack[_Options]) -> Any: ...  # mattes or segments: the file decides
+def load(model: str | Path, **options: Unpack[LoadOptions]) -> Any: ...  # the file decides which
 
 
 def load(
@@ -431,7 +431,7 @@ def _name_of(chosen: object) -> str | None:
     return None if chosen is None else str(chosen).removeprefix("torch.")
 
 
-def open_predictor(model: str | Path | None = None, **options: Unpack[_Options]) -> Predictor:
+def open_predictor(model: str | Path | None = None, **options: Unpack[LoadOptions]) -> Predictor:
     """`load` for a model that has to give mattes.
 
     Raises:
@@ -447,7 +447,7 @@ def open_predictor(model: str | Path | None = None, **options: Unpack[_Options])
     return opened
 
 
-def open_segmenter(model: str | Path | None = None, **options: Unpack[_Options]) -> Segmenter:
+def open_segmenter(model: str | Path | None = None, **options: Unpack[LoadOptions]) -> Segmenter:
     """`load` for a model that has to give segments; None is the catalogue's default one.
 
     Raises:

@@ -1,0 +1,157 @@
+"""Ray's own machinery is started once; what does not need it is tested without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.fs
+import pytest
+import ray
+from PIL import Image
+
+import decoupe
+from decoupe import batch
+from decoupe.errors import InputError, MissingExtraError, ModelError, OutputError, UnknownModelError
+from inference.tiny import write_onnx
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # a token would lie in the developer's home
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_onnx(tmp_path_factory.mktemp("model") / "tiny.onnx")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Five pictures, two of which differ in their ending only, one that is none, and one that is hidden."""
+    folder = tmp_path / "photos"
+    for number, name in enumerate(("a.jpg", "a.png", "deep/b.JPG", "deep/er/c.webp", ".hidden/d.jpg")):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(256, size=(40, 30 + number, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+RESULTS = {"a.jpg.png", "a.png.png", "deep/b.png", "deep/er/c.png"}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_folder_is_mirrored_and_gone_on_with(photos: Path, model: Path, tmp_path: Path) -> None:
+    out = photos / "out"  # inside: what was made is not cut in turn
+    done = batch.cut(photos, out, model=model, workers=2)
+    assert (done.cut, done.kept, list(done.failed)) == (4, 0, ["broken.jpg"])
+    assert "is not a picture that can be read" in done.failed["broken.jpg"]
+    assert files(out) == RESULTS
+    wanted = decoupe.load(model)(photos / "deep" / "b.JPG")
+    wanted.save(tmp_path / "wanted.png")
+    assert (out / "deep" / "b.png").read_bytes() == (tmp_path / "wanted.png").read_bytes()
+
+    (out / "a.jpg.png").unlink()
+    (out / "a.png.png").write_bytes(b"")  # of a run whose disk was full
+    (out / "deep" / "b.png").write_bytes(b"kept")
+    again = batch.cut(str(photos), f"file://{out}", model=model)
+    assert (again.cut, again.kept) == (2, 2)
+    assert files(out) == RESULTS
+    assert (out / "deep" / "b.png").read_bytes() == b"kept"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_keeps_the_workers_from_starting_is_told(photos: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="takes 1 GPU, the cluster has 0: let it take less"):
+        batch.cut(photos, tmp_path / "out", model=model, gpus=1)
+    with pytest.raises(ModelError, match=r"the workers ended: DeviceError: .*cuda"):
+        batch.cut(photos, tmp_path / "out", model=model, device="cuda")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"suffix": ".jpg"}, OutputError, "JPEG has no transparency"),
+        ({"suffix": ".txt"}, OutputError, "txt"),
+        ({"suffix": ".webp", "quality": 300}, InputError, "quality is 300, expected a number from 1 to 100"),
+        ({"over": "redd"}, InputError, "redd"),
+        ({"model": "birefnt"}, UnknownModelError, "did you mean 'birefnet'"),
+        ({"sise": 7}, TypeError, "unexpected keyword argument 'sise'"),
+        ({"workers": 0}, InputError, "expected at least 1, 1 and 0"),
+        ({"target": "photos"}, OutputError, "holds the pictures: choose another target"),
+        ({"source": "nowhere"}, InputError, "cannot be listed"),
+        (
+            {"source": "s4://bucket/photos"},
+            InputError,
+            "s4://bucket/photos cannot be opened .*URI that pyarrow",
+        ),
+        ({"source": "empty"}, InputError, "holds no pictures"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_ray_starts(
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    Path("empty").mkdir()
+
+    def start(**_: Any) -> None:
+        raise RuntimeError("started")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    with pytest.raises(error, match=message):
+        batch.cut(**{"source": "photos", "target": "out", **options})
+    assert not Path("out").exists()
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'decoupe\[batch\]'"):
+        batch.cut(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["subtree", "an object store"])
+def test_elsewhere_a_file_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A folder behind another file system; of object stores, nothing is renamed and no folder is made."""
+    store = pyarrow.fs.SubTreeFileSystem(str(tmp_path), pyarrow.fs.LocalFileSystem())
+    if kind == "an object store":
+        monkeypatch.setattr(batch, "OBJECT_STORES", (store.type_name,))
+        (tmp_path / "deep").mkdir()
+    batch._write(b"data", store, "deep", "a.png")
+    assert (tmp_path / "deep" / "a.png").read_bytes() == b"data"
+    assert files(tmp_path) == {"deep/a.png"}
+
+    (tmp_path / "deep" / "b.png").mkdir()
+    with pytest.raises(OSError, match=r"b\.png"):
+        batch._write(b"data", store, "deep", "b.png")
+    assert files(tmp_path) == {"deep/a.png"}
+
+
+def test_as_many_workers_as_there_is_room_for() -> None:
+    held = {"CPU": 16.0, "GPU": 2.0}
+    assert batch._room(held, 1, 0) == 16
+    assert batch._room(held, 3, 0) == 5
+    assert batch._room(held, 1, 1) == 2
+    assert batch._room(held, 4, 0.25) == 4  # eight by the GPUs
+    with pytest.raises(InputError, match="takes 32 CPU, the cluster has 16"):
+        batch._room(held, 32, 0)
