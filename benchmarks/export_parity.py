@@ -3,9 +3,10 @@
     python benchmarks/export_parity.py [CONFIGURATION ...] [--only COLUMN ...] [--page docs/export.md]
 
 A row a configuration, each in a process of its own: the largest difference from PyTorch in float64, of the
-output's spread, of the exported file in ONNX Runtime (deformable convolutions gathered, and as DeformConv),
-in OpenVINO and as a program of torch.export. Where a runtime refuses, the cell says "no", and why is told on
-standard error. Weights are those of the golden cases (tests/golden), which keep maps in a healthy range.
+output's spread, of the exported file in ONNX Runtime (as it is by default, and with deformable convolutions
+gathered), in OpenVINO and as a program of torch.export. Where a runtime refuses, the cell says "no", and why
+is told on standard error. Weights are those of the golden cases (tests/golden), which keep maps in a healthy
+range.
 --only measures some columns; --page puts what was found into the table of that page, cell by cell.
 """
 
@@ -34,7 +35,7 @@ from machine import machine, parser_of, print_table, versions
 SHAPES = ((1, 13, 5), (3, 4, 7))
 """Batch, rows and columns of 32 pixels; (2, 9, 13) is traced."""
 
-COLUMNS = ("ONNX Runtime", "ONNX Runtime, DeformConv", "OpenVINO", "torch.export")
+COLUMNS = ("ONNX Runtime", "ONNX Runtime, gathered", "OpenVINO", "torch.export")
 MARKS = ("<!-- runtimes -->", "<!-- end of runtimes -->")
 
 
@@ -87,65 +88,70 @@ def measure(name: str, only: Sequence[str]) -> dict[str, list[str]]:
     """The cells of a configuration's rows, by the row's name."""
     import torch
 
-    from decoupe.export import forms, graphs, onnx_file, openvino_file, outputs_of, two_scale
+    from decoupe.export import forms, graph_of, graphs, onnx_file, openvino_file, outputs_of
     from decoupe.export.gathering import without_deform_conv
     from decoupe.sessions import OpenVinoSession, OrtSession, ProgramSession
+    from decoupe.weights.registry import Preprocessing
 
     model = model_of(name)
     wanted = functools.cache(functools.partial(computed, outputs_of(model)))
-    form = forms.traceable(model)
-    graph = (graphs.SegmentGraph if name.startswith("MaskFormer") else graphs.MatteGraph)(form)
-    twice = name.startswith("InSPyReNet")
+    looks = 2 if name.startswith("InSPyReNet") else 1
+    once = Preprocessing((64, 64), "stretch", (32, 1024))
 
-    def cell(looks: int, open_session: Callable[[], Any]) -> str:
+    def cell(looks: int, session: Callable[[], Any]) -> str:
         try:
-            return f"{difference(wanted, open_session(), looks):.1e}"
+            return f"{difference(wanted, session(), looks):.1e}"
         except Exception as error:  # whatever a runtime raises
             print(f"{name}: {' '.join(str(error).split())[-300:]}", file=sys.stderr)
             return "no"
 
     with tempfile.TemporaryDirectory() as folder:
-        kinds = ("onnx", "once.onnx", "twice.onnx", "xml", "pt2")
-        places = {kind: Path(folder, f"model.{kind}") for kind in kinds}
-        deforms = False
-        if set(only) != {COLUMNS[3]}:
-            proto = onnx_file.trace(graph)
-            deforms = any(node.op_type == "DeformConv" for node in proto.graph.node)
-            places["onnx"].write_bytes(onnx_file.finish(proto, {}))
-            proto = without_deform_conv(proto)
-            places["once.onnx"].write_bytes(onnx_file.finish(proto, {}))
-            if twice and COLUMNS[0] in only:
-                proto = two_scale.joined(proto, onnx_file.trace(graphs.TwoScaleGraph(form)))
-                places["twice.onnx"].write_bytes(onnx_file.finish(proto, {}))
-            del proto
-        gathered = places["twice.onnx" if twice else "once.onnx"]
+
+        def written(proto: Any) -> Path:
+            path = Path(folder, f"{time.monotonic_ns()}.onnx")
+            path.write_bytes(onnx_file.finish(proto, {}))
+            return path
+
+        @functools.cache
+        def default() -> Path:
+            preprocessing = replace(once, two_scale=(80, 128)) if looks == 2 else once
+            return written(graph_of(model, preprocessing, phased=True))
+
+        @functools.cache
+        def plain() -> Any:
+            return graph_of(model, once)
 
         def converted() -> Any:
             import openvino
 
-            openvino.save_model(openvino_file.convert(places["onnx"]), places["xml"], compress_to_fp16=False)
-            return OpenVinoSession(places["xml"], "cpu")
+            path = Path(folder, "model.xml")
+            openvino.save_model(openvino_file.convert(written(plain())), path, compress_to_fp16=False)
+            return OpenVinoSession(path, "cpu")
 
         def program() -> Any:
+            kind = graphs.SegmentGraph if name.startswith("MaskFormer") else graphs.MatteGraph
             with torch.no_grad():
-                captured = onnx_file.captured(graph, gridded=False)
-            with places["pt2"].open("wb") as file:
+                captured = onnx_file.captured(kind(forms.traceable(model)), gridded=False)
+            path = Path(folder, "model.pt2")
+            with path.open("wb") as file:
                 torch.export.save(captured, file)
-            return ProgramSession(places["pt2"], "cpu")
+            return ProgramSession(path, "cpu")
 
-        def cells(looks: int, openers: Sequence[Callable[[], Any] | None]) -> list[str]:
-            asked = zip(COLUMNS, openers, strict=True)
-            return [cell(looks, each) if each and column in only else "" for column, each in asked]
-
-        def plain() -> Any:
-            return OrtSession(places["onnx"], "cpu")
-
-        def gather() -> Any:
-            return OrtSession(gathered, "cpu")
-
-        rows = {name: cells(1, (gather, plain if deforms else None, converted, program))}
-        if twice:
-            rows[f"{name}{TWICE}"] = cells(2, (gather, None, None, None))
+        openers = {
+            COLUMNS[0]: lambda: OrtSession(default(), "cpu"),
+            COLUMNS[1]: lambda: OrtSession(written(without_deform_conv(plain())), "cpu"),
+            COLUMNS[2]: converted,
+            COLUMNS[3]: program,
+        }
+        if COLUMNS[1] in only and all(node.op_type != "DeformConv" for node in plain().graph.node):
+            del openers[COLUMNS[1]]
+        # OpenVINO's file is made first: gathering changes the graph.
+        cells = {
+            column: cell(1, openers[column]) for column in reversed(COLUMNS) if column in {*only} & {*openers}
+        }
+        rows = {name: [cells.get(column, "") for column in COLUMNS]}
+        if looks == 2 and COLUMNS[0] in only:
+            rows[f"{name}{TWICE}"] = [cell(2, openers[COLUMNS[0]]), "", "", ""]
     return rows
 
 

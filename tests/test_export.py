@@ -29,8 +29,9 @@ from decoupe.commands import export as export_command
 from decoupe.errors import CheckpointError, ConfigError, InputError, ModelError, OutputError
 from decoupe.export import forms, onnx_file, parity, program_file, quantization, two_scale
 from decoupe.export.graphs import MatteGraph, SegmentGraph
-from decoupe.models import BiRefNet, MaskFormer
-from decoupe.models.birefnet import BiRefNetConfig
+from decoupe.layers.deform import DeformConv2d
+from decoupe.models import BiRefNet, MaskFormer, fuse
+from decoupe.models.birefnet import PRESETS, BiRefNetConfig
 from decoupe.models.maskformer import MaskFormerConfig
 from decoupe.weights.labels import NO_NAMES, Vocabulary
 from decoupe.weights.registry import Preprocessing
@@ -156,24 +157,93 @@ def test_standard_operators_alone(files: Files) -> None:
         model = onnx.load(path)
         assert [opset.domain for opset in model.opset_import] == [""]
         assert not model.functions
-        assert "DeformConv" not in {node.op_type for node in model.graph.node}
 
 
-def test_what_follows_a_deformable_convolution_is_made_in_its_row(files: Files) -> None:
-    """The exporter writes the ReLU and the 1×1 convolution apart: if they are not found, only time tells."""
-    scans = [node for node in onnx.load(files["swin"]).graph.node if node.op_type == "Scan"]
-    assert len(scans) == 4  # one pyramid's branches
+def test_deformable_convolution_as_onnx_has_it(files: Files) -> None:
+    nodes = onnx.load(files["swin"]).graph.node
+    assert sum(node.op_type == "DeformConv" for node in nodes) == 4  # one pyramid's branches
+
+
+@pytest.mark.usefixtures("traced")
+def test_deformable_convolution_without_its_operator(
+    models: dict[str, torch.nn.Module], tmp_path: Path
+) -> None:
+    """What the exporter writes behind it is made in its row: if it were not found, only time would tell."""
+    path = tmp_path / "swin.onnx"
+    report = export.export_onnx(
+        models["swin"], path, preprocessing=PREPROCESSING, metadata={}, deform="gather"
+    )
+    assert all(row.agrees for row in report)
+    model = onnx.load(path)
+    assert [opset.domain for opset in model.opset_import] == [""]
+    assert not model.functions
+    assert "DeformConv" not in {node.op_type for node in model.graph.node}
+    scans = [node for node in model.graph.node if node.op_type == "Scan"]
+    assert len(scans) == 4
     for scan in scans:
         (body,) = (attribute.g for attribute in scan.attribute if attribute.name == "body")
         assert [node.op_type for node in body.node[-2:]] == ["Relu", "MatMul"]
 
 
-@pytest.mark.usefixtures("traced")
-def test_deformable_convolution_as_onnx_has_it(models: dict[str, torch.nn.Module], tmp_path: Path) -> None:
-    path = tmp_path / "swin.onnx"
-    report = export.export_onnx(models["swin"], path, preprocessing=PREPROCESSING, metadata={}, deform="onnx")
-    assert all(row.agrees for row in report)
-    assert sum(node.op_type == "DeformConv" for node in onnx.load(path).graph.node) == 4
+def test_each_level_has_as_many_phases_as_always_divide_its_rows() -> None:
+    """Sides are multiples of 32, so the map at a quarter of the size has a multiple of 8 rows."""
+    model = BiRefNet(BiRefNetConfig("nano", context_width=8, block_width=8))
+    form = forms.traceable(model, phased=True)
+    phases = [
+        [each.phases for each in block.modules() if isinstance(each, forms.TracedBranch)]
+        for block in form.decoder.blocks
+    ]
+    assert phases == [[1] * 4, [2] * 4, [4] * 4, [8] * 4]
+
+
+def test_what_a_level_concatenates_fills_blocks() -> None:
+    """ONNX Runtime takes longer for a convolution of 50 channels than for one of 52."""
+    model = with_statistics(BiRefNet(PRESETS["pocket"]))
+    form = forms.traceable(model)
+    assert [block.reduce[0].in_channels % 16 for block in model.decoder.blocks] == [8, 8, 2, 2]
+    assert [block.reduce[0].in_channels % 4 for block in form.decoder.blocks] == [0] * 4
+    image = picture(1, 96, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(form(image).logits, model(image).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 96, 64), (2, 32, 128)])
+def test_phases_of_an_exported_file(phased: tuple[Any, Any], shape: tuple[int, int, int]) -> None:
+    plain, session = phased
+    image = picture(*shape)
+    with torch.inference_mode():
+        expected = plain(image).numpy()
+    (found,) = session.run(None, {"image": image.numpy()})
+    assert np.abs(found - expected).max() < 1e-5 * expected.std()
+
+
+@pytest.fixture(scope="module")
+def phased() -> tuple[Any, Any]:
+    """A deformable convolution at a quarter of the picture's size, and ONNX Runtime's session of it."""
+    torch.manual_seed(1)
+    layer = DeformConv2d(3, 4, 7)
+    for predictor in (layer.offset, layer.modulation):
+        torch.nn.init.normal_(predictor.weight, std=0.3)
+    branch = fuse.DeformableBranch(layer, torch.randn(2, 4, 1, 1))
+
+    class Quarter(torch.nn.Module):
+        inputs, outputs = ("image",), ("found",)
+
+        def __init__(self, branch: torch.nn.Module) -> None:
+            super().__init__()
+            self.branch = branch
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.branch(torch.nn.functional.avg_pool2d(image, 4))
+
+    graph = onnx_file.trace(Quarter(forms.TracedBranch(branch, 8)))
+    strides = [
+        [list(attribute.ints) for attribute in node.attribute if attribute.name == "strides"]
+        for node in graph.graph.node
+        if node.op_type == "DeformConv"
+    ]
+    assert strides == [[[8, 1]]] * 8
+    return Quarter(branch), onnxruntime.InferenceSession(graph.SerializeToString())
 
 
 def test_the_file_tells_what_it_needs(files: Files) -> None:

@@ -39,8 +39,8 @@ def export(
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
     deform: Annotated[
-        str, typer.Option(metavar="FORM", help="Deformable convolutions: gather, or onnx for DeformConv.")
-    ] = "gather",
+        str, typer.Option(metavar="FORM", help="Deformable convolutions: onnx for DeformConv, or gather.")
+    ] = "onnx",
     pixels: Annotated[
         bool,
         typer.Option(
@@ -106,7 +106,7 @@ def _check_options(
     """Raise InputError for options that the kind of file does not have, or that exclude each other."""
     if out.suffix not in (".onnx", ".xml", ".pt2"):
         raise InputError(f"{out} ends in {out.suffix or 'nothing'}, expected .onnx, .xml or .pt2: rename it")
-    if out.suffix != ".onnx" and (pixels or int8 is not None or deform != "gather"):
+    if out.suffix != ".onnx" and (pixels or int8 is not None or deform != "onnx"):
         raise InputError("--with-preprocessing, --int8 and --deform are for .onnx files alone")
     if out.suffix == ".pt2" and half:
         raise InputError("--half is for .onnx and .xml files: leave it out")

@@ -35,7 +35,7 @@ from decoupe.weights.registry import Preprocessing
 
 __all__ = ["PARITY", "Parity", "export_onnx"]
 
-DEFORMS = ("gather", "onnx")
+DEFORMS = ("onnx", "gather")
 
 
 def export_onnx(
@@ -45,7 +45,7 @@ def export_onnx(
     preprocessing: Preprocessing,
     metadata: Mapping[str, str],
     vocabulary: Vocabulary = NO_NAMES,
-    deform: str = "gather",
+    deform: str = "onnx",
     half_weights: bool = False,
     pixels: bool = False,
     force: bool = False,
@@ -58,8 +58,8 @@ def export_onnx(
         preprocessing: how a picture becomes the input; stored in the file.
         metadata: more to store, under ``decoupe.`` names: ``name``, ``family``, ``licence``, ``version``.
         vocabulary: the names of a segment model's classes; stored.
-        deform: deformable convolutions as sums of what standard operators gather, which is faster on a CPU,
-            or as the operator ``DeformConv``, which ONNX Runtime has on CUDA too.
+        deform: deformable convolutions as the operator ``DeformConv`` (``onnx``), or as sums of what is
+            gathered by operators that every runtime has (``gather``).
         half_weights: store the weights in half precision, at half the size; computation stays float32.
         pixels: take ``picture`` uint8 ``(N, H, W, 3)`` of any size and give alpha at that size.
         force: keep the file though it differs from torch.
@@ -80,7 +80,9 @@ def export_onnx(
     if pixels and (isinstance(model, MaskFormer) or preprocessing.fit not in ("stretch", "keep")):
         raise ConfigError("preprocessing inside the file is for models that give mattes: leave it out")
     model = prepared(model)
-    proto = graph_of(model, preprocessing, deform=deform)
+    proto = graph_of(model, preprocessing, phased=deform == "onnx")
+    if deform == "gather":
+        proto = without_deform_conv(proto)
     stored = described(model, preprocessing, metadata, vocabulary)
     content = onnx_file.finish(proto, stored)
     if not (half_weights or pixels):
@@ -121,13 +123,13 @@ def once(preprocessing: Preprocessing) -> Preprocessing:
     return dataclasses.replace(preprocessing, two_scale=None)
 
 
-def graph_of(model: nn.Module, preprocessing: Preprocessing, *, deform: str) -> Any:
-    """The ``onnx.ModelProto`` of a model, without metadata."""
-    form = traceable(model)
+def graph_of(model: nn.Module, preprocessing: Preprocessing, *, phased: bool = False) -> Any:
+    """The ``onnx.ModelProto`` of a model, without metadata; ``phased`` as `traceable` takes it."""
+    form = traceable(model, phased=phased)
     proto = onnx_file.trace(SegmentGraph(form) if isinstance(model, MaskFormer) else MatteGraph(form))
     if preprocessing.two_scale is not None:
         proto = joined(proto, onnx_file.trace(TwoScaleGraph(form)))
-    return without_deform_conv(proto) if deform == "gather" else proto
+    return proto
 
 
 def checked(model: nn.Module, content: bytes, preprocessing: Preprocessing) -> list[Parity]:

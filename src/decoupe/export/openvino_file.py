@@ -44,7 +44,7 @@ def export_openvino(
         raise MissingExtraError("exporting to OpenVINO", "openvino") from error
     path, preprocessing = Path(path), once(preprocessing)
     model = prepared(model)
-    proto = graph_of(model, preprocessing, deform="onnx")
+    proto = graph_of(model, preprocessing)
     stored = described(model, preprocessing, metadata, vocabulary)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:

@@ -315,11 +315,13 @@ class Decoder(nn.Module):
         The 1×1 head of [resized map ‖ reference]. It commutes with bilinear resizing, so the map is
         projected to one channel first and resized after: the same numbers without a map at full size.
         """
+        own, size = x.shape[1], image.shape[-2:]
+        if own == self.head.in_channels:
+            logits = resize(self.head(x), size)
+            return logits + self.inward[-1](image) if self.inward else logits  # a fused one gives logits
         weight = self.head.weight
-        logits = resize(F.conv2d(x, weight[:, : x.shape[1]], self.head.bias), image.shape[-2:])
-        if self.inward:
-            logits = logits + F.conv2d(self.inward[-1](image), weight[:, x.shape[1] :])
-        return logits
+        logits = resize(F.conv2d(x, weight[:, :own], self.head.bias), size)
+        return logits + F.conv2d(self.inward[-1](image), weight[:, own:])
 
 
 class RefinerUNet(nn.Module):

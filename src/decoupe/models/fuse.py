@@ -340,7 +340,7 @@ class CollapsedReference(nn.Module):
 
 
 def collapse_tail(model: BiRefNet) -> None:
-    """Replace the reference at full resolution, if there is one, and the head's weights for it."""
+    """Replace the reference at full resolution, if there is one, and take its weights out of the head."""
     decoder = model.decoder
     last = decoder.inward[-1] if decoder.inward else None
     if not isinstance(last, InwardReference):
@@ -348,9 +348,8 @@ def collapse_tail(model: BiRefNet) -> None:
     own = decoder.head.in_channels - cast(nn.Conv2d, last.convs[-1]).out_channels
     weight = decoder.head.weight.detach()
     decoder.inward[-1] = CollapsedReference(last, weight[:, own:])
-    head = nn.Conv2d(own + 1, 1, 1)
-    head.weight = nn.Parameter(torch.cat([weight[:, :own], torch.ones_like(weight[:, :1])], dim=1))
-    head.bias = decoder.head.bias
+    head = nn.Conv2d(own, 1, 1)
+    head.weight, head.bias = nn.Parameter(weight[:, :own].clone()), decoder.head.bias
     decoder.head = head
 
 

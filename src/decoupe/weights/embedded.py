@@ -82,7 +82,14 @@ def _given(model: BiRefNet, spec: ModelSpec, path: Path) -> dict[str, Tensor]:
             continue
         if given[key].shape == StridedReference(reference).convs[0].weight.shape:  # else it does not fit
             given[key] = over_cells(given[key])
-    return given
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    return {key: _without_zeros(value, shapes.get(key, value.shape)) for key, value in given.items()}
+
+
+def _without_zeros(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """The tensor without what `decoupe.export.forms.align` added, if it did; else as it is."""
+    part = tensor[tuple(map(slice, shape))] if tensor.ndim == len(shape) else tensor
+    return part if part.shape == shape and tensor.count_nonzero() == part.count_nonzero() else tensor
 
 
 def _tail(decoder: Decoder, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -93,17 +100,18 @@ def _tail(decoder: Decoder, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     place, head = f"decoder.inward.{len(decoder.inward) - 1}", decoder.head
     names = ("first.weight", "first.bias", "second", "bias")
-    if any(f"{place}.{name}" not in given for name in names) or "slice_1" not in given:
+    if any(name not in given for name in ("decoder.head.weight", *(f"{place}.{name}" for name in names))):
         return {}
     weight, bias, second, second_bias = (given[f"{place}.{name}"] for name in names)
-    channels = head.in_channels - given["slice_1"].shape[1]  # of the reference
+    own = given["decoder.head.weight"]
+    channels = head.in_channels - own.shape[1]  # of the reference
     share = channels**-0.5
     return {
         f"{place}.convs.0.weight": weight,
         f"{place}.convs.0.bias": bias,
         f"{place}.convs.1.weight": share * second.expand(channels, -1, -1, -1),
         f"{place}.convs.1.bias": share * second_bias.expand(channels),
-        "decoder.head.weight": torch.cat([given["slice_1"], torch.full((1, channels, 1, 1), share)], dim=1),
+        "decoder.head.weight": torch.cat([own, torch.full((1, channels, 1, 1), share)], dim=1),
     }
 
 

@@ -224,7 +224,7 @@ _MODELS = (
         repo=None,
         file="pocket.onnx",
         backbone="nano",
-        sha256="2d9ca995369b7c68336000cb5016903f15bc0e07fd9c6d4b7c2b8cb52548dfef",
+        sha256="8e146f93ecbd1bbccb55152d1c816db1503bc285ffa774ff80466f1f0741cee6",
     ),
     _released(
         "birefnet",
