@@ -29,7 +29,7 @@ from decoupe.commands import export as export_command
 from decoupe.errors import CheckpointError, ConfigError, InputError, ModelError, OutputError
 from decoupe.export import forms, onnx_file, parity, program_file, quantization, two_scale
 from decoupe.export.graphs import MatteGraph, SegmentGraph
-from decoupe.layers.deform import DeformConv2d
+from decoupe.layers.blocks import ASPP
 from decoupe.models import BiRefNet, MaskFormer, fuse
 from decoupe.models.birefnet import PRESETS, BiRefNetConfig
 from decoupe.models.maskformer import MaskFormerConfig
@@ -187,13 +187,10 @@ def test_deformable_convolution_without_its_operator(
 
 def test_each_level_has_as_many_phases_as_always_divide_its_rows() -> None:
     """Sides are multiples of 32, so the map at a quarter of the size has a multiple of 8 rows."""
-    model = BiRefNet(BiRefNetConfig("nano", context_width=8, block_width=8))
-    form = forms.traceable(model, phased=True)
-    phases = [
-        [each.phases for each in block.modules() if isinstance(each, forms.TracedBranch)]
-        for block in form.decoder.blocks
-    ]
-    assert phases == [[1] * 4, [2] * 4, [4] * 4, [8] * 4]
+    form = forms.traceable(BiRefNet(BiRefNetConfig("nano", context_width=8, block_width=8)), phased=True)
+    contexts = [block.context for block in form.decoder.blocks]
+    assert all(isinstance(context, forms.PhasedContext) for context in contexts)
+    assert [context.phases for context in contexts] == [1, 2, 4, 8]
 
 
 def test_what_a_level_concatenates_fills_blocks() -> None:
@@ -219,31 +216,28 @@ def test_phases_of_an_exported_file(phased: tuple[Any, Any], shape: tuple[int, i
 
 @pytest.fixture(scope="module")
 def phased() -> tuple[Any, Any]:
-    """A deformable convolution at a quarter of the picture's size, and ONNX Runtime's session of it."""
-    torch.manual_seed(1)
-    layer = DeformConv2d(3, 4, 7)
-    for predictor in (layer.offset, layer.modulation):
-        torch.nn.init.normal_(predictor.weight, std=0.3)
-    branch = fuse.DeformableBranch(layer, torch.randn(2, 4, 1, 1))
+    """A context module at a quarter of the picture's size, and ONNX Runtime's session of it."""
 
     class Quarter(torch.nn.Module):
         inputs, outputs = ("image",), ("found",)
 
-        def __init__(self, branch: torch.nn.Module) -> None:
+        def __init__(self, context: torch.nn.Module) -> None:
             super().__init__()
-            self.branch = branch
+            self.context = context
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return self.branch(torch.nn.functional.avg_pool2d(image, 4))
+            return self.context(torch.nn.functional.avg_pool2d(image, 4))
 
-    graph = onnx_file.trace(Quarter(forms.TracedBranch(branch, 8)))
+    plain = with_statistics(ASPP(3, 4, width=8, deformable=True))
+    context = fuse.Context(fuse.fold_(copy.deepcopy(plain)))
+    graph = onnx_file.trace(Quarter(forms.PhasedContext(context, 8)))
     strides = [
         [list(attribute.ints) for attribute in node.attribute if attribute.name == "strides"]
         for node in graph.graph.node
         if node.op_type == "DeformConv"
     ]
-    assert strides == [[[8, 1]]] * 8
-    return Quarter(branch), onnxruntime.InferenceSession(graph.SerializeToString())
+    assert strides == [[[8, 1]]] * 8 * 4
+    return Quarter(plain), onnxruntime.InferenceSession(graph.SerializeToString())
 
 
 def test_the_file_tells_what_it_needs(files: Files) -> None:

@@ -22,7 +22,7 @@ from decoupe.export.graphs import GRID
 from decoupe.layers.deform import DeformConv2d
 from decoupe.models import fuse as fusion
 from decoupe.models.birefnet import BiRefNet, Decoder, InwardReference, ReconstructionBlock
-from decoupe.models.fuse import CollapsedReference, DeformableBranch, SwinStage
+from decoupe.models.fuse import CollapsedReference, Context, DeformableBranch, SwinStage
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -35,7 +35,7 @@ def traceable(model: Model, *, phased: bool = False) -> Model:
 
     Args:
         model: of `decoupe.models`.
-        phased: compute the deformable convolutions of a decoder in phases, see `TracedBranch`.
+        phased: compute deformable convolutions in phases, see `PhasedContext`.
 
     Returns:
         The copy, in evaluation mode.
@@ -49,8 +49,10 @@ def traceable(model: Model, *, phased: bool = False) -> Model:
         for name, child in module.named_children():
             if isinstance(child, CollapsedReference):
                 setattr(module, name, JoinedReference(child))
-            elif isinstance(child, DeformableBranch):
-                setattr(module, name, TracedBranch(child, phases.get(child, 1)))
+            elif phased and isinstance(child, Context) and deformable(child):
+                setattr(module, name, PhasedContext(child, phases.get(child, 1)))
+            elif not phased and isinstance(child, DeformableBranch):
+                setattr(module, name, TracedBranch(child))
         if isinstance(module, DINOv3):
             module.model.rope = TracedRope(module.model.rope)
         elif isinstance(module, DeformConv2d):
@@ -80,13 +82,16 @@ def align(decoder: Decoder) -> None:
         giving.bias = nn.Parameter(F.pad(giving.bias, (0, zeros)))
 
 
+def deformable(context: Context) -> bool:
+    """Whether its branches are deformable convolutions."""
+    return all(isinstance(branch, DeformableBranch) for branch in context.branches)
+
+
 def _phases(decoder: Decoder) -> dict[nn.Module, int]:
-    """The phases of each deformable branch: as many as always divide the rows of its level."""
+    """The phases of each level's context: as many as always divide the rows of its map."""
+    blocks = cast("Iterable[ReconstructionBlock]", decoder.blocks)
     return {
-        branch: GRID // stride
-        for block, stride in zip(decoder.blocks, reversed(Decoder.STRIDES), strict=True)
-        for branch in block.modules()
-        if isinstance(branch, DeformableBranch)
+        block.context: GRID // stride for block, stride in zip(blocks, reversed(Decoder.STRIDES), strict=True)
     }
 
 
@@ -108,43 +113,65 @@ class JoinedReference(nn.Module):
 
 
 class TracedBranch(nn.Module):
-    """A `DeformableBranch` whose deformable convolution is one operator to the tracer, torchvision's.
+    """A `DeformableBranch` whose deformable convolution is one operator to the tracer, torchvision's."""
 
-    A runtime writes down all that the taps read before it multiplies: for 7×7 taps of 64 channels at 256×256
-    places, 822 MB. In n phases, each of every n-th row, there is an n-th of that at a time, and the ReLU and
-    the mixing follow while it is warm.
+    def __init__(self, plain: DeformableBranch) -> None:
+        super().__init__()
+        self.plain = plain
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` -> ``(N, out, H, W)``."""
+        offset, modulation = self.plain.fields(x)
+        return F.conv2d(hidden(self.plain, x, offset, modulation), self.plain.mix)
+
+
+class PhasedContext(nn.Module):
+    """A `Context` of deformable branches, computed in phases.
+
+    A runtime writes down all that the taps of a convolution read before it multiplies: for 7×7 taps of 64
+    channels at 256×256 places, 822 MB. In n phases, each of every n-th row, there is an n-th of that at a
+    time, and what follows works on it while it is warm. The branches are mixed by products of matrices,
+    which need none of the layouts of convolutions.
 
     Args:
         plain: of the fused model.
         phases: a divisor of the map's rows.
     """
 
-    def __init__(self, plain: DeformableBranch, phases: int) -> None:
+    def __init__(self, plain: Context, phases: int) -> None:
         super().__init__()
         self.plain, self.phases = plain, phases
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` -> ``(N, out, H, W)``."""
-        offset, modulation = self.plain.fields(x)
-        if self.phases == 1:
-            return self.mixed(x, offset, modulation)
-        offset, modulation = (
-            field.reshape(*field.shape[:2], -1, self.phases, field.shape[3]) for field in (offset, modulation)
-        )
-        down = torch.tensor([1.0, 0.0]).repeat(self.plain.taps).view(-1, 1, 1)  # a row: (y, x) of each tap
-        parts = [
-            self.mixed(x, offset[:, :, :, phase] + phase * down, modulation[:, :, :, phase])
-            for phase in range(self.phases)
-        ]
+        plain, branches = self.plain, cast("Iterable[DeformableBranch]", self.plain.branches)
+        pooled = F.conv2d(plain.pooled(x), plain.mix, plain.bias)  # (N, out, 1, 1)
+        fields = [tuple(map(self.by_phase, branch.fields(x))) for branch in branches]
+        parts = []
+        for phase in range(self.phases):
+            total = pooled
+            for branch, (offset, modulation) in zip(branches, fields, strict=True):
+                down = (
+                    torch.tensor([1.0, 0.0]).repeat(branch.taps).view(-1, 1, 1)
+                )  # a row: (y, x) of each tap
+                place, factor = offset[:, :, :, phase] + phase * down, modulation[:, :, :, phase]
+                found = hidden(branch, x, place, factor, self.phases)  # (N, width, H/phases, W)
+                mixed = branch.mix.flatten(1) @ found.flatten(2)
+                total = total + mixed.reshape(*mixed.shape[:2], *found.shape[2:])
+            parts.append(F.relu(total))
         return torch.stack(parts, dim=3).flatten(2, 3)
 
-    def mixed(self, x: Tensor, offset: Tensor, modulation: Tensor) -> Tensor:
-        """What every ``phases``-th row gives: ``(N, out, H/phases, W)``."""
-        from torchvision.ops import deform_conv2d
+    def by_phase(self, field: Tensor) -> Tensor:
+        """``(N, K, H, W)`` -> ``(N, K, H/phases, phases, W)``."""
+        return field.reshape(*field.shape[:2], -1, self.phases, field.shape[3])
 
-        conv, padding, stride = self.plain.conv, self.plain.padding, (self.phases, 1)
-        found = deform_conv2d(x, offset, conv.weight, conv.bias, stride, padding, mask=modulation)
-        return F.conv2d(F.relu(found), self.plain.mix)
+
+def hidden(branch: DeformableBranch, x: Tensor, offset: Tensor, modulation: Tensor, step: int = 1) -> Tensor:
+    """What a branch gives before it is mixed, of every ``step``-th row ``(N, width, H/step, W)``."""
+    from torchvision.ops import deform_conv2d
+
+    conv, padding = branch.conv, branch.padding
+    return F.relu(deform_conv2d(x, offset, conv.weight, conv.bias, (step, 1), padding, mask=modulation))
 
 
 class TracedStage(nn.Module):
