@@ -1,5 +1,6 @@
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ from drawn import draw_discs
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["DECOUPE_CONFIG"] = os.devnull  # not the names that a developer has given
+    # Behind a shell's `&` Ctrl-C is ignored, and so it would be by the commands that tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Many tests start processes: what one has compiled, the next need not.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
