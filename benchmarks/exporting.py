@@ -8,7 +8,7 @@
 MODEL is a preset of decoupe.models, its weights drawn at random. "export" is the whole of `decoupe export`:
 tracing, writing and the comparison with torch. The rows of each model are then one picture of noise computed
 by the fast torch form in float32 and by ONNX Runtime, by turns; each peak is that of a process of its own.
---export-only stops after exporting in one form, gather or onnx.
+--export-only stops after exporting in one form, onnx or gather.
 --settings computes one file under several settings of ONNX Runtime.
 --int8 quantises a model of the catalogue, the embedded default else, as `decoupe export --int8 DIR` does, and
 tells size, time and what it loses, kept or not.
@@ -30,7 +30,7 @@ import numpy as np
 
 from machine import machine, median_times, memory_of, parser_of, print_table, versions
 
-FORMS = ("gather", "onnx")
+FORMS = ("onnx", "gather")
 
 
 def in_process(*arguments: str) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def settings(name: str, size: int, repeats: int) -> None:
     """Seconds and peak of a file under settings of ONNX Runtime, each in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "model.onnx"))
-        in_process("export", name, path, "gather")
+        in_process("export", name, path, "onnx")
         rows = []
         for setting in (
             "threads=1",
