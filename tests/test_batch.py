@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 import decoupe
 from decoupe import batch
 from decoupe.errors import InputError, MissingExtraError, ModelError, OutputError, UnknownModelError
+from decoupe.telemetry import import_ray
 from inference.tiny import write_onnx
 
 
@@ -120,6 +122,19 @@ def test_what_cannot_be_done_is_refused_before_ray_starts(
     with pytest.raises(error, match=message):
         batch.cut(**{"source": "photos", "target": "out", **options})
     assert not Path("out").exists()
+
+
+def test_a_folder_by_another_name_is_the_same(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(photos)
+    for name in (photos / "deep" / "..", tmp_path / "link"):
+        with pytest.raises(OutputError, match="holds the pictures: choose another target"):
+            batch.cut(name, photos)
+
+
+def test_ray_reports_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    import_ray()
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -185,6 +185,27 @@ def test_deformable_convolution_without_its_operator(
         assert [node.op_type for node in body.node[-2:]] == ["Relu", "MatMul"]
 
 
+@pytest.mark.parametrize(("options", "phased"), [({}, True), ({"deform": "gather"}, False)])
+def test_the_default_form_is_traced_in_phases(
+    models: dict[str, torch.nn.Module],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, str],
+    phased: bool,
+) -> None:
+    """The others here are handed one graph for both."""
+
+    def trace(graph: torch.nn.Module) -> None:
+        assert any(isinstance(module, forms.PhasedContext) for module in graph.modules()) == phased
+        raise ConfigError("seen")
+
+    monkeypatch.setattr(onnx_file, "trace", trace)
+    with pytest.raises(ConfigError, match="seen"):
+        export.export_onnx(
+            models["swin"], tmp_path / "swin.onnx", preprocessing=PREPROCESSING, metadata={}, **options
+        )
+
+
 def test_each_level_has_as_many_phases_as_always_divide_its_rows() -> None:
     """Sides are multiples of 32, so the map at a quarter of the size has a multiple of 8 rows."""
     form = forms.traceable(BiRefNet(BiRefNetConfig("nano", context_width=8, block_width=8)), phased=True)

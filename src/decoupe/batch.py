@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 CHUNK = 32
-"""Pictures that a worker takes at a time: what is done again where one is lost."""
+"""Pictures that a worker takes at a time."""
 
 OBJECT_STORES = ("s3", "gcs", "abfs")
 
 CHUNKS = 10_000
-"""Most parts that Ray keeps account of."""
+"""Most parts that Ray keeps account of; one that a lost worker had is done again."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def _opened(place: str | os.PathLike[str]) -> Place:
 
     text = os.fspath(place)
     if "://" not in text:
-        return LocalFileSystem(), Path(text).expanduser().absolute().as_posix()
+        return LocalFileSystem(), Path(os.path.realpath(Path(text).expanduser())).as_posix()
     try:
         files, folder = FileSystem.from_uri(text)
     except (ArrowException, ValueError, OSError) as error:
