@@ -196,23 +196,29 @@ class TracedStage(nn.Module):
 
 
 class TracedBlock(nn.Module):
-    """A `SwinBlock` whose attention is `window_attention`."""
+    """A `SwinBlock` whose attention is `window_attention`.
+
+    Of the projection's bias the queries' part is left. A key's adds the same to all the products of a query,
+    which softmax takes away again; a value's passes through, for attention adds up to one.
+    """
 
     def __init__(self, plain: SwinBlock, bias: Tensor) -> None:
         super().__init__()
         self.window, self.shift = plain.window, plain.shift
         self.norm1, self.norm2, self.mlp = plain.norm1, plain.norm2, plain.mlp
-        self.qkv, self.proj = plain.attention.qkv, plain.attention.proj
-        width = self.proj.in_features
-        with torch.no_grad():  # dot products of queries and keys are divided by the root of a head's width
-            for part in (self.qkv.weight, self.qkv.bias):
-                part[:width] *= (width // plain.attention.heads) ** -0.5
-        self.bias = nn.Parameter(bias.detach(), requires_grad=False)  # (1, heads, L, L)
+        attention, self.proj = plain.attention, plain.attention.proj
+        query, key, value = attention.qkv.weight.detach().t().chunk(3, dim=1)  # (C, C) each
+        query_bias, _, value_bias = attention.qkv.bias.detach().chunk(3)
+        # Dot products of queries and keys are divided by the root of a head's width.
+        scale = (query_bias.numel() // attention.heads) ** -0.5
+        parts = (query * scale, query_bias * scale, key, value, bias.detach())  # bias (1, heads, L, L)
+        self.attention = nn.ParameterList(nn.Parameter(part.contiguous()) for part in parts)
+        with torch.no_grad():
+            self.proj.bias.add_(self.proj.weight @ value_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` -> the same."""
-        qkv = self.qkv(self.norm1(x))
-        x = x + self.proj(window_attention()(qkv, self.qkv.bias, self.bias, self.window, self.shift))
+        x = x + self.proj(window_attention()(self.norm1(x), *self.attention, self.window, self.shift))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 

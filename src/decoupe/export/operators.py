@@ -14,6 +14,10 @@ from onnxscript import opset20
 
 op: Any = opset20
 
+APART = -1000.0
+"""Added between cells that do not see each other. Its exponential is zero, as that of Swin's −100 is beside
+others, but −100 leaves denormal numbers, with which processors compute slowly."""
+
 
 def translations() -> dict[Any, Callable[..., Any]]:
     """Operator of torch -> function that builds it of ONNX's, as ``torch.onnx.export`` takes them."""
@@ -57,17 +61,22 @@ def deformable(
 
 def patches(x: Any) -> Any:
     """`decoupe.backbones.swin.regroup`: four maps of every second cell, concatenated."""
-    odd = op.Mod(op.Shape(x, start=1, end=3), _ints(2))
+    sides = op.Shape(x, start=1, end=3)
+    # Not Mod: OpenVINO takes what it gives for the ends of a range as the ends of what it gives.
+    odd = op.Sub(op.Mul(op.Div(op.Add(sides, _ints(1)), _ints(2)), _ints(2)), sides)
     x = op.Pad(x, op.Concat(_ints(0, 0), odd, axis=0), None, _ints(1, 2))
     ends, axes, steps = _ints(2**31, 2**31), _ints(1, 2), _ints(2, 2)
     parts = [op.Slice(x, _ints(*start), ends, axes, steps) for start in ((0, 0), (1, 0), (0, 1), (1, 1))]
     return op.Concat(*parts, axis=3)
 
 
-def window_attention(qkv: Any, padding: Any, bias: Any, side: int, shift: int) -> Any:
-    """`decoupe.backbones.swin_operators.attend` by gathering: tokens into windows, and back home."""
-    heads, length, width = bias.shape[1], side**2, qkv.shape[3] // 3
-    height, breadth = op.Shape(qkv, start=1, end=2), op.Shape(qkv, start=2, end=3)
+def window_attention(
+    x: Any, query: Any, query_bias: Any, key: Any, value: Any, bias: Any, side: int, shift: int
+) -> Any:
+    """`decoupe.backbones.swin_operators.attend` by gathering: heads' parts into windows, and back home."""
+    heads, length, width = bias.shape[1], side**2, query.shape[1] // bias.shape[1]
+    each = op.Constant(value_ints=list(range(heads)))
+    height, breadth = op.Shape(x, start=1, end=2), op.Shape(x, start=2, end=3)
     rows, row_region, row_home = _line(height, side, shift)
     columns, column_region, column_home = _line(breadth, side, shift)
     across = op.Div(op.Add(breadth, _ints(side - 1)), _ints(side))  # windows beside each other
@@ -75,12 +84,18 @@ def window_attention(qkv: Any, padding: Any, bias: Any, side: int, shift: int) -
     rows, columns = op.Unsqueeze(rows, _ints(1, 3)), op.Unsqueeze(columns, _ints(0, 2))
     inside = op.And(op.Less(rows, height), op.Less(columns, breadth))
     cells = op.Where(inside, op.Add(op.Mul(rows, breadth), columns), op.Mul(height, breadth))
-    cells = op.Reshape(cells, _ints(-1, length))  # (windows, L); one past the last where it is padding
+    cells = op.Reshape(cells, _ints(-1, 1, length))  # of each window; one past the last where it is padding
+    parts = op.Add(op.Mul(cells, _ints(heads)), op.Unsqueeze(each, _ints(1)))  # (windows, heads, L)
 
-    one = op.Expand(padding, op.Concat(op.Shape(qkv, start=0, end=1), _ints(1, 3 * width), axis=0))
-    tokens = op.Concat(op.Reshape(qkv, _ints(0, -1, 3 * width)), one, axis=1)
-    tokens = op.Reshape(op.Gather(tokens, cells, axis=1), _ints(0, -1, length, 3 * heads, width // heads))
-    q, k, v = op.Split(op.Transpose(tokens, perm=[0, 1, 3, 2, 4]), axis=2, num_outputs=3)
+    tokens = op.Pad(op.Reshape(x, _ints(0, -1, heads * width)), _ints(0, 0, 0, 0, 1, 0))
+    q, k, v = (
+        op.Gather(op.Reshape(projected, _ints(0, -1, width)), parts, axis=1)  # (B, windows, heads, L, width)
+        for projected in (
+            op.Add(op.MatMul(tokens, query), query_bias),
+            op.MatMul(tokens, key),
+            op.MatMul(tokens, value),
+        )
+    )
     seen = op.Add(op.MatMul(q, op.Transpose(k, perm=[0, 1, 2, 4, 3])), bias)  # (B, windows, heads, L, L)
     if shift:
         row_region, column_region = (
@@ -89,9 +104,9 @@ def window_attention(qkv: Any, padding: Any, bias: Any, side: int, shift: int) -
         )
         region = op.Reshape(op.Add(op.Mul(row_region, _ints(2)), column_region), _ints(-1, length))
         together = op.Equal(op.Unsqueeze(region, _ints(2)), op.Unsqueeze(region, _ints(1)))
-        apart = op.Where(together, op.Constant(value_float=0.0), op.Constant(value_float=-100.0))
+        apart = op.Where(together, op.Constant(value_float=0.0), op.Constant(value_float=APART))
         seen = op.Add(seen, op.Unsqueeze(apart, _ints(1)))
-    attended = op.Transpose(op.MatMul(op.Softmax(seen, axis=-1), v), perm=[0, 1, 3, 2, 4])
+    attended = op.MatMul(op.Softmax(seen, axis=-1), v)
 
     window = op.Add(
         op.Unsqueeze(op.Mul(op.Div(row_home, _ints(side)), across), _ints(1)),
@@ -101,8 +116,12 @@ def window_attention(qkv: Any, padding: Any, bias: Any, side: int, shift: int) -
         op.Unsqueeze(op.Mul(op.Mod(row_home, _ints(side)), _ints(side)), _ints(1)),
         op.Mod(column_home, _ints(side)),
     )
-    places = op.Add(op.Mul(window, _ints(length)), within)  # (H, W)
-    return op.Gather(op.Reshape(attended, _ints(0, -1, width)), places, axis=1)  # (B, H, W, C)
+    window, within = op.Unsqueeze(window, _ints(2)), op.Unsqueeze(within, _ints(2))  # (H, W, 1)
+    places = op.Add(
+        op.Mul(op.Add(op.Mul(window, _ints(heads)), each), _ints(length)), within
+    )  # (H, W, heads)
+    home = op.Gather(op.Reshape(attended, _ints(0, -1, width)), places, axis=1)  # (B, H, W, heads, width)
+    return op.Reshape(home, op.Shape(x))
 
 
 def _line(size: Any, side: int, shift: int) -> tuple[Any, Any, Any]:
