@@ -491,6 +491,11 @@ def test_openvino(models: dict[str, torch.nn.Module], tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = models["swin"](image).logits.sigmoid().numpy()
     assert np.abs(predictor.runtime(image.numpy()) - expected).max() < 1e-4 * expected.std()
+    with pytest.raises(ModelError, match=r"reshape: the shape of input data .* conflicts"):
+        predictor.runtime(np.zeros((1, 3, 40, 64), np.float32))
+    path.with_suffix(".bin").unlink()
+    with pytest.raises(CheckpointError, match=r"not a usable OpenVINO model .*bin file.*: export it again"):
+        decoupe.load(path)
 
 
 def test_a_program_of_torch_export(

@@ -13,7 +13,7 @@ from decoupe.arrays import Floats
 from decoupe.errors import DeviceError, InputError, ModelError, UnknownModelError, unknown
 from decoupe.memory import Footprint
 from decoupe.onnx_runtime import open_file
-from decoupe.sessions import OPENVINO_SUFFIX, PROGRAM_SUFFIX, first_line
+from decoupe.sessions import OPENVINO_SUFFIX, PROGRAM_SUFFIX, sentence_of
 from decoupe.weights import download, registry
 from decoupe.weights.labels import Vocabulary
 from decoupe.weights.own import resolved
@@ -182,7 +182,7 @@ class _TorchModel:
             size = "×".join(map(str, inputs[0].shape))
             raise ModelError(
                 f"{self.name} has not enough memory for {size} images on {self.device} "
-                f"({first_line(error)}): choose a smaller size, or another device"
+                f"({sentence_of(error)}): choose a smaller size, or another device"
             ) from None
 
     def _fed(self, images: Images) -> torch.Tensor:
@@ -387,7 +387,7 @@ def _torch_device(device: str) -> torch.device:
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         # Of a word that is none PyTorch lists the twenty that it knows, most for makers of hardware.
-        reason = "no such device" if "one of cpu, " in str(error) else first_line(error)
+        reason = "no such device" if "one of cpu, " in str(error) else sentence_of(error)
         raise DeviceError(f"device {device!r} cannot be used here ({reason}): use 'cpu', or 'auto'") from None
     if chosen.type == "meta":
         raise DeviceError("device 'meta' computes nothing: use 'cpu', or 'auto'")

@@ -100,7 +100,7 @@ class OrtSession:
         try:
             found: list[npt.NDArray[Any]] = self._session.run(None, feeds, self._settings)
         except _onnx_errors() as error:
-            raise ModelError(first_line(error)) from None
+            raise ModelError(sentence_of(error)) from None
         return found
 
 
@@ -130,7 +130,7 @@ class OpenVinoSession:
             )
         except RuntimeError as error:
             raise CheckpointError(
-                f"{path} is not a usable OpenVINO model ({first_line(error)}): export it again"
+                f"{path} is not a usable OpenVINO model ({sentence_of(error)}): export it again"
             ) from None
         self.inputs = [_openvino_port(each) for each in model.inputs]
         self.outputs = [_openvino_port(each) for each in model.outputs]
@@ -142,7 +142,7 @@ class OpenVinoSession:
         try:
             found = self._compiled(feeds)
         except RuntimeError as error:
-            raise ModelError(first_line(error)) from None
+            raise ModelError(sentence_of(error)) from None
         return [found[port].copy() for port in self._compiled.outputs]
 
 
@@ -180,7 +180,7 @@ class ProgramSession:
             self.metadata: Mapping[str, str] = json.loads(extra[PROGRAM_METADATA] or "{}")
         except Exception as error:  # whatever a broken zip, pickle or graph makes it raise
             raise CheckpointError(
-                f"{path} is not a usable program of torch.export ({first_line(error)}): export it again"
+                f"{path} is not a usable program of torch.export ({sentence_of(error)}): export it again"
             ) from None
         names = set(program.graph_signature.user_inputs)
         self.inputs = [_program_port(node) for node in program.graph.nodes if node.name in names]
@@ -194,7 +194,7 @@ class ProgramSession:
             with torch.inference_mode():
                 found = self._module(*(torch.from_numpy(feeds[port.name]) for port in self.inputs))
         except (AssertionError, RuntimeError) as error:  # sizes that it was not made for; whatever fails
-            raise ModelError(first_line(error)) from None
+            raise ModelError(sentence_of(error)) from None
         return [each.numpy() for each in ([found] if isinstance(found, torch.Tensor) else found)]
 
 
@@ -236,10 +236,13 @@ def _silent(logger: str) -> Iterator[None]:
         log.disabled = before
 
 
-def first_line(error: Exception) -> str:
+def sentence_of(error: Exception) -> str:
     """The sentence in a runtime's error."""
+    lines = str(error).strip().splitlines() or [""]
+    # OpenVINO's comes last, after the places in its code that it went through.
+    line = lines[-1] if lines[0].startswith("Exception from ") else lines[0]
     # ONNX Runtime puts its name and a code before the sentence, with colons between.
-    return str(error).partition("\n")[0].rpartition(" : ")[2][:200].rstrip(". ")
+    return line.rpartition(" : ")[2][:200].rstrip(". ")
 
 
 def returning_memory() -> onnxruntime.RunOptions:
@@ -267,7 +270,7 @@ def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
         # Its own fallback prints to standard output, where a picture may be going.
         return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except _onnx_errors() as error:
-        reason = first_line(error)
+        reason = sentence_of(error)
         if device == "auto" and len(providers) > 1:
             return _open_session(path, "cpu")  # CUDA is installed and does not work
         if len(providers) > 1:
