@@ -248,7 +248,14 @@ def test_a_damaged_state_is_told(discs: Path, tmp_path: Path) -> None:
 
 def test_a_run_goes_on_longer_but_never_as_another(discs: Path, tmp_path: Path) -> None:
     prepared(discs, tmp_path).run(until=2)
-    assert prepared(discs, tmp_path, dataclasses.replace(SMALL, epochs=5)).steps == 13
+    decayed = dataclasses.replace(SMALL.optimizer, name="adam", weight_decay=0.5)
+    longer = prepared(discs, tmp_path, dataclasses.replace(SMALL, epochs=5, optimizer=decayed))
+    assert longer.steps == 13
+    groups = longer.optimizer.param_groups
+    assert [(group["weight_decay"], group["decoupled_weight_decay"]) for group in groups] == [
+        (0.5, False),
+        (0.0, False),
+    ]
     other = dataclasses.replace(SMALL, seed=1, batch_size=4)
     with pytest.raises(
         ConfigError, match="holds a run with another batch_size and seed, at step 2: go on with"
