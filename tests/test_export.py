@@ -214,9 +214,10 @@ def test_each_level_has_as_many_phases_as_always_divide_its_rows() -> None:
     assert [context.phases for context in contexts] == [1, 2, 4, 8]
 
 
-def test_what_a_level_concatenates_fills_blocks() -> None:
+@pytest.mark.parametrize("block", ["basic", "residual"])
+def test_what_a_level_concatenates_fills_blocks(block: Any) -> None:
     """ONNX Runtime takes longer for a convolution of 50 channels than for one of 52."""
-    model = with_statistics(BiRefNet(PRESETS["pocket"]))
+    model = with_statistics(BiRefNet(dataclasses.replace(PRESETS["pocket"], block=block)))
     form = forms.traceable(model)
     assert [block.reduce[0].in_channels % 16 for block in model.decoder.blocks] == [8, 8, 2, 2]
     assert [block.reduce[0].in_channels % 4 for block in form.decoder.blocks] == [0] * 4

@@ -221,6 +221,8 @@ def test_connectivity_error_by_hand() -> None:
     thin = truth.copy()
     thin[4, 4] = 0.62  # of the subject, joined up to 0.6: of the truth 0.4 is above, of the prediction 0.02
     assert score(thin, truth, ("Conn",)).values["Conn"] == pytest.approx(0.4 / 1000)
+    thin[4, 4] = 153 / 255  # joined at the threshold itself
+    assert score(thin, truth, ("Conn",)).values["Conn"] == pytest.approx(0.4 / 1000)
 
 
 def test_a_perfect_and_a_wrong_prediction() -> None:

@@ -307,6 +307,26 @@ def test_objects_are_as_large_as_their_annotations_say(coco: Path) -> None:
     assert sizes == [{"APs"}, {"APs", "APm"}]  # the cat has 400 pixels, the dog 576
 
 
+def test_pictures_of_one_name_in_several_folders(coco: Path) -> None:
+    """Each is scored by its own predictions, here those of the truth."""
+    annotations = coco / "annotations"
+    for old, new in (("one", "a/1"), ("two", "b/1")):
+        for folder, ending in ((coco / "val2017", ".jpg"), (annotations / "panoptic_val2017", ".png")):
+            (folder / new).parent.mkdir()
+            (folder / f"{old}{ending}").rename(folder / f"{new}{ending}")
+        for file in annotations.glob("*.json"):
+            file.write_text(file.read_text().replace(f'"{old}.', f'"{new}.'))
+    truth = annotations / "panoptic_val2017.json"
+    scenes = find_segment_set(coco, "val", "panoptic")
+    scores = evaluate_scenes(scenes, file_predictions(truth, scenes, "panoptic"), "panoptic")
+    assert {name: row["PQ"] for name, row in scores.values.items()} == {"a/1": 1, "b/1": 1}
+    told = json.loads((annotations / "instances_val2017.json").read_text())["annotations"]
+    Path("results.json").write_text(json.dumps([{**one, "score": 0.9} for one in told]))
+    assert results("--pred", "results.json", "--gt", "coco", "--protocol", "instances")[
+        "AP"
+    ] == pytest.approx(1)
+
+
 def test_average_precision_merges() -> None:
     cat, dog, _ = boxes()
     whole, parts = AveragePrecision(ANIMALS), [AveragePrecision(ANIMALS) for _ in range(2)]

@@ -16,6 +16,8 @@ from PIL import Image
 import decoupe
 from decoupe.errors import CheckpointError, ConfigError, DeviceError, InputError, OutputError
 from decoupe.models.birefnet import PRESETS
+from decoupe.models.maskformer import PRESETS as MASKFORMERS
+from decoupe.models.maskformer import MaskFormer
 from decoupe.training import loop, state
 from decoupe.training.augment import POCKET
 from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
@@ -24,6 +26,7 @@ from decoupe.training.loop import Diverged, Ending, Trainer, accelerator_for, se
 from decoupe.training.lora import LoRA
 from decoupe.training.recipes import Optimizer, Recipe, SetRule, Stage, read_recipe
 from decoupe.training.report import forget
+from decoupe.training.start import parameter_groups
 from decoupe.weights import load_model
 from decoupe.weights.registry import Preprocessing
 from drawn import draw_discs
@@ -248,7 +251,14 @@ def test_a_damaged_state_is_told(discs: Path, tmp_path: Path) -> None:
 
 def test_a_run_goes_on_longer_but_never_as_another(discs: Path, tmp_path: Path) -> None:
     prepared(discs, tmp_path).run(until=2)
-    assert prepared(discs, tmp_path, dataclasses.replace(SMALL, epochs=5)).steps == 13
+    decayed = dataclasses.replace(SMALL.optimizer, name="adam", weight_decay=0.5)
+    longer = prepared(discs, tmp_path, dataclasses.replace(SMALL, epochs=5, optimizer=decayed))
+    assert longer.steps == 13
+    groups = longer.optimizer.param_groups
+    assert [(group["weight_decay"], group["decoupled_weight_decay"]) for group in groups] == [
+        (0.5, False),
+        (0.0, False),
+    ]
     other = dataclasses.replace(SMALL, seed=1, batch_size=4)
     with pytest.raises(
         ConfigError, match="holds a run with another batch_size and seed, at step 2: go on with"
@@ -336,6 +346,16 @@ def test_the_backbone_has_a_learning_rate_of_its_own(discs: Path, tmp_path: Path
         inside = {"backbone" in names[id(parameter)] for parameter in group["params"]}
         assert inside == {group["lr"] == pytest.approx(0.001)}
         assert all((parameter.ndim > 1) == (group["weight_decay"] > 0) for parameter in group["params"])
+
+
+def test_tables_of_position_biases_do_not_decay() -> None:
+    """As in the code of Swin and of MaskFormer; attention's projections do."""
+    with torch.device("meta"):
+        model = MaskFormer(MASKFORMERS["maskformer-swin-tiny-ade"])
+    groups = parameter_groups(model, read_recipe("maskformer-swin-tiny-ade"))
+    decay_of = {id(one): group["weight_decay"] for group in groups for one in group["params"]}
+    decays = {name.rpartition(".")[2]: decay_of[id(one)] for name, one in model.named_parameters()}
+    assert (decays["bias_table"], decays["in_proj_weight"]) == (0, 1e-4)
 
 
 def test_low_rank_updates_train_and_are_folded_into_what_is_saved(discs: Path, tmp_path: Path) -> None:

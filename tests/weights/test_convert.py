@@ -198,8 +198,10 @@ def test_an_average_is_found_where_it_is_alone_and_told_beside_the_weights() -> 
     assert convert.others_in(state) == []
 
 
-def test_the_name_that_a_script_s_class_gives_its_network_is_removed() -> None:
-    nested = {"state_dict": {f"net.{key}": value for key, value in small_state().items()}}
+@pytest.mark.parametrize("prefix", ["net.", "model._orig_mod.", "model.module.", "module.wrapper.net."])
+def test_the_names_that_a_script_s_classes_give_their_network_are_removed(prefix: str) -> None:
+    """As of Lightning's module, of the network that it has compiled, and of one inside another."""
+    nested = {"state_dict": {prefix + key: value for key, value in small_state().items()}}
     assert convert.bare_state(nested) == small_state()
     strange = {"net.a": torch.zeros(1)}
     assert convert.bare_state(strange) == strange

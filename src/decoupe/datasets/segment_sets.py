@@ -92,7 +92,7 @@ class SegmentSet(Protocol):
         ...
 
     def name_of(self, index: int) -> str:
-        """A picture's name, for messages."""
+        """A picture's name, by which its prediction is found."""
         ...
 
     def image_source(self, index: int) -> Source:
@@ -189,12 +189,19 @@ class _Coco:
         return len(self.images)
 
     def name_of(self, index: int) -> str:
-        """A picture's name, for messages."""
-        return Path(self._file(index)).stem
+        """A picture's name, which no other of the set has."""
+        return self.names[index]
 
     def image_source(self, index: int) -> Source:
         """Where a picture's photograph is."""
         return self.folder / self._file(index)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The pictures' names; with their folders where two share one."""
+        files = [Path(self._file(index)).with_suffix("") for index in range(len(self))]
+        names = [file.name for file in files]
+        return names if len(set(names)) == len(names) else [file.as_posix() for file in files]
 
     @cached_property
     def of_image(self) -> dict[int, list[dict[str, Any]]]:

@@ -294,7 +294,7 @@ def connectivity_error(pair: Pair) -> Numbers:
     mattes share: how far alpha exceeds it counts where that is at least θ.
     """
     connected = np.full(pair.alpha.shape, -1.0)
-    thresholds = [step * 0.1 for step in range(11)]
+    thresholds = [step / 10 for step in range(11)]  # 6 * 0.1 is above 0.6, which is 153 of 255
     for below, threshold in pairwise(thresholds):
         shared = ((pair.alpha >= threshold) & (pair.matte >= threshold)).astype(np.uint8)
         _, labels, stats, _ = cv2.connectedComponentsWithStats(shared, connectivity=4)

@@ -234,7 +234,9 @@ def _panoptic_files(path: Path) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
         with _understood(file, "annotations with file_name and segments_info: id, category_id"):
             for one in content["annotations"]:
                 infos = [{key: info[key] for key in ("id", "category_id")} for info in one["segments_info"]]
-                found[Path(one["file_name"]).stem] = folder / one["file_name"], infos
+                picture = Path(one["file_name"]).with_suffix("")
+                for name in (picture.name, picture.as_posix()):  # as the set may call it
+                    found[name] = folder / one["file_name"], infos
     return found
 
 

@@ -124,11 +124,12 @@ class PanopticQuality:
         told_at, found_at = np.nonzero(iou > 0.5)  # at most one in each row and column
         np.add.at(self.overlap, told_classes[told_at], iou[told_at, found_at])
         np.add.at(self.matched, told_classes[told_at], 1)
-        missed = np.setdiff1d(np.flatnonzero(~crowds), told_at)
+        # What has no pixel, as an object hidden behind others, is no segment.
+        missed = np.setdiff1d(np.flatnonzero(~crowds & table[1:].any(1)), told_at)
         np.add.at(self.missed, told_classes[missed], 1)
         area = table[:, 1:].sum(0)
         excused = nowhere + np.where(same & crowds[:, None], inside, 0).sum(0)
-        spurious = np.setdiff1d(np.flatnonzero(2 * excused <= area), found_at)
+        spurious = np.setdiff1d(np.flatnonzero((2 * excused <= area) & (area > 0)), found_at)
         np.add.at(self.spurious, found_classes[spurious], 1)
 
     def merge(self, other: PanopticQuality) -> None:

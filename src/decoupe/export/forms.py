@@ -72,12 +72,14 @@ def align(decoder: Decoder) -> None:
     blocks = cast("Iterable[ReconstructionBlock]", decoder.blocks)
     references = cast("Iterable[InwardReference]", decoder.inward)  # or strided ones; the last stands alone
     for block, reference in zip(blocks, references, strict=False):
-        reading, giving = cast("tuple[nn.Conv2d, nn.Conv2d]", (block.reduce[0], reference.convs[-1]))
+        giving = cast(nn.Conv2d, reference.convs[-1])
         assert giving.bias is not None
-        zeros = -reading.in_channels % ALIGNED
-        reading.in_channels += zeros
+        readers = [each for each in (block.reduce[0], block.shortcut) if isinstance(each, nn.Conv2d)]
+        zeros = -readers[0].in_channels % ALIGNED
+        for reading in readers:
+            reading.in_channels += zeros
+            reading.weight = nn.Parameter(F.pad(reading.weight, (0, 0, 0, 0, 0, zeros)))
         giving.out_channels += zeros
-        reading.weight = nn.Parameter(F.pad(reading.weight, (0, 0, 0, 0, 0, zeros)))
         giving.weight = nn.Parameter(F.pad(giving.weight, (0, 0, 0, 0, 0, 0, 0, zeros)))
         giving.bias = nn.Parameter(F.pad(giving.bias, (0, zeros)))
 

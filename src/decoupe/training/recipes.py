@@ -88,7 +88,7 @@ class Optimizer:
         at_batch: the batch that the learning rate is meant for: at another it is scaled by the square root of
             the ratio, as in BiRefNet's code; None never scales it.
         backbone: the backbone's learning rate, as a share of the rest's; 0 freezes it.
-        weight_decay: on weights of two or more dimensions, except embeddings.
+        weight_decay: on weights of two or more dimensions, except embeddings and tables of position biases.
         shape: of the learning rate over the run: ``constant``, ``linear`` down to 0, ``poly`` (a power of
             what is left), ``cosine``, or ``steps`` (a tenth after each milestone).
         power: of ``poly``.

@@ -83,7 +83,8 @@ def in_backbone(name: str) -> bool:
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Trained parameters for the optimiser, by what its learning rate is multiplied with and by weight decay.
 
-    Vectors (biases, norms) and embeddings do not decay. Parameters of a share of 0 are frozen.
+    Vectors (biases, norms), tables of position biases and embeddings do not decay. Parameters of a share of 0
+    are frozen.
     """
     embeddings = {
         id(parameter)
@@ -98,7 +99,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
             parameter.requires_grad_(False)
         if not parameter.requires_grad:
             continue
-        decays = parameter.ndim > 1 and id(parameter) not in embeddings
+        decays = parameter.ndim > 1 and "weight" in name and id(parameter) not in embeddings
         decay = recipe.optimizer.weight_decay if decays else 0.0
         groups.setdefault((share, decay), []).append(parameter)
     return [

@@ -146,6 +146,8 @@ class State:
         folder = saved(self.out)
         if folder is None:
             return False
+        groups = self.optimizer.param_groups
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         try:
             about = _about(folder)
             if self.sharded:
@@ -172,6 +174,8 @@ class State:
             raise CheckpointError(
                 f"cannot go on from {folder}: {str(error).splitlines()[0]}; remove it to begin anew"
             ) from error
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)  # the recipe's, which may have changed, not those that were saved
         self.progress.step, self.progress.best = about["step"], about["best"]
         self.progress.worse = about["worse"]
         return True

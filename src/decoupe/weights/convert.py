@@ -219,14 +219,15 @@ def clean_state(raw: object) -> dict[str, Tensor | NDArray[Any]]:
 
 
 def bare_state(raw: object) -> dict[str, Tensor | NDArray[Any]]:
-    """`clean_state`, without what the class of a training script puts before every name (``model.``)."""
-    state = clean_state(raw)
-    prefix = next(iter(state), "").partition(".")[0] + "."
-    if not all(key.startswith(prefix) for key in state):
-        return state
-    bare = {key.removeprefix(prefix): value for key, value in state.items()}
+    """`clean_state`, without what classes of a training script put before every name (``model._orig_mod.``)."""
+    state = bare = clean_state(raw)
     known = [group for table in FAMILIES.values() for group in table.marks]
-    return bare if any(all(_has(bare, mark) for mark in group) for group in known) else state
+    while not any(all(_has(bare, mark) for mark in group) for group in known):
+        prefix = next(iter(bare), "").partition(".")[0] + "."
+        if not all(key.startswith(prefix) for key in bare):
+            return state
+        bare = {key.removeprefix(prefix): value for key, value in bare.items()}
+    return bare
 
 
 def others_in(raw: Mapping[str, Any]) -> list[str]:
