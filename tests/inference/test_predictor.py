@@ -137,6 +137,7 @@ def test_sources_and_their_extras_pass_through() -> None:
     assert matte.source == "there.png"
     assert matte.icc_profile == b"profile"
     assert matte.alpha.max() <= 0.5
+    assert matte.opacity is opacity
     with pytest.raises(InputError, match="the cap is 10"):
         Predictor(Recorder())(Image.new("RGB", (4, 3)), max_pixels=10)
 

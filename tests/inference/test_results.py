@@ -309,6 +309,25 @@ def test_edits_give_another_matte_and_leave_this_one() -> None:
     assert hard.image is soft.image
 
 
+def test_what_was_transparent_stays_so_whatever_is_changed() -> None:
+    opacity = np.ones((90, 100), np.float32)
+    opacity[:, 60:] = 0
+    opacity[:, 25:30] = 0.5
+    half = square()
+    half = replace(half, alpha=half.alpha * opacity, opacity=opacity)
+    inverted = half.edited(invert=True)
+    np.testing.assert_allclose(
+        inverted.alpha, opacity - half.alpha
+    )  # nothing of the subject, nor of the hole
+    wide = half.edited(threshold=0.9, grow=60, feather=3)
+    assert (wide.alpha <= opacity).all()
+    assert wide.alpha[50, 55] > 0.9
+    beyond = square().crop(aspect=(4, 1)).edited(invert=True)  # 50 columns to the left of the picture
+    assert not beyond.alpha[:, :50].any()
+    assert (beyond.alpha[:, 50:70] == 1).all()
+    assert (half.crop(margin=50).edited(invert=True).alpha == inverted.alpha[:, :90]).all()
+
+
 @pytest.mark.parametrize("suffix", [".webp", ".avif"])
 def test_quality_makes_files_smaller(suffix: str) -> None:
     image = read_image(Path(__file__).parents[2] / "examples/coffee.jpg").pixels

@@ -219,7 +219,9 @@ class Predictor(Opened[Matte]):
             matte = self._predict([opaque])[0]
         if what is None and point is not None:
             matte = replace(matte, alpha=under_point(matte.alpha, point))
-        return matte if picture.opacity is None else replace(matte, alpha=matte.alpha * picture.opacity)
+        if picture.opacity is None:
+            return matte
+        return replace(matte, alpha=matte.alpha * picture.opacity, opacity=picture.opacity)
 
     def _named_parts(
         self, picture: Picture, labels: list[str], box: Box | None, point: tuple[int, int] | None
@@ -508,7 +510,9 @@ def cut(
 
 def _matte(alpha: Floats, picture: Picture) -> Matte:
     try:
-        return Matte(alpha, picture.pixels, picture.icc_profile, picture.source, picture.metadata)
+        return Matte(
+            alpha, picture.pixels, picture.icc_profile, picture.source, picture.metadata, picture.opacity
+        )
     except InputError as error:
         if not np.isnan(alpha).any():
             raise

@@ -44,6 +44,8 @@ class Matte:
         icc_profile: the RGB profile that ``image`` is in, kept in everything made of it; None means sRGB.
         source: where the picture came from.
         metadata: what else the photograph tells of itself, kept in everything in colour that is made of it.
+        opacity: the picture's own alpha, float32 ``(H, W)`` in [0, 1], which ``alpha`` is never above; None
+            where it is 1 everywhere.
 
     Raises:
         InputError: alpha or image of another shape, type or range, or of sizes that differ.
@@ -54,6 +56,7 @@ class Matte:
     icc_profile: bytes | None = None
     source: str = "image"
     metadata: Metadata = NO_METADATA
+    opacity: Floats | None = None
 
     def __post_init__(self) -> None:
         if self.alpha.ndim != 2 or self.alpha.dtype != np.float32 or self.alpha.size == 0:
@@ -108,7 +111,7 @@ class Matte:
             MissingExtraError: pymatting is not installed.
         """
         matting = Matting(foreground, background, erode, dilate)
-        return replace(self, alpha=refined(self.alpha, self.image, matting))
+        return self._within_opacity(lambda alpha: refined(alpha, self.image, matting))
 
     def edited(
         self,
@@ -134,7 +137,7 @@ class Matte:
             InputError: a value out of range.
         """
         edits = Edits(threshold, keep_largest, fill_holes, grow, feather, invert)
-        return replace(self, alpha=edited(self.alpha, edits))
+        return self._within_opacity(lambda alpha: edited(alpha, edits))
 
     def crop(self, margin: float = 0, aspect: tuple[float, float] | None = None) -> Matte:
         """The part that shows the subject.
@@ -149,7 +152,16 @@ class Matte:
                 pixels and four times the picture, or a matte without a subject.
         """
         box = framed(subject_box(self.alpha), margin, aspect, self.alpha.shape, self.source)
-        return replace(self, alpha=cropped(self.alpha, box), image=cropped(self.image, box))
+        height, width = self.alpha.shape
+        opacity = self.opacity
+        if opacity is None and (min(box) < 0 or box[2] > width or box[3] > height):
+            opacity = np.ones_like(self.alpha)  # and none beyond the picture
+        return replace(
+            self,
+            alpha=cropped(self.alpha, box),
+            image=cropped(self.image, box),
+            opacity=None if opacity is None else cropped(opacity, box),
+        )
 
     def mask(self) -> Image.Image:
         """Alpha as a grey picture, mode L: white is the subject."""
@@ -303,6 +315,15 @@ class Matte:
         target = Path(path)
         data = self.encode(target.suffix, over=over, shadow=shadow, keep_hidden=keep_hidden, quality=quality)
         write_bytes(data, target)
+
+    def _within_opacity(self, change: Callable[[Floats], Floats]) -> Matte:
+        """The matte changed, with what was transparent in the picture as transparent as it was."""
+        if self.opacity is None:
+            return replace(self, alpha=change(self.alpha))
+        share = np.divide(
+            self.alpha, self.opacity, out=np.zeros_like(self.alpha), where=self.opacity > 0
+        )  # of what there is of a pixel
+        return replace(self, alpha=change(share.clip(0, 1)) * self.opacity)
 
     def _cutout(self, keep_hidden: bool) -> npt.NDArray[np.uint8]:
         height, width = self.alpha.shape
