@@ -192,6 +192,16 @@ def test_load_without_a_model_is_the_embedded_default(tiny: Path, monkeypatch: p
     assert predictor.runtime.name == registry.DEFAULT_MODEL
 
 
+def test_cut_opens_a_model_anew_that_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = pictures()[0]
+    for folder, sigmoid in (("one", True), ("two", False), ("one", False)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / folder)
+        write_onnx(Path("mine.onnx"), sigmoid=sigmoid)
+        expected = decoupe.load("mine.onnx")(picture).alpha
+        np.testing.assert_array_equal(decoupe.cut(picture, "mine.onnx").alpha, expected)
+
+
 def test_cut_opens_a_model_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
     open_runtime = predictor_module.open_runtime
