@@ -125,9 +125,16 @@ def test_map_refuses_a_batch_size_below_one_at_once() -> None:
 
 
 def test_map_refuses_one_picture_at_once() -> None:
-    for image in ("photo.jpg", Path("photo.jpg"), b"\xff\xd8", BytesIO(), Image.new("RGB", (4, 4))):
+    arrays = [np.zeros(shape, np.uint8) for shape in ((4, 5), (4, 5, 1), (4, 5, 3), (4, 5, 4))]
+    for image in (
+        *("photo.jpg", Path("photo.jpg"), b"\xff\xd8", BytesIO(), Image.new("RGB", (4, 4))),
+        *arrays,
+    ):
         with pytest.raises(InputError, match="images is one picture, expected several: put it in a list"):
             Predictor(Recorder()).map(image)
+    assert len(list(Predictor(Recorder()).map(np.zeros((2, 9, 9, 3), np.uint8)))) == 2
+    with pytest.raises(InputError, match=r"cannot read a picture from list; .* for several call map"):
+        Predictor(Recorder())(["a.jpg", "b.jpg"])
 
 
 def test_sources_and_their_extras_pass_through() -> None:
@@ -138,6 +145,8 @@ def test_sources_and_their_extras_pass_through() -> None:
     assert matte.icc_profile == b"profile"
     assert matte.alpha.max() <= 0.5
     assert matte.opacity is opacity
+    with pytest.raises(InputError, match="max_pixels is None, expected a number of pixels"):
+        Predictor(Recorder())(Path("photo.jpg"), max_pixels=None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="the cap is 10"):
         Predictor(Recorder())(Image.new("RGB", (4, 3)), max_pixels=10)
 

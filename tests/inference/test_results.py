@@ -102,6 +102,7 @@ def test_blur_blurs_and_takes_any_alpha() -> None:
         ("redd", "'redd' is neither a colour nor a file"),
         ((0, 0, 300), r"expected \(r, g, b\)"),
         ((0, 0), r"expected \(r, g, b\)"),
+        ([0, 0, 300], r"expected \(r, g, b\)"),
         (b"", "is empty"),
     ],
 )
@@ -235,6 +236,10 @@ def test_an_aspect_sets_the_subject_in_the_middle_and_goes_beyond_the_picture() 
     [
         ({"margin": -1}, "margin is -1, expected pixels"),
         ({"margin": float("nan")}, "margin is nan"),
+        ({"margin": "8%"}, "margin is 8%, expected pixels, or a share below 1 such as 0.05"),
+        ({"aspect": 1}, r"aspect is 1, expected width and height, such as \(4, 5\)"),
+        ({"aspect": "1:1"}, "aspect is 1:1, expected width and height"),
+        ({"aspect": "16"}, "aspect is 16, expected width and height"),
         ({"aspect": (1, 0)}, r"aspect is \(1, 0\), expected width and height"),
         ({"aspect": (1, 2, 3)}, r"aspect is \(1, 2, 3\)"),
         ({"aspect": (1, 1e-320)}, "expected width and height"),

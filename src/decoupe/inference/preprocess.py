@@ -6,12 +6,12 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, BinaryIO, Literal, Protocol, SupportsFloat, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -123,6 +123,8 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
         InputError: no such file, a folder, an empty, damaged or truncated file, not a picture, larger than
             ``max_pixels``, or an array of another shape, type or range.
     """
+    if not isinstance(max_pixels, SupportsFloat):
+        raise InputError(f"max_pixels is {max_pixels!r}, expected a number of pixels: leave it out")
     if isinstance(source, Picture):
         return source
     if isinstance(source, np.ndarray):
@@ -142,9 +144,10 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
         return _from_array(_as_array(source))
     if hasattr(source, "read"):
         return _from_file_object(source, max_pixels)
+    several = "; for several call map" if isinstance(source, Iterable) else ""
     raise InputError(
         f"cannot read a picture from {type(source).__name__}; "
-        "expected a path, bytes, a binary file, a Pillow image or an array (H, W, 3)"
+        f"expected a path, bytes, a binary file, a Pillow image or an array (H, W, 3){several}"
     )
 
 

@@ -437,7 +437,7 @@ def _opaque(premultiplied: Image.Image) -> Image.Image:
 
 def _as_colour(background: Background) -> tuple[int, ...] | None:
     """``background`` as (r, g, b) where it names a colour, else None."""
-    if isinstance(background, tuple):
+    if isinstance(background, (tuple, list)):
         if len(background) != 3 or not all(
             isinstance(value, (int, np.integer)) and 0 <= value <= 255 for value in background
         ):
