@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,10 @@ LONGEST_ASPECT = 16
 
 LARGEST_SIDE = 32768
 """Most pixels of a side that a caller may ask a model to see."""
+
+# Of two threads that let Pillow read the pixels of one image, one meets a half-read file. By the images' ids,
+# so that different ones are seldom read in turns.
+_LOADING = tuple(threading.Lock() for _ in range(16))
 
 # Formats whose further frames are not more of the same picture, as the depth map in a phone's JPEG is.
 _ANIMATED = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages"}
@@ -131,7 +136,16 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
         return _from_array(source)
     if isinstance(source, Image.Image):
         _check_pixels(source.size, "image", max_pixels)
-        return _from_pillow(source, "image")
+        try:
+            with _LOADING[id(source) % len(_LOADING)]:
+                source.load()
+            return _from_pillow(source, "image")
+        except InputError:
+            raise
+        except DAMAGED as error:  # Pillow reads pixels when they are first needed
+            raise InputError(
+                f"image is damaged, truncated or closed ({error}): open it again, or get the file again"
+            ) from None
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(BytesIO(source), "image", max_pixels)
     if isinstance(source, (str, os.PathLike)):
