@@ -87,6 +87,19 @@ def test_over_blur_keeps_the_subject_and_casts_no_halo(matte: Matte) -> None:
     assert np.abs(over[hidden] - GREEN).max() <= 6
 
 
+def test_a_blur_goes_on_where_the_picture_shows_nothing() -> None:
+    matte = square()
+    flat = replace(matte, image=np.full_like(matte.image, 180))
+    beyond = np.asarray(flat.crop(aspect=(8, 1)).over("blur"))
+    assert np.abs(beyond.astype(int) - 180).max() <= 2  # it was black
+    opacity = np.ones_like(matte.alpha)
+    opacity[:, 50:] = 0
+    hole = flat.image.copy()
+    hole[:, 50:] = 128
+    half = np.asarray(replace(flat, image=hole, opacity=opacity).over("blur"))
+    assert np.abs(half.astype(int) - 180).max() <= 2  # it was the grey under the hole
+
+
 def test_blur_blurs_and_takes_any_alpha() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
     blurred = np.asarray(Matte(np.zeros((80, 120), np.float32), noise).over("blur"))

@@ -26,6 +26,7 @@ from decoupe.inference.png import encode_png
 from decoupe.inference.preprocess import GREY, Picture, Pixels, Source, read_image
 from decoupe.inference.sampling import on_threads, strips
 from decoupe.inference.sixteen import encode_tiff
+from decoupe.readings import bounding_box
 
 Background: TypeAlias = Source | tuple[int, int, int]
 """A colour (name, ``#rrggbb`` or ``(r, g, b)``), an image as `read_image` takes it, or ``"blur"``."""
@@ -379,7 +380,7 @@ class Matte:
     def _background(self, background: Background) -> Image.Image:
         height, width = self.alpha.shape
         if isinstance(background, str) and background == "blur":
-            return blurred_background(_eight_bits(self.image), self.alpha)
+            return blurred_background(_eight_bits(self.image), self.alpha, self.opacity)
         colour = _as_colour(background)
         if colour is not None:
             dot = _convert_profile(Image.new("RGB", (1, 1), colour), None, self.icc_profile)
@@ -414,10 +415,23 @@ def shadow_of(alpha: Floats, darkness: float) -> Floats:
     return feathered(lower, away) * np.float32(darkness)
 
 
-def blurred_background(image: npt.NDArray[np.uint8], alpha: Floats) -> Image.Image:
-    """The background of ``image`` ``(H, W, 3)`` out of focus; the subject, left out, casts no halo."""
+def blurred_background(
+    image: npt.NDArray[np.uint8], alpha: Floats, opacity: Floats | None = None
+) -> Image.Image:
+    """The background of ``image`` ``(H, W, 3)`` out of focus; the subject, left out, casts no halo.
+
+    Where ``opacity`` is 0 the picture shows nothing, as beyond its border: there the blur is mirrored.
+    """
     height, width = alpha.shape
-    weighted = Image.fromarray(np.dstack([image, 255 - _alpha_bytes(alpha)])).convert("RGBa")
+    if opacity is not None:
+        x0, y0, x1, y1 = bounding_box(opacity > 0)
+        if 0 < (x1 - x0) * (y1 - y0) < height * width:
+            part = slice(y0, y1), slice(x0, x1)
+            inside = np.asarray(blurred_background(image[part], alpha[part], opacity[part]))
+            beyond = (y0, height - y1), (x0, width - x1), (0, 0)
+            return Image.fromarray(np.pad(inside, beyond, mode="symmetric"))
+    shown = 1 - alpha if opacity is None else np.maximum(opacity - alpha, 0)
+    weighted = Image.fromarray(np.dstack([image, _alpha_bytes(shown)])).convert("RGBa")
     # The blur is wide, so a small copy carries all of it.
     scale = min(1, 512 / max(height, width))
     small = weighted.resize(
