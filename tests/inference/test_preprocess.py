@@ -232,6 +232,14 @@ def test_transparent_parts_hide_their_colour_and_stay_transparent(mode: str) -> 
     np.testing.assert_array_equal(alpha, picture.opacity)
 
 
+def test_a_value_that_is_transparent_in_grey_of_sixteen_bits() -> None:
+    grey = np.array([[60000, 60001, 7]], np.uint16)
+    picture = read_image(encoded(Image.fromarray(grey), transparency=60000))
+    assert picture.opacity is not None
+    assert picture.opacity.tolist() == [[0, 1, 1]]
+    assert picture.pixels[0, 1:, 0].tolist() == [60001, 7]
+
+
 @pytest.mark.parametrize(
     ("kind", "several"), [("GIF", "frames"), ("PNG", "frames"), ("WEBP", "frames"), ("TIFF", "pages")]
 )

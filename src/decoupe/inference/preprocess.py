@@ -469,6 +469,9 @@ def _from_pillow(image: Image.Image, name: str) -> Picture:
     image = upright(image)
     profile = image.info.get("icc_profile")
     if (wide := wide_grey(image, name)) is not None:
+        if (clear := image.info.get("transparency")) is not None:  # a PNG's one value that is transparent
+            shown = (wide != clear).astype(np.uint16) * np.uint16(65535)
+            wide = np.dstack([wide, wide, wide, shown])
         return replace(_from_array(wide, name), metadata=metadata)
     if image.mode == "La":
         image = image.convert("LA")  # the one conversion that Pillow has for it
