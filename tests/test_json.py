@@ -82,6 +82,14 @@ def test_json_and_a_picture_cannot_both_go_to_standard_output(run: Run) -> None:
 
 
 def test_a_log_that_cannot_be_written_is_told_before_the_first_picture(run: Run) -> None:
+    before = Path("photos/square.png").read_bytes()
+    refused = run("cut", "photos/square.png", "--log", "photos/square.png")
+    assert refused.exit_code == 2
+    assert (
+        "photos/square.png holds no JSON lines, and nothing is added to it: name another log"
+        in refused.stderr
+    )
+    assert Path("photos/square.png").read_bytes() == before
     refused = run("cut", "photos/square.png", "--log", "no/such/folder.jsonl")
     assert refused.exit_code == 2
     assert (

@@ -135,6 +135,7 @@ def test_metadata_are_kept_or_left_out(run: Run) -> None:
         (["--margin", "5%"], "--margin and --aspect go with --crop: add --crop"),
         (["--crop", "--margin", "wide"], "--margin is 'wide', expected pixels or a share: such as 20 or 5%"),
         (["--crop", "--margin", "-3"], "--margin is '-3'"),
+        (["--crop", "--margin", "0.08"], "--margin is '0.08', expected pixels or a share: such as 20 or 5%"),
         (["--crop", "--aspect", "square"], "--aspect is 'square', expected WIDTH:HEIGHT"),
         (["--crop", "--aspect", "1:0"], "--aspect is '1:0'"),
         (["--threshold", "7"], "threshold is 7.0, expected a number from 0 to 1"),

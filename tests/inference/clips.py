@@ -46,6 +46,7 @@ def write_clip(
     size: tuple[int, int] = (96, 64),
     turn: int | str = 0,
     audio: str | None = "aac",
+    layout: str = "mono",
     silent_seconds: float = 0,
     noise: float = 3,
 ) -> Path:
@@ -55,7 +56,7 @@ def write_clip(
         stream: Any = out.add_stream("libx264", rate=25, options={"crf": "8"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.time_base = stream.time_base = TIME_BASE
-        sound: Any = out.add_stream(audio, rate=RATE, layout="mono") if audio else None
+        sound: Any = out.add_stream(audio, rate=RATE, layout=layout) if audio else None
         for number, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(picture(number, width, height, noise), format="rgb24")
             frame.pts, frame.time_base = time, TIME_BASE
@@ -64,7 +65,7 @@ def write_clip(
         if sound is not None:
             length = int((times[-1] - times[0]) * TIME_BASE * RATE)
             tone = np.sin(np.arange(length) * 2 * np.pi * 440 / RATE) * 8000
-            resampler = av.AudioResampler(sound.format.name, "mono", RATE)
+            resampler = av.AudioResampler(sound.format.name, layout, RATE)
             for start in range(0, length, 1024):
                 chunk = tone[np.newaxis, start : start + 1024].astype(np.int16)
                 frame = av.AudioFrame.from_ndarray(chunk, format="s16", layout="mono")

@@ -48,6 +48,9 @@ def test_no_two_outputs_alike_and_none_an_input(tmp_path: Path) -> None:
     out = tmp_path / "out"
     targets = media.output_paths(sources, tmp_path, out)
     assert list(targets.values()) == [out / "a.jpg.png", out / "a.bmp.png", out / "b.png"]
+    three = media.output_paths([*sources, *touch(tmp_path, "a.jpg.tif")], tmp_path, out)
+    names = ["a.jpg.png", "a.bmp.png", "b.png", "a.jpg.tif.png"]
+    assert [target.name for target in three.values()] == names
     beside = touch(tmp_path, "d.jpg", "d.png")
     names = [target.name for target in media.output_paths(beside, tmp_path, tmp_path).values()]
     assert names == ["d.jpg.png", "d.png.png"]

@@ -125,9 +125,16 @@ def test_map_refuses_a_batch_size_below_one_at_once() -> None:
 
 
 def test_map_refuses_one_picture_at_once() -> None:
-    for image in ("photo.jpg", Path("photo.jpg"), b"\xff\xd8", BytesIO(), Image.new("RGB", (4, 4))):
+    arrays = [np.zeros(shape, np.uint8) for shape in ((4, 5), (4, 5, 1), (4, 5, 3), (4, 5, 4))]
+    for image in (
+        *("photo.jpg", Path("photo.jpg"), b"\xff\xd8", BytesIO(), Image.new("RGB", (4, 4))),
+        *arrays,
+    ):
         with pytest.raises(InputError, match="images is one picture, expected several: put it in a list"):
             Predictor(Recorder()).map(image)
+    assert len(list(Predictor(Recorder()).map(np.zeros((2, 9, 9, 3), np.uint8)))) == 2
+    with pytest.raises(InputError, match=r"cannot read a picture from list; .* for several call map"):
+        Predictor(Recorder())(["a.jpg", "b.jpg"])
 
 
 def test_sources_and_their_extras_pass_through() -> None:
@@ -137,6 +144,9 @@ def test_sources_and_their_extras_pass_through() -> None:
     assert matte.source == "there.png"
     assert matte.icc_profile == b"profile"
     assert matte.alpha.max() <= 0.5
+    assert matte.opacity is opacity
+    with pytest.raises(InputError, match="max_pixels is None, expected a number of pixels"):
+        Predictor(Recorder())(Path("photo.jpg"), max_pixels=None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="the cap is 10"):
         Predictor(Recorder())(Image.new("RGB", (4, 3)), max_pixels=10)
 
@@ -189,6 +199,16 @@ def test_load_without_a_model_is_the_embedded_default(tiny: Path, monkeypatch: p
     predictor = decoupe.load()
     assert predictor.spec == registry.spec(registry.DEFAULT_MODEL)
     assert predictor.runtime.name == registry.DEFAULT_MODEL
+
+
+def test_cut_opens_a_model_anew_that_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = pictures()[0]
+    for folder, sigmoid in (("one", True), ("two", False), ("one", False)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / folder)
+        write_onnx(Path("mine.onnx"), sigmoid=sigmoid)
+        expected = decoupe.load("mine.onnx")(picture).alpha
+        np.testing.assert_array_equal(decoupe.cut(picture, "mine.onnx").alpha, expected)
 
 
 def test_cut_opens_a_model_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import os
 import struct
 import threading
+import time
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -230,6 +232,14 @@ def test_transparent_parts_hide_their_colour_and_stay_transparent(mode: str) -> 
     np.testing.assert_array_equal(alpha, picture.opacity)
 
 
+def test_a_value_that_is_transparent_in_grey_of_sixteen_bits() -> None:
+    grey = np.array([[60000, 60001, 7]], np.uint16)
+    picture = read_image(encoded(Image.fromarray(grey), transparency=60000))
+    assert picture.opacity is not None
+    assert picture.opacity.tolist() == [[0, 1, 1]]
+    assert picture.pixels[0, 1:, 0].tolist() == [60001, 7]
+
+
 @pytest.mark.parametrize(
     ("kind", "several"), [("GIF", "frames"), ("PNG", "frames"), ("WEBP", "frames"), ("TIFF", "pages")]
 )
@@ -329,6 +339,28 @@ def test_a_pipe_that_has_a_name(tmp_path: Path) -> None:
         else:
             assert np.array_equal(read_image(pipe).pixels, picture)
         writer.join()
+
+
+def test_a_pillow_image_whose_file_is_damaged_or_closed() -> None:
+    data = encoded(Image.effect_noise((64, 64), 90))
+    closed = Image.open(BytesIO(data))
+    closed.close()
+    for image in (Image.open(BytesIO(data[:2000])), closed):
+        with pytest.raises(InputError, match=r"image is damaged, truncated or closed .*: open it again"):
+            read_image(image)
+
+
+def test_threads_may_read_one_pillow_image() -> None:
+    data = encoded(Image.effect_noise((256, 256), 90))
+
+    class Slow(BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            time.sleep(0.0005)  # gives the other thread its turn
+            return super().read(size)
+
+    with ThreadPoolExecutor(2) as pool:
+        for picture in pool.map(read_image, [Image.open(Slow(data))] * 2):
+            np.testing.assert_array_equal(picture.pixels, read_image(data).pixels)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP"])

@@ -44,6 +44,10 @@ def test_dilation_is_a_square_of_pixels(mask: np.ndarray, margin: int) -> None:
     np.testing.assert_array_equal(dilated(mask, margin), ndimage.binary_dilation(mask, square))
 
 
+def test_a_dilation_beyond_everything_takes_no_more_memory() -> None:
+    assert dilated(np.eye(3, dtype=bool), 10**9).all()
+
+
 @given(mask=MASKS)
 @settings(max_examples=100, deadline=None)
 def test_run_lengths_are_cocos(mask: np.ndarray) -> None:

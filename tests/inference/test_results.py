@@ -87,6 +87,19 @@ def test_over_blur_keeps_the_subject_and_casts_no_halo(matte: Matte) -> None:
     assert np.abs(over[hidden] - GREEN).max() <= 6
 
 
+def test_a_blur_goes_on_where_the_picture_shows_nothing() -> None:
+    matte = square()
+    flat = replace(matte, image=np.full_like(matte.image, 180))
+    beyond = np.asarray(flat.crop(aspect=(8, 1)).over("blur"))
+    assert np.abs(beyond.astype(int) - 180).max() <= 2  # it was black
+    opacity = np.ones_like(matte.alpha)
+    opacity[:, 50:] = 0
+    hole = flat.image.copy()
+    hole[:, 50:] = 128
+    half = np.asarray(replace(flat, image=hole, opacity=opacity).over("blur"))
+    assert np.abs(half.astype(int) - 180).max() <= 2  # it was the grey under the hole
+
+
 def test_blur_blurs_and_takes_any_alpha() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
     blurred = np.asarray(Matte(np.zeros((80, 120), np.float32), noise).over("blur"))
@@ -102,6 +115,7 @@ def test_blur_blurs_and_takes_any_alpha() -> None:
         ("redd", "'redd' is neither a colour nor a file"),
         ((0, 0, 300), r"expected \(r, g, b\)"),
         ((0, 0), r"expected \(r, g, b\)"),
+        ([0, 0, 300], r"expected \(r, g, b\)"),
         (b"", "is empty"),
     ],
 )
@@ -235,6 +249,10 @@ def test_an_aspect_sets_the_subject_in_the_middle_and_goes_beyond_the_picture() 
     [
         ({"margin": -1}, "margin is -1, expected pixels"),
         ({"margin": float("nan")}, "margin is nan"),
+        ({"margin": "8%"}, "margin is 8%, expected pixels, or a share below 1 such as 0.05"),
+        ({"aspect": 1}, r"aspect is 1, expected width and height, such as \(4, 5\)"),
+        ({"aspect": "1:1"}, "aspect is 1:1, expected width and height"),
+        ({"aspect": "16"}, "aspect is 16, expected width and height"),
         ({"aspect": (1, 0)}, r"aspect is \(1, 0\), expected width and height"),
         ({"aspect": (1, 2, 3)}, r"aspect is \(1, 2, 3\)"),
         ({"aspect": (1, 1e-320)}, "expected width and height"),
@@ -307,6 +325,25 @@ def test_edits_give_another_matte_and_leave_this_one() -> None:
     assert hard.alpha[28, 30] == 1
     assert soft.alpha.max() < 0.9
     assert hard.image is soft.image
+
+
+def test_what_was_transparent_stays_so_whatever_is_changed() -> None:
+    opacity = np.ones((90, 100), np.float32)
+    opacity[:, 60:] = 0
+    opacity[:, 25:30] = 0.5
+    half = square()
+    half = replace(half, alpha=half.alpha * opacity, opacity=opacity)
+    inverted = half.edited(invert=True)
+    np.testing.assert_allclose(
+        inverted.alpha, opacity - half.alpha
+    )  # nothing of the subject, nor of the hole
+    wide = half.edited(threshold=0.9, grow=60, feather=3)
+    assert (wide.alpha <= opacity).all()
+    assert wide.alpha[50, 55] > 0.9
+    beyond = square().crop(aspect=(4, 1)).edited(invert=True)  # 50 columns to the left of the picture
+    assert not beyond.alpha[:, :50].any()
+    assert (beyond.alpha[:, 50:70] == 1).all()
+    assert (half.crop(margin=50).edited(invert=True).alpha == inverted.alpha[:, :90]).all()
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".avif"])

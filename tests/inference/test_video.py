@@ -287,6 +287,24 @@ def test_audio_that_the_container_cannot_hold_is_encoded_again(predictor: decoup
     assert np.corrcoef(one[:common], other[:common])[0, 1] > 0.95  # in time with each other
 
 
+@pytest.mark.parametrize(
+    ("codec", "name", "target", "audio"),
+    [
+        ("libopus", "in.mkv", "out.mov", "encoded again"),
+        ("flac", "in.mkv", "out.mov", "encoded again"),
+        ("pcm_s16le", "in.mov", "out.mp4", "kept"),
+        ("pcm_s16le", "in.avi", "out.mp4", "encoded again"),  # which tells no loudspeakers
+        ("ac3", "in.mkv", "out.webm", "encoded again"),  # 5.1(side), which Opus has not
+    ],
+)
+def test_audio_of_a_listed_codec_that_the_container_refuses(
+    predictor: decoupe.Predictor, codec: str, name: str, target: str, audio: str
+) -> None:
+    source = write_clip(Path(name), uneven(3), audio=codec, layout="5.1" if codec == "ac3" else "mono")
+    assert cut_video(source, target, predictor, over="white").audio == audio
+    assert packets_of(Path(target))
+
+
 def test_a_video_without_sound(predictor: decoupe.Predictor) -> None:
     write_clip(Path("in.mp4"), uneven(3), audio=None)
     assert cut_video("in.mp4", "out.mov", predictor).audio == "none"

@@ -23,8 +23,11 @@ def recorder(path: Path | None, printed: bool) -> Callable[[dict[str, Any]], Non
     """A function that records jobs as JSON Lines in a file, on standard output, or both; else None.
 
     Raises:
-        OutputError: the file cannot be written; so does what it returns.
+        OutputError: the file cannot be written, or holds something else, such as a picture; what it returns
+            raises the first.
     """
+    if path is not None and not _is_log(path):
+        raise OutputError(f"{path} holds no JSON lines, and nothing is added to it: name another log")
 
     def add(line: str) -> None:
         if path is not None:
@@ -43,6 +46,14 @@ def recorder(path: Path | None, printed: bool) -> Callable[[dict[str, Any]], Non
 
     add("")  # told now, not after the first picture
     return record if printed or path is not None else None
+
+
+def _is_log(path: Path) -> bool:
+    """Whether JSON Lines may be added: to a new file or an empty one, to a device, or to what begins so."""
+    if path.is_file():
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            return file.read(1) in (b"", b"{")
+    return True  # or writing finds out, and tells
 
 
 def opened(stream: TextIO | None, name: str) -> TextIO:

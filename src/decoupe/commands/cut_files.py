@@ -216,9 +216,11 @@ def read_background(over: str, max_pixels: int) -> Background:
 def _length(option: str, text: str) -> float:
     """Whole pixels, or a share below 1 of the subject's longer side."""
     number = _number(text.removesuffix("%"))
-    if number is None or number < 0 or (text.endswith("%") and number >= 100):
+    share = text.endswith("%")
+    # 0.08 is meant as a share, and would be no pixel.
+    if number is None or number < 0 or (number >= 100 if share else 0 < number < 1):
         raise InputError(f"{option} is {text!r}, expected pixels or a share: such as 20 or 5%")
-    return number / 100 if text.endswith("%") else round(number)
+    return number / 100 if share else round(number)
 
 
 def _aspect(text: str | None) -> tuple[float, float] | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sized
+from typing import Any, SupportsFloat
 
 import numpy as np
 import numpy.typing as npt
@@ -48,14 +49,14 @@ def framed(
     x0, y0, x1, y1 = subject
     if x0 >= x1:
         raise InputError(f"{source} shows no subject to crop to: leave crop out")
-    if not 0 <= margin < math.inf:
+    if not isinstance(margin, SupportsFloat) or not 0 <= margin < math.inf:
         raise InputError(f"margin is {margin}, expected pixels, or a share below 1 such as 0.05")
     longer = max(x1 - x0, y1 - y0)
     room = round(margin * longer) if isinstance(margin, float) and margin < 1 else round(margin)
     x0, y0, x1, y1 = x0 - room, y0 - room, x1 + room, y1 + room
     if aspect is None:
         return max(x0, 0), max(y0, 0), min(x1, size[1]), min(y1, size[0])
-    if len(aspect) != 2 or not all(1e-9 < side < 1e9 for side in aspect):
+    if not isinstance(aspect, Sized) or len(aspect) != 2 or not all(_is_side(side) for side in aspect):
         raise InputError(f"aspect is {aspect}, expected width and height, such as (4, 5)")
     ratio = aspect[0] / aspect[1]
     width, height = max(x1 - x0, round((y1 - y0) * ratio)), max(y1 - y0, round((x1 - x0) / ratio))
@@ -63,6 +64,10 @@ def framed(
         raise TooLargeError(f"the crop would be {width}×{height}: choose another aspect, or less margin")
     x0, y0 = x0 - (width - (x1 - x0)) // 2, y0 - (height - (y1 - y0)) // 2
     return x0, y0, x0 + width, y0 + height
+
+
+def _is_side(side: object) -> bool:
+    return isinstance(side, SupportsFloat) and 1e-9 < float(side) < 1e9
 
 
 def cropped(array: npt.NDArray[Any], box: Box) -> npt.NDArray[Any]:

@@ -141,19 +141,17 @@ def output_paths(sources: Iterable[Path], root: Path, out: Path, suffix: str = "
 
 
 def result_names(sources: Iterable[AnyPath], suffix: str) -> dict[AnyPath, AnyPath]:
-    """The name of each result, which ends in ``suffix``.
+    """The name of each result, which ends in ``suffix``; no two are alike.
 
     Where two sources differ in their ending only, as ``a.jpg`` and ``a.bmp``, the results keep it:
-    ``a.jpg.png``.
+    ``a.jpg.png``. So does that of ``a.jpg.tif``, if it lies beside the two.
     """
-    sources = list(sources)
-    sharing = Counter(source.with_suffix("") for source in sources)
-    return {
-        source: source.with_name(f"{source.name}{suffix}")
-        if sharing[source.with_suffix("")] > 1
-        else source.with_suffix(suffix)
-        for source in sources
-    }
+    names = {source: source.with_suffix(suffix) for source in sources}
+    while alike := {name for name, count in Counter(names.values()).items() if count > 1}:
+        for source, name in names.items():
+            if name in alike:
+                names[source] = source.with_name(f"{source.name}{suffix}")
+    return names
 
 
 def real_paths(paths: Iterable[Path]) -> frozenset[str]:

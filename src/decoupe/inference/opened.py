@@ -118,8 +118,10 @@ class Opened(ABC, Generic[Result]):
             InputError: ``batch_size`` below 1, one picture instead of several, or a picture that cannot be
                 read; those before it come first.
         """
-        # A string is several too, of letters, and a file of lines.
-        if isinstance(images, (str, bytes, os.PathLike, Image.Image, Picture)) or hasattr(images, "read"):
+        # A string is several too, of letters, a file of lines, and an array (H, W, 3) of grey pictures.
+        one = isinstance(images, (str, bytes, os.PathLike, Image.Image, Picture)) or hasattr(images, "read")
+        shape = getattr(images, "shape", (0, 0, 0, 0))
+        if one or len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4)):
             raise InputError("images is one picture, expected several: put it in a list")
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, expected at least 1")

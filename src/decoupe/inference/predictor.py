@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +45,15 @@ from decoupe.inference.tiles import tile_side, tiled
 from decoupe.memory import Plan, plan, shown
 from decoupe.runtimes import Runtime, SegmentRuntime, find_spec, open_runtime
 from decoupe.weights.labels import Vocabulary, plain
-from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, MatteName, ModelSpec, Preprocessing, SegmentName
+from decoupe.weights.own import resolved
+from decoupe.weights.registry import (
+    DEFAULT_SEGMENT_MODEL,
+    MatteName,
+    ModelSpec,
+    Preprocessing,
+    SegmentName,
+    weights_in,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -219,7 +228,9 @@ class Predictor(Opened[Matte]):
             matte = self._predict([opaque])[0]
         if what is None and point is not None:
             matte = replace(matte, alpha=under_point(matte.alpha, point))
-        return matte if picture.opacity is None else replace(matte, alpha=matte.alpha * picture.opacity)
+        if picture.opacity is None:
+            return matte
+        return replace(matte, alpha=matte.alpha * picture.opacity, opacity=picture.opacity)
 
     def _named_parts(
         self, picture: Picture, labels: list[str], box: Box | None, point: tuple[int, int] | None
@@ -463,7 +474,25 @@ def open_segmenter(model: str | Path | None = None, **options: Unpack[LoadOption
     return opened
 
 
-_cached_predictor = functools.lru_cache(maxsize=2)(open_predictor)
+@functools.lru_cache(maxsize=2)
+def _kept_open(
+    versions: tuple[object, ...], model: str | Path | None, **options: Unpack[LoadOptions]
+) -> Predictor:
+    return open_predictor(model, **options)
+
+
+def _version(model: str | Path | None) -> tuple[str, int, int] | None:
+    """What tells a model's file from another, and from what it was before; None of what is no file."""
+    if model is None:
+        return None
+    place = Path(resolved(model) or model)
+    try:
+        if place.is_dir():
+            place = weights_in(place) or place
+        told = place.stat()
+    except OSError:
+        return None
+    return os.path.realpath(place), told.st_mtime_ns, told.st_size
 
 
 def cut(
@@ -485,14 +514,16 @@ def cut(
 ) -> Matte:
     """Cut out the subject of one picture: ``decoupe.cut("photo.jpg").save("photo.png")``.
 
-    The two models used last stay open. The options are those of `load` that it names, and of `Predictor`.
+    The two models used last stay open, until their files change. The options are those of `load` that it
+    names, and of `Predictor`.
 
     Raises:
         DecoupeError: as `load` and `Predictor` do.
     """
     if size is not None:
         check_size(size)
-    predictor = _cached_predictor(
+    predictor = _kept_open(
+        (_version(model), _version(segments)),
         model,
         device=device,
         dtype=dtype,
@@ -508,7 +539,9 @@ def cut(
 
 def _matte(alpha: Floats, picture: Picture) -> Matte:
     try:
-        return Matte(alpha, picture.pixels, picture.icc_profile, picture.source, picture.metadata)
+        return Matte(
+            alpha, picture.pixels, picture.icc_profile, picture.source, picture.metadata, picture.opacity
+        )
     except InputError as error:
         if not np.isnan(alpha).any():
             raise

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, BinaryIO, Literal, Protocol, SupportsFloat, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,10 @@ LONGEST_ASPECT = 16
 
 LARGEST_SIDE = 32768
 """Most pixels of a side that a caller may ask a model to see."""
+
+# Of two threads that let Pillow read the pixels of one image, one meets a half-read file. By the images' ids,
+# so that different ones are seldom read in turns.
+_LOADING = tuple(threading.Lock() for _ in range(16))
 
 # Formats whose further frames are not more of the same picture, as the depth map in a phone's JPEG is.
 _ANIMATED = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages"}
@@ -123,13 +128,24 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
         InputError: no such file, a folder, an empty, damaged or truncated file, not a picture, larger than
             ``max_pixels``, or an array of another shape, type or range.
     """
+    if not isinstance(max_pixels, SupportsFloat):
+        raise InputError(f"max_pixels is {max_pixels!r}, expected a number of pixels: leave it out")
     if isinstance(source, Picture):
         return source
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
         _check_pixels(source.size, "image", max_pixels)
-        return _from_pillow(source, "image")
+        try:
+            with _LOADING[id(source) % len(_LOADING)]:
+                source.load()
+            return _from_pillow(source, "image")
+        except InputError:
+            raise
+        except DAMAGED as error:  # Pillow reads pixels when they are first needed
+            raise InputError(
+                f"image is damaged, truncated or closed ({error}): open it again, or get the file again"
+            ) from None
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(BytesIO(source), "image", max_pixels)
     if isinstance(source, (str, os.PathLike)):
@@ -142,9 +158,10 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
         return _from_array(_as_array(source))
     if hasattr(source, "read"):
         return _from_file_object(source, max_pixels)
+    several = "; for several call map" if isinstance(source, Iterable) else ""
     raise InputError(
         f"cannot read a picture from {type(source).__name__}; "
-        "expected a path, bytes, a binary file, a Pillow image or an array (H, W, 3)"
+        f"expected a path, bytes, a binary file, a Pillow image or an array (H, W, 3){several}"
     )
 
 
@@ -452,6 +469,9 @@ def _from_pillow(image: Image.Image, name: str) -> Picture:
     image = upright(image)
     profile = image.info.get("icc_profile")
     if (wide := wide_grey(image, name)) is not None:
+        if (clear := image.info.get("transparency")) is not None:  # a PNG's one value that is transparent
+            shown = (wide != clear).astype(np.uint16) * np.uint16(65535)
+            wide = np.dstack([wide, wide, wide, shown])
         return replace(_from_array(wide, name), metadata=metadata)
     if image.mode == "La":
         image = image.convert("LA")  # the one conversion that Pillow has for it

@@ -18,6 +18,7 @@ Ring = list[Point]
 
 def dilated(mask: Mask, margin: int) -> Mask:
     """Every pixel within ``margin`` rows and ``margin`` columns of a true pixel of ``mask`` ``(H, W)``."""
+    margin = min(margin, max(mask.shape))  # no more than everything, whatever a user asks for
     spread = np.pad(mask, margin)
     for _ in range(2):  # along the columns, then along the rows
         # Windows of 1, 2, 4, … pixels, each of two of the one before; the last step is shorter.

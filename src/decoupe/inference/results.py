@@ -26,6 +26,7 @@ from decoupe.inference.png import encode_png
 from decoupe.inference.preprocess import GREY, Picture, Pixels, Source, read_image
 from decoupe.inference.sampling import on_threads, strips
 from decoupe.inference.sixteen import encode_tiff
+from decoupe.readings import bounding_box
 
 Background: TypeAlias = Source | tuple[int, int, int]
 """A colour (name, ``#rrggbb`` or ``(r, g, b)``), an image as `read_image` takes it, or ``"blur"``."""
@@ -44,6 +45,8 @@ class Matte:
         icc_profile: the RGB profile that ``image`` is in, kept in everything made of it; None means sRGB.
         source: where the picture came from.
         metadata: what else the photograph tells of itself, kept in everything in colour that is made of it.
+        opacity: the picture's own alpha, float32 ``(H, W)`` in [0, 1], which ``alpha`` is never above; None
+            where it is 1 everywhere.
 
     Raises:
         InputError: alpha or image of another shape, type or range, or of sizes that differ.
@@ -54,6 +57,7 @@ class Matte:
     icc_profile: bytes | None = None
     source: str = "image"
     metadata: Metadata = NO_METADATA
+    opacity: Floats | None = None
 
     def __post_init__(self) -> None:
         if self.alpha.ndim != 2 or self.alpha.dtype != np.float32 or self.alpha.size == 0:
@@ -108,7 +112,7 @@ class Matte:
             MissingExtraError: pymatting is not installed.
         """
         matting = Matting(foreground, background, erode, dilate)
-        return replace(self, alpha=refined(self.alpha, self.image, matting))
+        return self._within_opacity(lambda alpha: refined(alpha, self.image, matting))
 
     def edited(
         self,
@@ -134,7 +138,7 @@ class Matte:
             InputError: a value out of range.
         """
         edits = Edits(threshold, keep_largest, fill_holes, grow, feather, invert)
-        return replace(self, alpha=edited(self.alpha, edits))
+        return self._within_opacity(lambda alpha: edited(alpha, edits))
 
     def crop(self, margin: float = 0, aspect: tuple[float, float] | None = None) -> Matte:
         """The part that shows the subject.
@@ -149,7 +153,16 @@ class Matte:
                 pixels and four times the picture, or a matte without a subject.
         """
         box = framed(subject_box(self.alpha), margin, aspect, self.alpha.shape, self.source)
-        return replace(self, alpha=cropped(self.alpha, box), image=cropped(self.image, box))
+        height, width = self.alpha.shape
+        opacity = self.opacity
+        if opacity is None and (min(box) < 0 or box[2] > width or box[3] > height):
+            opacity = np.ones_like(self.alpha)  # and none beyond the picture
+        return replace(
+            self,
+            alpha=cropped(self.alpha, box),
+            image=cropped(self.image, box),
+            opacity=None if opacity is None else cropped(opacity, box),
+        )
 
     def mask(self) -> Image.Image:
         """Alpha as a grey picture, mode L: white is the subject."""
@@ -304,6 +317,15 @@ class Matte:
         data = self.encode(target.suffix, over=over, shadow=shadow, keep_hidden=keep_hidden, quality=quality)
         write_bytes(data, target)
 
+    def _within_opacity(self, change: Callable[[Floats], Floats]) -> Matte:
+        """The matte changed, with what was transparent in the picture as transparent as it was."""
+        if self.opacity is None:
+            return replace(self, alpha=change(self.alpha))
+        share = np.divide(
+            self.alpha, self.opacity, out=np.zeros_like(self.alpha), where=self.opacity > 0
+        )  # of what there is of a pixel
+        return replace(self, alpha=change(share.clip(0, 1)) * self.opacity)
+
     def _cutout(self, keep_hidden: bool) -> npt.NDArray[np.uint8]:
         height, width = self.alpha.shape
         pixels = np.empty((height, width, 4), np.uint8)
@@ -358,7 +380,7 @@ class Matte:
     def _background(self, background: Background) -> Image.Image:
         height, width = self.alpha.shape
         if isinstance(background, str) and background == "blur":
-            return blurred_background(_eight_bits(self.image), self.alpha)
+            return blurred_background(_eight_bits(self.image), self.alpha, self.opacity)
         colour = _as_colour(background)
         if colour is not None:
             dot = _convert_profile(Image.new("RGB", (1, 1), colour), None, self.icc_profile)
@@ -393,10 +415,23 @@ def shadow_of(alpha: Floats, darkness: float) -> Floats:
     return feathered(lower, away) * np.float32(darkness)
 
 
-def blurred_background(image: npt.NDArray[np.uint8], alpha: Floats) -> Image.Image:
-    """The background of ``image`` ``(H, W, 3)`` out of focus; the subject, left out, casts no halo."""
+def blurred_background(
+    image: npt.NDArray[np.uint8], alpha: Floats, opacity: Floats | None = None
+) -> Image.Image:
+    """The background of ``image`` ``(H, W, 3)`` out of focus; the subject, left out, casts no halo.
+
+    Where ``opacity`` is 0 the picture shows nothing, as beyond its border: there the blur is mirrored.
+    """
     height, width = alpha.shape
-    weighted = Image.fromarray(np.dstack([image, 255 - _alpha_bytes(alpha)])).convert("RGBa")
+    if opacity is not None:
+        x0, y0, x1, y1 = bounding_box(opacity > 0)
+        if 0 < (x1 - x0) * (y1 - y0) < height * width:
+            part = slice(y0, y1), slice(x0, x1)
+            inside = np.asarray(blurred_background(image[part], alpha[part], opacity[part]))
+            beyond = (y0, height - y1), (x0, width - x1), (0, 0)
+            return Image.fromarray(np.pad(inside, beyond, mode="symmetric"))
+    shown = 1 - alpha if opacity is None else np.maximum(opacity - alpha, 0)
+    weighted = Image.fromarray(np.dstack([image, _alpha_bytes(shown)])).convert("RGBa")
     # The blur is wide, so a small copy carries all of it.
     scale = min(1, 512 / max(height, width))
     small = weighted.resize(
@@ -416,7 +451,7 @@ def _opaque(premultiplied: Image.Image) -> Image.Image:
 
 def _as_colour(background: Background) -> tuple[int, ...] | None:
     """``background`` as (r, g, b) where it names a colour, else None."""
-    if isinstance(background, tuple):
+    if isinstance(background, (tuple, list)):
         if len(background) != 3 or not all(
             isinstance(value, (int, np.integer)) and 0 <= value <= 255 for value in background
         ):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from decoupe.inference.png import encode_png
 from decoupe.inference.preprocess import Pixels
 from decoupe.inference.video_reader import Look, VideoReader, av, sound_of
 
+_LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")  # by how many channels: RFC 7845
 _DELAY = 2  # most frames by which an encoder below writes a frame before those shown earlier
 _NO_MATRIX = 0  # ITU-T H.273's of RGB; without it QuickTime files tell nothing of their colours
 _TICK = Fraction(1, 1000)  # of pieces, which count frames: the one time base that all containers keep
@@ -363,6 +365,35 @@ def _video_packets(
         base += len(some)
 
 
+def _holds(container: Container, track: av.AudioStream) -> bool:
+    """Whether a container takes a track as it is.
+
+    Its beginning is written to find out: libavformat's list of the codecs of a .mov has Opus and FLAC,
+    which it then refuses. Samples in a .mp4 it refuses at the end, where it is not known whose they are.
+    """
+    if container.name == "mp4" and track.codec_context.name.startswith("pcm_") and not _placed(track):
+        return False
+    try:
+        with av.open(BytesIO(), "w", container.name) as trial:
+            trial.add_stream_from_template(track)
+            trial.start_encoding()
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
+
+
+def _placed(track: av.AudioStream) -> bool:
+    """Whether it is known which loudspeakers a track's channels are for; a .avi does not tell."""
+    return any(channel.name != "NONE" for channel in track.layout.channels)
+
+
+def _layout(track: av.AudioStream, encoder: str) -> str:
+    """The loudspeakers that a track is encoded for; Opus has one arrangement for each number of them."""
+    count = track.layout.nb_channels
+    known = encoder != "libopus" and _placed(track)
+    return track.layout.name if known or count > len(_LAYOUTS) else _LAYOUTS[count - 1]
+
+
 class _Sound:
     """The audio tracks of a source, as they are where the container takes them, else encoded again."""
 
@@ -381,11 +412,12 @@ class _Sound:
         self._copied: dict[int, Any] = {}  # output streams by the source's index
         self._encoded: dict[int, Any] = {}
         for track in sound_of(source):
-            if track.codec_context.codec.canonical_name in out.supported_codecs:
+            if _holds(container, track):
                 self._copied[track.index] = out.add_stream_from_template(track)
             else:
                 rate = 48_000 if container.audio == "libopus" else track.rate  # the one that Opus has
-                stream = out.add_stream(container.audio, rate=rate, layout=track.layout.name)
+                layout = _layout(track, container.audio)
+                stream = out.add_stream(container.audio, rate=rate, layout=layout)
                 self._encoded[track.index] = stream
         self.done = "encoded again" if self._encoded else "kept"
 

@@ -23,6 +23,11 @@ from decoupe.weights.registry import DEFAULT_MODEL, DEFAULT_SEGMENT_MODEL
 _BOX = r"^\d{1,9}(,\d{1,9}){3}$"
 _POINT = r"^\d{1,9},\d{1,9}$"
 _SIZE = r"^\d{1,5}(x\d{1,5})?$"
+_MEANT = {
+    _BOX: "X0,Y0,X1,Y1 in whole pixels: such as 40,60,320,400",
+    _POINT: "X,Y in whole pixels: such as 180,220",
+    _SIZE: "N or WxH: such as 512 or 640x480",
+}  # what a pattern tells to nobody
 
 Known = Mapping[str, list[str]]
 """The names of the models that a server has loaded, by their task: ``matte`` and ``segment``."""
@@ -147,6 +152,8 @@ def read_options(form: Form, kind: type[Options]) -> Options:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         value, line = str(first["input"])[:60], first["msg"]
+        if meant := _MEANT.get(first.get("ctx", {}).get("pattern", "")):
+            raise ProblemError(400, f"{first['loc'][0]} is {value!r}, expected {meant}") from None
         raise ProblemError(400, f"{first['loc'][0]} is {value!r}: {line[:1].lower()}{line[1:]}") from None
 
 
