@@ -187,7 +187,7 @@ def test_grey_of_any_depth_is_one_mask_to_all_that_read_it(tmp_path: Path) -> No
 
 
 def test_mattes_in_alpha_are_told(tmp_path: Path) -> None:
-    """A cut-out's colours are the photograph's; what is all opaque, or says the same twice, is read as grey."""
+    """A cut-out's colours are a photograph's; what is opaque, or says the same twice, is read as grey."""
     image = save(tmp_path / "a.png", size=(8, 6))
     colours, alpha = Image.effect_noise((8, 6), 90), Image.new("L", (8, 6), 255)
     alpha.paste(0, (0, 0, 4, 6))
