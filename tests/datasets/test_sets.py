@@ -144,6 +144,10 @@ def test_sets_are_named_by_as_many_folders_as_tell_them_apart(tmp_path: Path) ->
         names_of([*folders, folders[0]])
 
 
+def test_versions_of_a_set_are_told_apart() -> None:
+    assert names_of([Path("cats.v1"), Path("cats.v2"), Path("dogs.tar")]) == ["cats.v1", "cats.v2", "dogs"]
+
+
 def test_pairs_are_read_upright_in_eight_bits_and_at_most_so_long(tmp_path: Path) -> None:
     (tmp_path / "im").mkdir()
     (tmp_path / "gt").mkdir()

@@ -158,7 +158,8 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     Raises:
         InputError: a folder is given twice.
     """
-    parts = [folder.resolve().with_suffix("").parts for folder in folders]
+    paths = [folder.resolve() for folder in folders]
+    parts = [(path.with_suffix("") if path.suffix == ".tar" else path).parts for path in paths]
     if len(set(parts)) < len(parts):
         raise InputError(f"{folders[parts.index(max(parts, key=parts.count))]} is given twice: give it once")
     for length in range(1, max(map(len, parts), default=0) + 1):
