@@ -250,7 +250,28 @@ def test_annotations_that_do_not_fit_are_named(coco: Path) -> None:
         find_segment_set(coco, kind="instances").read(0)
     instances = coco / "annotations" / "instances_train2017.json"
     content = json.loads(instances.read_text())
-    content["annotations"][0]["segmentation"] = {"size": [3, 4]}
-    instances.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="an instance's segmentation cannot be read"):
-        find_segment_set(coco, kind="instances").read(0)
+    for wrong, line in (
+        ({"size": [3, 4]}, "an instance's segmentation cannot be read"),
+        ({"size": [4, 3], "counts": [0, 12]}, "it is 4×3, the picture 3×4"),
+    ):
+        content["annotations"][0]["segmentation"] = wrong
+        instances.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=line):
+            find_segment_set(coco, kind="instances").read(0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "key"),
+    [
+        ("instances", "annotations", "segmentation"),  # as sets of boxes lack it
+        ("instances", "images", "height"),
+        ("panoptic", "annotations", "segments_info"),
+    ],
+)
+def test_what_annotations_lack_is_named(coco: Path, kind: Any, part: str, key: str) -> None:
+    file = coco / "annotations" / f"{kind}_train2017.json"
+    content = json.loads(file.read_text())
+    del content[part][-1][key]
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"not a COCO annotation file .*{part} without {key}.*: expected"):
+        find_segment_set(coco, kind=kind)

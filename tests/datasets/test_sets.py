@@ -30,7 +30,7 @@ from decoupe.datasets.shards import Member, members, opened
 from decoupe.errors import InputError
 from decoupe.evaluation.files import read_matte
 from decoupe.evaluation.measures import unit
-from decoupe.training.check import DARK, look_at_pair
+from decoupe.training.check import DARK, EMPTY, IN_ALPHA, look_at_pair
 
 
 def save(path: Path, *, mode: str = "RGB", size: tuple[int, int] = (8, 6), level: int = 255) -> Path:
@@ -144,6 +144,10 @@ def test_sets_are_named_by_as_many_folders_as_tell_them_apart(tmp_path: Path) ->
         names_of([*folders, folders[0]])
 
 
+def test_versions_of_a_set_are_told_apart() -> None:
+    assert names_of([Path("cats.v1"), Path("cats.v2"), Path("dogs.tar")]) == ["cats.v1", "cats.v2", "dogs"]
+
+
 def test_pairs_are_read_upright_in_eight_bits_and_at_most_so_long(tmp_path: Path) -> None:
     (tmp_path / "im").mkdir()
     (tmp_path / "gt").mkdir()
@@ -178,11 +182,29 @@ def test_grey_of_any_depth_is_one_mask_to_all_that_read_it(tmp_path: Path) -> No
             assert read_pair(pair)[1].tolist() == [levels], name
             assert look_at_pair(pair).findings == ((DARK,) if dark else ()), name
             assert (unit(read_matte(pair.mask), name) * 255).tolist() == [pytest.approx(levels)], name
+            assert read_picture(pair.mask)[..., 0].tolist() == [levels], name  # as a photograph too
     for values, line in ((np.float32([[0, 255]]), "from 0 to 255"), (np.int32([[-1, 9]]), "from -1 to 9")):
         Image.fromarray(values).save(tmp_path / "range.tif")
         for read in (lambda path: read_pair(Pair(image, path)), read_matte):
             with pytest.raises(InputError, match=f"range.tif holds .*{line}, expected"):
                 read(tmp_path / "range.tif")
+
+
+def test_mattes_in_alpha_are_told(tmp_path: Path) -> None:
+    """A cut-out's colours are a photograph's; what is opaque, or says the same twice, is read as grey."""
+    image = save(tmp_path / "a.png", size=(8, 6))
+    colours, alpha = Image.effect_noise((8, 6), 90), Image.new("L", (8, 6), 255)
+    alpha.paste(0, (0, 0, 4, 6))
+    opaque, black = Image.new("L", (8, 6), 255), Image.new("L", (8, 6), 0)
+    for bands, findings in (
+        ((colours, colours, colours, alpha), (IN_ALPHA,)),
+        ((opaque, alpha), (IN_ALPHA,)),
+        ((alpha, alpha), ()),
+        ((alpha, alpha, alpha, opaque), ()),
+        ((black, black, black, opaque), (EMPTY,)),
+    ):
+        Image.merge("LA" if len(bands) == 2 else "RGBA", bands).save(tmp_path / "mask.png")
+        assert look_at_pair(Pair(image, tmp_path / "mask.png")).findings == findings
 
 
 def test_bad_pairs_are_named(tmp_path: Path) -> None:
@@ -249,6 +271,13 @@ def test_shards_that_cannot_be_used(tmp_path: Path) -> None:
     (member,) = members(write_shard(tmp_path / "x.tar", {"a.jpg": b"nothing"}))
     with pytest.raises(InputError, match=r"x\.tar/a\.jpg cannot be read"), opened(member):
         pass
+
+
+def test_photographs_of_16_bits_are_told_apart(tmp_path: Path) -> None:
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    for file, levels in zip(files, (np.arange(64), np.arange(64)[::-1]), strict=True):
+        Image.fromarray(np.tile(1000 * levels.astype(np.uint16), (64, 1))).save(file)
+    assert fingerprint(files[0]) ^ fingerprint(files[1]) == np.uint64(2**64 - 1)
 
 
 def test_fingerprints_see_through_size_and_compression(discs: Path) -> None:

@@ -77,6 +77,9 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
         ({"backbone": "swin_x"}, "unknown backbone 'swin_x'; did you mean 'swin_"),
         ({"squeeze": "aspp_deform"}, "did you mean 'aspp_deformable'"),
         ({"squeeze_depth": 0}, "at least 1"),
+        ({"classes": -1}, "classes is -1, expected a whole number of at least 0"),
+        ({"block_width": 0}, "block_width is 0, expected a whole number of at least 1"),
+        ({"outward_width": "16"}, "outward_width is '16', expected a whole number"),
         ({"squeeze": "none", "context_fusion": True}, "needs a squeeze block"),
     ],
 )

@@ -260,3 +260,15 @@ def test_pepper_hits_the_share_it_says() -> None:
 def test_impossible_augmentations_are_refused(setting: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Augmentation(**setting)
+
+
+def test_noise_darkens_nothing() -> None:
+    """Values are rounded: cut off, every picture would lose half a grey level."""
+    grey = np.full((64, 64, 3), 100, np.uint8)
+    means = [
+        float(
+            Augmentation(noise=1.0)(grey, grey[..., 0], (64, 64), np.random.default_rng(i))[0].double().mean()
+        )
+        for i in range(20)
+    ]
+    assert np.mean(means) == pytest.approx(100, abs=0.1)

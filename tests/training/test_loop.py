@@ -259,6 +259,9 @@ def test_a_run_goes_on_longer_but_never_as_another(discs: Path, tmp_path: Path) 
         (0.5, False),
         (0.0, False),
     ]
+    slow = dataclasses.replace(SMALL, optimizer=dataclasses.replace(SMALL.optimizer, backbone=0.1))
+    with pytest.raises(CheckpointError, match=r"other parameters .*: go on with its optimizer\.backbone"):
+        prepared(discs, tmp_path, slow)
     other = dataclasses.replace(SMALL, seed=1, batch_size=4)
     with pytest.raises(
         ConfigError, match="holds a run with another batch_size and seed, at step 2: go on with"

@@ -268,6 +268,7 @@ def test_own_files_must_fit_their_configuration(saved: Path, model: BiRefNet) ->
     ("change", "message"),
     [
         ({"family": "birdnet"}, "unknown family 'birdnet'; did you mean 'birefnet'"),
+        ({"family": None}, "unknown family 'None'; known"),
         ({"config": {"colour": "red"}, "version": "9.9"}, "written by decoupe 9.9, this is .*upgrade"),
         ({"config": {"backbone": "later"}, "version": "9.9"}, "written by decoupe 9.9, this is .*upgrade"),
         ({"config": None, "version": "9.9"}, "written by decoupe 9.9, this is .*upgrade"),

@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,8 +151,11 @@ class _Coco:
         path: the JSON file.
 
     Raises:
-        InputError: it cannot be read, or its pictures are not there.
+        InputError: it cannot be read, lacks what its kind needs, or its pictures are not there.
     """
+
+    NEEDS: ClassVar[Mapping[str, tuple[str, ...]]]
+    """Keys of each of its images and annotations."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -165,6 +168,10 @@ class _Coco:
                 stuff=tuple(i for i, one in enumerate(categories) if not one.get("isthing", 1)),
                 ids=tuple(self.index),
             )
+            for part, keys in self.NEEDS.items():
+                for key in keys:
+                    if any(key not in one for one in self.content[part]):
+                        raise KeyError(f"{part} without {key}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path} is not a COCO annotation file ({error!r}): expected images, categories, annotations"
@@ -224,6 +231,8 @@ class _Coco:
 class CocoPanoptic(_Coco):
     """COCO panoptic: a PNG of segment ids per picture, and a JSON that says what each id is."""
 
+    NEEDS: ClassVar = {"images": ("file_name",), "annotations": ("image_id", "file_name", "segments_info")}
+
     def read(self, index: int, *, longest: int | None = None) -> Scene:
         """A picture, its long side at most ``longest`` pixels."""
         annotations = self.of_image[int(self.images[index]["id"])]
@@ -243,6 +252,11 @@ class CocoPanoptic(_Coco):
 
 class CocoInstances(_Coco):
     """COCO instances: polygons or run lengths; the smaller of two is in front, a crowd behind all."""
+
+    NEEDS: ClassVar = {
+        "images": ("file_name", "height", "width"),
+        "annotations": ("image_id", "category_id", "segmentation"),
+    }
 
     def read(self, index: int, *, longest: int | None = None) -> Scene:
         """A picture, its long side at most ``longest`` pixels."""
@@ -472,6 +486,8 @@ def instance_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]
         else:
             lengths = segmentation
         mask: NDArray[np.bool_] = coco_masks.decode(lengths).astype(bool)
+        if mask.shape != size:
+            raise ValueError("it is {}×{}, the picture {}×{}".format(*mask.shape, *size))
     except Exception as error:  # pycocotools raises nothing more exact
         raise InputError(
             f"an instance's segmentation cannot be read ({error}): expected polygons or run lengths"

@@ -158,7 +158,8 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     Raises:
         InputError: a folder is given twice.
     """
-    parts = [folder.resolve().with_suffix("").parts for folder in folders]
+    paths = [folder.resolve() for folder in folders]
+    parts = [(path.with_suffix("") if path.suffix == ".tar" else path).parts for path in paths]
     if len(set(parts)) < len(parts):
         raise InputError(f"{folders[parts.index(max(parts, key=parts.count))]} is given twice: give it once")
     for length in range(1, max(map(len, parts), default=0) + 1):
@@ -176,7 +177,7 @@ def read_pair(pair: Pair, *, longest: int | None = None) -> tuple[Array, Array]:
     """
     with opened(pair.mask) as file:
         mask = ImageOps.exif_transpose(file)
-    mask = _eight_bit(mask, str(pair.mask))
+    mask = _eight_bit(mask, str(pair.mask)).convert("L")
     image, size = _photograph(pair.image, longest)
     if size != mask.size:
         sizes = ["{}×{}".format(*one) for one in (mask.size, size)]
@@ -199,7 +200,9 @@ def fingerprint(source: Source) -> np.uint64:
     """A 64-bit difference hash of a photograph: alike pictures differ in few bits."""
     with opened(source) as file:
         file.draft("L", (32, 32))
-        small = np.asarray(file.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
+        picture = file.copy()
+    grey = _eight_bit(picture, str(source)).convert("L")
+    small = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), np.int16)
     bits: np.uint64 = np.packbits(small[:, 1:] > small[:, :-1]).view(np.uint64)[0]
     return bits
 
@@ -370,13 +373,14 @@ def _photograph(source: Source, longest: int | None) -> tuple[Image.Image, tuple
         size = file.size if upright else file.size[::-1]
         if longest is not None and max(size) > longest:
             file.draft("RGB", (longest, longest))  # JPEGs decode at a fraction of their size
-        image = ImageOps.exif_transpose(file).convert("RGB")
+        image = ImageOps.exif_transpose(file)
+    image = _eight_bit(image, str(source)).convert("RGB")
     if longest is not None and max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
     return image, size
 
 
-def _eight_bit(mask: Image.Image, name: str) -> Image.Image:
-    """A mask in 8-bit grey; Pillow clips deeper ones instead of scaling them."""
-    wide = wide_grey(mask, name)
-    return mask.convert("L") if wide is None else Image.fromarray(np.rint(wide / 257).astype(np.uint8))
+def _eight_bit(picture: Image.Image, name: str) -> Image.Image:
+    """A picture of 8 bits a channel; Pillow clips deeper grey instead of scaling it."""
+    wide = wide_grey(picture, name)
+    return picture if wide is None else Image.fromarray(np.rint(wide / 257).astype(np.uint8))

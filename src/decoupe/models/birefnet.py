@@ -12,7 +12,7 @@ where the subject is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -85,15 +85,16 @@ class BiRefNetConfig:
             "inward": get_args(Inward),
             "refiner": get_args(Refiner),
         }
-        for field, known in choices.items():
-            if getattr(self, field) not in known:
-                raise ConfigError(unknown(field.replace("_", "-"), str(getattr(self, field)), known))
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(unknown(name.replace("_", "-"), str(getattr(self, name)), known))
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}, expected a share from 0 to below 1")
-        if self.squeeze_depth < 1:
-            raise ConfigError(
-                f"squeeze_depth is {self.squeeze_depth}, at least 1 is needed; squeeze='none' removes it"
-            )
+        for field in fields(self):
+            value, least = getattr(self, field.name), 0 if field.name == "classes" else 1
+            counts = field.type == "int" or (field.type == "int | None" and value is not None)
+            if counts and not (isinstance(value, int) and value >= least):
+                raise ConfigError(f"{field.name} is {value!r}, expected a whole number of at least {least}")
         if self.squeeze == "none" and self.context_fusion:
             raise ConfigError(
                 "context_fusion=True needs a squeeze block to bring the channels back: name one in squeeze"

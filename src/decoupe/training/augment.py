@@ -230,7 +230,7 @@ class Augmentation:
         pixels: Tensor = F.pil_to_tensor(photograph)
         if rng.random() < self.noise:
             noise = rng.normal(0, rng.uniform(2, 12), pixels.shape).astype(np.float32)
-            pixels = (pixels + torch.from_numpy(noise)).clamp(0, 255).to(torch.uint8)
+            pixels = (pixels + torch.from_numpy(noise)).round().clamp(0, 255).to(torch.uint8)
         if self.pepper:
             height, width = pixels.shape[-2:]
             count = round(self.pepper * height * width)

@@ -196,14 +196,14 @@ def look_at_pair(pair: Pair) -> Look:
         with opened(pair.mask) as file:
             mode, mask = file.mode, ImageOps.exif_transpose(file)
         wide = wide_grey(mask, str(pair.mask))
-        levels = np.asarray(mask) if wide is None else wide
+        levels = np.asarray(mask.convert("L")) if wide is None else wide  # as training reads it
     except InputError:
         return Look(pair.mask.name, size, "", (UNREADABLE,), print_of)
     findings = [OTHER_SIZE] if mask.size != size else []
-    if mode in ("LA", "RGBA") and np.ptp(levels[..., :-1]) == 0:
-        return Look(name, size, mode, (*findings, IN_ALPHA), print_of)
-    if mode in ("P", "1"):
-        levels = np.asarray(mask.convert("L"))
+    if mode in ("LA", "RGBA"):
+        alpha = np.asarray(mask.getchannel("A"))
+        if alpha.min() < 255 and not np.array_equal(alpha, levels):
+            return Look(name, size, mode, (*findings, IN_ALPHA), print_of)
     least, most = int(levels.min()), int(levels.max())
     white = 255 if wide is None else 65535
     if most == 0:

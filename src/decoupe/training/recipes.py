@@ -77,6 +77,12 @@ class SetRule:
     repeats: int = 1
     held_out: int = 0
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for pictures that are shown never, or fewer than none held out."""
+        for name, least in (("repeats", 1), ("held_out", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{self.name}'s {name} is {getattr(self, name)}, expected at least {least}")
+
 
 @dataclass(frozen=True)
 class Optimizer:
@@ -242,6 +248,8 @@ class Recipe:
         for name in ("epochs", "steps", "batch_size", "accumulate", "validate_every", "patience"):
             if (count := getattr(self, name)) is not None and count < 1:
                 raise ConfigError(f"{name} is {count}, expected at least 1")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}, expected at least 0")
         ends = [stage.until for stage in self.stages]
         if (ends or self.start is None) and (ends != sorted(ends) or ends[-1:] != [1]):
             raise ConfigError(f"stages end at {ends}: expected growing shares of the run, the last one 1")

@@ -105,10 +105,10 @@ class SegmentAugmentation:
         """``(3, H, W)`` uint8 with its colours changed (Liu et al. 2016, SSD), its geometry untouched."""
         if self.brightness and rng.random() < 0.5:
             change = rng.uniform(-self.brightness, self.brightness)
-            pixels = (pixels.float() + change).clamp(0, 255).to(torch.uint8)
+            pixels = (pixels.float() + change).round().clamp(0, 255).to(torch.uint8)
         if self.contrast != (1, 1) and rng.random() < 0.5:
             factor = rng.uniform(*self.contrast)
-            pixels = (pixels.float() * factor).clamp(0, 255).to(torch.uint8)
+            pixels = (pixels.float() * factor).round().clamp(0, 255).to(torch.uint8)
         if self.saturation != (1, 1) and rng.random() < 0.5:
             pixels = F.adjust_saturation(pixels, rng.uniform(*self.saturation))
         if self.hue and rng.random() < 0.5:

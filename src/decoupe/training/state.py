@@ -141,7 +141,7 @@ class State:
         """Go on from the saved state; whether there is one.
 
         Raises:
-            CheckpointError: it cannot be read.
+            CheckpointError: it cannot be read, or its optimiser is another's.
         """
         folder = saved(self.out)
         if folder is None:
@@ -162,6 +162,12 @@ class State:
                 self.average.updates = about["updates"]
             else:
                 state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+                saved_groups = state["optimizer"]["param_groups"]
+                if [len(one["params"]) for one in saved_groups] != [len(one["params"]) for one in groups]:
+                    raise CheckpointError(
+                        f"{folder} holds a run that trains or decays other parameters together: go on with "
+                        "its optimizer.backbone and optimizer.weight_decay, or name another folder with --out"
+                    )
                 self.model.load_state_dict(state["model"])
                 self.optimizer.load_state_dict(state["optimizer"])
                 self.average.load_state_dict(state["average"])

@@ -158,7 +158,7 @@ def _from_own(
     from decoupe.models import MODELS
     from decoupe.weights.convert import Uninitialised
 
-    written = metadata["family"]
+    written = str(metadata["family"])
     if family not in (None, written):
         raise CheckpointError(f"{path} holds a model of the family {written!r}, expected {family!r}")
     if written not in MODELS:

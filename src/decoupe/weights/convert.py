@@ -219,7 +219,7 @@ def clean_state(raw: object) -> dict[str, Tensor | NDArray[Any]]:
 
 
 def bare_state(raw: object) -> dict[str, Tensor | NDArray[Any]]:
-    """`clean_state`, without what classes of a training script put before every name (``model._orig_mod.``)."""
+    """`clean_state`, without what a training script's classes put before each name (``model._orig_mod.``)."""
     state = bare = clean_state(raw)
     known = [group for table in FAMILIES.values() for group in table.marks]
     while not any(all(_has(bare, mark) for mark in group) for group in known):
