@@ -158,10 +158,13 @@ def test_backgrounds_are_converted_to_the_pictures_profile(matte: Matte) -> None
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-def test_hidden_colours_are_not_kept_below_a_shadow(matte: Matte, kind: type) -> None:
+def test_hidden_colours_are_not_kept_below_a_shadow_or_on_a_background(matte: Matte, kind: type) -> None:
     wide = Matte(matte.alpha, matte.image.astype(kind))
     with pytest.raises(InputError, match="a shadow covers the colours that keep_hidden keeps"):
         wide.array(shadow=0.5, keep_hidden=True)
+    for made in (wide.array, wide.encode):
+        with pytest.raises(InputError, match="a background covers the colours that keep_hidden keeps"):
+            made(over="white", keep_hidden=True)
 
 
 def test_a_profile_that_cannot_be_written_in_leaves_the_background_as_it_is(matte: Matte) -> None:

@@ -247,6 +247,7 @@ class Matte:
         Raises:
             InputError: a background or shadow that cannot be used.
         """
+        _check_hidden(keep_hidden, shadow, over)
         if self.image.dtype == np.uint16:
             return self._wide_cutout(shadow, keep_hidden) if over is None else self._wide_over(over, shadow)
         if over is not None:
@@ -279,6 +280,7 @@ class Matte:
             OutputError: another suffix, or JPEG without a background: it has no transparency.
             InputError: a background, shadow or quality that cannot be used.
         """
+        _check_hidden(keep_hidden, shadow, over)
         encoder = _ENCODERS.get(suffix.lower())
         wide = self.image.dtype == np.uint16
         # PNG of 8 bits not by way of Pillow, which copies the picture twice.
@@ -343,7 +345,6 @@ class Matte:
         return pixels
 
     def _wide_cutout(self, shadow: float, keep_hidden: bool) -> npt.NDArray[np.uint16]:
-        _check_hidden(keep_hidden, shadow)
         height, width = self.alpha.shape
         alpha = np.where(self.alpha < HIDDEN, 0, self.alpha)[..., np.newaxis]  # (H, W, 1)
         front = self.foreground if keep_hidden else self.foreground * (alpha > 0)
@@ -496,9 +497,10 @@ def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return ImageOps.fit(image, size, method=Image.Resampling.BICUBIC)
 
 
-def _check_hidden(keep_hidden: bool, shadow: float) -> None:
-    if keep_hidden and shadow:
-        raise InputError("a shadow covers the colours that keep_hidden keeps: choose one of them")
+def _check_hidden(keep_hidden: bool, shadow: float, over: Background | None = None) -> None:
+    covers = "a background" if over is not None else "a shadow" if shadow else ""
+    if keep_hidden and covers:
+        raise InputError(f"{covers} covers the colours that keep_hidden keeps: choose one of them")
 
 
 def _convert_profile(image: Image.Image, source: bytes | None, target: bytes | None) -> Image.Image:
