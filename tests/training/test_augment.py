@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -254,7 +255,10 @@ def test_pepper_hits_the_share_it_says() -> None:
         ({"flip": 2.0}, "flip is 2.0, expected a probability from 0 to 1"),
         ({"area": (0.5, 1.5)}, r"area is \[0.5, 1.5\], expected least and largest, from 0.01 to 1.0"),
         ({"brightness": (2.0, 1.0)}, r"brightness is \[2.0, 1.0\], expected least and largest"),
+        ({"contrast": (0.5, math.inf)}, r"contrast is \[0.5, inf\], expected least and largest"),
         ({"stretch": 0.5}, "stretch is 0.5, expected a factor of at least 1"),
+        ({"stretch": math.inf}, "stretch is inf, expected a factor of at least 1"),
+        ({"rotate": math.inf}, "rotate is inf, expected degrees from 0 to 180"),
     ],
 )
 def test_impossible_augmentations_are_refused(setting: dict[str, float], message: str) -> None:

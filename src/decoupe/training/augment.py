@@ -90,8 +90,10 @@ class Augmentation:
                 check_range(field.name, value, least, 1.0 if field.name == "area" else math.inf)
             elif field.name not in ("stretch", "rotate") and not 0 <= value <= 1:
                 raise ConfigError(f"{field.name} is {value}, expected a probability from 0 to 1")
-        if self.stretch < 1:
+        if not 1 <= self.stretch < math.inf:
             raise ConfigError(f"stretch is {self.stretch}, expected a factor of at least 1")
+        if not 0 <= self.rotate <= 180:
+            raise ConfigError(f"rotate is {self.rotate}, expected degrees from 0 to 180")
 
     def __call__(
         self,
@@ -241,7 +243,7 @@ class Augmentation:
 
 def check_range(name: str, value: Range, least: float, most: float = math.inf) -> None:
     """Raise ConfigError where a setting is no range from ``least`` to ``most``."""
-    if len(value) != 2 or not least <= value[0] <= value[1] <= most:
+    if len(value) != 2 or not least <= value[0] <= value[1] <= most or value[1] == math.inf:
         raise ConfigError(f"{name} is {list(value)}, expected least and largest, from {least} to {most}")
 
 
