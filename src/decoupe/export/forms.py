@@ -153,9 +153,7 @@ class PhasedContext(nn.Module):
         for phase in range(self.phases):
             total = pooled
             for branch, (offset, modulation) in zip(branches, fields, strict=True):
-                down = (
-                    torch.tensor([1.0, 0.0]).repeat(branch.taps).view(-1, 1, 1)
-                )  # a row: (y, x) of each tap
+                down = torch.tensor([1.0, 0.0]).repeat(branch.taps).view(-1, 1, 1)  # (y, x) of each tap
                 place, factor = offset[:, :, :, phase] + phase * down, modulation[:, :, :, phase]
                 found = hidden(branch, x, place, factor, self.phases)  # (N, width, H/phases, W)
                 mixed = branch.mix.flatten(1) @ found.flatten(2)
