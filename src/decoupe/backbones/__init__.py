@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from decoupe.backbones.efficientnet import EFFICIENTNET_CONFIGS, EfficientNetLite
 from decoupe.backbones.nano import Nano
 from decoupe.backbones.pvt import PVT, PVT_CONFIGS
 from decoupe.backbones.res2net import Res2Net
@@ -59,6 +60,7 @@ class StemBackbone(Backbone, Protocol):
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     "nano": Nano,
+    **{name: partial(EfficientNetLite, name) for name in EFFICIENTNET_CONFIGS},
     **{name: partial(Swin, config) for name, config in SWIN_CONFIGS.items()},
     **{name: partial(PVT, config) for name, config in PVT_CONFIGS.items()},
     "vgg16": partial(VGG16, batch_norm=False),
@@ -69,7 +71,7 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     **{name: partial(DINOv3, name) for name in DINOV3_CONFIGS},
 }
 
-STEM_BACKBONES = ("nano", *SWIN_CONFIGS, "res2net50")
+STEM_BACKBONES = ("nano", *EFFICIENTNET_CONFIGS, *SWIN_CONFIGS, "res2net50")
 """Names of those that are a `StemBackbone` too."""
 
 

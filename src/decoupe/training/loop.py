@@ -503,12 +503,11 @@ def check_batch(recipe: Recipe, pieces: int, model: nn.Module) -> None:
 
 
 def set_training(model: nn.Module, *, frozen_norms: bool) -> None:
-    """Training mode; with ``frozen_norms`` batch norms stay in evaluation mode."""
+    """Training mode; batch norms that are frozen, or all with ``frozen_norms``, stay in evaluation mode."""
     model.train()
-    if frozen_norms:
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and (frozen_norms or not module.weight.requires_grad):
+            module.eval()
 
 
 @contextlib.contextmanager

@@ -195,6 +195,8 @@ class Recipe:
         validate_every: steps between validations; None is once an epoch.
         patience: validations without a better result after which the run stops; None never stops early.
         lora: train low-rank updates of the backbone's linear layers instead of the backbone.
+        frozen: parts of the network that stay as they begin, by what their tensors' names begin with, such as
+            ``encoder.backbone.stem``.
         freeze_norms: batch norms keep their statistics, as small batches and small data need.
         checkpointing: compute the activations of repeated blocks twice to save their memory.
         compile: let torch.compile fuse the network.
@@ -224,6 +226,7 @@ class Recipe:
     validate_every: int | None = None
     patience: int | None = None
     lora: LoRA | None = None
+    frozen: tuple[str, ...] = ()
     freeze_norms: bool = False
     checkpointing: bool = False
     compile: bool = False

