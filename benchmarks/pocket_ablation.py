@@ -1,12 +1,13 @@
-"""What each part of the embedded model is worth: variants of it, each trained from nothing on equal views.
+"""What each part of the embedded model is worth: variants of it, each trained on equal views.
 
     python benchmarks/pocket_ablation.py SETS... --out runs/ablation [--steps 1000] [--batch 64]
-        [--only NAME ...] [--device cuda] [--workers 1]
+        [--encoder imagenet] [--only NAME ...] [--device cuda] [--workers 1]
 
 Every variant changes one thing of the recipe ``pocket``. All see the same pictures in the same order, 70 % of
 the steps at 128², the rest at 192², and are scored at an area of 192² on the held-out pairs of the first set.
-The second row is the first from other random weights: differences as small as theirs say nothing. ``ms`` is
-the network alone in its fast form on this machine's CPU, 320×320, float32, the variants by turns. An
+``--encoder`` is where the pretrained encoder comes from, as ``decoupe train --set backbone=`` takes it. The
+second row is the first with a decoder from other random weights: differences as small as theirs say nothing.
+``ms`` is the network alone in its fast form on this machine's CPU, 320×320, float32, by turns. An
 interrupted run goes on, and a variant whose scores are in --out is not trained again: several of these may
 share a GPU, each with some of the variants, and one more prints the table.
 """
@@ -27,6 +28,7 @@ from decoupe.models.fuse import fuse
 from decoupe.training.criteria import BiRefNetCriterion
 from decoupe.training.loop import train
 from decoupe.training.recipes import RECIPES, Recipe, Stage
+from decoupe.training.start import in_backbone
 from machine import machine, median_times, parser_of, print_table, versions
 
 BASE = RECIPES["pocket"]
@@ -49,6 +51,14 @@ def costing(*, gradient: float = 0.3, **pixel: float) -> Recipe:
 VARIANTS: dict[str, Recipe] = {
     "as it is": BASE,
     "as it is, from other random weights": BASE,
+    "the encoder from random weights": dataclasses.replace(BASE, backbone=None, frozen=()),
+    "an encoder of dense convolutions, from random weights": dataclasses.replace(
+        variant(backbone="nano"), backbone=None, frozen=()
+    ),
+    "the whole encoder trained": dataclasses.replace(BASE, frozen=()),
+    "the whole encoder frozen": dataclasses.replace(
+        BASE, optimizer=dataclasses.replace(BASE.optimizer, backbone=0)
+    ),
     "no inward reference": variant(inward="none"),
     "inward reference by a grid of patches (the paper)": variant(inward="split"),
     "no outward reference": variant(outward=False),
@@ -80,6 +90,7 @@ def trained(name: str, recipe: Recipe, options: argparse.Namespace) -> dict[str,
     assert recipe.preprocessing is not None
     recipe = dataclasses.replace(
         recipe,
+        backbone=recipe.backbone and options.encoder,
         steps=steps,
         batch_size=options.batch,
         stages=(Stage((128, 128), 0.7), Stage((192, 192))),
@@ -91,8 +102,8 @@ def trained(name: str, recipe: Recipe, options: argparse.Namespace) -> dict[str,
     trainer = train(recipe, options.sets, [], folder, device=options.device, workers=options.workers)
     if trainer.progress.step == 0 and name in SEEDS:
         torch.manual_seed(SEEDS[name])
-        for module in trainer.network.modules():
-            if isinstance(module, torch.nn.Conv2d):
+        for place, module in trainer.network.named_modules():
+            if isinstance(module, torch.nn.Conv2d) and not in_backbone(place):
                 module.reset_parameters()
     trainer.run(report_every=100)
     trainer.close()
@@ -120,6 +131,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--encoder", default="imagenet", help="weights of the pretrained encoder")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))

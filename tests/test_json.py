@@ -165,16 +165,8 @@ def test_revisions_that_the_catalogue_no_longer_names_go(run: Run, tmp_path: Pat
 
 TRAINED = [
     *("--set", "steps=1", "--set", "batch_size=4", "--set", "stages=[{size: [32, 32]}]", "--set", "sets=[]"),
-    *(
-        "--set",
-        "model.block_width=16",
-        "--set",
-        "model.context_width=16",
-        "--device",
-        "cpu",
-        "--workers",
-        "0",
-    ),
+    *("--set", "model.block_width=16", "--set", "model.context_width=16"),
+    *("--set", "backbone=null", "--set", "frozen=[]", "--device", "cpu", "--workers", "0"),
 ]
 
 

@@ -28,8 +28,8 @@ PAGES = ("index", "products", "portraits", "models", "cutting", "formats", "fine
 # Training is made as small as it can be.
 SMALL = "--set steps=1 --set batch_size=2 --set 'stages=[{size: [64, 64]}]' --device cpu --workers 0"
 SMALL_MODEL = (
-    "--set model.backbone=nano --set backbone=null --set preprocessing.size=[64,64] --set sets=[] "
-    "--set precision=float32"
+    "--set model.backbone=nano --set backbone=null --set frozen=[] --set preprocessing.size=[64,64] "
+    "--set sets=[] --set precision=float32"
 )
 SMALL_PARTS = {
     "birefnet": "--set model.block_width=8 --set model.context_width=16",

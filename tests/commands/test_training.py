@@ -27,6 +27,7 @@ Run = Callable[..., Result]
 TINY = [
     *("--set", "batch_size=4", "--set", "stages=[{size: [32, 32]}]", "--set", "sets=[]"),
     *("--set", "model.block_width=16", "--set", "model.context_width=16"),
+    *("--set", "backbone=null", "--set", "frozen=[]"),
     *("--device", "cpu", "--workers", "0"),
 ]
 

@@ -340,16 +340,22 @@ def test_frozen_norms_and_backbones_stay(discs: Path, tmp_path: Path) -> None:
 
 def test_frozen_parts_stay_as_they_begin(discs: Path, tmp_path: Path) -> None:
     """Their weights, and what their norms know of the pictures; the rest of the backbone is trained."""
+    torch.save(prepared(discs, tmp_path).network.encoder.backbone.state_dict(), tmp_path / "encoder.pth")
     frozen = ("encoder.backbone.stem", "encoder.backbone.stages.0")
-    trainer = prepared(discs, tmp_path, dataclasses.replace(SMALL, frozen=frozen))
+    recipe = dataclasses.replace(SMALL, backbone=str(tmp_path / "encoder.pth"), frozen=frozen)
+    trainer = prepared(discs, tmp_path / "frozen", recipe)
     before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
     trainer.run(until=1)
     after = trainer.network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not [name for name in changed if name.startswith(frozen)]
     assert {name.split(".")[3] for name in changed if ".backbone.stages." in name} == {"1", "2", "3"}
+    (tmp_path / "encoder.pth").unlink()
+    prepared(discs, tmp_path / "frozen", recipe).run(until=2)  # goes on from its own weights
     with pytest.raises(ConfigError, match=r"frozen names 'backbone', .* such as encoder\.backbone\."):
-        prepared(discs, tmp_path / "second", dataclasses.replace(SMALL, frozen=("backbone",)))
+        prepared(discs, tmp_path / "wrong", dataclasses.replace(recipe, frozen=("backbone",)))
+    with pytest.raises(ConfigError, match=r"frozen keeps encoder\.backbone\.stem at random weights"):
+        dataclasses.replace(recipe, backbone=None)
 
 
 def test_the_backbone_has_a_learning_rate_of_its_own(discs: Path, tmp_path: Path) -> None:

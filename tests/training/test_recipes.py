@@ -74,7 +74,7 @@ def test_every_recipe_varies_its_pictures() -> None:
         assert changes != type(changes)(flip=0.5), name
     pocket = RECIPES["pocket"].augmentation
     assert isinstance(pocket, Augmentation)
-    assert (pocket.area, pocket.empty > 0, pocket.paste > 0) == ((0.25, 1.0), True, True)
+    assert (pocket.area, pocket.empty > 0, pocket.paste > 0) == ((0.3, 1.0), True, True)
 
 
 def test_settings_change_a_recipe_and_its_length_has_one_unit() -> None:
@@ -181,10 +181,9 @@ def test_a_run_without_last_epochs_keeps_its_criterion() -> None:
 
 def test_sizes_follow_the_stages() -> None:
     recipe: Recipe = RECIPES["pocket"]
-    assert [recipe.size_at(step, 1000) for step in (0, 449, 450, 800, 999)] == [
-        (160, 160),
-        (160, 160),
+    assert [recipe.size_at(step, 1000) for step in (0, 619, 620, 999)] == [
         (224, 224),
-        (320, 320),
-        (320, 320),
+        (224, 224),
+        (352, 352),
+        (352, 352),
     ]

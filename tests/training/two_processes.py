@@ -36,9 +36,10 @@ from decoupe.training.segment_augment import PLAIN
 from decoupe.weights.registry import Preprocessing
 
 SETTINGS = ("steps=4", "batch_size=4", "stages=[{size: [32, 32]}]", "model.block_width=16", "sets=[]")
+UNTRAINED = ("backbone=null", "frozen=[]")
 COMMAND = (
     *("train", "pocket", "--device", "cpu", "--workers", "0"),
-    *(word for setting in SETTINGS for word in ("--set", setting)),
+    *(word for setting in (*SETTINGS, *UNTRAINED) for word in ("--set", setting)),
 )
 
 COMMON = {
@@ -54,7 +55,9 @@ COMMON = {
 RECIPES = {
     "birefnet": Recipe(
         family="birefnet",
-        model=dataclasses.replace(PRESETS["pocket"], block_width=16, context_width=16, squeeze="none"),
+        model=dataclasses.replace(
+            PRESETS["pocket"], backbone="nano", block_width=16, context_width=16, squeeze="none"
+        ),
         criterion=BiRefNetCriterion(PixelWeights(bce=1, iou=0.5, ssim=1), classification=0),
         augmentation=POCKET,
         **COMMON,

@@ -108,8 +108,8 @@ def test_a_whole_models_file_gives_its_backbone(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = MODELS["birefnet"][1](PRESETS["pocket"])
     save_model(model, tmp_path / "own.safetensors", family="birefnet", preprocessing=Preprocessing((64, 64)))
-    backbone: Any = build_backbone("nano")
-    assert load_backbone(backbone, "nano", str(tmp_path / "own.safetensors")) == []
+    backbone: Any = build_backbone("efficientnet_lite0")
+    assert load_backbone(backbone, "efficientnet_lite0", str(tmp_path / "own.safetensors")) == []
     for key, value in backbone_of(model).state_dict().items():
         assert torch.equal(backbone.state_dict()[key], value), key
 

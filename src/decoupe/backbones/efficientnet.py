@@ -56,7 +56,8 @@ class EfficientNetLite(nn.Module):
     """Image ``(N, 3, H, W)`` -> maps at strides 4, 8, 16, 32.
 
     Strided convolutions pad all sides alike, where the authors' pad below and on the right only: away from
-    the borders each map is theirs of a picture that was moved by a part of its stride.
+    the borders each map is theirs of a picture that was moved by a part of its stride. Their weights expect
+    pictures in [-1, 1]: `decoupe.weights.registry.EFFICIENTNET_MEAN` and its deviation.
 
     Args:
         name: one of `EFFICIENTNET_CONFIGS`.

@@ -1,7 +1,7 @@
-"""The encoder of the embedded default model: a few dense 3×3 convolutions per stride.
+"""A small encoder to be trained from random weights: a few dense 3×3 convolutions per stride.
 
-Dense small convolutions keep CPUs busier than depthwise ones: measured on two cores, a 1.5-GMAC dense
-network runs as fast as a 0.3-GMAC depthwise one.
+Dense small convolutions keep CPUs busier than depthwise ones: on two cores, a training step takes half as
+long as with EfficientNet-Lite0.
 """
 
 from __future__ import annotations

@@ -372,7 +372,8 @@ class BiRefNet(nn.Module):
         """Segment a batch.
 
         Args:
-            image: ``(N, 3, H, W)``, normalised with ImageNet's mean and deviation; H and W multiples of 32.
+            image: ``(N, 3, H, W)``, normalised as the weights' `Preprocessing` says; H and W
+                multiples of 32.
 
         Returns:
             Logits ``(N, 1, H, W)``; in training also what is supervised beside them.
@@ -399,7 +400,7 @@ PRESETS: dict[str, BiRefNetConfig] = {
     "birefnet": BiRefNetConfig(),
     "birefnet-lite": BiRefNetConfig(backbone="swin_t"),
     "pocket": BiRefNetConfig(
-        backbone="nano",
+        backbone="efficientnet_lite0",
         multi_scale="none",
         context_fusion=False,
         squeeze="aspp",

@@ -318,10 +318,10 @@ def beside(mask: Array, *, least: float = 0.3) -> tuple[slice, slice] | None:
 NONE = Augmentation()
 """The picture itself."""
 POCKET = Augmentation(
-    area=(0.25, 1.0),
+    area=(0.3, 1.0),
     stretch=1.3,
     flip=0.5,
-    empty=0.15,
+    empty=0.25,
     paste=0.1,
     brightness=(0.65, 1.35),
     contrast=(0.65, 1.35),

@@ -41,7 +41,7 @@ from decoupe.training.norms import folded_norms, unfold_norms
 from decoupe.training.recipes import Recipe
 from decoupe.training.report import Report, writing
 from decoupe.training.segment_augment import SegmentAugmentation
-from decoupe.training.start import backbone_of, begin, parameter_groups
+from decoupe.training.start import backbone_of, begin, parameter_groups, pretrain
 from decoupe.training.state import Progress, State, saved_data, saved_step, whole_state
 from decoupe.training.tasks import MatteTask, SegmentTask, Task, evaluating
 from decoupe.weights.checkpoint import save_model
@@ -545,8 +545,6 @@ def train(
     """
     recipe, model, notes = begin(recipe)
     accelerator = accelerator_for(recipe, device)
-    for note in notes if accelerator.is_main_process else ():
-        tell(note)
     task: Task
     if isinstance(recipe.augmentation, SegmentAugmentation):
         task = SegmentTask(recipe, folders, validation, device=accelerator.device)
@@ -555,4 +553,8 @@ def train(
         if saved_step(out) is None and not recipe.freeze_norms and folded_norms(model):
             with evaluating(model):  # on the CPU still, alike in every process
                 unfold_norms(model, task.pictures(UNFOLDED_BY))
+    if saved_step(out) is None:  # after the data are found: it may be a download of 800 MB
+        notes += pretrain(recipe, model)
+    for note in notes if accelerator.is_main_process else ():
+        tell(note)
     return Trainer(recipe, model, task, out, accelerator=accelerator, workers=workers, bar=bar)

@@ -28,7 +28,7 @@ from decoupe.training.lora import LoRA
 from decoupe.training.matching import MaskFormerCriterion
 from decoupe.training.segment_augment import ADE20K, COCO, SegmentAugmentation
 from decoupe.weights import load_model
-from decoupe.weights.registry import Preprocessing
+from decoupe.weights.registry import CATALOGUE, Preprocessing
 
 Config = BiRefNetConfig | InSPyReNetConfig | MaskFormerConfig
 Criterion = BiRefNetCriterion | InSPyReNetCriterion | MaskFormerCriterion
@@ -266,6 +266,10 @@ class Recipe:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected from 0 to below {below}")
         if self.last_epochs and not isinstance(self.criterion, BiRefNetCriterion):
             raise ConfigError("last_epochs change the pixel losses of a BiRefNet: set it to null here")
+        if self.frozen and self.start is None and self.backbone is None:
+            raise ConfigError(
+                f"frozen keeps {self.frozen[0]} at random weights: give backbone or start, or frozen=[]"
+            )
         if self.lora and self.optimizer.backbone == 0:
             raise ConfigError("lora trains the backbone, optimizer.backbone=0 freezes it: choose one")
 
@@ -543,14 +547,17 @@ FINETUNES = {
 RECIPES: dict[str, Recipe] = {
     "pocket": Recipe(
         family="birefnet",
-        about="the embedded default model: BiRefNet at nano size",
+        about="the embedded default model: BiRefNet on EfficientNet-Lite0",
         model=BIREFNETS["pocket"],
-        preprocessing=Preprocessing((352, 352), fit="keep", size_range=(160, 640), guided=True),
-        stages=(Stage((160, 160), 0.45), Stage((224, 224), 0.8), Stage((320, 320))),
-        steps=7600,
-        batch_size=128,
-        optimizer=Optimizer(learning_rate=3e-3, weight_decay=0.05, warm_up=300, cool_down=0.6, clip=5.0),
-        ema=0.998,
+        backbone="imagenet",
+        preprocessing=CATALOGUE["pocket"].preprocessing,
+        stages=(Stage((224, 224), 0.62), Stage((352, 352))),
+        steps=2600,
+        batch_size=32,
+        optimizer=Optimizer(
+            learning_rate=1e-3, backbone=0.3, weight_decay=0.05, warm_up=60, cool_down=0.8, clip=5.0
+        ),
+        ema=0.995,
         criterion=BiRefNetCriterion(
             pixel=PixelWeights(bce=0, iou=0, ssim=0, structure=1.0), gradient=0.3, classification=0
         ),
@@ -558,9 +565,11 @@ RECIPES: dict[str, Recipe] = {
         sets=(
             SetRule("duts-tr", held_out=500),
             SetRule("people", held_out=100),
-            SetRule("cats", repeats=4, held_out=100),
+            SetRule("cats", repeats=6, held_out=100),
         ),
-        validate_every=1000,
+        # Edges and colours are what they were, and at these sizes half the work of a backward pass.
+        frozen=("encoder.backbone.stem", "encoder.backbone.stages.0"),
+        validate_every=650,
     ),
     **_BIREFNETS,
     **_INSPYRENETS,

@@ -18,11 +18,13 @@ from decoupe.weights.pretrained import load_backbone
 
 
 def begin(recipe: Recipe) -> tuple[Recipe, nn.Module, list[str]]:
-    """The recipe with nothing left open, its network at the beginning of the run, and what there is to tell.
+    """The recipe with nothing left open, its network filled with its checkpoint, and what there is to tell.
+
+    A backbone of its own gets its weights by `pretrain`.
 
     Raises:
         CheckpointError: the checkpoint is broken, or its weights do not fit the recipe's model.
-        ConfigError: the checkpoint is of another family, or the backbone's weights are another's.
+        ConfigError: the checkpoint is of another family.
         UnknownModelError: no checkpoint of that name; the message suggests the nearest.
     """
     loaded = load_model(recipe.start) if recipe.start is not None else None
@@ -38,10 +40,20 @@ def begin(recipe: Recipe) -> tuple[Recipe, nn.Module, list[str]]:
     notes = []
     if loaded is not None:
         notes += loaded.notes + fill(model, loaded, str(recipe.start))
-    if recipe.backbone is not None and recipe.start is None:
-        name = recipe.model.backbone  # type: ignore[union-attr]  # completed
-        notes += load_backbone(backbone_of(model), name, recipe.backbone)
     return recipe, model, notes
+
+
+def pretrain(recipe: Recipe, model: nn.Module) -> list[str]:
+    """Fill the backbone with what the recipe begins it from, if it does; what there is to tell.
+
+    Raises:
+        CheckpointError: the file is broken, or another backbone's.
+        ConfigError, DownloadError: see `decoupe.weights.pretrained.load_backbone`.
+    """
+    if recipe.backbone is None or recipe.start is not None:
+        return []
+    name = recipe.model.backbone  # type: ignore[union-attr]  # completed
+    return load_backbone(backbone_of(model), name, recipe.backbone)
 
 
 def completed(recipe: Recipe, loaded: LoadedModel | None) -> Recipe:

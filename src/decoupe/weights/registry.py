@@ -11,6 +11,8 @@ from decoupe.errors import InputError, UnknownModelError, unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+EFFICIENTNET_MEAN = (127 / 255, 127 / 255, 127 / 255)
+EFFICIENTNET_STD = (128 / 255, 128 / 255, 128 / 255)
 
 
 @dataclass(frozen=True)
@@ -217,14 +219,21 @@ _MODELS = (
         name="pocket",
         family="birefnet",
         task="anything in the foreground, small and quick, comes with decoupe",
-        licence="MIT (weights trained on research-only photographs)",
+        licence="MIT and Apache-2.0 (weights trained on research-only photographs)",
         commercial=False,
-        preprocessing=Preprocessing(size=(352, 352), fit="keep", size_range=(160, 640), guided=True),
+        preprocessing=Preprocessing(
+            size=(352, 352),
+            fit="keep",
+            size_range=(160, 640),
+            mean=EFFICIENTNET_MEAN,
+            std=EFFICIENTNET_STD,
+            guided=True,
+        ),
         megabytes=9,
         repo=None,
         file="pocket.onnx",
-        backbone="nano",
-        sha256="8e146f93ecbd1bbccb55152d1c816db1503bc285ffa774ff80466f1f0741cee6",
+        backbone="efficientnet_lite0",
+        sha256="346a080a56ff99fc7c403a105aa1c9d83f5e96d24539c2edbcb545e64e96d336",
     ),
     _released(
         "birefnet",
