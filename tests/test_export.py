@@ -219,7 +219,7 @@ def test_what_a_level_concatenates_fills_blocks(block: Any) -> None:
     """ONNX Runtime takes longer for a convolution of 50 channels than for one of 52."""
     model = with_statistics(BiRefNet(dataclasses.replace(PRESETS["pocket"], block=block)))
     form = forms.traceable(model)
-    assert [block.reduce[0].in_channels % 16 for block in model.decoder.blocks] == [8, 8, 2, 2]
+    assert [block.reduce[0].in_channels % 16 for block in model.decoder.blocks] == [8, 8, 6, 13]
     assert [block.reduce[0].in_channels % 4 for block in form.decoder.blocks] == [0] * 4
     image = picture(1, 96, 64)
     with torch.inference_mode():

@@ -350,12 +350,12 @@ def test_frozen_parts_stay_as_they_begin(discs: Path, tmp_path: Path) -> None:
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not [name for name in changed if name.startswith(frozen)]
     assert {name.split(".")[3] for name in changed if ".backbone.stages." in name} == {"1", "2", "3"}
-    (tmp_path / "encoder.pth").unlink()
-    prepared(discs, tmp_path / "frozen", recipe).run(until=2)  # goes on from its own weights
     with pytest.raises(ConfigError, match=r"frozen names 'backbone', .* such as encoder\.backbone\."):
         prepared(discs, tmp_path / "wrong", dataclasses.replace(recipe, frozen=("backbone",)))
     with pytest.raises(ConfigError, match=r"frozen keeps encoder\.backbone\.stem at random weights"):
         dataclasses.replace(recipe, backbone=None)
+    (tmp_path / "encoder.pth").unlink()
+    prepared(discs, tmp_path / "frozen", recipe).run(until=2)  # goes on from its own weights
 
 
 def test_the_backbone_has_a_learning_rate_of_its_own(discs: Path, tmp_path: Path) -> None:
