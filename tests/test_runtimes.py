@@ -232,7 +232,8 @@ def test_the_precision_is_what_the_cpu_computes_in(loaded: Path, monkeypatch: py
     for able, dtype in (({"avx512_bf16": True}, "bfloat16"), ({"avx512_f": True}, "float32")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
         assert open_runtime(loaded).dtype == dtype
-        assert torch_dtype("auto", torch.device("cpu"), "inspyrenet") == "float32"
+        assert torch_dtype("auto", torch.device("cpu"), "inspyrenet", "swin_b") == "float32"
+        assert torch_dtype("auto", torch.device("cpu"), "birefnet", "efficientnet_lite0") == "float32"
 
 
 def test_lower_precision_is_near_and_given_as_float32(loaded: Path) -> None:

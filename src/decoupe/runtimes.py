@@ -31,9 +31,11 @@ RUNTIMES = (*_EXPORTED.values(), "torch")
 DTYPES = ("float32", "bfloat16", "float16")
 LOWERED = {("cpu", "bfloat16"), ("cuda", "bfloat16"), ("cuda", "float16")}
 """Kinds of device and precisions in which a fused model holds the weights of its products."""
-EXACT = ("inspyrenet",)
-"""Families that ``"auto"`` computes in float32: their attention magnifies what is rounded off, with random
-weights beyond use, and what that does to trained ones was not measured."""
+EXACT = ("inspyrenet", "efficientnet")
+"""Families and backbones, by what their names begin with, that ``"auto"`` computes in float32. InSPyReNet's
+attention magnifies what is rounded off, with random weights beyond use; what that does to trained ones was
+not measured. On EfficientNet-Lite, bfloat16 changes some mattes by half of their range, as
+``benchmarks/precision.py`` shows."""
 
 Images: TypeAlias = npt.NDArray[Any]
 """What a runtime takes, see `Runtime`: float32, or uint8."""
@@ -125,7 +127,7 @@ class _TorchModel:
         self._device = device
         self.name = name
         self.device = str(device)
-        self.dtype = torch_dtype(dtype, device, loaded.family)
+        self.dtype = torch_dtype(dtype, device, loaded.family, getattr(loaded.config, "backbone", ""))
         self.preprocessing: Preprocessing = loaded.preprocessing
         self.notes = tuple(loaded.notes)
         self._footprint: Footprint | None = None
@@ -394,13 +396,18 @@ def _torch_device(device: str) -> torch.device:
     return chosen
 
 
-def torch_dtype(dtype: str, device: torch.device, family: str | None = None) -> str:
+def torch_dtype(dtype: str, device: torch.device, *parts: str) -> str:
     """The precision that ``dtype`` means on a device: ``"auto"`` is the fastest that keeps alpha.
 
     That is float16 on CUDA, bfloat16 on CPUs that compute in it, and float32 elsewhere and for `EXACT`.
+
+    Args:
+        dtype: ``"auto"``, or a precision, which is taken as it is.
+        device: that computes.
+        parts: names of the model's family and backbone, where a model is meant.
     """
     if dtype == "auto":
-        if family in EXACT:
+        if any(part.startswith(EXACT) for part in parts):
             return "float32"
         if device.type == "cuda":
             return "float16"

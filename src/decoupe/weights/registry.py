@@ -224,7 +224,7 @@ _MODELS = (
         preprocessing=Preprocessing(
             size=(352, 352),
             fit="keep",
-            size_range=(160, 640),
+            size_range=(224, 640),
             mean=EFFICIENTNET_MEAN,
             std=EFFICIENTNET_STD,
             guided=True,
@@ -233,7 +233,7 @@ _MODELS = (
         repo=None,
         file="pocket.onnx",
         backbone="efficientnet_lite0",
-        sha256="346a080a56ff99fc7c403a105aa1c9d83f5e96d24539c2edbcb545e64e96d336",
+        sha256="10a8ef00524668258a63e8de4862e2201253925a397a1425fd410aeabdbd0814",
     ),
     _released(
         "birefnet",
