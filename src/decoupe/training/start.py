@@ -24,7 +24,7 @@ def begin(recipe: Recipe) -> tuple[Recipe, nn.Module, list[str]]:
 
     Raises:
         CheckpointError: the checkpoint is broken, or its weights do not fit the recipe's model.
-        ConfigError: the checkpoint is of another family.
+        ConfigError: the checkpoint is of another family, or the network lacks what is frozen.
         UnknownModelError: no checkpoint of that name; the message suggests the nearest.
     """
     loaded = load_model(recipe.start) if recipe.start is not None else None
@@ -37,6 +37,12 @@ def begin(recipe: Recipe) -> tuple[Recipe, nn.Module, list[str]]:
     recipe = completed(recipe, loaded)
     torch.manual_seed(recipe.seed)
     model: nn.Module = MODELS[recipe.family][1](recipe.model)
+    names = [name for name, _ in model.named_parameters()]
+    for part in recipe.frozen:
+        if not any(name.startswith(part) for name in names):
+            raise ConfigError(
+                f"frozen names {part!r}, which no tensor's name begins with: they are such as {some(names)}"
+            )
     notes = []
     if loaded is not None:
         notes += loaded.notes + fill(model, loaded, str(recipe.start))
@@ -98,16 +104,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
     Vectors (biases, norms), tables of position biases and embeddings do not decay. Parameters of a share of
     0, and those that the recipe names, are frozen.
-
-    Raises:
-        ConfigError: the recipe freezes what the network does not have.
     """
-    names = [name for name, _ in model.named_parameters()]
-    for part in recipe.frozen:
-        if not any(name.startswith(part) for name in names):
-            raise ConfigError(
-                f"frozen names {part!r}, which no tensor's name begins with: they are such as {some(names)}"
-            )
     embeddings = {
         id(parameter)
         for module in model.modules()
