@@ -12,9 +12,8 @@ from torch import Tensor, nn
 class DepthwiseConv2d(nn.Conv2d):
     """One odd square kernel per channel, without a bias; the padding keeps the size at stride 1.
 
-    Its gradients are `torch.nn.Conv2d`'s up to rounding. On CPUs in bfloat16, oneDNN takes up to fifty times
-    longer for the input's gradient at stride 2, and ten for the kernel's at 5×5, than for the forward pass;
-    `_Depthwise` gets both in other ways.
+    Its gradients are `torch.nn.Conv2d`'s up to rounding. On CPUs in bfloat16, the input's at stride 2 and the
+    kernel's at 5×5 take torch some fifty times as long as the forward pass; `_Depthwise` gets both otherwise.
     """
 
     def __init__(self, channels: int, kernel_size: int = 3, *, stride: int = 1) -> None:

@@ -166,7 +166,7 @@ class State:
                 if [len(one["params"]) for one in saved_groups] != [len(one["params"]) for one in groups]:
                     raise CheckpointError(
                         f"{folder} holds a run that trains or decays other parameters together: go on with "
-                        "its optimizer.backbone and optimizer.weight_decay, or name another folder with --out"
+                        "its frozen, optimizer.backbone and optimizer.weight_decay, or name another --out"
                     )
                 self.model.load_state_dict(state["model"])
                 self.optimizer.load_state_dict(state["optimizer"])

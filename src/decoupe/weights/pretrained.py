@@ -165,13 +165,17 @@ def _candidates(name: str, own: Shapes, given: Shapes) -> Iterator[dict[str, str
     """What the own names may be called in the file: under each naming, behind each prefix that it has."""
     (kind,) = (kind for kind in _NAMINGS if name.startswith(kind))
     prefixes = {""} | {key[: key.index(part) + len(part)] for key in given for part in _PARTS if part in key}
-    blocks = dict.fromkeys(key.partition(".body.")[0] for key in own if ".body." in key)
-    numbers = ((f"^{re.escape(block)}\\.", f"_blocks.{index}.") for index, block in enumerate(blocks))
-    throughout = (*numbers, *EFFICIENTNET_PYTORCH_RULES) if kind == "efficientnet" else ()
-    for rules in (*_NAMINGS[kind], throughout, ()):  # the last: names as they are
+    numbered_throughout = [_block_numbers(own) + EFFICIENTNET_PYTORCH_RULES] if kind == "efficientnet" else []
+    for rules in (*_NAMINGS[kind], *numbered_throughout, ()):  # the last: names as they are
         names = {key: rename(key, rules) for key in own}
         for prefix in sorted(prefixes):
             yield {prefix + theirs: key for key, theirs in names.items()}
+
+
+def _block_numbers(own: Shapes) -> tuple[Rule, ...]:
+    """From each inverted residual's place to its number among all of them."""
+    blocks = dict.fromkeys(key.partition(".body.")[0] for key in own if ".body." in key)
+    return tuple((rf"^{re.escape(block)}\.", f"_blocks.{index}.") for index, block in enumerate(blocks))
 
 
 def _release(name: str) -> ModelSpec:
