@@ -260,7 +260,7 @@ def test_a_run_goes_on_longer_but_never_as_another(discs: Path, tmp_path: Path) 
         (0.0, False),
     ]
     slow = dataclasses.replace(SMALL, optimizer=dataclasses.replace(SMALL.optimizer, backbone=0.1))
-    with pytest.raises(CheckpointError, match=r"other parameters .*: go on with its frozen, optimizer\.backbone"):
+    with pytest.raises(CheckpointError, match=r"other parameters .*: go on with its frozen, opt"):
         prepared(discs, tmp_path, slow)
     other = dataclasses.replace(SMALL, seed=1, batch_size=4)
     with pytest.raises(
