@@ -202,10 +202,72 @@ def test_a_matroska_file_cut_short_is_done_as_far_as_it_goes_and_told(
 def test_a_shorter_sequence_replaces_a_longer_one_whole(predictor: decoupe.Predictor) -> None:
     write_clip(Path("in.mp4"), uneven(6), audio=None)
     cut_video("in.mp4", "out", predictor)
-    with pytest.raises(decoupe.OutputError, match="out exists"):
+    with pytest.raises(decoupe.OutputError, match=r"out/00001.png and 5 more exist: choose another output"):
         cut_video("in.mp4", "out", predictor)
     cut_video("in.mp4", "out", predictor, end=0.1, overwrite=True)
     assert sorted(path.name for path in Path("out").iterdir()) == ["00001.png", "00002.png"]
+
+
+@pytest.mark.parametrize(("target", "names"), [("out/", "{:05d}.png"), ("out/f%d.png", "f{}.png")])
+def test_no_frame_of_another_sequence_is_lost(predictor: decoupe.Predictor, target: str, names: str) -> None:
+    write_clip(Path("in.mp4"), uneven(3), audio=None)
+    Path("out").mkdir()
+    others = [Path("out", name) for name in ("poster.png", "f007.png", "0002.png")]
+    mine = [Path("out", names.format(number)) for number in (2, 12)]
+    for path in [*mine, *others]:
+        path.write_text("mine")
+    with pytest.raises(
+        decoupe.OutputError, match=rf"{mine[0].name} and 1 more exist: choose another"
+    ) as told:
+        cut_video("in.mp4", target, predictor)
+    assert "(--overwrite)" in str(told.value)
+    assert all(path.read_text() == "mine" for path in [*mine, *others])
+    for path in mine:
+        path.unlink()
+    assert cut_video("in.mp4", target, predictor).frames == 3
+    assert all(path.read_text() == "mine" for path in others)
+
+
+def test_two_runs_do_not_work_on_one_output(predictor: decoupe.Predictor) -> None:
+    write_clip(Path("in.mp4"), uneven(5))
+
+    def again(done: int, _: int | None) -> None:
+        for overwrite in (False, True):
+            with pytest.raises(decoupe.OutputError, match=r"another run is making out.mov: wait for it"):
+                cut_video("in.mp4", "out.mov", predictor, overwrite=overwrite)
+
+    assert cut_video("in.mp4", "out.mov", predictor, progress=again).frames == 5
+    assert len(frames_of(Path("out.mov"))) == 5
+    assert sorted(path.name for path in Path().iterdir()) == ["in.mp4", "out.mov"]
+
+
+def test_names_with_colons(predictor: decoupe.Predictor) -> None:
+    source = write_clip(Path("in.mp4"), uneven(3)).rename("intro:final.mp4")
+    assert cut_video(source, "take:1.mov", predictor).audio == "kept"
+    assert len(frames_of(Path("take:1.mov").rename("take.mov"))) == 3
+
+
+@pytest.mark.parametrize("base", [90_000, 1_000_000])
+def test_mpeg4_of_sources_with_fine_clocks(predictor: decoupe.Predictor, base: int) -> None:
+    with av.open("in.mov", "w", options={"video_track_timescale": str(base)}) as out:
+        stream: Any = out.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, base)
+        for number in range(4):
+            frame = av.VideoFrame.from_ndarray(picture(number, 64, 48), format="rgb24")
+            frame.pts, frame.time_base = number * base // 30 + number * number, Fraction(1, base)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    cut_video("in.mov", "out.mp4", predictor, codec="mpeg4", over="white")
+    times = [time for time, _ in frames_of(Path("out.mp4"))]
+    assert times == [Fraction(number * base // 30 + number * number, base) for number in range(4)]
+
+
+def test_what_a_file_tells_of_itself_is_kept_without_sound_too(predictor: decoupe.Predictor) -> None:
+    write_clip(Path("in.mp4"), uneven(2), audio=None, title="Cuts")
+    cut_video("in.mp4", "out.mov", predictor)
+    with av.open("out.mov") as clip:
+        assert clip.metadata["title"] == "Cuts"
 
 
 def test_hidden_pixels_get_the_subjects_colours() -> None:
@@ -398,6 +460,8 @@ def test_times() -> None:
             seconds_of(wrong)
     with pytest.raises(decoupe.InputError, match="does not come after the start, 3"):
         interval(3, "0:02")
+    with pytest.raises(decoupe.InputError, match="'99999999999999999999' is later than any video lasts"):
+        seconds_of("99999999999999999999")
 
 
 @pytest.mark.parametrize(
@@ -414,12 +478,20 @@ def test_times() -> None:
 )
 def test_forms_that_are_not_written(target: str, codec: str | None, transparent: bool, line: str) -> None:
     with pytest.raises(decoupe.OutputError, match=line):
-        form_of(Path(target), codec, transparent=transparent)
+        form_of(target, codec, transparent=transparent)
+
+
+@pytest.mark.parametrize(
+    "target", ["take1.0/", "clip.mp4-frames/", "there.mov", "out", "a/f%05d.png", "F%d.PNG"]
+)
+def test_folders_and_patterns_are_sequences(target: str) -> None:
+    Path("there.mov").mkdir()
+    assert form_of(target, None, transparent=True).word == "png"
 
 
 def test_what_suits_is_chosen() -> None:
     chosen = {
-        (ending, flat): form_of(Path(f"a{ending}"), None, transparent=not flat).word
+        (ending, flat): form_of(f"a{ending}", None, transparent=not flat).word
         for ending in (".mov", ".webm", ".mkv")
         for flat in (False, True)
     }

@@ -327,6 +327,14 @@ def test_what_the_server_tells(client: httpx.Client, server: Running) -> None:
     assert "photo.png" not in "".join(server.lines)
 
 
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/healthz", "/readyz", "/metrics"])
+def test_monitors_may_ask_for_the_head_alone(client: httpx.Client, path: str) -> None:
+    head, whole = client.head(path), client.get(path)
+    assert (head.status_code, head.headers["content-type"]) == (200, whole.headers["content-type"])
+    assert head.content == b""
+    assert client.head("/v1/cut").status_code == 405
+
+
 def test_a_token_is_asked_for(tiny: Path) -> None:
     token = "correct-horse-battery"
     options = ("-m", str(tiny), "--cors", "https://shop.example", "--device", "cpu", "--device", "cpu")

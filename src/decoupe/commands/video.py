@@ -149,7 +149,7 @@ def video(options: VideoOptions) -> None:
         if options.over is not None and not is_video(Path(options.over)):
             with said_warnings(quiet=True):  # told when it is put below the first frame
                 read_background(options.over, options.max_pixels)
-        form_of(Path(options.out), options.codec, transparent=options.over is None and not options.matte)
+        form_of(options.out, options.codec, transparent=options.over is None and not options.matte)
         wanted = _wanted(options)
         predictor = open_predictor(
             options.model,

@@ -332,7 +332,7 @@ def _held_file(folder: Path) -> Iterator[Path]:
         path = folder / f".decoupe-{os.urandom(8).hex()}.part"
         with path.open("xb") as file:
             # Another run may have taken it for a dead one's before it was locked.
-            if _lock(file) == "another's" or not path.exists():
+            if lock(file) == "another's" or not path.exists():
                 continue
             if sys.platform == "win32":
                 file.close()  # no open file is replaced there
@@ -345,11 +345,11 @@ def remove_stale(folder: Path) -> None:
     with suppress(OSError):
         for path in folder.glob(".decoupe-*.part"):
             with suppress(OSError), path.open("r+b") as file:
-                if _lock(file) == "ours":
+                if lock(file) == "ours":
                     path.unlink()
 
 
-def _lock(file: BinaryIO) -> Literal["ours", "another's", "none"]:
+def lock(file: BinaryIO) -> Literal["ours", "another's", "none"]:
     """Lock an open file until it is closed or its process ends: whose it is then; some disks know none."""
     if sys.platform == "win32":
         return "none"

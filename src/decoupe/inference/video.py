@@ -19,23 +19,30 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 import decoupe
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.edits import Edits
-from decoupe.inference.media import check_folder, write_bytes
+from decoupe.inference.media import check_folder, lock, write_bytes
 from decoupe.inference.predictor import Predictor
 from decoupe.inference.preprocess import MAX_PIXELS, Picture, Pixels, read_image
 from decoupe.inference.results import Background, Matte
 from decoupe.inference.smoothing import Known, Smoother
-from decoupe.inference.video_files import Form, form_of, join_pieces, sequence_path, write_piece
+from decoupe.inference.video_files import (
+    Form,
+    form_of,
+    join_pieces,
+    sequence_files,
+    sequence_path,
+    write_piece,
+)
 from decoupe.inference.video_frames import Composer
 from decoupe.inference.video_reader import FFmpegError, VideoReader
 
@@ -44,6 +51,9 @@ PIECE = 64
 
 Seconds = float | Fraction | str
 """Seconds, or ``"m:ss"`` or ``"h:mm:ss"``, with a decimal part where wanted."""
+
+_LOCK = "lock"
+_LONGEST = 10**9  # seconds: what is longer does not fit into a container's clocks
 
 _Item = TypeVar("_Item")
 
@@ -168,8 +178,8 @@ def cut_video(
         raise InputError("matte shows no background: leave matte or over out")
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
-    target = Path(target)
     form = form_of(target, codec, transparent=over is None and not matte)
+    target = Path(target)
     changes = Edits(**(edits or {}))
     wanted = {
         "over": _told_of(over),
@@ -214,6 +224,8 @@ def seconds_of(time: Seconds) -> Fraction:
     total = Fraction(0)
     for number in numbers:
         total = total * 60 + number
+    if total > _LONGEST:
+        raise InputError(f"{time!r} is later than any video lasts: check the time")
     return total
 
 
@@ -284,7 +296,8 @@ class _Work:
     """The pieces of an output in a folder beside it, and their joining.
 
     The folder holds what was asked for, ``job.json``; of each piece the file or folder, which is renamed to
-    its name when it is whole, the ticks of its frames, and what the smoother knew at its end.
+    its name when it is whole, the ticks of its frames, and what the smoother knew at its end; and ``lock``,
+    which is locked while a run works there.
     """
 
     def __init__(
@@ -292,36 +305,88 @@ class _Work:
     ) -> None:
         self._target, self._form, self._reader = target, form, reader
         self._folder = target.with_name(f"{target.name.replace('%', '_')}.part")
+        self._lock: BinaryIO | None = None
         if form.container is not None:
             check_folder(target)
         if not reader.live and target.exists() and target.samefile(reader.name):
             raise OutputError(f"{target} is the input, and would be overwritten: choose another output")
         self._times: list[list[int]] = []
-        with _written_to(target):
+        self._replaces = overwrite
+        with ExitStack() as failing, _written_to(target):
+            failing.callback(self._let_go)
             self._open(job, overwrite)
+            failing.pop_all()
         self.resumed = sum(map(len, self._times))
 
     def _open(self, job: dict[str, Any], overwrite: bool) -> None:
         described = self._folder / "job.json"
-        if not described.exists() and self._folder.exists():
+        anew = overwrite or self._reader.live or not described.exists()
+        if self._folder.exists() and not described.exists() and any(self._left()):
             raise OutputError(f"{self._folder} is in the way, not an interrupted run: rename or delete it")
-        if overwrite or self._reader.live:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        elif described.exists():
-            before = json.loads(described.read_text())
-            differing = [name for name in job if before.get(name) != job[name]]
-            if differing:
-                raise InputError(
-                    f"{self._folder} holds an interrupted run with another {' and '.join(differing)}: give "
-                    "what was given then, or begin anew with overwrite, --overwrite"
-                )
-            self._times = list(self._whole_pieces())
+        if anew and not overwrite:
+            self._refuse_to_replace()
+        self._hold()
+        if anew:
+            self._clear()
+            write_bytes(json.dumps({**job, "overwrite": overwrite}).encode(), described)
             return
-        first = sequence_path(self._target, 1) if self._form.container is None else self._target
-        if first.exists() and not overwrite:
-            raise OutputError(f"{self._target} exists: choose another output, or overwrite it (--overwrite)")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(json.dumps(job).encode(), described)
+        before = json.loads(described.read_text())
+        differing = [name for name in job if before.get(name) != job[name]]
+        if differing:
+            raise InputError(
+                f"{self._folder} holds an interrupted run with another {' and '.join(differing)}: give "
+                "what was given then, or begin anew with overwrite, --overwrite"
+            )
+        self._replaces = before["overwrite"]
+        self._times = list(self._whole_pieces())
+
+    def _refuse_to_replace(self) -> None:
+        if self._form.container is not None:
+            if self._target.exists():
+                raise OutputError(
+                    f"{self._target} exists: choose another output, or overwrite it (--overwrite)"
+                )
+        elif there := sequence_files(self._target):
+            others = f" and {len(there) - 1} more" if len(there) > 1 else ""
+            raise OutputError(
+                f"{there[0]}{others} exist{'' if others else 's'}: choose another output, or overwrite "
+                "the sequence (--overwrite)"
+            )
+
+    def _hold(self) -> None:
+        """Lock the folder, which is made where it is missing, while this run works in it."""
+        while self._lock is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            file = (self._folder / _LOCK).open("ab")
+            whose = lock(file)
+            if whose == "ours" and (self._folder / _LOCK).exists():  # else its run ended just now
+                self._lock = file
+                return
+            file.close()
+            if whose == "another's":
+                raise OutputError(f"another run is making {self._target}: wait for it, or stop it")
+            if whose == "none":
+                return
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _left(self) -> Iterator[Path]:
+        return (path for path in self._folder.iterdir() if path.name != _LOCK)
+
+    def _clear(self) -> None:
+        """Remove what is in the folder, that by which it is told from others first, but keep the lock."""
+        (self._folder / "job.json").unlink(missing_ok=True)
+        for path in self._left():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _remove(self) -> None:
+        self._clear()
+        self._let_go()
+        (self._folder / _LOCK).unlink()
+        self._folder.rmdir()
 
     def _whole_pieces(self) -> Iterator[list[int]]:
         number = 0
@@ -371,9 +436,11 @@ class _Work:
                     self._add(some, smoother)
 
     def leave(self) -> None:
-        """Remove the folder where it holds nothing to go on with."""
+        """Let go of the folder; it is removed where it holds nothing to go on with."""
         if not self._times:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            with suppress(OSError):
+                self._remove()
+        self._let_go()
 
     def _add(self, frames: Iterator[tuple[int, Pixels]], smoother: Smoother | None) -> None:
         number = len(self._times)
@@ -412,8 +479,7 @@ class _Work:
                 joined = self._folder / f"joined{self._target.suffix}"
                 audio = join_pieces(joined, self._form.container, pieces, reader)
                 joined.replace(self._target)
-            (self._folder / "job.json").unlink()  # first: without it the rest is no run to go on with
-            shutil.rmtree(self._folder)
+            self._remove()
         height, width = reader.size
         return Written(
             frames=sum(map(len, self._times)),
@@ -437,7 +503,7 @@ class _Work:
                     source.replace(sequence_path(self._target, number))
         # What a longer sequence had after this one's end is replaced as well.
         for later in itertools.count(number + 1):
-            if not sequence_path(self._target, later).exists():
+            if not self._replaces or not sequence_path(self._target, later).exists():
                 break
             sequence_path(self._target, later).unlink()
 

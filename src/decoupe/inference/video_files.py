@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import numpy as np
 from decoupe.errors import OutputError, unknown
 from decoupe.inference.png import encode_png
 from decoupe.inference.preprocess import Pixels
-from decoupe.inference.video_reader import Look, VideoReader, av, sound_of
+from decoupe.inference.video_reader import Look, VideoReader, av, sound_of, url_of
 
 _LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")  # by how many channels: RFC 7845
 _DELAY = 2  # most frames by which an encoder below writes a frame before those shown earlier
@@ -36,6 +37,7 @@ class Codec:
         options: its own, so that nothing is visibly lost and speed stays sensible.
         lossless: whether frames come back as they were.
         deep: its pixel formats with transparency and without for more than 8 bits; None where it has none.
+        coarse: whether it numbers its frames, and has no room for the ticks of many sources.
     """
 
     encoder: str
@@ -44,6 +46,7 @@ class Codec:
     options: Mapping[str, str] = field(default_factory=dict)
     lossless: bool = False
     deep: tuple[str | None, str] | None = None
+    coarse: bool = False
 
     def pixel_format(self, *, transparent: bool, deep: bool) -> str:
         """The pixel format of frames with transparency or without, of more than 8 bits or not."""
@@ -78,7 +81,7 @@ CODECS = {
         {"crf": "18", "preset": "medium", "x265-params": "log-level=error"},
         deep=(None, "yuv420p10le"),
     ),
-    "mpeg4": Codec("mpeg4", None, "yuv420p", {"q": "2"}),
+    "mpeg4": Codec("mpeg4", None, "yuv420p", {"q": "2"}, coarse=True),
 }
 """Codecs by the names that users give them."""
 
@@ -140,21 +143,23 @@ class Form:
         return self.codec is None or self.codec.deep is not None
 
 
-def form_of(target: Path, codec: str | None, *, transparent: bool) -> Form:
+def form_of(target: str | os.PathLike[str], codec: str | None, *, transparent: bool) -> Form:
     """How ``target`` is written: a video by its ending; a folder or a pattern such as ``f%05d.png`` as PNG.
 
     Args:
-        target: the output.
+        target: the output; what exists as a folder is one, and so is what ends in a slash.
         codec: one of `CODECS`; None is what suits.
         transparent: whether there is transparency to be kept.
 
     Raises:
         OutputError: an ending, or a codec, that is not written or that does not suit; no name.
     """
+    folder = os.fspath(target).endswith(("/", os.sep))
+    target = Path(target)
     suffix = target.suffix.lower()
     if target.name in ("", ".."):  # as "." has: what is unfinished is called after it, and lies beside it
         raise OutputError(f"{target} has no name of its own: name a folder for the PNG files")
-    if not suffix or (suffix == ".png" and _pattern(target.name)):
+    if folder or not suffix or target.is_dir() or _is_pattern(target):
         if codec is not None:
             raise OutputError(f"{target} is a sequence of PNG files: leave the codec out")
         return Form(None, None, "png", transparent)
@@ -181,13 +186,30 @@ def form_of(target: Path, codec: str | None, *, transparent: bool) -> Form:
     raise OutputError(f"the installed PyAV cannot encode {codec or suffix}: pip install --upgrade av")
 
 
-def _pattern(name: str) -> bool:
-    return re.fullmatch(r"[^%]*%0?\d*d[^%]*", name) is not None
+def _is_pattern(target: Path) -> bool:
+    return re.fullmatch(r"[^%]*%0?\d*d[^%]*\.png", target.name, re.IGNORECASE) is not None
 
 
 def sequence_path(target: Path, number: int) -> Path:
     """Where the frame of this number, from 1, of a PNG sequence goes."""
-    return target.with_name(target.name % number) if target.suffix else target / f"{number:05d}.png"
+    folder, name = _sequence(target)
+    return folder / (name % number)
+
+
+def sequence_files(target: Path) -> list[Path]:
+    """The files there are that frames of a PNG sequence would be called, by their numbers."""
+    folder, name = _sequence(target)
+    if not folder.is_dir():
+        return []
+    numbers = re.compile(r"(\d+)".join(map(re.escape, re.split("%0?\\d*d", name))))
+    matches = (numbers.fullmatch(path.name) for path in folder.iterdir())
+    found = sorted(int(match[1]) for match in matches if match and name % int(match[1]) == match[0])
+    return [sequence_path(target, number) for number in found]
+
+
+def _sequence(target: Path) -> tuple[Path, str]:
+    """The folder of a PNG sequence, and the pattern of its names."""
+    return (target.parent, target.name) if _is_pattern(target) else (target, "%05d.png")
 
 
 def write_piece(
@@ -212,15 +234,17 @@ def write_piece(
     Returns:
         The ticks of the frames.
     """
+    times: list[int] = []
     if form.container is None or form.codec is None:
         path.mkdir(exist_ok=True)
-        times = []
         for number, (time, pixels) in enumerate(frames):
             (path / f"{number:05d}.png").write_bytes(encode_png(pixels))
             times.append(time)
         return times
     places: dict[int, int] = {}
-    with av.open(str(path), "w", format=form.container.name) as out:
+    # 16 bits count the parts of a second in MPEG-4, and the time bases of many sources are finer.
+    base = (1 / rate).limit_denominator(2**16 - 1) if form.codec.coarse else time_base
+    with av.open(url_of(path), "w", format=form.container.name) as out:
         stream: Any = None
         order = itertools.count()
 
@@ -234,11 +258,13 @@ def write_piece(
         for time, pixels in frames:
             pixels = _fitting(pixels, form)
             if stream is None:
-                stream = _encoder(out, form, pixels, time_base, rate, look)
-            places[time] = len(places)
-            mux(stream.encode(_frame(pixels, stream, time, time_base, look)))
+                stream = _encoder(out, form, pixels, base, rate, look)
+            pts = len(times) if form.codec.coarse else time
+            places[pts] = len(times)
+            times.append(time)
+            mux(stream.encode(_frame(pixels, stream, pts, base, look)))
         mux(stream.encode(None))
-    return list(places)
+    return times
 
 
 def _fitting(pixels: Pixels, form: Form) -> Pixels:
@@ -320,16 +346,15 @@ def join_pieces(
     if container.name in ("mov", "mp4"):
         # In which beginnings are told; milliseconds, the default, would move them.
         options["movie_timescale"] = str(reader.time_base.denominator)
-    with av.open(str(pieces[0][0])) as first, av.open(str(path), "w", container.name, options) as out:
+    with av.open(url_of(pieces[0][0])) as first, av.open(url_of(path), "w", container.name, options) as out:
         stream: Any = out.add_stream_from_template(first.streams.video[0])
         stream.time_base = reader.time_base
         # Without this mark players do not look for the transparency that VP9 keeps beside its frames.
         if "alpha_mode" in first.streams.video[0].metadata:
             stream.metadata["alpha_mode"] = "1"
+        out.metadata.update(reader.tags)
         source = reader.audio()
         sound = _Sound(source, out, container, reader, times[-1]) if source is not None else None
-        if source is not None:
-            out.metadata.update(source.metadata)
         out.start_encoding()
         tracks = [_video_packets(pieces, times, stream, reader), sound.packets() if sound else iter(())]
         for _, _, packet in heapq.merge(*tracks, key=lambda one: one[:2]):
@@ -350,7 +375,7 @@ def _video_packets(
     usual = max(1, reader.ticks(1 / reader.rate))
     base = 0
     for path, some in pieces:
-        with av.open(str(path)) as piece:
+        with av.open(url_of(path)) as piece:
             for packet in piece.demux(video=0):
                 if packet.size == 0 or packet.pts is None:
                     continue

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
 import sys
 import warnings
@@ -177,6 +178,11 @@ class VideoReader:
         if previous is None and after is None:
             raise InputError(f"{self.name} ends before {_clock(self.origin * self.time_base)}: start earlier")
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """What the file tells of itself: title, artist and the like."""
+        return dict(self._container.metadata)
+
     def audio(self) -> av.container.InputContainer | None:
         """The file opened once more, to read its audio; None where there is none."""
         if self.live:
@@ -199,7 +205,7 @@ class VideoReader:
         if Path(self.name).is_dir():
             raise InputError(f"{self.name} is a folder: name a video")
         try:
-            container = av.open(self.name)
+            container = av.open(url_of(self.name))
         except FFmpegError as error:
             reason = "is not a video that can be read, or is damaged"
             if isinstance(error, PermissionError):
@@ -275,6 +281,11 @@ class VideoReader:
             transfer=self._stream.codec_context.color_trc,
             aspect=1 / aspect if turned else aspect,
         )
+
+
+def url_of(path: str | os.PathLike[str]) -> str:
+    """A file's name as FFmpeg takes it: in ``take:1.mov`` it would see a protocol."""
+    return f"file:{os.fspath(path)}"
 
 
 def _pictures_of(container: av.container.InputContainer) -> av.VideoStream:

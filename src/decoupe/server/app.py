@@ -148,30 +148,38 @@ def _add_routes(app: FastAPI, pool: Pool, limits: Limits, place: Workplace, metr
     async def rembg(request: Request) -> Job:
         return rembg_job(await read_form(request, limits), known())
 
+    def show(path: str, **about: Any) -> Callable[[Callable[[], Coroutine[Any, Any, Response]]], None]:
+        def add(answer: Callable[[], Coroutine[Any, Any, Response]]) -> None:
+            app.get(path, **about)(answer)
+            # Load balancers and monitors ask for the head alone; the document would tell each route twice.
+            app.head(path, include_in_schema=False)(answer)
+
+        return add
+
     route("/v1/cut", cut, documents.CUT)
     route("/v1/segment", segment, documents.SEGMENT)
     route("/v1.0/removebg", remove_bg, documents.REMOVE_BG)
     route("/api/remove", rembg, documents.REMBG)
 
-    @app.get("/", include_in_schema=False)
+    @show("/", include_in_schema=False)
     async def page() -> Response:
         return FileResponse(STATIC / "index.html")
 
-    @app.get("/v1/models", **documents.MODELS)
+    @show("/v1/models", **documents.MODELS)
     async def models() -> Response:
         return JSONResponse({"models": pool.models, "limits": documents.limits_told(limits, place)})
 
-    @app.get("/healthz", **documents.HEALTH)
+    @show("/healthz", **documents.HEALTH)
     async def healthz() -> Response:
         return JSONResponse({"status": "alive"})
 
-    @app.get("/readyz", **documents.READY)
+    @show("/readyz", **documents.READY)
     async def readyz() -> Response:
         if not pool.ready:
             raise ProblemError(503, "no worker is ready: try again in a moment", retry_after=2)
         return JSONResponse({"status": "ready"})
 
-    @app.get("/metrics", **documents.METRICS)
+    @show("/metrics", **documents.METRICS)
     async def measures() -> Response:
         return Response(metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
