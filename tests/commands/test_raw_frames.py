@@ -100,6 +100,22 @@ def test_what_is_cut_off_is_told_and_the_rest_is_done(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "channels"), [([], 4), (["--over", "white"], 3), (["--matte", "--invert"], 1)]
+)
+def test_a_frame_without_the_subject_keeps_its_place_in_the_stream(
+    run: Run, options: list[str], channels: int
+) -> None:
+    three = frames(3)
+    three[1] = 90  # nothing is there
+    done = run("--point", "20,20", *options, stdin=three.tobytes())
+    assert (done.exit_code, done.stderr.count("decoupe: frame 2: ")) == (1, 1)
+    written = np.frombuffer(done.stdout_bytes, np.uint8).reshape(3, 48, 64, channels)
+    assert written[0].std() > 0
+    assert written[2].std() > 0
+    assert (written[1][..., -1] == (255 if channels == 3 else 0)).all()  # white, transparent, black
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["-o", "out.png"], "out.png names one file, and there are many: number them, such as out/%05d.png"),

@@ -33,6 +33,8 @@ TOKEN = "correct-horse-battery"
             ["--cors", "shop.example"],
             "--cors shop.example is not an origin, scheme://host[:port]: give it",
         ),
+        (["--timeout", "inf"], "--timeout is inf, expected a number: such as 60"),
+        (["--max-megabytes", "nan"], "--max-megabytes is nan, expected a number"),
         (["-m", "birefnt"], "unknown model 'birefnt'; did you mean 'birefnet'?"),
         (["-m", "pocket", "-m", "pocket"], "two models are called pocket"),
     ],
@@ -78,7 +80,7 @@ def test_a_missing_extra_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_addresses_of_this_machine() -> None:
-    assert all(map(is_loopback, ("127.0.0.1", "127.3.0.1", "::1", "localhost")))
+    assert all(map(is_loopback, ("127.0.0.1", "127.3.0.1", "::1", "localhost", "LOCALHOST")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "localhost.example.org")))
 
 

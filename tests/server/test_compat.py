@@ -140,6 +140,36 @@ def test_errors_have_the_form_that_clients_read(
     assert title in error["title"]
 
 
+@pytest.mark.parametrize(
+    ("files", "line"),
+    [
+        ({"bg_color": b"red"}, "bg_color is sent as a file, expected text"),
+        ({"image_url": b"x"}, "image_url is sent as a file, expected text"),
+        ({"bg_image_file": (None, b"hello")}, "bg_image_file is sent as text, expected a file"),
+    ],
+)
+def test_files_and_text_are_not_taken_for_each_other(
+    client: httpx.Client, files: dict[str, object], line: str
+) -> None:
+    answer = client.post("/v1.0/removebg", files={"image_file": SQUARES, **files})
+    assert (answer.status_code, answer.json()["errors"][0]["title"]) == (400, line)
+
+
+@pytest.mark.parametrize(
+    ("files", "line"),
+    [
+        ({"bogus": b"x"}, "unknown option 'bogus'"),
+        ({"bgc": b"1,2,3,255"}, "bgc is sent as a file, expected text"),
+    ],
+)
+def test_rembg_does_not_drop_files_in_silence(
+    client: httpx.Client, files: dict[str, object], line: str
+) -> None:
+    answer = client.post("/api/remove", files={"file": SQUARES, **files})
+    assert answer.status_code == 400
+    assert line in answer.json()["detail"]
+
+
 def test_errors_about_pictures(client: httpx.Client) -> None:
     empty = remove_bg(client, png(Image.new("RGB", (64, 64), (0, 255, 255))))
     assert empty.json()["errors"][0]["title"] == "Could not identify foreground in image."

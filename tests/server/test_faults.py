@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 import subprocess
@@ -18,7 +19,8 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from decoupe.server.guard import PatientProtocol
+from decoupe.server.guard import Guard, Limits, PatientProtocol
+from decoupe.server.metrics import Metrics
 from server.running import Running, png, running, squares, until
 
 SQUARES = squares()
@@ -85,6 +87,29 @@ def test_half_a_request_is_forgotten(server: Running) -> None:
         )
         until(lambda: server.gauge("decoupe_held_bytes") == 1000)
     until(lambda: server.gauge("decoupe_held_bytes") == 0)
+    until(lambda: any('"status": 499' in line and '"bytes_in": 1000' in line for line in server.lines))
+    assert not any("Traceback" in line for line in server.lines)
+    assert all(line.startswith(("{", "decoupe: listening")) for line in server.lines)
+
+
+def test_a_fault_is_an_answer_a_count_and_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def fails(*_: object) -> None:
+        raise ZeroDivisionError("nobody thought of it")
+
+    metrics = Metrics()
+    guard = Guard(fails, limits=Limits(), token=None, local=False, origins=(), metrics=metrics)
+
+    async def asked() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(guard), base_url="http://here") as client:
+            return await client.get("/v1/models")
+
+    answer = asyncio.run(asked())
+    assert (answer.status_code, answer.json()["detail"]) == (500, "the server failed; its log says why")
+    assert answer.headers["x-frame-options"] == "DENY"
+    (fault,) = (json.loads(line.getMessage()) for line in caplog.records if line.levelname == "ERROR")
+    assert fault["id"] == answer.headers["x-request-id"]
+    assert "nobody thought of it" in fault["fault"]
+    assert b'status="500"} 1.0' in metrics.page()
 
 
 def test_a_picture_that_takes_too_long_is_given_up(tiny: Path, threads: ThreadPoolExecutor) -> None:

@@ -309,7 +309,8 @@ def test_every_answer_is_guarded(client: httpx.Client) -> None:
 
 def test_pages_of_the_web_cannot_reach_a_server_on_this_machine(client: httpx.Client) -> None:
     assert client.get("/v1/models", headers={"Host": "evil.example"}).status_code == 403
-    assert client.get("/v1/models", headers={"Host": "localhost:7000"}).status_code == 200
+    for host in ("localhost:7000", "LOCALHOST", "127.0.0.2:80", "[::1]:7000"):
+        assert client.get("/v1/models", headers={"Host": host}).status_code == 200
     foreign = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
     assert client.post("/v1/cut", files={"image": SQUARES}, headers=foreign).status_code == 403
 
@@ -325,6 +326,18 @@ def test_what_the_server_tells(client: httpx.Client, server: Running) -> None:
     logged = [json.loads(line) for line in server.lines if line.startswith("{")]
     assert {"route", "status", "seconds", "bytes_in", "id"} <= set(logged[-1])
     assert "photo.png" not in "".join(server.lines)
+
+
+def test_a_field_for_files_that_was_left_alone_is_not_there(client: httpx.Client) -> None:
+    parts = {'name="image"; filename="photo.png"': SQUARES, 'name="over"; filename=""': b""}  # as browsers do
+    head = "--x\r\nContent-Disposition: form-data; {}\r\nContent-Type: application/octet-stream\r\n\r\n"
+    body = (
+        b"".join(head.format(name).encode() + data + b"\r\n" for name, data in parts.items()) + b"--x--\r\n"
+    )
+    answer = client.post("/v1/cut", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert answer.content == cut(client).content
+    named = client.post("/v1/cut", files={"image": SQUARES, "over": ("beach.jpg", b"")})
+    assert "over is empty (0 bytes)" in named.json()["detail"]
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/healthz", "/readyz", "/metrics"])

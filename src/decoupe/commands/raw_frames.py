@@ -22,6 +22,7 @@ from decoupe.commands.options import parse_sides
 from decoupe.commands.running import Telling, announced, in_order, said_warnings, write
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import is_done
+from decoupe.inference.results import Matte
 
 if TYPE_CHECKING:
     from decoupe.inference.predictor import Predictor
@@ -79,6 +80,8 @@ def cut_frames(
                 if telling.verbose and frame.target is not None:
                     say(f"wrote {frame.target}")
             except DecoupeError as error:
+                if frame.target is None and len(frame.data) == size[0] * size[1] * 3:
+                    write(_nothing_of(frame, size, output), None)
                 counts["failed"] += 1
                 about = {"source": f"frame {frame.number}", "error": str(error)}
                 say(f"frame {frame.number}: {error}")
@@ -89,6 +92,12 @@ def cut_frames(
         say(f"frames: {summary or 'none'}; {model.runtime.name} on {model.device} in {model.dtype}")
     if counts["failed"] or not any(counts.values()):
         raise typer.Exit(1)
+
+
+def _nothing_of(frame: Frame, size: tuple[int, int], output: Wanted) -> bytes:
+    """What stands for a frame that failed where frames have no numbers: later ones keep their times."""
+    nothing = Matte(np.zeros(size, np.float32), np.frombuffer(frame.data, np.uint8).reshape(*size, 3))
+    return np.asarray(output.image_of(nothing)).tobytes()
 
 
 def _cut_frame(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 import socket as sockets
 from pathlib import Path
@@ -87,6 +88,9 @@ def serve(
             raise InputError(
                 f"{host} can be reached from elsewhere: set DECOUPE_TOKEN, or give --no-auth to let all in"
             )
+        for option, number in {"--timeout": seconds, "--max-megabytes": max_megabytes}.items():
+            if not math.isfinite(number):
+                raise InputError(f"{option} is {number}, expected a number: such as 60")
         models = named(model or [DEFAULT_MODEL])
         place = server.Workplace(
             models=models,
@@ -154,7 +158,7 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.lower() == "localhost"
 
 
 def origin(text: str) -> str:

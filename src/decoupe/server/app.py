@@ -106,9 +106,6 @@ def _add_errors(app: FastAPI) -> None:
         assert isinstance(error, ProblemError)  # it is registered for nothing else
         return error.response(request.url.path)
 
-    async def confess(request: Request, error: Exception) -> Response:
-        return ProblemError(500, "the server failed; its log says why").response(request.url.path)
-
     async def explain(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # it is registered for nothing else
         lines = {404: "there is nothing here: see /openapi.json", 405: "this route has another method"}
@@ -120,7 +117,6 @@ def _add_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(ProblemError, refuse)
     app.add_exception_handler(HTTPException, explain)
-    app.add_exception_handler(Exception, confess)
 
 
 def _add_routes(app: FastAPI, pool: Pool, limits: Limits, place: Workplace, metrics: Metrics) -> None:

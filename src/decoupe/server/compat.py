@@ -213,6 +213,7 @@ def remove_bg_job(form: Form, known: Known, *, as_json: bool) -> RemoveBg:
     for name in (*fields, *form.files):
         if name not in (*PARAMETERS, *_ADDRESSES):
             raise ProblemError(400, unknown("parameter", name[:40], PARAMETERS), code="unknown_parameter")
+    _check_kinds(form, PARAMETERS)
     if any(name in fields for name in _ADDRESSES):
         raise ProblemError(
             400, "This server fetches nothing: send the file instead of its address", code="invalid_image_url"
@@ -276,9 +277,10 @@ def rembg_job(form: Form, known: Known) -> Cut:
     fields = {name: values[-1] for name, values in form.fields.items()}
     if "url" in fields:
         raise ProblemError(400, "this server fetches nothing: send the picture as the file 'file'")
-    for name in fields:
+    for name in (*fields, *form.files):
         if name not in (*REMBG_PARAMETERS, "extras"):
             raise ProblemError(400, unknown("option", name[:40], REMBG_PARAMETERS), code="unknown_option")
+    _check_kinds(form, REMBG_PARAMETERS)
     if "extras" in fields:
         raise ProblemError(400, "extras belong to models that this server does not have: leave them out")
     image = form.files.get("file")
@@ -304,6 +306,16 @@ def rembg_job(form: Form, known: Known) -> Cut:
     if opacity < 255:
         raise ProblemError(400, f"bgc has the opacity {opacity}, expected 255, or 0 for none")
     return Cut(image, model, Wanted(kind="over", background=(red, green, blue), edits=edits))
+
+
+def _check_kinds(form: Form, parameters: Mapping[str, dict[str, Any]]) -> None:
+    """Refuse files where text belongs, and text where a file does: neither would be looked at."""
+    for name in form.files:
+        if parameters.get(name) is not FILE:
+            raise ProblemError(400, f"{name} is sent as a file, expected text", code="invalid_parameter")
+    for name in form.fields:
+        if parameters.get(name) is FILE:
+            raise ProblemError(400, f"{name} is sent as text, expected a file", code="invalid_parameter")
 
 
 def _source(file: bytes | None, encoded: str | None) -> bytes:

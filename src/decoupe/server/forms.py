@@ -99,6 +99,7 @@ async def _multipart(request: Request, limits: Limits) -> list[Part]:
     return [
         (name, value if isinstance(value, str) else await value.read())
         for name, value in parsed.multi_items()
+        if isinstance(value, str) or value.filename or value.size  # else a page's field for files, left alone
     ]
 
 

@@ -12,15 +12,18 @@ import json
 import logging
 import re
 import time
+import traceback
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import h11
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from decoupe.commands.serve import is_loopback
 from decoupe.server.metrics import Metrics
 from decoupe.server.problems import REMOVE_BG, ProblemError
 
@@ -28,7 +31,6 @@ LOG = logging.getLogger("decoupe.server")
 
 _OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
 _STATIC = "/static/"
-_HERE = ("localhost", "127.0.0.1", "[::1]")
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -149,6 +151,13 @@ class Guard:
             except ProblemError as problem:
                 if visit.status is None:
                     await problem.response(scope["path"])(scope, receive, visit.send)
+            except ClientDisconnect:
+                pass  # told as 499
+            except Exception:
+                LOG.exception(json.dumps({"id": visit.name, "fault": traceback.format_exc()}), exc_info=False)
+                if visit.status is None:
+                    problem = ProblemError(500, "the server failed; its log says why")
+                    await problem.response(scope["path"])(scope, receive, visit.send)
         finally:
             self._hold(-body.size)
             self._tell(visit, body)
@@ -157,7 +166,7 @@ class Guard:
         """Refuse who may not ask, and what is too large by its own account."""
         path = scope["path"]
         host = re.sub(r":\d+$", "", headers.get("host", ""))
-        if self._local and host not in _HERE:
+        if self._local and not is_loopback(host.strip("[]")):
             raise ProblemError(
                 403, "this server answers on this machine alone: start it with a token for others"
             )
