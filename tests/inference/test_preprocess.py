@@ -151,9 +151,31 @@ def test_cmyk_and_grey_go_through_their_profile() -> None:
     assert green > blue + 50
     assert printed.icc_profile is None
     assert read_image(encoded(cyan, "TIFF")).pixels[0, 0].tolist() == [0, 255, 255]
-    grey = read_image(encoded(Image.new("L", (8, 8), 128), "PNG", icc_profile=icc.linear_grey()))
-    assert abs(int(grey.pixels[0, 0, 0]) - 188) <= 2
-    assert grey.icc_profile is None
+
+
+@pytest.mark.parametrize(
+    ("values", "form"),
+    [
+        (np.arange(256, dtype=np.uint8), "PNG"),
+        (np.arange(0, 65536, 17, dtype=np.uint16), "PNG"),
+        (np.arange(0, 65536, 17, dtype=np.uint16), "TIFF"),
+    ],
+)
+def test_grey_goes_through_its_profile(values: np.ndarray, form: str) -> None:
+    whole = np.iinfo(values.dtype).max
+    image = Image.fromarray(values[None].repeat(2, 0))
+    picture = read_image(encoded(image, form, icc_profile=icc.linear_grey()))
+    light = values / whole
+    shown = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)  # IEC 61966-2-1
+    assert picture.pixels.dtype == values.dtype
+    assert picture.icc_profile is None
+    assert np.abs(picture.pixels[0] / whole - shown[:, None]).max() < 0.51 / 255
+    assert (picture.pixels[0, [0, -1]] == [[0], [whole]]).all()
+    foreign = read_image(encoded(image, form, icc_profile=icc.display_p3()))
+    assert np.array_equal(foreign.pixels[0, :, 0], values)
+
+
+def test_grey_with_transparency_goes_through_its_profile() -> None:
     half = read_image(encoded(Image.new("LA", (8, 8), (128, 254)), "PNG", icc_profile=icc.linear_grey()))
     assert abs(int(half.pixels[0, 0, 0]) - 188) <= 2
 

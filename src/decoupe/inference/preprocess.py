@@ -469,10 +469,11 @@ def _from_pillow(image: Image.Image, name: str) -> Picture:
     image = upright(image)
     profile = image.info.get("icc_profile")
     if (wide := wide_grey(image, name)) is not None:
+        toned = _grey_in_srgb(wide, profile)
         if (clear := image.info.get("transparency")) is not None:  # a PNG's one value that is transparent
             shown = (wide != clear).astype(np.uint16) * np.uint16(65535)
-            wide = np.dstack([wide, wide, wide, shown])
-        return replace(_from_array(wide, name), metadata=metadata)
+            toned = np.dstack([toned, toned, toned, shown])
+        return replace(_from_array(toned, name), metadata=metadata)
     if image.mode == "La":
         image = image.convert("LA")  # the one conversion that Pillow has for it
     if image.has_transparency_data:
@@ -517,13 +518,44 @@ def _to_rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, byt
     if image.mode in ("RGBA", "RGBX", "P", "YCbCr") or (profile is None and image.mode != "LAB"):
         return image.convert("RGB"), kept
     # CMYK, LAB and grey with a profile of their own: their colours mean nothing without it.
-    own: Any = ImageCms.createProfile("LAB") if image.mode == "LAB" else BytesIO(profile or b"")
+    if image.mode == "L" and kept is None:
+        return Image.fromarray(_grey_in_srgb(np.asarray(image), profile)).convert("RGB"), None
+    converted = _in_srgb(image, ImageCms.createProfile("LAB") if image.mode == "LAB" else profile)
+    return (image.convert("RGB"), kept) if converted is None else (converted, None)
+
+
+def _in_srgb(
+    image: Image.Image, profile: Any, flags: ImageCms.Flags = ImageCms.Flags.NONE
+) -> Image.Image | None:
+    """An image of ``profile`` as RGB in sRGB; None where the profile is broken or of another colour space.
+
+    What is then shown is the plain conversion, as by viewers.
+    """
+    own = BytesIO(profile) if isinstance(profile, bytes) else profile
+    target = ImageCms.createProfile("sRGB")
     try:
-        converted = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        return ImageCms.profileToProfile(image, own, target, outputMode="RGB", flags=flags)
     except (ImageCms.PyCMSError, OSError):
-        # The profile is broken or of another colour space: the plain conversion is what viewers show.
-        return image.convert("RGB"), kept
-    return converted if converted is not None else image.convert("RGB"), None
+        return None
+
+
+def _grey_in_srgb(values: Pixels, profile: bytes | None) -> Pixels:
+    """Grey values of ``profile`` in sRGB; unchanged where that is no profile of grey.
+
+    All 256 or 65,536 values are converted once: what littlecms does to be quick is ten levels off in shadows.
+    """
+    ramp = np.arange(np.iinfo(values.dtype).max + 1, dtype=values.dtype)
+    shown = _in_srgb(Image.fromarray(ramp.reshape(-1, 256)), profile or b"", ImageCms.Flags.NOOPTIMIZE)
+    if shown is None:
+        return values
+    tones = np.asarray(shown)[..., 1].ravel()
+    if values.dtype == np.uint8:
+        return tones[values]
+    # Of these there are 256 here as well: each stands in the middle of the values that it was given for.
+    levels, firsts = np.unique(tones, return_index=True)
+    middles = (firsts + np.append(firsts[1:], ramp.size) - 1) / 2
+    middles[0], middles[-1] = 0, ramp[-1]
+    return np.rint(np.interp(ramp, middles, levels * 257.0)).astype(np.uint16)[values]
 
 
 def _rgb_profile(profile: bytes | None) -> bytes | None:
