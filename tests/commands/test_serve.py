@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from decoupe.cli import app
 from decoupe.commands import serve as serve_command
-from decoupe.commands.serve import is_loopback, listening, named, origin
+from decoupe.commands.serve import listening, named, origin
 from decoupe.errors import InputError
+from decoupe.server.loopback import is_loopback
 from inference.tiny import write_onnx
 
 TOKEN = "correct-horse-battery"
@@ -34,7 +35,7 @@ TOKEN = "correct-horse-battery"
             "--cors shop.example is not an origin, scheme://host[:port]: give it",
         ),
         (["--timeout", "inf"], "--timeout is inf, expected a number: such as 60"),
-        (["--max-megabytes", "nan"], "--max-megabytes is nan, expected a number"),
+        (["--max-megabytes", "inf"], "--max-megabytes is inf, expected a number"),
         (["-m", "birefnt"], "unknown model 'birefnt'; did you mean 'birefnet'?"),
         (["-m", "pocket", "-m", "pocket"], "two models are called pocket"),
     ],

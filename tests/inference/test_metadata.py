@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from decoupe.inference.media import encode
-from decoupe.inference.metadata import NO_METADATA
+from decoupe.errors import OutputError
+from decoupe.inference.media import encode, encode_layers
+from decoupe.inference.metadata import NO_METADATA, Metadata
 from decoupe.inference.preprocess import read_image
 from decoupe.inference.results import Matte
 
@@ -56,13 +59,35 @@ def test_camera_time_place_and_rights_are_kept(suffix: str, tmp_path: Path) -> N
     gone = {BASE.Orientation, BASE.ImageWidth}
     assert not gone & set(exif)
     assert BASE.ExifImageWidth not in exif.get_ifd(EXIF)
-    assert image.info.get("dpi", (150, 300)) == pytest.approx((150, 300), abs=0.1)  # turned with the picture
+    told = read_image(data).metadata
+    assert told.dpi == pytest.approx((150, 300), abs=0.1)  # turned with the picture
+    assert told.exif == matte.metadata.exif
 
 
 def test_tiff_keeps_what_it_can(tmp_path: Path) -> None:
     image = opened(matte_of(photograph(tmp_path / "photo.jpg")).encode(".tif"))
     assert image.getexif()[BASE.Artist] == "Ada"
     assert image.info["dpi"] == (300, 150)
+
+
+def test_layers_keep_what_tiff_can(tmp_path: Path) -> None:
+    matte = matte_of(photograph(tmp_path / "photo.jpg"))
+    layers = opened(encode_layers(matte.layers()))
+    for number, name in enumerate(matte.layers()):
+        layers.seek(number)
+        assert (layers.tag_v2[BASE.Artist], layers.tag_v2[BASE.PageName]) == ("Ada", name)
+        assert layers.info["dpi"] == (300, 150)
+
+
+def test_more_exif_than_jpeg_holds(tmp_path: Path) -> None:
+    matte = matte_of(photograph(tmp_path / "photo.jpg"))
+    exif = Image.Exif()
+    exif.get_ifd(EXIF)[int(BASE.MakerNote)] = bytes(70_000)
+    full = replace(matte, metadata=Metadata(exif.tobytes()))
+    line = "JPEG has no room for so much EXIF: leave it out (--no-metadata), or save as .png"
+    with pytest.raises(OutputError, match=re.escape(line)):
+        full.encode(".jpg", over="white")
+    assert len(full.encode(".png")) > 70_000
 
 
 def test_sixteen_bits_keep_it_too(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import re
 import socket as sockets
@@ -17,6 +16,7 @@ from decoupe.commands.options import MaxPixels, Precision
 from decoupe.cores import cores
 from decoupe.errors import InputError, OutputError
 from decoupe.runtimes import find_spec
+from decoupe.server.loopback import is_loopback
 from decoupe.weights.registry import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -151,14 +151,6 @@ def listening(host: str, port: int) -> sockets.socket:
     # Connections inherit it. Without, an answer's body waits 40 ms until its head is acknowledged.
     socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
     return socket
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def origin(text: str) -> str:

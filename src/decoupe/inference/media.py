@@ -17,6 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from decoupe.errors import InputError, OutputError, unknown
+from decoupe.inference.metadata import with_resolution
 from decoupe.inference.png import encode_png
 
 if sys.platform != "win32":
@@ -72,6 +73,7 @@ _OF_QUALITY: dict[str, dict[str, int | bool | str]] = {
     "AVIF": {"speed": 8},
 }
 _MODES_OF_PNG = frozenset({"L", "RGB", "RGBA"})  # of `encode_png`
+_LONGEST_EXIF_OF_JPEG = 65_533  # bytes: those of a segment less its length
 _MODES_OF_JPEG = frozenset({"L", "RGB", "CMYK"})
 
 
@@ -225,7 +227,11 @@ def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = No
     if name == "PNG" and image.mode in _MODES_OF_PNG:
         return encode_png(np.asarray(image), profile, **told)
     if name == "TIFF" and "exif" in told:
-        told["exif"] = _without_parts(told["exif"])
+        told["exif"] = _without_parts(told["exif"]).tobytes()
+    if name in ("WEBP", "AVIF") and "dpi" in told:
+        told["exif"] = with_resolution(told.get("exif"), told.pop("dpi"))
+    if name == "JPEG" and len(told.get("exif", b"")) > _LONGEST_EXIF_OF_JPEG:
+        raise OutputError("JPEG has no room for so much EXIF: leave it out (--no-metadata), or save as .png")
     try:
         image.save(buffer, format=name, icc_profile=profile, **told, **options)
     except KeyError:
@@ -249,21 +255,20 @@ def encode_layers(layers: Mapping[str, Image.Image]) -> bytes:
     buffer = BytesIO()
     with TiffImagePlugin.AppendingTiffWriter(buffer, True) as pages:
         for name, image in layers.items():
-            profile, dpi = image.info.get("icc_profile"), image.info.get("dpi")
-            told = {"icc_profile": profile, "dpi": dpi} if dpi is not None else {"icc_profile": profile}
-            named = {int(ExifTags.Base.PageName): name}
-            image.save(pages, format="TIFF", tiffinfo=named, **_FORMATS[".tif"][1], **told)
+            told = {key: image.info[key] for key in ("icc_profile", "dpi") if key in image.info}
+            tags = {**_without_parts(image.info.get("exif")), int(ExifTags.Base.PageName): name}
+            image.save(pages, format="TIFF", tiffinfo=tags, **_FORMATS[".tif"][1], **told)
             pages.newFrame()
     return buffer.getvalue()
 
 
-def _without_parts(exif: bytes) -> bytes:
-    """A block of EXIF without its inner ones, which libtiff cannot write."""
+def _without_parts(exif: bytes | None) -> Image.Exif:
+    """EXIF without its inner blocks, which libtiff cannot write."""
     block = Image.Exif()
-    block.load(exif)
+    block.load(exif or b"")
     for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
         block.pop(part, None)
-    return block.tobytes()
+    return block
 
 
 def check_quality(suffix: str, quality: int) -> None:

@@ -57,6 +57,8 @@ _TOLD = frozenset(
         ExifTags.Base.Copyright,
     )
 )
+_INCH, _CENTIMETRE = 2, 3  # of EXIF's resolution
+_RESOLVED_BY_EXIF = ("WEBP", "AVIF")
 _OF_PIXELS = frozenset({int(ExifTags.Base.ExifImageWidth), int(ExifTags.Base.ExifImageHeight)})
 
 
@@ -96,6 +98,8 @@ def metadata_of(image: Image.Image) -> Metadata:
         with pillow_lock, warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")  # of damaged parts: the rest is kept
             told, turned = _told(image)
+            if image.format in _RESOLVED_BY_EXIF:
+                dpi = _resolution(image.getexif())
     except DAMAGED:
         # Unreadable metadata is no reason to refuse readable pixels.
         told, turned = None, False
@@ -103,6 +107,24 @@ def metadata_of(image: Image.Image) -> Metadata:
         return Metadata(told)
     across, down = float(dpi[0]), float(dpi[1])
     return Metadata(told, (down, across) if turned else (across, down))
+
+
+def with_resolution(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
+    """A block of EXIF that tells the resolution, for formats that tell it nowhere else."""
+    block = Image.Exif()
+    block.load(exif or b"")
+    block[ExifTags.Base.XResolution], block[ExifTags.Base.YResolution] = dpi
+    block[ExifTags.Base.ResolutionUnit] = _INCH
+    return block.tobytes()
+
+
+def _resolution(exif: Image.Exif) -> tuple[float, float] | None:
+    """Pixels per inch, across and down, where EXIF tells them."""
+    tags = (ExifTags.Base.XResolution, ExifTags.Base.YResolution)
+    if not all(tag in exif for tag in tags):
+        return None
+    inches = 2.54 if exif.get(ExifTags.Base.ResolutionUnit, _INCH) == _CENTIMETRE else 1
+    return float(exif[tags[0]]) * inches, float(exif[tags[1]]) * inches
 
 
 def _told(image: Image.Image) -> tuple[bytes | None, bool]:

@@ -544,18 +544,19 @@ def _grey_in_srgb(values: Pixels, profile: bytes | None) -> Pixels:
 
     All 256 or 65,536 values are converted once: what littlecms does to be quick is ten levels off in shadows.
     """
-    ramp = np.arange(np.iinfo(values.dtype).max + 1, dtype=values.dtype)
+    ramp: Any = np.arange(np.iinfo(values.dtype).max + 1, dtype=values.dtype)
     shown = _in_srgb(Image.fromarray(ramp.reshape(-1, 256)), profile or b"", ImageCms.Flags.NOOPTIMIZE)
     if shown is None:
         return values
-    tones = np.asarray(shown)[..., 1].ravel()
+    tones: npt.NDArray[np.uint8] = np.asarray(shown)[..., 1].ravel()
     if values.dtype == np.uint8:
         return tones[values]
     # Of these there are 256 here as well: each stands in the middle of the values that it was given for.
     levels, firsts = np.unique(tones, return_index=True)
     middles = (firsts + np.append(firsts[1:], ramp.size) - 1) / 2
     middles[0], middles[-1] = 0, ramp[-1]
-    return np.rint(np.interp(ramp, middles, levels * 257.0)).astype(np.uint16)[values]
+    table: npt.NDArray[np.uint16] = np.rint(np.interp(ramp, middles, levels * 257.0)).astype(np.uint16)
+    return table[values]
 
 
 def _rgb_profile(profile: bytes | None) -> bytes | None:

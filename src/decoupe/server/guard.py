@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from decoupe.commands.serve import is_loopback
+from decoupe.server.loopback import is_loopback
 from decoupe.server.metrics import Metrics
 from decoupe.server.problems import REMOVE_BG, ProblemError
 
@@ -156,8 +156,8 @@ class Guard:
             except Exception:
                 LOG.exception(json.dumps({"id": visit.name, "fault": traceback.format_exc()}), exc_info=False)
                 if visit.status is None:
-                    problem = ProblemError(500, "the server failed; its log says why")
-                    await problem.response(scope["path"])(scope, receive, visit.send)
+                    failed = ProblemError(500, "the server failed; its log says why")
+                    await failed.response(scope["path"])(scope, receive, visit.send)
         finally:
             self._hold(-body.size)
             self._tell(visit, body)
