@@ -95,7 +95,7 @@ def test_what_keeps_the_workers_from_starting_is_told(photos: Path, model: Path,
         ({"sise": 7}, TypeError, "unexpected keyword argument 'sise'"),
         ({"workers": 0}, InputError, "expected at least 1, 1 and 0"),
         ({"target": "photos"}, OutputError, "holds the pictures: choose another target"),
-        ({"source": "nowhere"}, InputError, "cannot be listed"),
+        ({"source": "nowhere"}, InputError, "nowhere is not a folder: name a folder of pictures"),
         (
             {"source": "s4://bucket/photos"},
             InputError,
@@ -129,6 +129,25 @@ def test_a_folder_by_another_name_is_the_same(photos: Path, tmp_path: Path) -> N
     for name in (photos / "deep" / "..", tmp_path / "link"):
         with pytest.raises(OutputError, match="holds the pictures: choose another target"):
             batch.cut(name, photos)
+
+
+def test_pictures_are_those_that_decoupe_cut_finds(photos: Path, tmp_path: Path) -> None:
+    for name, place in {"one": ".", "two": ".", "deep/linked": "../deep"}.items():
+        (photos / name).symlink_to(place)
+    (photos / "gone.jpg").symlink_to("nowhere.jpg")
+    (photos / "out").mkdir()
+    (photos / "out" / "a.jpg").write_bytes(b"")
+    wanted = {"a.jpg", "a.png", "broken.jpg", "deep/b.JPG", "deep/er/c.webp", "gone.jpg"}
+    for source, target in ((photos, photos / "out"), (f"file://{photos}", tmp_path / "elsewhere")):
+        places = batch._opened(source), batch._opened(target)
+        found = set(map(str, batch._pictures(*places)))
+        assert found - {"out/a.jpg"} == wanted
+        assert ("out/a.jpg" in found) == (target != photos / "out")
+    store = pyarrow.fs.SubTreeFileSystem(str(tmp_path), pyarrow.fs.LocalFileSystem())
+    for link in ("one", "two", "deep/linked", "gone.jpg"):  # which no object store has
+        (photos / link).unlink()
+    found = set(map(str, batch._pictures((store, "photos"), (store, "photos/out"))))
+    assert found == wanted - {"gone.jpg"}
 
 
 def test_ray_reports_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

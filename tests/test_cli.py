@@ -193,6 +193,10 @@ def test_a_pattern_is_a_folder_of_which_what_matches_is_cut(run: Run, here: Path
         "deep/deep/deeper/d.png",
         "in/e[1].cut.png",
     }
+    (here / "in").rename(here / "shoot [2024]")
+    assert run("shoot [2024]/*.jpg", "-o", "named").exit_code == 0
+    assert sorted(path.name for path in (here / "named").iterdir()) == ["a.png", "e[1].png"]
+    (here / "shoot [2024]").rename(here / "in")
     result = run("in/*.gif", "-o", "none")
     assert (result.exit_code, lines(result)) == (
         1,

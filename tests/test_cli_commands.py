@@ -156,6 +156,12 @@ def test_standard_input_to_standard_output(here: Path, model: Path) -> None:
     [
         (["cut", "-"], "<&- >/dev/null", "standard input is closed: name a file instead of -", 1),
         (["cut", "photo.jpg", "-o", "-"], ">&-", "standard output is closed: name a file instead of -", 1),
+        (
+            ["cut", "photo.jpg", "--json"],
+            ">&-",
+            "standard output is closed, where --json prints: give --log FILE instead",
+            2,
+        ),
         (["cut", "photo.jpg", "-o", "-"], ">/dev/full", "standard output: No space left on device", 1),
         (["models"], ">/dev/full", "standard output: No space left on device", 1),
     ],

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from decoupe.errors import DecoupeError, InputError, MissingExtraError, ModelError, OutputError
-from decoupe.inference.media import READABLE, result_names
+from decoupe.inference.media import READABLE, find_images, result_names
 from decoupe.inference.predictor import LoadOptions, open_predictor
 from decoupe.inference.results import Background, Matte
 from decoupe.runtimes import find_spec
@@ -77,7 +77,7 @@ def cut(
 
     Args:
         source: folder, or URI of one as ``s3://bucket/photos``; folders below it are read as well. Hidden
-            ones are not, nor is ``target`` where it lies inside.
+            ones and links to folders are not, nor is ``target`` where it lies inside.
         target: folder or URI. A result is written whole or not at all.
         model: as `decoupe.load` takes it.
         suffix: ending and format of the results; names are those that ``decoupe cut`` gives.
@@ -226,29 +226,41 @@ def _opened(place: str | os.PathLike[str]) -> Place:
 
 def _names(source: Place, target: Place, suffix: str) -> dict[str, str]:
     """Every picture -> its result, both from their folders on."""
-    from pyarrow.fs import FileSelector
-
     if source == target:
         raise OutputError(f"{target[1]} holds the pictures: choose another target")
+    found = _pictures(source, target)
+    if not found:
+        raise InputError(f"{source[1]} holds no pictures: name a folder that does")
+    return {str(path): str(name) for path, name in result_names(found, suffix).items()}
+
+
+def _pictures(source: Place, target: Place) -> list[PurePosixPath]:
+    """The pictures of a folder, from it on, sorted; those of ``target`` are not among them."""
+    from pyarrow.fs import FileSelector, LocalFileSystem
+
     files, folder = source
+    if isinstance(files, LocalFileSystem):
+        # pyarrow follows links to folders, and those that lead in a circle without end.
+        exclude = Path(target[1]) if files == target[0] else None
+        return [
+            PurePosixPath(path.relative_to(folder).as_posix())
+            for path in find_images(Path(folder), exclude=exclude)
+        ]
     inside = f"{target[1]}/" if files == target[0] else None
     try:
         listed = files.get_file_info(FileSelector(folder, recursive=True))
     except OSError as error:
         raise InputError(f"{folder} cannot be listed ({error}): name a folder of pictures") from None
-    found = sorted(
+    paths = (
         PurePosixPath(one.path[len(folder) + 1 :])
         for one in listed
         if one.is_file and not (inside and one.path.startswith(inside))
     )
-    found = [
+    return sorted(
         path
-        for path in found
+        for path in paths
         if path.suffix.lower() in READABLE and not any(part.startswith(".") for part in path.parts)
-    ]
-    if not found:
-        raise InputError(f"{folder} holds no pictures: name a folder that does")
-    return {str(path): str(name) for path, name in result_names(found, suffix).items()}
+    )
 
 
 def _standing(files: FileSystem, folder: str) -> set[str]:

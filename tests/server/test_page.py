@@ -169,13 +169,14 @@ def test_the_divider_and_the_zoom(visit: Open) -> None:
 
 def test_several_pictures_and_all_of_them_as_a_zip(visit: Open, server: Running) -> None:
     page = visit()
-    give(page, "a.png", "b.png", "a.png")
-    assert page.locator("#strip li").count() == 3
+    give(page, "a.png", "b.png", "a-2.png", "a.png")
+    assert page.locator("#strip li").count() == 4
     page.wait_for_selector("#strip .waiting, #strip .sending, #strip .cutting", state="detached")
     name, data = downloaded(page, "All as ZIP")
     archive = zipfile.ZipFile(io.BytesIO(data))
     assert archive.testzip() is None
-    assert (name, archive.namelist()) == ("decoupe.zip", ["a.cut.png", "b.cut.png", "a-2.cut.png"])
+    names = ["a.cut.png", "b.cut.png", "a-2.cut.png", "a-3.cut.png"]
+    assert (name, archive.namelist()) == ("decoupe.zip", names)
     assert archive.read("b.cut.png") == api(server)
     page.get_by_label("b.png, cut").click()
     assert page.locator("#before").get_attribute("alt") == "b.png, before"

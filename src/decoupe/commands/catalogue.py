@@ -195,4 +195,4 @@ def _table(rows: list[CatalogueRow]) -> None:
         size = f"{width}×{height}"
         table.add_row(row.name, row.task, size, sides, f"{row.megabytes:.0f}", seconds, licence, *facts)
     # A pipe has no width to fit into.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 200).print(table)

@@ -28,6 +28,8 @@ def recorder(path: Path | None, printed: bool) -> Callable[[dict[str, Any]], Non
     """
     if path is not None and not _is_log(path):
         raise OutputError(f"{path} holds no JSON lines, and nothing is added to it: name another log")
+    if printed and sys.stdout is None:
+        raise OutputError("standard output is closed, where --json prints: give --log FILE instead")
 
     def add(line: str) -> None:
         if path is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import stat
 import sys
@@ -84,10 +83,12 @@ def folder_of(path: Path) -> tuple[Path, str] | None:
     """
     if path.is_dir():
         return path, "**"
-    plain = tuple(itertools.takewhile(lambda part: not set(part) & set("*?["), path.parts))
-    if len(plain) == len(path.parts) or path.exists():  # browsers save files as photo[1].jpg
-        return None
-    return Path(*plain), str(Path(*path.parts[len(plain) :]))
+    folder = Path()
+    for number, part in enumerate(path.parts):
+        if set(part) & set("*?[") and not (folder / part).exists():  # browsers save files as photo[1].jpg
+            return folder, str(Path(*path.parts[number:]))
+        folder /= part
+    return None
 
 
 def find_images(

@@ -271,14 +271,15 @@ async function copy() {
 }
 
 async function saveAll() {
-  const names = new Map();
+  const names = new Set();
   const files = pictures
     .filter((picture) => picture.state === "done")
     .map((picture) => {
       const base = stem(picture.name);
-      const count = (names.get(base) ?? 0) + 1;
-      names.set(base, count);
-      return { name: `${base}${count > 1 ? `-${count}` : ""}.cut.png`, blob: picture.result.blob };
+      let name = base;
+      for (let count = 2; names.has(name); count++) name = `${base}-${count}`;
+      names.add(name);
+      return { name: `${name}.cut.png`, blob: picture.result.blob };
     });
   save(await zip(files), "decoupe.zip");
 }
