@@ -344,7 +344,7 @@ def open_runtime(
     if kind == "program" and not trust:
         raise InputError(
             f"{model} is a program, and opening it can run any code that its maker put in: where you trust "
-            "it add trust=True or --trust, else export to .onnx, which runs none"
+            "it add trust=True, or --trust to decoupe cut; else export to .onnx, which runs none"
         )
     path, name = (download.fetch(spec), spec.name) if spec is not None else (Path(str(model)), None)
     return open_file(path, device=device or "auto", name=name, preprocessing=preprocessing)

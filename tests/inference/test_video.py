@@ -105,6 +105,50 @@ def test_transparency_comes_back(predictor: decoupe.Predictor, target: str, code
         assert abs((got[..., :3] - want[..., :3].astype(float)) * seen).mean() <= loss
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "pixel_format"),
+    [
+        ("in.mov", "prores_ks", "yuva444p10le"),
+        ("in.mov", "qtrle", "argb"),
+        ("in.webm", "libvpx-vp9", "yuva420p"),
+        ("in.webm", "libvpx", "yuva420p"),
+        ("in.mkv", "ffv1", "bgra"),
+    ],
+)
+def test_what_is_transparent_stays_transparent(
+    predictor: decoupe.Predictor, name: str, codec: str, pixel_format: str
+) -> None:
+    options = {"auto-alt-ref": "0"} if codec.startswith("libvpx") else {}
+    with av.open(name, "w") as out:
+        stream: Any = out.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, pixel_format
+        for number in range(12):
+            pixels = np.full((64, 96, 4), 255, np.uint8)
+            pixels[..., :3] = (225, 30, 30)  # all of it the subject, as far as it shows
+            pixels[16:48, 8 * number // 2 : 48, 3] = 0
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgba")
+            out.mux(stream.encode(frame.reformat(format=pixel_format)))
+        if codec.startswith("libvpx"):
+            stream.metadata["alpha_mode"] = "1"
+        out.mux(stream.encode(None))
+    found = [matte for _, matte in mattes(name, predictor)]
+    assert len(found) == 12
+    for number, matte in enumerate(found):
+        clear = matte.alpha[20:44, 8 * number // 2 + 6 : 42]
+        assert clear.size == 0 or clear.max() < 0.02
+        assert matte.alpha[:10].min() > 0.9
+        assert (matte.alpha <= matte.opacity).all()
+    tail = [matte.alpha for _, matte in mattes(name, predictor, start=0.2, smooth=False)]
+    whole = [matte.alpha for _, matte in mattes(name, predictor, smooth=False)]
+    assert len(tail) == 7
+    assert np.array_equal(tail[-1], whole[-1])
+    cut_video(name, "out.mov", predictor)
+    (_, first), *_ = frames_of(Path("out.mov"))
+    assert first[20:44, 6:42, 3].max() < 6
+    behind = BackgroundVideo(name, 10**6)
+    assert behind.at(Fraction(0)).shape == (64, 96, 4)
+
+
 def test_edges_of_lossy_videos_are_not_darkened(predictor: decoupe.Predictor) -> None:
     write_clip(Path("in.mp4"), uneven(3), noise=0)
     wanted = [np.asarray(matte.over("white"), float) for _, matte in mattes("in.mp4", predictor)]
@@ -154,7 +198,7 @@ def test_ten_bits_stay_ten(
     with av.open(target) as written:
         frame = next(written.decode(video=0))
         assert frame.format.name == form
-        seen = video_reader.rgb_of(frame, 256, 64, deep=True)
+        seen = video_reader.pixels_of(frame, 256, 64, deep=True)
     ramp = seen[32, 60:200, 0].astype(int)
     assert abs(ramp - deep_clip[32, 60:200, 0]).max() <= loss * 65535
     assert len(np.unique(ramp)) > 70  # of 8 bits there would be 36

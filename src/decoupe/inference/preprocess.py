@@ -113,8 +113,8 @@ Size: TypeAlias = int | tuple[int, int] | Literal["native"]
 def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a picture from wherever it is.
 
-    EXIF orientation is applied, once. CMYK, LAB and 8-bit grey become sRGB through their ICC profile, RGB
-    keeps its profile. 16-bit grey, RGB and RGBA files (PNG, TIFF), 16-bit arrays and float arrays stay
+    EXIF orientation is applied, once. CMYK, LAB and grey become sRGB through their ICC profile, RGB keeps
+    its profile. 16-bit grey, RGB and RGBA files (PNG, TIFF), 16-bit arrays and float arrays stay
     16-bit. Of an animation the first frame is read, with a `FramesWarning`. HEIC files need pillow-heif.
     Transparent parts are laid over mid-grey, with their transparency beside the pixels.
 

@@ -265,7 +265,9 @@ def _predicted(
     def pictures() -> Iterator[Picture]:
         for time, pixels in frames:
             times.append(time)
-            yield Picture(pixels, source=f"{reader.name} at {float(time * reader.time_base):.3f} s")
+            source = f"{reader.name} at {float(time * reader.time_base):.3f} s"
+            clear = pixels.shape[2] == 4
+            yield replace(read_image(pixels), source=source) if clear else Picture(pixels, source=source)
 
     with closing(_ahead(predictor.map(pictures(), batch_size), batch_size)) as found:
         for matte in found:
@@ -275,7 +277,8 @@ def _predicted(
 def _smoothed(found: Found, smoother: Smoother | None) -> Found:
     for time, matte in found:
         if smoother is not None:
-            matte = replace(matte, alpha=smoother(matte.image, matte.alpha))
+            alpha = smoother(matte.image, matte.alpha)
+            matte = replace(matte, alpha=alpha if matte.opacity is None else np.minimum(alpha, matte.opacity))
         yield time, matte
 
 

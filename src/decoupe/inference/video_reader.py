@@ -35,6 +35,8 @@ DEVICES = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
 _DISCONTINUOUS = 0x0200  # libavformat's AVFMT_TS_DISCONT: times start anywhere, as in broadcasts
 _BT709, _UNSPECIFIED, _BT601 = 1, 2, 5
 _MILLISECOND = Fraction(1, 1000)
+_ALPHA_MODES = {"alpha_mode", "ALPHA_MODE"}  # WebM's and Matroska's mark of transparency
+_VPX = {"vp8": "libvpx", "vp9": "libvpx-vp9", "libvpx": "libvpx", "libvpx-vp9": "libvpx-vp9"}
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ class VideoReader:
             after: only those later than this, in ticks of the output.
 
         Yields:
-            Ticks since the output's time 0, each later than the one before, and RGB ``(H, W, 3)``.
+            Ticks since the output's time 0, each later than the one before, and RGB ``(H, W, 3)``, or RGBA
+            ``(H, W, 4)`` where something is transparent.
 
         Warns:
             ShortVideoWarning: the file tells that it is longer; what there is comes first.
@@ -173,7 +176,7 @@ class VideoReader:
             # Two frames at one time, which broken files have, cannot be written.
             time = pts - self.origin if previous is None else max(pts - self.origin, previous + 1)
             previous = time
-            yield time, self._turn(rgb_of(frame, *self._stored, deep=self.deep))
+            yield time, self._turn(pixels_of(frame, *self._stored, deep=self.deep))
         self._check_end(last)
         if previous is None and after is None:
             raise InputError(f"{self.name} ends before {_clock(self.origin * self.time_base)}: start earlier")
@@ -220,7 +223,7 @@ class VideoReader:
     def _decode(self) -> Iterator[av.VideoFrame]:
         last: Any = None
         try:
-            for frame in self._container.decode(self._stream):
+            for frame in self._decoder_frames():
                 last = frame.time
                 yield frame
         except FFmpegError as error:
@@ -228,6 +231,15 @@ class VideoReader:
             raise InputError(
                 f"{self.name} is damaged{where} ({error.strerror}): repair it, or end before (end, --to)"
             ) from None
+
+    def _decoder_frames(self) -> Iterator[av.VideoFrame]:
+        if not _ALPHA_MODES & set(self._stream.metadata):
+            yield from self._container.decode(self._stream)
+            return
+        # FFmpeg's own decoder of VP8 and VP9 sees no transparency.
+        decoder: Any = av.CodecContext.create(_VPX[self._stream.codec_context.name], "r")
+        for packet in self._container.demux(self._stream):
+            yield from decoder.decode(packet if packet.size else None)
 
     def _from(self, least: int) -> Iterator[av.VideoFrame]:
         """Decoded frames, those from ``least`` on among them, if possible without all that come before."""
@@ -351,13 +363,19 @@ def _matrix(frame: av.VideoFrame) -> int:
     return _BT709 if frame.height >= 720 else _BT601
 
 
-def rgb_of(frame: av.VideoFrame, width: int, height: int, *, deep: bool = False) -> Pixels:
-    """A frame as RGB ``(height, width, 3)`` in 8 or 16 bits; recorded calls change their size on the way."""
+def pixels_of(frame: av.VideoFrame, width: int, height: int, *, deep: bool = False) -> Pixels:
+    """A frame as RGB ``(height, width, 3)`` in 8 or 16 bits, or as RGBA where something is transparent.
+
+    Recorded calls change their size on the way.
+    """
     matrix = None if frame.format.is_rgb else _matrix(frame)
-    changed = frame.reformat(width, height, "rgb48le" if deep else "rgb24", src_colorspace=matrix)
-    pixels: Any = changed.to_ndarray()
-    rgb: Pixels = pixels.astype(np.uint16 if deep else np.uint8, copy=False)
-    return rgb
+    has_alpha = any(part.is_alpha for part in frame.format.components)
+    form = ("rgba64le" if has_alpha else "rgb48le") if deep else ("rgba" if has_alpha else "rgb24")
+    pixels: Any = frame.reformat(width, height, form, src_colorspace=matrix).to_ndarray()
+    if has_alpha and pixels[..., 3].min() == np.iinfo(pixels.dtype).max:
+        pixels = pixels[..., :3]
+    found: Pixels = pixels.astype(np.uint16 if deep else np.uint8, copy=False)
+    return found
 
 
 def _clock(seconds: Fraction | float) -> str:
