@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -26,6 +27,7 @@ from decoupe import backbones, export
 from decoupe.backbones.swin import Swin, SwinConfig
 from decoupe.cli import app
 from decoupe.commands import export as export_command
+from decoupe.datasets.sets import Pair
 from decoupe.errors import CheckpointError, ConfigError, InputError, ModelError, OutputError
 from decoupe.export import forms, onnx_file, parity, program_file, quantization, two_scale
 from decoupe.export.graphs import MatteGraph, SegmentGraph
@@ -564,6 +566,11 @@ def test_8_bits(tmp_path: Path, masks: bool) -> None:
     assert effect.pictures == 4
     assert (effect.before is not None) == masks
     assert 0 < effect.alpha < 0.05
+    for one, other in (("im", "images"), ("gt", "masks")):
+        (folder / one).rename(folder / other)
+    parts = quantization._parts(folder)
+    assert [len(part) for part in parts] == [2, 4]
+    assert all(isinstance(picture, Pair) for part in parts for picture in part)
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in onnx.load(target).graph.node}
     assert target.stat().st_size < EMBEDDED.stat().st_size
     plain, small = (decoupe.load(path)(EXAMPLE).alpha for path in (EMBEDDED, target))
@@ -584,9 +591,11 @@ def test_8_bits_look_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_8_bits_that_lose_too_much_are_not_kept(tmp_path: Path) -> None:
-    folder = photographs(tmp_path / "set", 2)
+    (tmp_path / "two").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(EXAMPLE, tmp_path / "two" / name)
     with pytest.raises(ConfigError, match="of alpha on average, at most 0 is allowed: not written"):
-        quantization.quantise(EMBEDDED, tmp_path / "a.onnx", folder / "im", most=0)
+        quantization.quantise(EMBEDDED, tmp_path / "a.onnx", tmp_path / "two", most=0)
     with pytest.raises(InputError, match="holds 1 photographs, expected at least 2"):
         quantization.quantise(EMBEDDED, tmp_path / "a.onnx", photographs(tmp_path / "one", 1) / "im", most=1)
     assert not (tmp_path / "a.onnx").exists()

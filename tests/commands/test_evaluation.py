@@ -146,6 +146,14 @@ def test_what_failed_is_named_and_the_rest_scored(here: Path) -> None:
             "unknown protocol 'dsi'; did you mean 'dis'?",
         ),
         (("--pred", "pred", "--gt", "set", "--measures", "F"), "unknown measure 'F'"),
+        (
+            ("--pred", "pred", "--gt", "set", "--protocol", "semantic", "--measures", "S"),
+            "--measures is for mattes, and semantic scores segments: leave it out",
+        ),
+        (
+            ("--pred", "pred", "--gt", "set", "--protocol", "panoptic", "--workers", "2"),
+            "--workers is for mattes",
+        ),
         (("--pred", "pred", "--gt", "set", "--table", "html"), "unknown format 'html'"),
         (("--pred", "pred", "--gt", "set", "--beside", "u2net"), "unknown published result 'u2net'"),
         (("--pred", "pred", "--gt", "set", "-o", "pred"), "pred holds p0.png, which is not part of a report"),

@@ -105,7 +105,22 @@ def test_from_pairs_to_a_model_that_cuts_and_is_exported(run: Run, monkeypatch: 
             "is 'two', expected a whole number",
         ),
         (["pocket", "--data", "discs", "--set", "ema"], "expected KEY=VALUE"),
-        (["pocket", "--data", "discs", "--backgrounds", "discs"], "holds no pictures"),
+        (
+            ["pocket", "--data", "discs", "--backgrounds", "discs", "--set", "augmentation.replace=0.5"],
+            "holds no pictures",
+        ),
+        (
+            ["pocket", "--data", "discs", "--backgrounds", "discs/im"],
+            "the recipe sets no subject on discs/im: --set augmentation.replace=0.3 does on three of ten",
+        ),
+        (
+            ["maskformer-swin-tiny-ade", "--data", "discs", "--backgrounds", "discs/im"],
+            "the recipe sets no subject on discs/im: backgrounds are for mattes",
+        ),
+        (
+            ["finetune", "--from", "pocket", "--data", "discs", "--set", "backbone=x.pth"],
+            "start=pocket fills the backbone as well as the rest: leave it or backbone out",
+        ),
         (
             ["pocket", "--data", "discs", "--from", "nothing.safetensors"],
             "nothing.safetensors does not exist",
@@ -206,7 +221,8 @@ def test_a_preview_is_a_sheet_of_samples(run: Run) -> None:
     segments = run("data", "preview", "discs", "--recipe", "maskformer-swin-tiny-ade", "--count", "2")
     assert segments.exit_code == 0
     assert Path("preview.png").exists()
-    again = ("data", "preview", "discs", "--backgrounds", "discs/im", "--count", "1")
+    grounds = ("--backgrounds", "discs/im", "--set", "augmentation.replace=1")
+    again = ("data", "preview", "discs", *grounds, "--count", "1")
     assert "preview.png exists: add --overwrite, or name another output" in run(*again).stderr
     assert run(*again, "--overwrite").exit_code == 0
     wrong = run("data", "preview", "nothing")

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
 from decoupe.training.ema import Average
 from decoupe.training.loop import Diverged, Ending, Trainer, accelerator_for, set_training, train
 from decoupe.training.lora import LoRA
-from decoupe.training.recipes import Optimizer, Recipe, SetRule, Stage, read_recipe
+from decoupe.training.recipes import RECIPES, Optimizer, Recipe, SetRule, Stage, read_recipe
 from decoupe.training.report import forget
-from decoupe.training.start import parameter_groups
+from decoupe.training.start import begin, parameter_groups
 from decoupe.weights import load_model
 from decoupe.weights.registry import Preprocessing
 from drawn import draw_discs
@@ -249,6 +250,41 @@ def test_a_damaged_state_is_told(discs: Path, tmp_path: Path) -> None:
         prepared(discs, tmp_path)
 
 
+def test_a_run_goes_on_from_where_it_began_only_and_stays_what_it_was(discs: Path, tmp_path: Path) -> None:
+    prepared(discs, tmp_path / "first").run()
+    start = str(tmp_path / "first" / "last.safetensors")
+    began = dataclasses.replace(SMALL, start=start, model=None, epochs=1)
+    prepared(discs, tmp_path / "run", began).run(until=1)
+    elsewhere = shutil.copy(start, tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError, match="holds a run with another start, at step 1: go on with"):
+        prepared(discs, tmp_path / "run", dataclasses.replace(began, start=elsewhere))
+    prepared(discs, tmp_path / "run", began).run()
+    told = (tmp_path / "run" / "recipe.yaml").read_text()
+    quicker = dataclasses.replace(began, optimizer=dataclasses.replace(began.optimizer, learning_rate=0.5))
+    assert prepared(discs, tmp_path / "run", quicker).run().why == "finished"
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == told
+
+
+def test_weights_whose_state_is_gone_are_not_replaced(discs: Path, tmp_path: Path) -> None:
+    prepared(discs, tmp_path / "run").run()
+    shutil.rmtree(tmp_path / "run" / "state")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    with pytest.raises(ConfigError, match=r"holds best\.safetensors of a run that cannot go on, without"):
+        prepared(discs, tmp_path / "run")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_checkpoint_sees_pictures_as_it_knows_them(discs: Path, tmp_path: Path) -> None:
+    prepared(discs, tmp_path).run()
+    start = str(tmp_path / "last.safetensors")
+    known = load_model(start).preprocessing
+    published = dataclasses.replace(RECIPES["birefnet-general"], start=start, model=None, backbone=None)
+    recipe, _, _ = begin(published)
+    assert recipe.preprocessing is not None
+    assert (recipe.preprocessing.mean, recipe.preprocessing.std) == (known.mean, known.std)
+    assert recipe.preprocessing.size == (1024, 1024)
+
+
 def test_a_run_goes_on_longer_but_never_as_another(discs: Path, tmp_path: Path) -> None:
     prepared(discs, tmp_path).run(until=2)
     decayed = dataclasses.replace(SMALL.optimizer, name="adam", weight_decay=0.5)
@@ -378,7 +414,7 @@ def test_tables_of_position_biases_do_not_decay() -> None:
     groups = parameter_groups(model, read_recipe("maskformer-swin-tiny-ade"))
     decay_of = {id(one): group["weight_decay"] for group in groups for one in group["params"]}
     decays = {name.rpartition(".")[2]: decay_of[id(one)] for name, one in model.named_parameters()}
-    assert (decays["bias_table"], decays["in_proj_weight"]) == (0, 1e-4)
+    assert (decays["bias_table"], decays["in_proj_weight"]) == (0, 0.01)
 
 
 def test_low_rank_updates_train_and_are_folded_into_what_is_saved(discs: Path, tmp_path: Path) -> None:

@@ -52,7 +52,15 @@ def test_published_numbers() -> None:
     )
     ade = RECIPES["maskformer-swin-large-ade"]
     assert (ade.steps, ade.batch_size, ade.stages) == (160_000, 16, (Stage((640, 640)),))
-    assert (ade.optimizer.weight_decay, ade.optimizer.clip, ade.optimizer.backbone) == (1e-4, 0.01, 0.1)
+    assert ade.optimizer == Optimizer(
+        learning_rate=6e-5, backbone=1.0, weight_decay=0.01, shape="poly", warm_up=1500, clip=0.01
+    )
+    coco = RECIPES["maskformer-resnet50-coco"]
+    assert coco.optimizer == Optimizer(
+        learning_rate=1e-4, backbone=0.1, weight_decay=1e-4, shape="steps", milestones=(2 / 3,), clip=0.01
+    )
+    assert coco.optimizer.learning_rate_at(369_599, 554_400, 64) == pytest.approx(1e-4)
+    assert coco.optimizer.learning_rate_at(369_600, 554_400, 64) == pytest.approx(1e-5)
     assert (RECIPES["maskformer-resnet50-coco"].steps, RECIPES["maskformer-resnet50-coco"].batch_size) == (
         554_400,
         64,

@@ -93,6 +93,13 @@ def evaluate(
             raise InputError("--precision and --size are of a model: name one with -m, or leave them out")
         opening = {"device": device, "dtype": precision, "size": parse_size(size)}
         if protocol in protocols.READINGS:
+            for option, given in {
+                "--measures": measures is not None,
+                "--stretch": stretch is not None,
+                "--workers": workers is not None,
+            }.items():
+                if given:
+                    raise InputError(f"{option} is for mattes, and {protocol} scores segments: leave it out")
             _segments(pred, gt, model, data, protocol, out, table, beside or (), opening, quiet)
             return
         chosen = _columns(protocol, measures)

@@ -12,8 +12,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from decoupe.datasets.shards import Member, Source, members, opened
 from decoupe.errors import InputError
@@ -44,6 +42,8 @@ DEEPEST = 3
 """Folders below the one that was given in which sets are looked for."""
 ALIKE = 6
 """Bits of 64 in which the `fingerprint` of near duplicates may differ."""
+CORRELATED = 0.93
+"""Correlation of the colours in it that they have at least: less than copies cropped by 2 % have."""
 SHARD_MASKS = ("mask.png", "gt.png", "png")
 """Suffixes of masks in shards, the surest first; another picture of the same key is the photograph."""
 
@@ -196,42 +196,45 @@ def read_picture(source: Source, *, longest: int | None = None) -> Array:
     return np.asarray(_photograph(source, longest)[0])
 
 
-def fingerprint(source: Source) -> np.uint64:
-    """A 64-bit difference hash of a photograph: alike pictures differ in few bits."""
+def fingerprint(source: Source) -> Array:
+    """What copies of a photograph share, ``(776,)``: 64 bits of a difference hash, and 16×16 colours."""
     with opened(source) as file:
-        file.draft("L", (32, 32))
+        file.draft("RGB", (32, 32))
         picture = file.copy()
-    grey = _eight_bit(picture, str(source)).convert("L")
-    small = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), np.int16)
-    bits: np.uint64 = np.packbits(small[:, 1:] > small[:, :-1]).view(np.uint64)[0]
-    return bits
+    picture = _eight_bit(picture, str(source)).convert("RGB")
+    small = np.asarray(picture.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
+    bits = np.packbits(small[:, 1:] > small[:, :-1])
+    return np.concatenate([bits, np.asarray(picture.resize((16, 16), Image.Resampling.BOX)).ravel()])
 
 
-def fingerprints(sources: Sequence[Source]) -> NDArray[np.uint64]:
-    """The `fingerprint` of every photograph."""
+def fingerprints(sources: Sequence[Source]) -> Array:
+    """The `fingerprint` of every photograph, ``(N, 776)``."""
+    prints = np.zeros((len(sources), 776), np.uint8)
     with ThreadPoolExecutor() as pool:
-        return np.fromiter(pool.map(fingerprint, sources), np.uint64, len(sources))
+        for index, print_of in enumerate(pool.map(fingerprint, sources)):
+            prints[index] = print_of
+    return prints
 
 
-def near_duplicate_groups(hashes: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """A group number for each picture.
+def near_duplicates(prints: Array) -> NDArray[np.intp]:
+    """Pairs of pictures ``(M, 2)``, the lower index first, that are one photograph as far as prints tell.
 
-    Pictures whose hashes differ in at most `ALIKE` bits share a group, as do those connected by others.
+    Hash and colours both have to agree: on a plain ground the hash is alike for many things of one shape.
     """
-    count = len(hashes)
-    signs = 2 * np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1).astype(np.float32) - 1
-    rows, columns = [], []
-    for start in range(0, count, 1024):
-        alike = signs[start : start + 1024] @ signs.T >= 64 - 2 * ALIKE
-        row, column = np.nonzero(alike)
-        rows.append(row + start)
-        columns.append(column)
-    if not count:
-        return np.zeros(0, np.intp)
-    edges = np.concatenate(rows), np.concatenate(columns)
-    graph = coo_array((np.ones(len(edges[0]), bool), edges), (count, count))
-    groups: NDArray[np.intp] = connected_components(graph, directed=False)[1].astype(np.intp)
-    return groups
+    found = [np.zeros((0, 2), np.intp)]
+    if len(prints):
+        signs = 2 * np.unpackbits(prints[:, :8], axis=1).astype(np.float32) - 1
+        colours = prints[:, 8:].astype(np.float32)
+        colours -= colours.mean(1, keepdims=True)
+        colours /= np.maximum(np.linalg.norm(colours, axis=1, keepdims=True), 1e-6)
+        for start in range(0, len(prints), 1024):
+            rows = slice(start, start + 1024)
+            alike = signs[rows] @ signs.T >= 64 - 2 * ALIKE
+            alike &= colours[rows] @ colours.T >= CORRELATED
+            row, column = np.nonzero(alike)
+            pairs = np.stack([row + start, column], 1)
+            found.append(pairs[pairs[:, 0] < pairs[:, 1]])
+    return np.concatenate(found)
 
 
 def split(pairs: Sequence[Pair], held_out: int, *, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -241,11 +244,14 @@ def split(pairs: Sequence[Pair], held_out: int, *, seed: int) -> tuple[list[Pair
     """
     if not held_out:
         return list(pairs), []
-    group = near_duplicate_groups(fingerprints([pair.image for pair in pairs]))
-    chosen = np.random.default_rng(seed).permutation(len(pairs))[:held_out]
-    leaked = np.isin(group, group[chosen])
+    chosen = np.zeros(len(pairs), bool)
+    chosen[np.random.default_rng(seed).permutation(len(pairs))[:held_out]] = True
+    leaked = chosen.copy()
+    for one, other in near_duplicates(fingerprints([pair.image for pair in pairs])):
+        leaked[one] |= chosen[other]
+        leaked[other] |= chosen[one]
     kept = [pair for pair, out in zip(pairs, leaked, strict=True) if not out]
-    return kept, [pairs[index] for index in sorted(chosen)]
+    return kept, [pair for pair, out in zip(pairs, chosen, strict=True) if out]
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:

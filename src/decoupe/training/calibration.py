@@ -23,7 +23,7 @@ from decoupe.inference.predictor import Predictor
 from decoupe.models import BiRefNet
 from decoupe.training.augment import beside
 from decoupe.training.recipes import Recipe
-from decoupe.training.tasks import divide
+from decoupe.training.tasks import VALIDATION_SIDE, divide
 
 SCALES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 SHIFTS = tuple(step / 4 for step in range(-20, 3))
@@ -76,7 +76,7 @@ def seen(predictor: Predictor, recipe: Recipe, folders: Sequence[Path], *, most:
     share = getattr(recipe.augmentation, "empty", 0.0)
     found = []
     for index, pair in enumerate(spread([pair for pairs in train.values() for pair in pairs], most)):
-        image, truth = read_pair(pair)
+        image, truth = read_pair(pair, longest=VALIDATION_SIDE)
         parts = [(slice(None), slice(None))]
         due = int(share * (index + 1)) > int(share * index)
         if due and (piece := beside(truth)):

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ImageOps
 
 from decoupe.datasets.segment_sets import Part, SegmentSet, find_segment_set, is_segment_set
-from decoupe.datasets.sets import Pair, fingerprint, names_of, near_duplicate_groups, pairing
+from decoupe.datasets.sets import Pair, fingerprint, names_of, near_duplicates, pairing
 from decoupe.datasets.shards import opened
 from decoupe.errors import InputError
 from decoupe.inference.preprocess import wide_grey
@@ -32,14 +33,14 @@ class Look(NamedTuple):
         size: ``(width, height)``; None where it cannot be read.
         mode: of the mask, as Pillow calls it.
         findings: what is wrong with it, or strange.
-        hash: its fingerprint; None where it cannot be read.
+        print: its fingerprint; None where it cannot be read.
     """
 
     name: str
     size: tuple[int, int] | None
     mode: str
     findings: tuple[str, ...]
-    hash: np.uint64 | None
+    print: NDArray[np.uint8] | None
 
 
 @dataclass
@@ -137,21 +138,17 @@ def check(folders: Sequence[Path], held_out: Sequence[Path] = (), *, workers: in
                     kept[finding].append(one.name)
             sets.append(report)
             looks.append(report.looks)
-    train = [look for one in looks[: len(folders)] for look in one if look.hash is not None]
-    out = [look for one in looks[len(folders) :] for look in one if look.hash is not None]
-    group = near_duplicate_groups(np.array([look.hash for look in (*train, *out)], np.uint64))
-    leaks, copies = [], []
-    of_group: dict[int, list[int]] = defaultdict(list)
-    for index, number in enumerate(group.tolist()):
-        of_group[number].append(index)
-    for members in of_group.values():
-        inside = [train[i].name for i in members if i < len(train)]
-        outside = [out[i - len(train)].name for i in members if i >= len(train)]
-        if inside and outside:
-            leaks.append(f"{inside[0]} = {outside[0]}")
-        if len(inside) > 1:
-            copies.append(" = ".join(inside[:2]))
-    return Report(sets, leaks, copies)
+    train = [look for one in looks[: len(folders)] for look in one if look.print is not None]
+    out = [look for one in looks[len(folders) :] for look in one if look.print is not None]
+    both = [*train, *out]
+    prints = np.array([look.print for look in both], np.uint8)
+    leaks: dict[int, str] = {}
+    copies: dict[int, str] = {}
+    for one, other in near_duplicates(prints).tolist():
+        if one < len(train):  # each picture is told once, beside the first that it is like
+            found = copies if other < len(train) else leaks
+            found.setdefault(other, f"{both[one].name} = {both[other].name}")
+    return Report(sets, [*leaks.values()], [*copies.values()])
 
 
 UNREADABLE = "cannot be read"

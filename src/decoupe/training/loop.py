@@ -43,9 +43,11 @@ from decoupe.training.report import Report, writing
 from decoupe.training.segment_augment import SegmentAugmentation
 from decoupe.training.start import backbone_of, begin, parameter_groups, pretrain
 from decoupe.training.state import Progress, State, saved_data, saved_step, whole_state
-from decoupe.training.tasks import MatteTask, SegmentTask, Task, evaluating
+from decoupe.training.tasks import MatteTask, SegmentTask, Task, check_backgrounds, evaluating
 from decoupe.weights.checkpoint import save_model
 
+LAST, BEST = "last.safetensors", "best.safetensors"
+"""The averaged weights of the last validation, and of the best one."""
 SAMPLES = 6
 """Held-out pictures that are shown after each validation."""
 UNFOLDED_BY = 64
@@ -113,7 +115,10 @@ class Trainer:
         InputError: there is nothing to train.
     """
 
-    FIXED = ("family", "model", "batch_size", "sets", "held_out", "seed", "lora", "stages", "dynamic")
+    FIXED = (
+        *("family", "model", "start", "backbone", "batch_size", "sets", "held_out", "seed"),
+        *("lora", "stages", "dynamic"),
+    )
     """What of a recipe must stay as it is when a run goes on."""
 
     def __init__(
@@ -304,13 +309,13 @@ class Trainer:
         with self.average.swapped():
             scores = self.scores()
             self._show(report)
-            self._save_weights("last.safetensors", scores)
+            self._save_weights(LAST, scores)
             if scores:
                 judged = [one[self.task.judged_by] for one in scores.values()]
                 score = sum(judged) / len(judged)
                 if self.progress.best is None or score > self.progress.best:
                     self.progress.best, self.progress.worse = score, 0
-                    self._save_weights("best.safetensors", scores)
+                    self._save_weights(BEST, scores)
                 else:
                     self.progress.worse += 1
         report.scores(self.progress.step, scores)
@@ -392,7 +397,14 @@ class Trainer:
                 f"{self.out} holds a run on {was}, at step {step}, this is on {this}: "
                 "go on with the same data, or name another folder with --out"
             )
-        if self.accelerator.is_main_process:
+        made = [name for name in (BEST, LAST) if (self.out / name).exists()]
+        if step is None and made:
+            raise ConfigError(
+                f"{self.out} holds {made[0]} of a run that cannot go on, without its state: "
+                "name another folder with --out, or remove it"
+            )
+        # A run that is over stays what it was, whatever is asked of it now.
+        if self.accelerator.is_main_process and (step is None or step < self.steps):
             with writing(self.out):
                 self.out.mkdir(parents=True, exist_ok=True)
             with replacing(file) as temporary:
@@ -543,6 +555,7 @@ def train(
     Raises:
         DecoupeError: whatever is wrong with them, before the first step.
     """
+    check_backgrounds(recipe, backgrounds)
     recipe, model, notes = begin(recipe)
     accelerator = accelerator_for(recipe, device)
     task: Task

@@ -15,6 +15,7 @@ from decoupe.evaluation.pictures import Array, contact_sheet, labelled, tinted
 from decoupe.training.augment import Augmentation
 from decoupe.training.data import MatteDataset, Sample, SegmentDataset
 from decoupe.training.recipes import Recipe
+from decoupe.training.tasks import check_backgrounds
 
 ACROSS = 4
 """Samples in a row of the sheet."""
@@ -32,8 +33,10 @@ def preview(
         backgrounds: folder of photographs to set subjects on.
 
     Raises:
+        ConfigError: backgrounds that the recipe does not use.
         InputError: a folder that holds no set.
     """
+    check_backgrounds(recipe, backgrounds)
     if isinstance(recipe.augmentation, Augmentation):
         cells = _mattes(recipe, recipe.augmentation, folders, count, backgrounds)
     else:

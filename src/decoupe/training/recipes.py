@@ -246,6 +246,10 @@ class Recipe:
             raise ConfigError(
                 "a run from random weights needs model and preprocessing; or give start, a checkpoint"
             )
+        if self.start is not None and self.backbone is not None:
+            raise ConfigError(
+                f"start={self.start} fills the backbone as well as the rest: leave it or backbone out"
+            )
         if (self.epochs is None) == (self.steps is None):
             raise ConfigError("the run's length is epochs or steps: set one of them, and the other to null")
         for name in ("epochs", "steps", "batch_size", "accumulate", "validate_every", "patience"):
@@ -433,6 +437,10 @@ def _maskformer(backbone: str, *, panoptic: bool) -> Recipe:
     kind, data = ("panoptic", "COCO's 133") if panoptic else ("semantic", "ADE20K's 150")
     side = 1024 if panoptic else 640 if backbone in ("swin-base", "swin-large") else 512
     shorter, longest = (800, 1333) if panoptic else (side, 4 * side)
+    # As the released configurations have them: Swin's are of its own authors.
+    swin = {"learning_rate": 6e-5, "backbone": 1.0, "weight_decay": 0.01, "warm_up": 1500}
+    resnet = {"learning_rate": 1e-4, "backbone": 0.1, "weight_decay": 1e-4}
+    steps = {"shape": "steps", "milestones": (2 / 3,)} if panoptic else {"shape": "poly"}
     return Recipe(
         family="maskformer",
         about=f"MaskFormer for {kind} segmentation, on {data} classes",
@@ -444,7 +452,7 @@ def _maskformer(backbone: str, *, panoptic: bool) -> Recipe:
         stages=(Stage((side, side)),),
         steps=554_400 if panoptic else 160_000,
         batch_size=64 if panoptic else 16,
-        optimizer=Optimizer(learning_rate=1e-4, backbone=0.1, weight_decay=1e-4, shape="poly", clip=0.01),
+        optimizer=Optimizer(**(swin if "swin" in backbone else resnet), **steps, clip=0.01),  # type: ignore[arg-type]
         precision="float32",
         criterion=MaskFormerCriterion(),
         augmentation=COCO if panoptic else ADE20K,

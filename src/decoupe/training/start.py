@@ -63,11 +63,16 @@ def pretrain(recipe: Recipe, model: nn.Module) -> list[str]:
 
 
 def completed(recipe: Recipe, loaded: LoadedModel | None) -> Recipe:
-    """The recipe with what it leaves to its checkpoint."""
+    """The recipe with what it leaves to its checkpoint, and the checkpoint's normalisation."""
     model = recipe.model or (loaded.config if loaded else None)
     preprocessing = recipe.preprocessing or (loaded.preprocessing if loaded else None)
     assert model is not None, "a recipe without a checkpoint has both"
     assert preprocessing is not None
+    if loaded is not None:  # its weights know pictures as they were given to them
+        known = loaded.preprocessing
+        preprocessing = dataclasses.replace(
+            preprocessing, mean=known.mean, std=known.std, multiple=known.multiple
+        )
     stages = recipe.stages or (Stage(preprocessing.size),)
     return dataclasses.replace(recipe, model=model, preprocessing=preprocessing, stages=stages)
 

@@ -386,12 +386,27 @@ def divide(
         if held_out:
             out[name] = held_out
     if not any(train.values()):
-        raise InputError("every pair is held out: add pairs, or hold out fewer")
+        raise InputError(
+            "every pair is held out, or a near duplicate of one that is: add pairs, or hold out fewer"
+        )
     for pairs in train.values():
         check_masks(pairs)
     for folder, name in zip(validation, names_of(validation), strict=True):
         out[name] = find_pairs(folder)
     return train, out
+
+
+def check_backgrounds(recipe: Recipe, backgrounds: Path | None) -> None:
+    """Raise ConfigError for backgrounds that the recipe's augmentation would never show."""
+    if backgrounds is not None and not getattr(recipe.augmentation, "replace", 0):
+        raise ConfigError(
+            f"the recipe sets no subject on {backgrounds}: "
+            + (
+                "--set augmentation.replace=0.3 does on three of ten"
+                if isinstance(recipe.augmentation, Augmentation)
+                else "backgrounds are for mattes"
+            )
+        )
 
 
 def check_masks(pairs: Sequence[Pair]) -> None:

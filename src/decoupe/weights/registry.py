@@ -222,7 +222,7 @@ _MODELS = (
         licence="MIT and Apache-2.0 (weights trained on research-only photographs)",
         commercial=False,
         preprocessing=Preprocessing(
-            size=(352, 352),
+            size=(384, 384),
             fit="keep",
             size_range=(224, 640),
             mean=EFFICIENTNET_MEAN,
@@ -233,7 +233,7 @@ _MODELS = (
         repo=None,
         file="pocket.onnx",
         backbone="efficientnet_lite0",
-        sha256="10a8ef00524668258a63e8de4862e2201253925a397a1425fd410aeabdbd0814",
+        sha256="8e81fe1c503fa95d7f11d88228195d65335fabacdb90090c5af9331826174ec7",
     ),
     _released(
         "birefnet",
