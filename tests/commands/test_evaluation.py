@@ -121,6 +121,8 @@ def test_a_model_is_scored_as_the_files_that_it_writes(here: Path) -> None:
         assert sheet.width == 4 + 4 * 228  # photograph, truth, prediction, difference
     other = run("-m", "tiny.onnx", "--data", "set", "--measures", "S,MAE", "--table", "json", "--size", "32")
     assert json.loads(other.stdout)["results"] != expected["results"]
+    large = run("-m", "tiny.onnx", "--data", "set", "--measures", "S", "--size", "512")
+    assert large.stderr.startswith("decoupe: tiny is known to work at 32 to 256 pixels a side: 480×544")
 
 
 def test_what_failed_is_named_and_the_rest_scored(here: Path) -> None:

@@ -262,6 +262,9 @@ def test_own_files_must_fit_their_configuration(saved: Path, model: BiRefNet) ->
     assert f"1 tensors missing ({gone})" in message
     assert "1 tensors left over (stray)" in message
     assert f"1 tensors of another shape ({bent})" in message
+    whole = sorted(state)[3]
+    save_file({**load_file(saved), whole: torch.ones_like(state[whole], dtype=torch.int64)}, saved, metadata)
+    assert f"1 tensors of another kind of number ({whole})" in refused(saved)
 
 
 @pytest.mark.parametrize(
@@ -272,6 +275,7 @@ def test_own_files_must_fit_their_configuration(saved: Path, model: BiRefNet) ->
         ({"config": {"colour": "red"}, "version": "9.9"}, "written by decoupe 9.9, this is .*upgrade"),
         ({"config": {"backbone": "later"}, "version": "9.9"}, "written by decoupe 9.9, this is .*upgrade"),
         ({"config": None, "version": "9.9"}, "written by decoupe 9.9, this is .*upgrade"),
+        ({"config": None, "version": decoupe.__version__}, r"its description was changed \("),
     ],
 )
 def test_a_file_of_a_later_version(

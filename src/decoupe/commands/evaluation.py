@@ -11,6 +11,7 @@ import typer
 
 from decoupe.commands.console import drawn, hush_downloads, imported, progress_bar, say, told
 from decoupe.commands.options import AsJson, NetworkSize, Precision, parse_size
+from decoupe.commands.running import said_warnings
 from decoupe.cores import cores
 from decoupe.errors import InputError, unknown
 
@@ -79,7 +80,7 @@ def evaluate(
     """Score predictions against truth, or a model on a set. `compare` and `join` put reports side by side."""
     if context.invoked_subcommand is not None:
         return
-    with told():
+    with told(), said_warnings(quiet):
         hush_downloads(quiet)
         protocols = _evaluation("protocols")
         if listed:

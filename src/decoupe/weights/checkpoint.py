@@ -173,9 +173,10 @@ def _from_own(
         if written == "maskformer" and not words.names:
             words = vocabulary(None, config.classes)
     except (TypeError, AttributeError, ConfigError) as error:
+        own = metadata["version"] == decoupe.__version__
         raise CheckpointError(
-            f"{path} was written by decoupe {metadata['version']}, "
-            f"this is {decoupe.__version__}: upgrade ({error})"
+            f"{path} was written by decoupe {metadata['version']}, this is {decoupe.__version__}: "
+            f"{'its description was changed' if own else 'upgrade'} ({error})"
         ) from error
     with Uninitialised():
         model = model_class(config)
@@ -229,11 +230,14 @@ def _check_fit(path: Path, model: nn.Module, state: Mapping[str, Tensor], family
     from decoupe.weights.naming import some
 
     expected = model.state_dict()
-    misshapen = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    both = [name for name in expected if name in state]
+    misshapen = [name for name in both if state[name].shape != expected[name].shape]
+    floats = {name: tensor.is_floating_point() for name, tensor in expected.items()}
     faults = {
         "missing": [name for name in expected if name not in state],
         "left over": [name for name in state if name not in expected],
         "of another shape": misshapen,
+        "of another kind of number": [n for n in both if state[n].is_floating_point() != floats[n]],
     }
     told = [f"{len(names)} tensors {fault} ({some(names)})" for fault, names in faults.items() if names]
     if told:
