@@ -274,6 +274,26 @@ def test_weights_whose_state_is_gone_are_not_replaced(discs: Path, tmp_path: Pat
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_run_that_dies_after_its_first_weights_goes_on(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dataclasses.replace(SMALL, validate_every=3)
+    save = Trainer._save_weights
+
+    def save_and_die(trainer: Trainer, name: str, scores: Any) -> None:
+        save(trainer, name, scores)
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save_weights", save_and_die)
+        with pytest.raises(MemoryError):
+            prepared(discs, tmp_path, recipe).run()
+    assert (tmp_path / "last.safetensors").exists()
+    again = prepared(discs, tmp_path, recipe)
+    assert again.progress.step == 3
+    assert again.run().why == "finished"
+
+
 def test_a_checkpoint_sees_pictures_as_it_knows_them(discs: Path, tmp_path: Path) -> None:
     prepared(discs, tmp_path).run()
     start = str(tmp_path / "last.safetensors")

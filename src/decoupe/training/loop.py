@@ -192,6 +192,7 @@ class Trainer:
         if self._stuck() or progress.step >= last:  # before all pictures are decoded
             return self._ending("stopped early" if self._stuck() else "finished")
         began = saved = time.monotonic()
+        has_state = progress.step > 0
         why: Literal["finished", "stopped early", "interrupted"] = "finished"
         batches = iter(self.batches())
         with writing(self.out), self._report() as report, self._signals(), warnings.catch_warnings():
@@ -203,6 +204,10 @@ class Trainer:
                 if step % report_every == 0 or step == self.steps:
                     report.write(step, self.whereabouts())
                 if step % validate_every == 0 or step == self.steps:
+                    # Without one, weights would be another run's to whoever comes back, see `_claim`.
+                    if not has_state and step < self.steps:
+                        self.state.save()
+                        has_state = True
                     self.validate(report)
                     report.resume(step)
                 if self._stuck():
@@ -211,7 +216,7 @@ class Trainer:
                     why = "interrupted"
                 if why != "finished" or step == last or self._agree(now - saved > 60 * save_minutes):
                     self.state.save()
-                    saved = time.monotonic()
+                    has_state, saved = True, time.monotonic()
                 if why != "finished":
                     break
         return self._ending(why)
