@@ -17,8 +17,10 @@ from decoupe.models import BiRefNet
 from decoupe.models.birefnet import PRESETS
 from decoupe.training.calibration import Calibration, calibrate, fit, seen
 from decoupe.training.recipes import RECIPES
+from decoupe.training.tasks import VALIDATION_SIDE
 from decoupe.weights.checkpoint import save_model
 from decoupe.weights.registry import Preprocessing
+from drawn import draw_pair
 
 TINY = dataclasses.replace(PRESETS["pocket"], block_width=16, context_width=16, squeeze="none")
 
@@ -66,6 +68,15 @@ def test_pieces_without_a_subject_are_looked_at_where_the_recipe_shows_them(disc
     pairs, all_pieces = found(1.0)
     assert pairs == 8
     assert 0 < found(0.5)[1] < all_pieces <= 8
+
+
+def test_large_photographs_are_looked_at_as_while_training(tmp_path: Path) -> None:
+    for row in range(2):
+        draw_pair(tmp_path / "set", f"{row}", seed=row, size=(1500, 900))
+    recipe = dataclasses.replace(RECIPES["pocket"], held_out=0.0)
+    for logits, truth in seen(decoupe.load(), recipe, [tmp_path / "set"], most=2):
+        assert max(logits.shape) <= VALIDATION_SIDE
+        assert logits.shape == truth.shape
 
 
 def test_the_command_writes_a_model_that_scores_better(discs: Path, tmp_path: Path) -> None:
