@@ -128,7 +128,7 @@ def test_what_is_transparent_stays_transparent(
             pixels[16:48, 8 * number // 2 : 48, 3] = 0
             frame = av.VideoFrame.from_ndarray(pixels, format="rgba")
             out.mux(stream.encode(frame.reformat(format=pixel_format)))
-        if codec.startswith("libvpx"):
+        if name != "in.mov":  # FFV1 needs no mark, and some programs give it one
             stream.metadata["alpha_mode"] = "1"
         out.mux(stream.encode(None))
     found = [matte for _, matte in mattes(name, predictor)]
@@ -142,9 +142,10 @@ def test_what_is_transparent_stays_transparent(
     whole = [matte.alpha for _, matte in mattes(name, predictor, smooth=False)]
     assert len(tail) == 7
     assert np.array_equal(tail[-1], whole[-1])
-    cut_video(name, "out.mov", predictor)
-    (_, first), *_ = frames_of(Path("out.mov"))
-    assert first[20:44, 6:42, 3].max() < 6
+    for target, edits in (("out.mov", {}), ("grown.mov", {"grow": 40})):
+        cut_video(name, target, predictor, edits=edits)
+        (_, first), *_ = frames_of(Path(target))
+        assert first[20:44, 6:42, 3].max() < 6
     behind = BackgroundVideo(name, 10**6)
     assert behind.at(Fraction(0)).shape == (64, 96, 4)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from decoupe.inference.edits import Edits, edited
+from decoupe.inference.edits import Edits
 from decoupe.inference.media import READABLE
 from decoupe.inference.preprocess import Pixels
 from decoupe.inference.results import Background, Matte
@@ -46,7 +46,7 @@ class Composer:
     def __call__(self, seconds: Fraction, matte: Matte) -> Pixels:
         """The frame at this time."""
         if self._edits != Edits():
-            matte = replace(matte, alpha=edited(matte.alpha, self._edits))
+            matte = matte.edited(**asdict(self._edits))
         if self._matte:
             return _mask(matte)
         if self._video is not None:

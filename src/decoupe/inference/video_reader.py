@@ -233,11 +233,12 @@ class VideoReader:
             ) from None
 
     def _decoder_frames(self) -> Iterator[av.VideoFrame]:
-        if not _ALPHA_MODES & set(self._stream.metadata):
+        # FFmpeg's own decoder of VP8 and VP9 sees no transparency.
+        seeing = _VPX.get(self._stream.codec_context.name)
+        if seeing not in av.codecs_available or not _ALPHA_MODES & set(self._stream.metadata):
             yield from self._container.decode(self._stream)
             return
-        # FFmpeg's own decoder of VP8 and VP9 sees no transparency.
-        decoder: Any = av.CodecContext.create(_VPX[self._stream.codec_context.name], "r")
+        decoder: Any = av.CodecContext.create(seeing, "r")
         for packet in self._container.demux(self._stream):
             yield from decoder.decode(packet if packet.size else None)
 

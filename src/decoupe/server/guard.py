@@ -154,7 +154,7 @@ class Guard:
             except ClientDisconnect:
                 pass  # told as 499
             except Exception:
-                LOG.exception(json.dumps({"id": visit.name, "fault": traceback.format_exc()}), exc_info=False)
+                LOG.error(json.dumps({"id": visit.name, "fault": traceback.format_exc()}))
                 if visit.status is None:
                     failed = ProblemError(500, "the server failed; its log says why")
                     await failed.response(scope["path"])(scope, receive, visit.send)

@@ -437,10 +437,12 @@ def _maskformer(backbone: str, *, panoptic: bool) -> Recipe:
     kind, data = ("panoptic", "COCO's 133") if panoptic else ("semantic", "ADE20K's 150")
     side = 1024 if panoptic else 640 if backbone in ("swin-base", "swin-large") else 512
     shorter, longest = (800, 1333) if panoptic else (side, 4 * side)
-    # As the released configurations have them: Swin's are of its own authors.
-    swin = {"learning_rate": 6e-5, "backbone": 1.0, "weight_decay": 0.01, "warm_up": 1500}
-    resnet = {"learning_rate": 1e-4, "backbone": 0.1, "weight_decay": 1e-4}
-    steps = {"shape": "steps", "milestones": (2 / 3,)} if panoptic else {"shape": "poly"}
+    # As the released configurations have them.
+    optimizer = (
+        Optimizer(learning_rate=6e-5, weight_decay=0.01, warm_up=1500, clip=0.01)
+        if "swin" in backbone
+        else Optimizer(learning_rate=1e-4, backbone=0.1, weight_decay=1e-4, clip=0.01)
+    )
     return Recipe(
         family="maskformer",
         about=f"MaskFormer for {kind} segmentation, on {data} classes",
@@ -452,7 +454,9 @@ def _maskformer(backbone: str, *, panoptic: bool) -> Recipe:
         stages=(Stage((side, side)),),
         steps=554_400 if panoptic else 160_000,
         batch_size=64 if panoptic else 16,
-        optimizer=Optimizer(**(swin if "swin" in backbone else resnet), **steps, clip=0.01),  # type: ignore[arg-type]
+        optimizer=dataclasses.replace(optimizer, shape="steps", milestones=(2 / 3,))
+        if panoptic
+        else dataclasses.replace(optimizer, shape="poly"),
         precision="float32",
         criterion=MaskFormerCriterion(),
         augmentation=COCO if panoptic else ADE20K,
