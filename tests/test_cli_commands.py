@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from io import BytesIO
 from pathlib import Path
 
@@ -197,7 +198,9 @@ def test_ctrl_c_ends_quietly(here: Path, model: Path) -> None:
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, preexec_fn=heed) as process:
         assert process.stderr is not None
-        assert b"tiny on cpu" in process.stderr.readline()  # now it waits for the picture
+        assert b"tiny on cpu" in process.stderr.readline()
+        # A signal between Python's last look and the system's read waits for the read's end, in any program.
+        time.sleep(0.3)  # now it waits for the picture
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert process.stderr.read() == b""
