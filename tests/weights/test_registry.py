@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from decoupe.errors import UnknownModelError
+from decoupe.errors import ConfigError, UnknownModelError
 from decoupe.weights import available_models, registry
 from decoupe.weights.registry import (
     CATALOGUE,
@@ -14,6 +14,7 @@ from decoupe.weights.registry import (
     DEFAULT_SEGMENT_MODEL,
     SEGMENT_FAMILIES,
     ModelSpec,
+    Preprocessing,
     catalogue,
     spec,
 )
@@ -125,3 +126,24 @@ def test_catalogue_tells_what_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp
     assert rows["birefnet-lite"].downloaded
     assert not rows["birefnet"].downloaded
     assert rows["birefnet-lite"].size == (1024, 1024)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"size": 1024}, "size is 1024, expected two whole numbers above 0"),
+        ({"size": (0, 64)}, "size is (0, 64)"),
+        ({"size": (64.5, 64)}, "size is (64.5, 64)"),
+        ({"size_range": (640, 320)}, "the least side first"),
+        ({"two_scale": (512,)}, "two_scale is (512,)"),
+        ({"multiple": 0}, "multiple is 0, expected a whole number of pixels above 0"),
+        ({"longest": 0}, "longest is 0"),
+        ({"mean": 0.5}, "mean is 0.5, expected three numbers"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "mean is (0.5, 0.5, nan)"),
+        ({"std": (0.5, 0, 0.5)}, "std is (0.5, 0, 0.5), expected numbers above 0"),
+        ({"fit": "kept"}, "unknown fit 'kept'; did you mean 'keep'?"),
+    ],
+)
+def test_a_preprocessing_that_makes_no_input_is_refused(fields: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        Preprocessing(**{"size": (64, 64), **fields})

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
-from decoupe.errors import InputError, UnknownModelError, unknown
+from decoupe.errors import ConfigError, InputError, UnknownModelError, unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 EFFICIENTNET_MEAN = (127 / 255, 127 / 255, 127 / 255)
 EFFICIENTNET_STD = (128 / 255, 128 / 255, 128 / 255)
+
+Fit: TypeAlias = Literal["stretch", "keep", "shorter", "whole"]
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,13 @@ class Preprocessing:
         two_scale: ``(above, shorter)``: a picture with both sides above the first number is seen twice, at
             ``size`` and at its own size with at most ``shorter`` pixels on its shorter side, and the two are
             blended (InSPyReNet, section 3.3 of its paper); None for models that look once.
+
+    Raises:
+        ConfigError: a value that makes no input of a picture.
     """
 
     size: tuple[int, int]
-    fit: Literal["stretch", "keep", "shorter", "whole"] = "stretch"
+    fit: Fit = "stretch"
     size_range: tuple[int, int] = (32, 4096)
     multiple: int = 32
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -47,6 +53,37 @@ class Preprocessing:
     longest: int | None = None
     two_scale: tuple[int, int] | None = None
     guided: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value that makes no input of a picture."""
+        pairs = {
+            "size": self.size,
+            "size_range": self.size_range,
+            "two_scale": (1, 1) if self.two_scale is None else self.two_scale,
+        }
+        for name, pair in pairs.items():
+            if not _are(int, pair, 2) or min(pair) < 1:
+                raise ConfigError(f"{name} is {pair!r}, expected two whole numbers above 0, (512, 1024)")
+        longest = 1 if self.longest is None else self.longest
+        for name, side in {"multiple": self.multiple, "longest": longest}.items():
+            if not _are(int, (side,), 1) or side < 1:
+                raise ConfigError(f"{name} is {side!r}, expected a whole number of pixels above 0")
+        for name, channels in {"mean": self.mean, "std": self.std}.items():
+            if not _are((int, float), channels, 3):
+                raise ConfigError(f"{name} is {channels!r}, expected three numbers: (0.5, 0.5, 0.5)")
+        if min(self.std) <= 0:
+            raise ConfigError(f"std is {self.std}, expected numbers above 0: the picture is divided by them")
+        if self.fit not in get_args(Fit):
+            raise ConfigError(unknown("fit", str(self.fit), get_args(Fit)))
+        if self.size_range[0] > self.size_range[1]:
+            raise ConfigError(f"size_range is {self.size_range}, expected the least side first")
+
+
+def _are(kind: type | tuple[type, ...], values: object, count: int) -> bool:
+    """Whether these are so many numbers of a kind, none of them NaN or infinite."""
+    if not isinstance(values, (tuple, list)) or len(values) != count:
+        return False
+    return all(isinstance(value, kind) and math.isfinite(value) for value in values)
 
 
 @dataclass(frozen=True)
