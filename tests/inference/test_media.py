@@ -151,3 +151,18 @@ def test_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     assert "a.png cannot be written (File too large)" in result.stdout
     assert path.read_bytes() == b"what was there"
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
+    link, far = tmp_path / "here" / "cut.png", tmp_path / "far" / "real.png"
+    link.parent.mkdir()
+    link.symlink_to(Path("../far/real.png"))
+    with pytest.raises(OutputError, match=r"real\.png cannot be written, its folder does not exist: create "):
+        media.write_bytes(b"new", link)
+    far.parent.mkdir()
+    for content in (b"first", b"second"):
+        media.write_bytes(content, link)
+        assert link.is_symlink()
+        assert far.read_bytes() == content
+    assert [path.name for path in far.parent.iterdir()] == ["real.png"]

@@ -309,21 +309,24 @@ def _homeless(target: Path) -> OutputError:
 def replacing(target: Path) -> Iterator[Path]:
     """A temporary path beside ``target``: takes its place when the block ends, vanishes when it fails.
 
+    Where ``target`` is a link it stays one, and the file that it points to is replaced.
+
     Raises:
         OutputError: whatever OSError the block or the replacing raises, as one line.
     """
     if _is_special(target):
         raise OutputError(f"{target} is not a regular file: name another output")
     try:
-        with _held_file(target.parent) as temporary:
+        place = Path(os.path.realpath(target)) if target.is_symlink() else target
+        with _held_file(place.parent) as temporary:
             try:
                 yield temporary
-                temporary.replace(target)
+                temporary.replace(place)
             finally:
                 with suppress(OSError):
                     temporary.unlink()
     except FileNotFoundError:
-        raise _homeless(target) from None
+        raise _homeless(place) from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(
