@@ -72,7 +72,7 @@ def divided(folder: Path) -> tuple[list[Pair], list[Pair]]:
     recipe = RECIPES["pocket"]
     counts = {rule.name: rule.held_out for rule in recipe.sets}
     pairs = find_pairs(folder)
-    return split(pairs, counts[folder.name], seed=recipe.seed) if folder.name in counts else ([], pairs)
+    return split(pairs, counts[folder.name], seed=recipe.split_seed) if folder.name in counts else ([], pairs)
 
 
 def figures(predictor: decoupe.Predictor, pairs: list[Pair], *, stretched: bool) -> list[str]:

@@ -28,6 +28,7 @@ from decoupe.training.lora import LoRA
 from decoupe.training.recipes import RECIPES, Optimizer, Recipe, SetRule, Stage, read_recipe
 from decoupe.training.report import forget
 from decoupe.training.start import begin, parameter_groups
+from decoupe.training.tasks import divide
 from decoupe.weights import load_model
 from decoupe.weights.registry import Preprocessing
 from drawn import draw_discs
@@ -549,3 +550,10 @@ def test_a_compiled_network_trains_as_a_plain_one(discs: Path, tmp_path: Path) -
         compiled = prepared(discs, tmp_path / "compiled", dataclasses.replace(recipe, compile=True))
         compiled.run()
     assert_same(plain, compiled)
+
+
+def test_another_seed_holds_out_the_same_pairs(discs: Path) -> None:
+    """Else a run begun from another's weights would be judged by what those were trained on."""
+    ways = [{}, {"seed": 1}, {"split_seed": 1}]
+    held_out = [divide(dataclasses.replace(SMALL, **way), [discs], [])[1]["discs"] for way in ways]
+    assert held_out[0] == held_out[1] != held_out[2]

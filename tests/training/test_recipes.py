@@ -128,6 +128,7 @@ def test_settings_reach_into_what_a_recipe_leaves_out(tmp_path: Path) -> None:
         ("pocket", ["criterion.gradient_mask=dilate"], "gradient_mask 'dilate'; did you mean 'dilated'"),
         ("pocket", ["batch_size=0"], "batch_size is 0, expected at least 1"),
         ("pocket", ["seed=-1"], "seed is -1, expected at least 0"),
+        ("pocket", ["split_seed=-1"], "split_seed is -1, expected at least 0"),
         ("pocket", ["sets[0].repeats=0"], "duts-tr's repeats is 0, expected at least 1"),
         ("pocket", ["sets[0].held_out=-3"], "duts-tr's held_out is -3, expected at least 0"),
         ("pocket", ["steps=null"], "epochs or steps: set one of them"),

@@ -116,7 +116,7 @@ class Trainer:
     """
 
     FIXED = (
-        *("family", "model", "start", "backbone", "batch_size", "sets", "held_out", "seed"),
+        *("family", "model", "start", "backbone", "batch_size", "sets", "held_out", "seed", "split_seed"),
         *("lora", "stages", "dynamic"),
     )
     """What of a recipe must stay as it is when a run goes on."""

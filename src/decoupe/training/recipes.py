@@ -200,7 +200,9 @@ class Recipe:
         freeze_norms: batch norms keep their statistics, as small batches and small data need.
         checkpointing: compute the activations of repeated blocks twice to save their memory.
         compile: let torch.compile fuse the network.
-        seed: of everything random.
+        seed: of everything random but `split_seed`'s choice.
+        split_seed: of the pairs that are held out: apart from ``seed``, so that a run repeated with another
+            one, or begun from another's weights, is judged by pairs that neither was trained on.
     """
 
     family: str
@@ -231,6 +233,7 @@ class Recipe:
     checkpointing: bool = False
     compile: bool = False
     seed: int = 20261120
+    split_seed: int = 20261120
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a run that cannot be."""
@@ -255,8 +258,9 @@ class Recipe:
         for name in ("epochs", "steps", "batch_size", "accumulate", "validate_every", "patience"):
             if (count := getattr(self, name)) is not None and count < 1:
                 raise ConfigError(f"{name} is {count}, expected at least 1")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}, expected at least 0")
+        for name in ("seed", "split_seed"):
+            if (value := getattr(self, name)) < 0:
+                raise ConfigError(f"{name} is {value}, expected at least 0")
         ends = [stage.until for stage in self.stages]
         if (ends or self.start is None) and (ends != sorted(ends) or ends[-1:] != [1]):
             raise ConfigError(f"stages end at {ends}: expected growing shares of the run, the last one 1")

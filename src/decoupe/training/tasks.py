@@ -382,7 +382,7 @@ def divide(
         pairs, rule = find_pairs(folder), rules.get(name)
         share = min(round(recipe.held_out * len(pairs)), MOST_HELD_OUT)
         count = 0 if validation else rule.held_out if rule else share
-        train[name], held_out = split(pairs, count, seed=recipe.seed)
+        train[name], held_out = split(pairs, count, seed=recipe.split_seed)
         if held_out:
             out[name] = held_out
     if not any(train.values()):
