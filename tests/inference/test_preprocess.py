@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from decoupe.errors import InputError
 from decoupe.inference.png import encode_png
@@ -49,6 +49,19 @@ def empty_png(width: int, height: int) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def grey_png(bits: int, rows: list[bytes], clear: bytes, colour: int = 0) -> bytes:
+    """A PNG of packed rows, each `bits` deep, one value of which is transparent."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    width = len(rows[0]) * 8 // bits // (3 if colour else 1)
+    header = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)
+    packed = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = [chunk(b"IHDR", header), chunk(b"tRNS", clear), chunk(b"IDAT", packed), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def bare_tiff(values: np.ndarray, order: str) -> bytes:
@@ -474,3 +487,64 @@ def test_way_back_has_the_pictures_size_and_never_overshoots(height: int, width:
     assert alpha.min() >= 0
     assert alpha.max() <= 1
     assert (np.diff(alpha, axis=1) >= -1e-6).all()
+
+
+def grey_tiff(values: np.ndarray, bits: int, photometric: int) -> bytes:
+    """An uncompressed grey TIFF of one row, of 12 or 16 bits."""
+    data = values.astype("<u2").tobytes()
+    if bits == 12:
+        data = int("".join(f"{value:012b}" for value in values), 2).to_bytes(len(values) * 12 // 8, "big")
+    tags = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
+    entries = {256: len(values), 257: 1, 258: (bits,), 259: 1, 262: photometric, 273: 0, 277: 1, 278: 1}
+    for tag, value in {**entries, 279: len(data)}.items():
+        tags[tag] = value
+    buffer = BytesIO()
+    tags.save(buffer)
+    return buffer.getvalue() + data
+
+
+@pytest.mark.parametrize(
+    ("bits", "photometric", "given", "read"),
+    [
+        (16, 1, [0, 1000, 60000, 65535], [0, 1000, 60000, 65535]),
+        (16, 0, [0, 1000, 60000, 65535], [65535, 64535, 5535, 0]),  # 0 is white
+        (12, 1, [0, 2048, 4000, 4095], [0, 32775, 64014, 65535]),
+    ],
+)
+def test_grey_tiffs_of_more_than_8_bits(
+    bits: int, photometric: int, given: list[int], read: list[int]
+) -> None:
+    picture = read_image(grey_tiff(np.array(given), bits, photometric))
+    assert picture.pixels.dtype == np.uint16
+    assert picture.pixels[0, :, 1].tolist() == read
+
+
+@pytest.mark.parametrize(
+    ("bits", "row"), [(1, b"\x40"), (2, b"\x1b"), (4, b"\x0f\x41"), (8, b"\0\1\x80\xff")]
+)
+def test_a_transparent_grey_of_few_bits(bits: int, row: bytes) -> None:
+    picture = read_image(grey_png(bits, [row], b"\0\1"))
+    assert picture.opacity is not None
+    packed = np.unpackbits(np.frombuffer(row, np.uint8)).reshape(-1, bits)
+    values = packed @ (1 << np.arange(bits)[::-1])
+    assert picture.opacity[0].tolist() == (values != 1).astype(float).tolist()
+
+
+def test_a_transparent_colour_of_16_bits() -> None:
+    row = np.array([4660, 4661, 4662, 4660, 4661, 4663, 65535, 0, 9], ">u2")
+    picture = read_image(grey_png(16, [row.tobytes()], row[:3].tobytes(), colour=2))
+    assert picture.pixels.dtype == np.uint16
+    assert picture.opacity is not None
+    assert picture.opacity[0].tolist() == [0, 1, 1]
+    assert picture.pixels[0, 1:].tolist() == [[4660, 4661, 4663], [65535, 0, 9]]
+
+
+def test_a_large_tiff_obeys_the_cap_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow measures a TIFF twice: when it is opened, and when its memory is made."""
+    buffer = BytesIO()
+    Image.new("1", (400, 300), 1).save(buffer, "TIFF", compression="group4")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert read_image(buffer.getvalue(), max_pixels=400 * 300).size == (300, 400)
+    assert Image.MAX_IMAGE_PIXELS == 1000
+    with pytest.raises(InputError, match="the cap is 119,999"):
+        read_image(buffer.getvalue(), max_pixels=400 * 300 - 1)

@@ -22,7 +22,7 @@ from decoupe.arrays import Box, Floats
 from decoupe.errors import InputError
 from decoupe.inference.metadata import DAMAGED, NO_METADATA, Metadata, metadata_of, pillow_lock, upright
 from decoupe.inference.sampling import on_threads, strips
-from decoupe.inference.sixteen import choose_low_bytes, has_sixteen_bits
+from decoupe.inference.sixteen import choose_low_bytes, has_sixteen_bits, scale_transparency, tiff_grey
 from decoupe.weights.registry import Preprocessing
 
 Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -137,7 +137,7 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
     if isinstance(source, Image.Image):
         _check_pixels(source.size, "image", max_pixels)
         try:
-            with _LOADING[id(source) % len(_LOADING)]:
+            with _LOADING[(id(source) >> 4) % len(_LOADING)]:  # objects begin at multiples of 16
                 source.load()
             return _from_pillow(source, "image")
         except InputError:
@@ -407,11 +407,13 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
         raise InputError(f"{name} is a HEIC file, which needs pillow-heif: pip install 'decoupe[heic]'")
     stream.seek(0)
     try:
-        with _opened(stream) as image:
-            _check_pixels(image.size, name, max_pixels)
+        with _opened(stream, name, max_pixels) as image:
             further = _further(image)
+            scale_transparency(image)
             wide = has_sixteen_bits(image)
-            picture = _from_sixteen_bits(image, stream, name) if wide else _from_pillow(image, name)
+            picture = (
+                _from_sixteen_bits(image, stream, name, max_pixels) if wide else _from_pillow(image, name)
+            )
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -446,19 +448,27 @@ def register_heic() -> bool:
     return True
 
 
-def _opened(stream: BinaryIO) -> ImageFile.ImageFile:
+def _opened(stream: BinaryIO, name: str, max_pixels: int) -> ImageFile.ImageFile:
     with _without_pillow_limit():
-        return Image.open(stream)
+        image = Image.open(stream)
+        _check_pixels(image.size, name, max_pixels)
+        if image.format == "TIFF":
+            image.load_prepare()  # its memory, which Pillow makes later and then measures once more
+        return image
 
 
-def _from_sixteen_bits(image: ImageFile.ImageFile, stream: BinaryIO, name: str) -> Picture:
+def _from_sixteen_bits(image: ImageFile.ImageFile, stream: BinaryIO, name: str, max_pixels: int) -> Picture:
     image.load()
     high = np.asarray(upright(image)).astype(np.uint16)
     stream.seek(0)
-    with _opened(stream) as again:
+    with _opened(stream, name, max_pixels) as again:
         choose_low_bytes(again)
         again.load()
-        picture = _from_array(high << 8 | np.asarray(upright(again)), name)
+        values = high << 8 | np.asarray(upright(again))
+    if (clear := image.info.get("transparency")) is not None:  # a PNG's one colour that is transparent
+        shown = (values != np.array(clear, np.uint16)).any(axis=2, keepdims=True)
+        values = np.concatenate([values, shown * np.uint16(65535)], axis=2)
+    picture = _from_array(values, name)
     profile = _rgb_profile(image.info.get("icc_profile"))
     return replace(picture, icc_profile=profile, metadata=metadata_of(image))
 
@@ -499,7 +509,7 @@ def wide_grey(image: Image.Image, name: str) -> npt.NDArray[np.uint16] | None:
     """
     if not (image.mode.startswith("I;16") or image.mode in ("I", "F")):
         return None
-    values = np.asarray(image)
+    values = tiff_grey(image)
     if image.mode == "F":
         return _integers(values, name).astype(np.uint16)
     if values.min() < 0 or values.max() > 65535:

@@ -1,4 +1,4 @@
-"""Colour pictures of 16 bits a channel, which Pillow reads and writes with 8."""
+"""What Pillow makes less of than a file holds: 16 bits a channel of colour, depths and senses of grey."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OTHER_HALF = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L
 
 def has_sixteen_bits(image: ImageFile.ImageFile) -> bool:
     """Whether a file that is open and not yet loaded holds RGB or RGBA with 16 bits a channel."""
-    return bool(image.tile) and all(map(_wide, image.tile)) and "transparency" not in image.info
+    return bool(image.tile) and all(map(_wide, image.tile))
 
 
 def choose_low_bytes(image: ImageFile.ImageFile) -> None:
@@ -26,6 +26,24 @@ def choose_low_bytes(image: ImageFile.ImageFile) -> None:
     Pillow keeps the high byte of each value. Told that the bytes come in the other order, it keeps the other.
     """
     image.tile = [_swapped(tile) for tile in image.tile]
+
+
+def scale_transparency(image: ImageFile.ImageFile) -> None:
+    """Give the transparent grey of an open PNG of 2 or 4 bits as its pixels are given, with 8 bits."""
+    factors = {"L;2": 85, "L;4": 17}
+    clear = image.info.get("transparency")
+    if isinstance(clear, int) and image.tile:
+        image.info["transparency"] = clear * factors.get(_rawmode(image.tile[0]), 1)
+
+
+def tiff_grey(image: Image.Image) -> npt.NDArray[Any]:
+    """The values of a grey image of more than 8 bits: a TIFF's of 12 bits scaled to 16, white the largest."""
+    values, tags = np.asarray(image), getattr(image, "tag_v2", {})
+    if not image.mode.startswith("I;16"):
+        return values
+    if tags.get(Base.BitsPerSample) == (12,):
+        values = (values.astype(np.uint32) * 65535 // 4095).astype(np.uint16)
+    return 65535 - values if tags.get(Base.PhotometricInterpretation) == 0 else values
 
 
 def encode_tiff(
