@@ -72,7 +72,10 @@ def divided(folder: Path) -> tuple[list[Pair], list[Pair]]:
     recipe = RECIPES["pocket"]
     counts = {rule.name: rule.held_out for rule in recipe.sets}
     pairs = find_pairs(folder)
-    return split(pairs, counts[folder.name], seed=recipe.split_seed) if folder.name in counts else ([], pairs)
+    if folder.name not in counts:
+        return [], pairs
+    train, out = split({folder.name: pairs}, counts, seed=recipe.split_seed)
+    return train[folder.name], out[folder.name]
 
 
 def figures(predictor: decoupe.Predictor, pairs: list[Pair], *, stretched: bool) -> list[str]:

@@ -3,12 +3,13 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw
 
 from decoupe.datasets.sets import (
     Pair,
@@ -316,25 +317,47 @@ def test_different_things_on_a_white_ground_are_not_copies(tmp_path: Path) -> No
         for folder, image in (("im", photograph), ("gt", shape)):
             (tmp_path / folder).mkdir(exist_ok=True)
             image.save(tmp_path / folder / f"{number:02}.png")
-    train, held_out = split(find_pairs(tmp_path), 4, seed=1)
-    assert (len(train), len(held_out)) == (16, 4)
+    train, held_out = split({"things": find_pairs(tmp_path)}, {"things": 4}, seed=1)
+    assert (len(train["things"]), len(held_out["things"])) == (16, 4)
 
 
 def test_a_split_keeps_near_duplicates_out_of_both_parts(discs: Path) -> None:
-    pairs = find_pairs(discs)
-    train, held_out = split(pairs, 5, seed=3)
+    def parts(held_out: int, seed: int) -> list[list[Pair]]:
+        return [one["discs"] for one in split({"discs": find_pairs(discs)}, {"discs": held_out}, seed=seed)]
+
+    train, held_out = parts(5, 3)
     assert (len(train), len(held_out)) == (19, 5)
-    assert split(pairs, 5, seed=3) == (train, held_out)
-    assert split(pairs, 0, seed=3) == (pairs, [])
+    assert parts(5, 3) == [train, held_out]
+    assert parts(0, 3) == [find_pairs(discs), []]
     twin = held_out[0].name
     for kind, suffix in (("im", "jpg"), ("gt", "png")):
         copy = discs / kind / f"zz.{suffix}"
         copy.write_bytes((discs / kind / f"{twin}.{suffix}").read_bytes())
-    pairs = find_pairs(discs)
     for seed in range(40):
-        train, held_out = split(pairs, 5, seed=seed)
-        names = [{pair.name for pair in part} for part in (train, held_out)]
+        names = [{pair.name for pair in part} for part in parts(5, seed)]
         assert not (names[0] & {twin, "zz"} and names[1] & {twin, "zz"})
+
+
+def test_what_one_set_holds_out_is_in_no_other(discs: Path, tmp_path: Path) -> None:
+    sets = {"a": find_pairs(discs), "b": find_pairs(Path(shutil.copytree(discs, tmp_path / "b")))}
+    alone = split({"a": sets["a"]}, {"a": 3}, seed=1)
+    train, held_out = split(sets, {"a": 3, "b": 0}, seed=1)
+    assert (train["a"], held_out["a"]) == (alone[0]["a"], alone[1]["a"])
+    names = {pair.name for pair in held_out["a"]}
+    assert {pair.name for pair in train["b"]} == {pair.name for pair in sets["b"]} - names
+    assert len(train["b"]) == 21
+    assert held_out["b"] == []
+
+
+def test_a_turned_copy_is_a_near_duplicate(discs: Path, tmp_path: Path) -> None:
+    """A phone's file says how to turn it, its export is turned."""
+    upright = Image.open(find_pairs(discs)[0].image)
+    turned, exif = upright.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    upright.save(tmp_path / "export.png")
+    turned.save(tmp_path / "phone.png", exif=exif)
+    prints = fingerprints([tmp_path / "export.png", tmp_path / "phone.png"])
+    assert near_duplicates(prints).tolist() == [[0, 1]]
 
 
 def test_a_few_of_many_are_spread_evenly() -> None:

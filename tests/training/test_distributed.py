@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from decoupe.cli import app
 from decoupe.training.loop import train
 from decoupe.training.start import begin
 from drawn import draw_discs
-from training.two_processes import RECIPES, main
+from training.two_processes import COMMAND, RECIPES, main
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -103,3 +105,10 @@ def test_the_command_runs_in_two_processes_and_goes_on(ran: Ran) -> None:
     said = ran.said("command")
     assert "step 1 of 4" in said
     assert said.count(str(ran.out / "command" / "best.safetensors\n")) == 1
+    state = torch.load(ran.out / "command" / "state" / "state.pt", weights_only=True)
+    assert not [name for name in state["model"] if name.startswith("module.")]
+    longer = ["--data", str(ran.discs), "--out", str(ran.out / "command"), "--set", "steps=5"]
+    alone = CliRunner().invoke(app, [*COMMAND, *longer])
+    assert alone.exit_code == 0, alone.stderr
+    assert "step 4 of 5" in alone.stderr
+    assert "1 × cpu" in alone.stderr

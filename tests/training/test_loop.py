@@ -23,11 +23,11 @@ from decoupe.training import loop, state
 from decoupe.training.augment import POCKET
 from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
 from decoupe.training.ema import Average
-from decoupe.training.loop import Diverged, Ending, Trainer, accelerator_for, set_training, train
+from decoupe.training.loop import Diverged, Ending, Trainer, accelerator_for, check_batch, set_training, train
 from decoupe.training.lora import LoRA
 from decoupe.training.recipes import RECIPES, Optimizer, Recipe, SetRule, Stage, read_recipe
 from decoupe.training.report import forget
-from decoupe.training.start import begin, parameter_groups
+from decoupe.training.start import begin, parameter_groups, sizes_apart
 from decoupe.training.tasks import divide
 from decoupe.weights import load_model
 from decoupe.weights.registry import Preprocessing
@@ -557,3 +557,64 @@ def test_another_seed_holds_out_the_same_pairs(discs: Path) -> None:
     ways = [{}, {"seed": 1}, {"split_seed": 1}]
     held_out = [divide(dataclasses.replace(SMALL, **way), [discs], [])[1]["discs"] for way in ways]
     assert held_out[0] == held_out[1] != held_out[2]
+
+
+def test_a_run_killed_after_its_first_validation_knows_its_best(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = dataclasses.replace(SMALL, epochs=None, steps=4, validate_every=2)
+    scored = {2: 0.9, 4: 0.5}
+    monkeypatch.setattr(Trainer, "scores", lambda self: {"discs": {"S": scored[self.progress.step]}})
+    trainer = prepared(discs, tmp_path, short)
+
+    def killed(report: object) -> None:
+        Trainer.validate(trainer, report)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "validate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    again = prepared(discs, tmp_path, short)
+    assert again.progress.step == 2
+    again.run()
+    assert (again.progress.best, again.progress.worse) == (0.9, 1)
+    assert [line["step"] for line in lines_of(tmp_path) if "scores" in line] == [2, 4]
+
+
+def test_sets_in_another_order_are_other_data(discs: Path, tmp_path: Path) -> None:
+    """Samples are numbered through all sets, and classes are named after them."""
+    other = Path(shutil.copytree(discs, tmp_path / "other"))
+    train(SMALL, [discs, other], [discs], tmp_path / "run", device="cpu", workers=0).run(until=1)
+    with pytest.raises(ConfigError, match="go on with the same data in their order"):
+        train(SMALL, [other, discs], [discs], tmp_path / "run", device="cpu", workers=0)
+
+
+def test_the_last_batch_adds_no_epoch(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty pictures in batches of eight: three epochs end in the middle of the eighth batch."""
+    seen, criterion_at = [], Recipe.criterion_at
+
+    def told(recipe: Recipe, epoch: int, epochs: int) -> Any:
+        seen.append((epoch, epochs))
+        return criterion_at(recipe, epoch, epochs)
+
+    monkeypatch.setattr(Recipe, "criterion_at", told)
+    prepared(discs, tmp_path, dataclasses.replace(SMALL, epochs=3)).run()
+    assert seen == [(step * 8 // 20, 3) for step in range(8)]
+
+
+def test_batch_norms_that_processes_share_need_no_pictures_of_their_own() -> None:
+    recipe, network = RECIPES["birefnet-general"], torch.nn.BatchNorm2d(4)
+    assert recipe.batch_size == 4
+    check_batch(recipe, 4, network, together=4)
+    with pytest.raises(ConfigError, match="--set batch_size of at least 8"):
+        check_batch(recipe, 4, network)
+
+
+def test_a_size_quite_other_than_the_weights_are_used_at_is_told() -> None:
+    half = dataclasses.replace(RECIPES["birefnet-general"], stages=(Stage((512, 512)),))
+    assert sizes_apart(half) == [
+        "the run ends at 512×512, its weights are judged and used at 1024×1024: "
+        "--set preprocessing.size=[512,512] makes them one"
+    ]
+    for name, recipe in RECIPES.items():
+        assert recipe.start is not None or sizes_apart(recipe) == [], name

@@ -210,3 +210,5 @@ def test_baselines_cost_the_cross_entropy_of_each_layer() -> None:
     assert float(thrice) == pytest.approx(3 * float(once))
     enlarged = PerPixelCriterion()(PerPixelOutput(logits), torch.ones(1, 8, 8, dtype=torch.int64))
     assert float(enlarged["classification"]) == pytest.approx(float(once))
+    nothing = PerPixelCriterion()(PerPixelOutput(logits), torch.full((1, 2, 2), 255))["classification"]
+    assert float(nothing) == 0

@@ -200,7 +200,7 @@ def fingerprint(source: Source) -> Array:
     """What copies of a photograph share, ``(776,)``: 64 bits of a difference hash, and 16×16 colours."""
     with opened(source) as file:
         file.draft("RGB", (32, 32))
-        picture = file.copy()
+        picture = ImageOps.exif_transpose(file)
     picture = _eight_bit(picture, str(source)).convert("RGB")
     small = np.asarray(picture.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
     bits = np.packbits(small[:, 1:] > small[:, :-1])
@@ -237,21 +237,34 @@ def near_duplicates(prints: Array) -> NDArray[np.intp]:
     return np.concatenate(found)
 
 
-def split(pairs: Sequence[Pair], held_out: int, *, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Training and held-out pairs: ``held_out`` of them, near duplicates of those in neither part.
+def split(
+    sets: Mapping[str, Sequence[Pair]], held_out: Mapping[str, int], *, seed: int
+) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]]]:
+    """Training and held-out pairs of each set: so many held out, near duplicates of any of those in neither.
 
-    Deterministic in ``seed`` and in the pairs' order.
+    Which of a set are held out is deterministic in ``seed`` and in the pairs' order, and the same whatever
+    other sets there are.
     """
-    if not held_out:
-        return list(pairs), []
-    chosen = np.zeros(len(pairs), bool)
-    chosen[np.random.default_rng(seed).permutation(len(pairs))[:held_out]] = True
-    leaked = chosen.copy()
-    for one, other in near_duplicates(fingerprints([pair.image for pair in pairs])):
-        leaked[one] |= chosen[other]
-        leaked[other] |= chosen[one]
-    kept = [pair for pair, out in zip(pairs, leaked, strict=True) if not out]
-    return kept, [pair for pair, out in zip(pairs, chosen, strict=True) if out]
+    pairs = [pair for some in sets.values() for pair in some]
+    ends = np.cumsum([len(some) for some in sets.values()])
+    chosen = [np.zeros(len(some), bool) for some in sets.values()]
+    for name, mine in zip(sets, chosen, strict=True):
+        mine[np.random.default_rng(seed).permutation(len(mine))[: held_out[name]]] = True
+    is_out = np.concatenate([*chosen, np.zeros(0, bool)])
+    leaked = is_out.copy()
+    if is_out.any():
+        for one, other in near_duplicates(fingerprints([pair.image for pair in pairs])):
+            leaked[one] |= is_out[other]
+            leaked[other] |= is_out[one]
+    parts = [np.split(one, ends[:-1]) for one in (~leaked, is_out)]
+    kept, out = (
+        {
+            name: [pair for pair, stays in zip(some, mask, strict=True) if stays]
+            for (name, some), mask in zip(sets.items(), masks, strict=True)
+        }
+        for masks in parts
+    )
+    return kept, out
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:

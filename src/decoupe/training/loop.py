@@ -136,7 +136,7 @@ class Trainer:
         self.workers, self.bar = workers, bar
         self.device = accelerator.device
         self.pieces = accelerator.num_processes * recipe.accumulate
-        check_batch(recipe, self.pieces, model)
+        check_batch(recipe, self.pieces, model, together=self._processes_together)
         self.epoch_size = sum(task.repeats)
         self.steps = recipe.steps or math.ceil((recipe.epochs or 0) * self.epoch_size / recipe.batch_size)
         self._claim()
@@ -193,17 +193,25 @@ class Trainer:
             return self._ending("stopped early" if self._stuck() else "finished")
         began = saved = time.monotonic()
         has_state = progress.step > 0
+
+        def is_due(step: int) -> bool:
+            return step % validate_every == 0 or step == self.steps
+
         why: Literal["finished", "stopped early", "interrupted"] = "finished"
         batches = iter(self.batches())
         with writing(self.out), self._report() as report, self._signals(), warnings.catch_warnings():
             # Of weights with one input channel, channels last, in several processes: leave it.
             warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
+            # Killed between a state and the validation that it was saved for.
+            if has_state and is_due(progress.step) and progress.validated < progress.step:
+                self.validate(report)
+                report.resume(progress.step)
             while progress.step < last:
                 self.optimize(batches, report)
                 step, now = progress.step, time.monotonic()
                 if step % report_every == 0 or step == self.steps:
                     report.write(step, self.whereabouts())
-                if step % validate_every == 0 or step == self.steps:
+                if is_due(step):
                     # Without one, weights would be another run's to whoever comes back, see `_claim`.
                     if not has_state and step < self.steps:
                         self.state.save()
@@ -235,8 +243,10 @@ class Trainer:
     def optimize(self, batches: Iterator[Any], report: Report) -> None:
         """One optimiser step: the parts of its batch one after the other."""
         recipe, progress = self.recipe, self.progress
-        epoch = progress.step * recipe.batch_size // self.epoch_size
-        criterion = recipe.criterion_at(epoch, math.ceil(self.steps * recipe.batch_size / self.epoch_size))
+        epochs = recipe.epochs or math.ceil(self.steps * recipe.batch_size / self.epoch_size)
+        # The last step's batch may reach beyond the last epoch.
+        epoch = min(progress.step * recipe.batch_size // self.epoch_size, epochs - 1)
+        criterion = recipe.criterion_at(epoch, epochs)
         rate = recipe.optimizer.learning_rate_at(progress.step, self.steps, recipe.batch_size)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
@@ -323,6 +333,7 @@ class Trainer:
                     self._save_weights(BEST, scores)
                 else:
                     self.progress.worse += 1
+        self.progress.validated = self.progress.step
         report.scores(self.progress.step, scores)
         return scores
 
@@ -380,9 +391,14 @@ class Trainer:
             add_lora(backbone_of(model).requires_grad_(False), recipe.lora)
         if recipe.checkpointing:
             checkpoint_activations(model)
-        if self.accelerator.num_processes > 1 and self.device.type == "cuda" and not recipe.freeze_norms:
+        if self._processes_together > 1 and not recipe.freeze_norms:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return model.to(self.device)
+
+    @property
+    def _processes_together(self) -> int:
+        """How many processes' pictures a batch norm averages over: torch can on CUDA alone."""
+        return self.accelerator.num_processes if self.device.type == "cuda" else 1
 
     def _claim(self) -> None:
         """Make the folder this run's; raise ConfigError if it is another's."""
@@ -396,11 +412,12 @@ class Trainer:
                     f"{self.out} holds a run with another {' and '.join(changed)}, at step {step}: "
                     "go on with that recipe, or name another folder with --out"
                 )
-        if (data := saved_data(self.out)) not in (None, dict(self.task.sets)):
+        data = saved_data(self.out)
+        if data is not None and list(data.items()) != list(self.task.sets.items()):
             was, this = (_listed(sets) for sets in (data, self.task.sets))
             raise ConfigError(
                 f"{self.out} holds a run on {was}, at step {step}, this is on {this}: "
-                "go on with the same data, or name another folder with --out"
+                "go on with the same data in their order, or name another folder with --out"
             )
         made = [name for name in (BEST, LAST) if (self.out / name).exists()]
         if step is None and made:
@@ -504,15 +521,15 @@ def outlive_signals(worker: int) -> None:
         signal.signal(one, signal.SIG_IGN)
 
 
-def check_batch(recipe: Recipe, pieces: int, model: nn.Module) -> None:
-    """Raise ConfigError for a batch that cannot be shared out in ``pieces``."""
+def check_batch(recipe: Recipe, pieces: int, model: nn.Module, *, together: int = 1) -> None:
+    """Raise ConfigError for a batch that ``pieces`` cannot share; ``together`` of them share their norms."""
     if recipe.batch_size % pieces:
         raise ConfigError(
             f"batch_size {recipe.batch_size} cannot be shared out in {pieces} parts of equal size "
             "(processes × accumulate): choose a multiple"
         )
     has_norms = any(isinstance(module, _BatchNorm) for module in model.modules())
-    if recipe.batch_size == pieces and has_norms and not recipe.freeze_norms:
+    if recipe.batch_size * together == pieces and has_norms and not recipe.freeze_norms:
         raise ConfigError(
             "batch norm has nothing to average over in one picture: --set batch_size of at least "
             f"{2 * pieces}, or --set freeze_norms=true"

@@ -201,7 +201,12 @@ class PerPixelCriterion:
             resize(precise(logits), labels.shape[-2:], align_corners=False)
             for logits in (*out.side_logits, out.logits)
         ]
-        terms = [F.cross_entropy(logits, labels, ignore_index=self.ignored) for logits in maps]
+        # torch's own mean would be NaN where all pixels are ignored.
+        counted = (labels != self.ignored).sum().clamp(min=1)
+        terms = [
+            F.cross_entropy(logits, labels, ignore_index=self.ignored, reduction="sum") / counted
+            for logits in maps
+        ]
         return {"classification": torch.stack(terms).sum()}
 
 

@@ -58,7 +58,9 @@ class Report:
         self.totals: dict[str, Tensor] = {}
         self.since, self.began = start, time.perf_counter()
         self.waited, self.pictures = 0.0, 0
-        self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=start) if active else None
+        self.writer = (
+            SummaryWriter(str(out / "tensorboard"), purge_step=start + 1 if start else 0) if active else None
+        )
         if active:
             forget(out / "log.jsonl", start)
         self.bar = Progress(

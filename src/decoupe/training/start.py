@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from decoupe.weights import load_model
 from decoupe.weights.checkpoint import LoadedModel
 from decoupe.weights.naming import some
 from decoupe.weights.pretrained import load_backbone
+
+MOST_APART = 1.3
+"""How many times larger one side may be, of the sizes at which a network is trained and used."""
 
 
 def begin(recipe: Recipe) -> tuple[Recipe, nn.Module, list[str]]:
@@ -43,7 +47,7 @@ def begin(recipe: Recipe) -> tuple[Recipe, nn.Module, list[str]]:
             raise ConfigError(
                 f"frozen names {part!r}, which no tensor's name begins with: they are such as {some(names)}"
             )
-    notes = []
+    notes = sizes_apart(recipe)
     if loaded is not None:
         notes += loaded.notes + fill(model, loaded, str(recipe.start))
     return recipe, model, notes
@@ -75,6 +79,21 @@ def completed(recipe: Recipe, loaded: LoadedModel | None) -> Recipe:
         )
     stages = recipe.stages or (Stage(preprocessing.size),)
     return dataclasses.replace(recipe, model=model, preprocessing=preprocessing, stages=stages)
+
+
+def sizes_apart(recipe: Recipe) -> list[str]:
+    """A note where the weights would be used at quite another size than the run ends with."""
+    preprocessing = recipe.preprocessing
+    if recipe.dynamic is not None or preprocessing is None or preprocessing.fit not in ("stretch", "keep"):
+        return []
+    trained, used = recipe.stages[-1].size, preprocessing.size
+    ratio = math.sqrt(math.prod(trained) / math.prod(used))
+    if 1 / MOST_APART <= ratio <= MOST_APART:
+        return []
+    return [
+        f"the run ends at {trained[1]}×{trained[0]}, its weights are judged and used at {used[1]}×{used[0]}: "
+        f"--set preprocessing.size=[{trained[0]},{trained[1]}] makes them one"
+    ]
 
 
 def fill(model: nn.Module, loaded: LoadedModel, name: str) -> list[str]:

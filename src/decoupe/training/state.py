@@ -36,11 +36,13 @@ class Progress:
 
     Attributes:
         step: optimiser steps done.
+        validated: step of the last validation; 0 before the first.
         best: the best validation's score; None before the first.
         worse: validations since then.
     """
 
     step: int = 0
+    validated: int = 0
     best: float | None = None
     worse: int = 0
 
@@ -52,7 +54,8 @@ class State:
     Attributes:
         out: folder of the run.
         accelerator: of the processes.
-        model: as the accelerator gave it.
+        model: as the accelerator gave it; its state is the network's own, so that a run goes on with more or
+            fewer processes.
         optimizer: likewise.
         scaler: of the loss in float16.
         average: of the weights.
@@ -115,7 +118,7 @@ class State:
         elif self.accelerator.is_main_process:
             torch.save(
                 {
-                    "model": self.model.state_dict(),
+                    "model": self.accelerator.unwrap_model(self.model).state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "average": self.average.state_dict(),
                 },
@@ -168,7 +171,7 @@ class State:
                         f"{folder} holds a run that trains or decays other parameters together: go on with "
                         "its frozen, optimizer.backbone and optimizer.weight_decay, or name another --out"
                     )
-                self.model.load_state_dict(state["model"])
+                self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
                 self.optimizer.load_state_dict(state["optimizer"])
                 self.average.load_state_dict(state["average"])
             if self.scaler.is_enabled():
@@ -182,8 +185,8 @@ class State:
             ) from error
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)  # the recipe's, which may have changed, not those that were saved
-        self.progress.step, self.progress.best = about["step"], about["best"]
-        self.progress.worse = about["worse"]
+        for name in vars(self.progress):
+            setattr(self.progress, name, about[name])
         return True
 
 

@@ -377,14 +377,13 @@ def divide(
     """
     names = names_of(folders)
     rules = {rule.name: rule for rule in recipe.sets}
-    train, out = {}, {}
+    sets, counts = {}, {}
     for folder, name in zip(folders, names, strict=True):
         pairs, rule = find_pairs(folder), rules.get(name)
         share = min(round(recipe.held_out * len(pairs)), MOST_HELD_OUT)
-        count = 0 if validation else rule.held_out if rule else share
-        train[name], held_out = split(pairs, count, seed=recipe.split_seed)
-        if held_out:
-            out[name] = held_out
+        sets[name], counts[name] = pairs, 0 if validation else rule.held_out if rule else share
+    train, held_out = split(sets, counts, seed=recipe.split_seed)
+    out = {name: pairs for name, pairs in held_out.items() if pairs}
     if not any(train.values()):
         raise InputError(
             "every pair is held out, or a near duplicate of one that is: add pairs, or hold out fewer"
