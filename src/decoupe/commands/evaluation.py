@@ -272,7 +272,8 @@ def _model(name: str, data: Path, opening: dict[str, Any]) -> Worked:
         raise InputError(f"{name} gives segments: score a model that gives mattes")
 
     def predicted(name: str) -> Any:
-        alpha = predictor(read_picture(pairs[name].image)).alpha
+        source = pairs[name].image
+        alpha = predictor(source if isinstance(source, Path) else source.read()).alpha
         return (alpha * 255).round().astype(np.uint8)
 
     def job(name: str) -> Job:
@@ -333,8 +334,10 @@ def _segments(
         segmenter = decoupe.load(model, **opening)
         if not isinstance(segmenter, decoupe.Segmenter):
             raise InputError(f"{model} gives mattes: score a model that gives segments")
+        segmenter.thresholds = scenes_of.THRESHOLDS[reading]
         predict, notes = scenes_of.model_predictions(segmenter, scenes, reading)
-        title, settings = f"{model} on {folder.name}", {"model": segmenter.describe(), "data": str(folder)}
+        title = f"{model} on {folder.name}"
+        settings = {"model": segmenter.describe(), "data": str(folder)}
     else:
         predict, notes = scenes_of.file_predictions(pred, scenes, reading), []
         title, settings = str(pred), {"predictions": str(pred), "truth": str(folder)}

@@ -40,6 +40,12 @@ class Member:
         """The ending of the name, with its dot."""
         return PurePosixPath(self.name).suffix
 
+    def read(self) -> bytes:
+        """Its content."""
+        with self.shard.open("rb") as shard:
+            shard.seek(self.offset)
+            return shard.read(self.size)
+
     def __str__(self) -> str:
         """As messages name it: shard and member."""
         return f"{self.shard}/{self.name}"
@@ -80,10 +86,7 @@ def opened(source: Source) -> Iterator[Image.Image]:
             with Image.open(source) as file:
                 yield file
         else:
-            with source.shard.open("rb") as shard:
-                shard.seek(source.offset)
-                content = io.BytesIO(shard.read(source.size))
-            with Image.open(content) as file:
+            with Image.open(io.BytesIO(source.read())) as file:
                 yield file
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{source} cannot be read ({error}): get it again, or remove the pair") from error

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decoupe.datasets.segment_sets import CocoInstances, SegmentSet, instance_mask, panoptic_segments
-from decoupe.datasets.sets import read_picture
 from decoupe.datasets.shards import opened
 from decoupe.errors import InputError
 from decoupe.evaluation import Metric
@@ -36,6 +35,7 @@ from decoupe.evaluation.segments import (
     classes_of,
 )
 from decoupe.inference.predictor import Segmenter
+from decoupe.inference.segments import Thresholds
 from decoupe.weights.labels import Vocabulary, plain
 
 Reading = Literal["semantic", "panoptic", "instances"]
@@ -53,6 +53,13 @@ METRICS: dict[Reading, Callable[[Vocabulary], Any]] = {
     "panoptic": PanopticQuality,
     "instances": AveragePrecision,
 }
+THRESHOLDS: dict[Reading, Thresholds] = {
+    "semantic": Thresholds(),
+    "panoptic": Thresholds(void=0.0),
+    "instances": Thresholds(instance=0.0),
+}
+"""How a model is read for its scores, as published ones were: no pixel is left out for being unsure, and
+average precision ranks all that a model finds; people are shown less."""
 
 
 @dataclass
@@ -151,7 +158,8 @@ def model_predictions(
     notes = [f"the model does not know {len(missing)} classes, {missing[0]} first"] if missing else []
 
     def predict(index: int) -> Any:
-        found = segmenter(read_picture(scenes.image_source(index)))
+        source = scenes.image_source(index)
+        found = segmenter(source if isinstance(source, Path) else source.read())
         if reading == "semantic":
             return mapping[found.semantic]
         if reading == "instances":
