@@ -530,6 +530,23 @@ def test_a_folder_is_never_its_own_output(run: Run, here: Path) -> None:
     assert [path.name for path in (here / "in").iterdir()] == ["photo.jpg"]
 
 
+def test_results_inside_an_input_are_not_cut_again(run: Run, here: Path) -> None:
+    photograph(here / "in" / "a.jpg")
+    photograph(here / "other" / "b.jpg")
+    photograph(here / "c.jpg")
+    command = ("in", "other", "c.jpg", "-o", "in/cut")
+    assert run(*command).exit_code == 0
+    made = ["c.png", "in/a.png", "other/b.png"]
+    again = run("in", "other", "-o", "in/cut")
+    assert again.exit_code == 0
+    assert lines(again)[-1].startswith("decoupe: 2 there already")
+    found = [path.relative_to(here / "in/cut").as_posix() for path in (here / "in/cut").rglob("*.png")]
+    assert sorted(found) == made
+    refused = run("in", "c.jpg", "-o", "in")
+    assert refused.exit_code == 2
+    assert lines(refused)[0].startswith("decoupe: in is the folder of the pictures: name another")
+
+
 def test_a_folders_outputs_are_never_another_inputs(run: Run, here: Path) -> None:
     photo = photograph(here / "out" / "in" / "a.png")
     photograph(here / "in" / "a.jpg")

@@ -114,10 +114,12 @@ def cut(
     places = _opened(source), _opened(target)
     names = _names(*places, suffix)
     stand = set() if overwrite else _standing(*places[1])
-    rows = [{"picture": name, "result": made} for name, made in names.items() if made not in stand]
-    kept = len(names) - len(rows)
+    missing = {name: made for name, made in names.items() if made not in stand}
+    rows = [{"picture": name, "result": made} for name, made in missing.items() if _is_text(name)]
+    failed = {name: UNREADABLE for name in missing if not _is_text(name)}
+    kept = len(names) - len(missing)
     if not rows:
-        return Done(0, kept, {})
+        return Done(0, kept, failed)
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
     chunks = math.ceil(len(rows) / CHUNK)
@@ -135,18 +137,24 @@ def cut(
         num_cpus=cores,
         num_gpus=gpus,
     )
-    failed = {}
     try:
         for row in found.iter_rows():
             if row["problem"]:
                 failed[row["picture"]] = row["problem"]
     except ray.exceptions.RayError as error:
         raise ModelError(f"the workers ended: {_cause(error)}") from error
-    return Done(len(rows) - len(failed), kept, failed)
+    return Done(len(missing) - len(failed), kept, failed)
 
 
 Place = tuple["FileSystem", str]
 """A file system, and a folder on it."""
+
+UNREADABLE = "its name is not UTF-8, which the workers are told names in: rename it"
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name is one of Unicode: others hold what stands for their bytes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 class _Worker:
@@ -171,6 +179,8 @@ class _Worker:
             _write(self.encode(self.predictor(data)), *self.target, result)
         except (DecoupeError, OSError) as error:
             return str(error)
+        except Exception as error:  # a run over millions does not end with one of them
+            return f"failed unexpectedly ({type(error).__name__}: {error})"
         return ""
 
 
@@ -241,7 +251,7 @@ def _pictures(source: Place, target: Place) -> list[PurePosixPath]:
     files, folder = source
     if isinstance(files, LocalFileSystem):
         # pyarrow follows links to folders, and those that lead in a circle without end.
-        exclude = Path(target[1]) if files == target[0] else None
+        exclude = [Path(target[1])] if files == target[0] else []
         return [
             PurePosixPath(path.relative_to(folder).as_posix())
             for path in find_images(Path(folder), exclude=exclude)

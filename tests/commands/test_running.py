@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,6 +121,7 @@ def test_a_run_that_is_killed_twice_is_finished_by_a_third(tmp_path: Path, model
 HELD = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from decoupe.inference.media import replacing
 with replacing(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(b"half")
@@ -165,3 +167,39 @@ def test_writers_and_removers_never_meet(tmp_path: Path) -> None:
         for remover in removers:
             remover.join()
     assert {path.name for path in tmp_path.iterdir()} == {f"{number}.png" for number in range(200)}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "there is too little memory for it: --workers 1 works on one picture at a time"),
+        (
+            ZeroDivisionError("odd"),
+            "failed unexpectedly (ZeroDivisionError: odd): please report it, -v shows",
+        ),
+    ],
+)
+def test_what_nobody_foresaw_costs_one_picture(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    for name in "abc":
+        pixels = np.full((20, 30, 3), (255, 10, ord(name)), np.uint8)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.png")
+    call = decoupe.Predictor.__call__
+
+    def fails_at_b(self: decoupe.Predictor, image: Path, **options: Any) -> decoupe.Matte:
+        if image.name == "b.png":
+            raise error
+        return call(self, image, **options)
+
+    monkeypatch.setattr(decoupe.Predictor, "__call__", fails_at_b)
+    command = ["cut", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-m", str(model)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1
+    assert sorted(outputs(tmp_path / "out")) == ["a.png", "c.png"]
+    assert f"b.png: {told}" in done.stderr
+    assert "Traceback" not in done.stderr
+    seen = CliRunner().invoke(app, [*command, "-v"])
+    assert "Traceback" in seen.stderr
+    assert type(error).__name__ in seen.stderr

@@ -30,9 +30,9 @@ def write_image(image: Image.Image, path: Path) -> None:
 def test_find_images_is_recursive_sorted_and_skips_hidden(tmp_path: Path) -> None:
     wanted = touch(tmp_path, "b.JPG", "a/x.png", "a/deep/y.webp")
     touch(tmp_path, ".hidden.png", ".git/z.png", "notes.txt", "out/b.png")
-    assert media.find_images(tmp_path, exclude=tmp_path / "out") == sorted(wanted)
+    assert media.find_images(tmp_path, exclude=[tmp_path / "out"]) == sorted(wanted)
     assert tmp_path / "out" / "b.png" in media.find_images(tmp_path)
-    assert len(media.find_images(tmp_path, exclude=tmp_path)) == 4
+    assert len(media.find_images(tmp_path, exclude=[tmp_path])) == 4
     with pytest.raises(InputError, match="is not a folder"):
         media.find_images(tmp_path / "b.JPG")
 

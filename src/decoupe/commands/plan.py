@@ -127,14 +127,25 @@ def make_plan(
     target_of = functools.partial(
         _target, out=out, folder=folder, word=word, alone=len(named) == 1, suffix=suffix
     )
-    if len(named) == 1 and (found := folder_of(named[0])) is not None:
-        _refuse_own_folder(found[0], target_of(found[0]))
+    folders = [found[0] for name in named if (found := _folder_of(name)) is not None]
+    for one in folders:
+        _refuse_own_folder(one, folder or target_of(one))
+    # Any input's results may lie in any other's folder, and would be cut by the next run.
+    made = {*map(target_of, folders), *([] if folder is None else [folder])}
     for source in named:
-        _plan_input(plan, source, target_of, places, overwrite, suffix, waiting)
+        _plan_input(plan, source, target_of, places, made, overwrite, suffix, waiting)
     # Each input has been compared with itself; a folder's outputs could still be another folder's pictures.
     sources = real_paths(job.source for job in plan.jobs if job.source is not None)
     refuse_overwriting((job.target for job in plan.jobs if job.target is not None), sources)
     return plan
+
+
+def _folder_of(source: Path) -> tuple[Path, str] | None:
+    """As `folder_of`; None too for what cannot be looked at, which is told where it is planned."""
+    try:
+        return folder_of(source)
+    except OSError:
+        return None
 
 
 def _output_folder(out: str | None, several: bool) -> Path | None:
@@ -165,13 +176,14 @@ def _plan_input(
     source: Path,
     target_of: Callable[[Path], Path],
     places: Collection[str],
+    made: Collection[Path],
     overwrite: bool,
     suffix: str,
     waiting: bool,
 ) -> None:
     try:
         if (found := folder_of(source)) is not None:
-            _plan_folder(plan, *found, target_of(found[0]), overwrite, suffix, waiting)
+            _plan_folder(plan, *found, target_of(found[0]), made, overwrite, suffix, waiting)
         else:
             _plan_file(plan, source, target_of(source), places, overwrite)
     except DecoupeError as error:
@@ -201,10 +213,17 @@ def _plan_stream(name: str, out: str | None, overwrite: bool, text: bool) -> Pla
 
 
 def _plan_folder(
-    plan: Plan, folder: Path, pattern: str, out: Path, overwrite: bool, suffix: str, waiting: bool
+    plan: Plan,
+    folder: Path,
+    pattern: str,
+    out: Path,
+    made: Collection[Path],
+    overwrite: bool,
+    suffix: str,
+    waiting: bool,
 ) -> None:
     _refuse_own_folder(folder, out)
-    found = find_images(folder, pattern, exclude=out, problem=plan.problems.append)
+    found = find_images(folder, pattern, exclude=made, problem=plan.problems.append)
     pictures = _without_own(found, plan)
     if not pictures and not waiting:
         if pattern != "**":

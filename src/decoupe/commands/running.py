@@ -10,6 +10,7 @@ import contextlib
 import functools
 import sys
 import time
+import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -144,9 +145,14 @@ def _run(
         for job, result in results:
             try:
                 about = result()
-            except DecoupeError as error:
+            except Exception as error:
+                # The rest of a folder is not lost to one picture; alone, whatever it is ends the command.
+                if not isinstance(error, (DecoupeError, MemoryError)) and not plan.several:
+                    raise
                 failed += 1
-                line = str(error)
+                line = told_of(error)
+                if telling.verbose and not isinstance(error, DecoupeError):
+                    traceback.print_exception(error)
                 about = {"source": job.name, "error": line}
                 named = str(job.source) in line or str(job.target) in line
                 say(line if named or not plan.several else f"{job.source}: {line}")
@@ -166,6 +172,15 @@ def _run(
         summary = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         say(f"{summary}; {chosen}")
     return failed
+
+
+def told_of(error: Exception) -> str:
+    """The line about a picture that failed, foreseen or not."""
+    if isinstance(error, DecoupeError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "there is too little memory for it: --workers 1 works on one picture at a time"
+    return f"failed unexpectedly ({type(error).__name__}: {error}): please report it, -v shows where"
 
 
 def _worked(

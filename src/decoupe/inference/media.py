@@ -94,17 +94,17 @@ def folder_of(path: Path) -> tuple[Path, str] | None:
 def find_images(
     path: Path,
     pattern: str = "**",
-    exclude: Path | None = None,
+    exclude: Collection[Path] = (),
     problem: Callable[[str], object] | None = None,
 ) -> list[Path]:
     """The pictures in the folder ``path`` and the folders below it, by file ending, sorted.
 
-    Hidden files and folders are skipped, and so is the folder ``exclude`` (the output, when it lies inside).
+    Hidden files and folders are skipped, and so are the folders ``exclude`` (outputs that lie inside).
 
     Args:
         path: folder.
         pattern: what pictures have to match, from the folder on, as ``*.jpg`` or ``**/a*``.
-        exclude: folder to leave out.
+        exclude: folders to leave out.
         problem: called with one line for each folder that cannot be listed; None raises it.
 
     Raises:
@@ -112,7 +112,7 @@ def find_images(
     """
     if not path.is_dir():
         raise InputError(f"{path} is not a folder: name a folder of pictures")
-    skipped = {os.path.realpath(exclude)} - {os.path.realpath(path)} if exclude is not None else set()
+    skipped = {os.path.realpath(folder) for folder in exclude} - {os.path.realpath(path)}
     found: list[Path] = []
 
     def refuse(error: OSError) -> None:
