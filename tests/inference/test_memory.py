@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +258,25 @@ def test_a_containers_limit_is_observed(tmp_path: Path, limit: str, used: str, s
     assert container_free(tmp_path) == 5000 - 1200 + 300
     (tmp_path / limit).write_text("max\n")
     assert container_free(tmp_path) == sys.maxsize
+
+
+def test_what_another_thread_computes_in_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is free again when the turn comes: a picture's matte does not depend on what is beside it."""
+    computing = threading.Event()
+    monkeypatch.setattr("decoupe.memory.held", lambda device: 1_000_000 + 60_000_000 * computing.is_set())
+
+    class Slow(Known):
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            computing.set()
+            time.sleep(0.3)
+            computing.clear()
+            return super().__call__(images)
+
+    runtime = Slow()
+    predictor = Predictor(runtime, size=256, memory="80MB")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(predictor, disc())
+        assert computing.wait(20)
+        second = pool.submit(predictor, disc())
+        assert np.array_equal(first.result().alpha, second.result().alpha)
+    assert runtime.batches == [(1, 3, 256, 256)] * 2

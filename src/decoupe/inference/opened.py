@@ -195,7 +195,7 @@ class Opened(ABC, Generic[Result]):
                 f"not at {size[1]}×{size[0]}: leave size out, or choose another model"
             )
         height, width = closer or size
-        fits = plan(self._model, height * width, len(pictures), self.memory, results_size(pictures))
+        fits = self._fits(height * width, len(pictures), pictures)
         results: list[Result] = []
         while len(results) < len(pictures):
             if fits.batch:
@@ -204,6 +204,11 @@ class Opened(ABC, Generic[Result]):
             else:
                 results.append(self._beyond(pictures[len(results)], (height, width), fits))
         return results
+
+    def _fits(self, pixels: int, batch: int, pictures: Sequence[Picture]) -> Plan:
+        """What fits when the turn comes: memory that another thread computes in is free again by then."""
+        with self._turn:
+            return plan(self._model, pixels, batch, self.memory, results_size(pictures))
 
     def _sides(self, size: Pair) -> tuple[float, float]:
         """The sides of a size as they compare with the range that the weights know."""

@@ -17,7 +17,7 @@ from decoupe.errors import InputError, UnknownModelError
 from decoupe.inference.framing import VISIBLE
 from decoupe.inference.guided import LEAST_RATIO, enlarged
 from decoupe.inference.media import READABLE
-from decoupe.inference.opened import Opened, Pair, results_size
+from decoupe.inference.opened import Opened, Pair
 from decoupe.inference.preprocess import (
     MAX_PIXELS,
     Picture,
@@ -42,7 +42,7 @@ from decoupe.inference.subject import (
     under_point,
 )
 from decoupe.inference.tiles import tile_side, tiled
-from decoupe.memory import Plan, plan, shown
+from decoupe.memory import Plan, shown
 from decoupe.runtimes import Runtime, SegmentRuntime, find_spec, open_runtime
 from decoupe.weights.labels import Vocabulary, plain
 from decoupe.weights.own import resolved
@@ -148,6 +148,7 @@ class Predictor(Opened[Matte]):
         size: as given; None is the model's own.
         memory: in bytes; None is what is free.
         spec: as given.
+        file: what told the model's file from others when `load` opened it; None where it has none.
 
     Raises:
         InputError: a ``size`` that this model cannot take.
@@ -167,6 +168,7 @@ class Predictor(Opened[Matte]):
         super().__init__(runtime, size=size, spec=spec, memory=memory)
         self.runtime = runtime
         self.minmax = minmax
+        self.file: tuple[str, int, int] | None = None
         self.guided = runtime.preprocessing.guided if guided is None else guided
         self._segmenter = segmenter
 
@@ -279,7 +281,7 @@ class Predictor(Opened[Matte]):
         least, most = self.preprocessing.size_range
         if max(self._sides(size)) <= most:
             return super()._planned(pictures, size, closer)
-        fits = plan(self.runtime, most**2, 1, self.memory, results_size(pictures))
+        fits = self._fits(most**2, 1, pictures)
         if not (side := self._largest_side(fits.pixels)):
             return [super(Predictor, self)._beyond(picture, size, fits) for picture in pictures]
         self._warn(
@@ -412,6 +414,7 @@ def load(
     device, dtype = _name_of(device), _name_of(dtype)
     if segments is not None:
         find_spec(segments)  # an unknown name is told now, not when it is needed
+    file = _version(model)  # as it is before it is read: what takes its place later counts as another
     opened = open_runtime(
         model,
         device=device,
@@ -432,9 +435,11 @@ def load(
     segmenter = functools.partial(
         open_segmenter, segments, device=device, dtype=dtype, memory=memory, trust=trust
     )
-    return Predictor(
+    predictor = Predictor(
         opened, size=size, spec=spec, minmax=minmax, guided=guided, segmenter=segmenter, memory=memory
     )
+    predictor.file = file
+    return predictor
 
 
 def _name_of(chosen: object) -> str | None:
@@ -490,7 +495,7 @@ def _version(model: str | Path | None) -> tuple[str, int, int] | None:
         if place.is_dir():
             place = weights_in(place) or place
         told = place.stat()
-    except OSError:
+    except (OSError, ValueError):  # a name with a null byte
         return None
     return os.path.realpath(place), told.st_mtime_ns, told.st_size
 
