@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from decoupe.errors import ConfigError, InputError, UnknownModelError, unknown
 
@@ -79,11 +79,11 @@ class Preprocessing:
             raise ConfigError(f"size_range is {self.size_range}, expected the least side first")
 
 
-def _are(kind: type | tuple[type, ...], values: object, count: int) -> bool:
+def _are(kind: type | tuple[type, ...], values: Any, count: int) -> bool:
     """Whether these are so many numbers of a kind, none of them NaN or infinite."""
     if not isinstance(values, (tuple, list)) or len(values) != count:
         return False
-    return all(isinstance(value, kind) and math.isfinite(value) for value in values)
+    return all(isinstance(value, kind) for value in values) and all(map(math.isfinite, values))
 
 
 @dataclass(frozen=True)
