@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -490,6 +491,160 @@ def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(
     assert (written.frames, written.resumed) == (32, 12)
     assert Path("out.mov").read_bytes() == Path("whole.mov").read_bytes()
     assert not Path("out.mov.part").exists()
+
+
+def _interrupted(target: str, predictor: decoupe.Predictor, **options: Any) -> None:
+    """Leave a run with its first pieces; `video.PIECE` is small."""
+
+    def interrupt(done: int, _: int | None) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cut_video("in.mp4", target, predictor, batch_size=2, progress=interrupt, **options)
+
+
+def _interrupted_while_moving(
+    source: str, predictor: decoupe.Predictor, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> None:
+    """Leave a run of which three frames have their names."""
+    real = video.sequence_path
+
+    def interrupt(target: Path, number: int) -> Path:
+        if number == 4:
+            raise KeyboardInterrupt
+        return real(target, number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(video, "sequence_path", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            cut_video(source, "out", predictor, **options)
+
+
+@pytest.mark.parametrize(("target", "path"), [("out.mkv", "out.mkv"), ("out", "out/00005.png")])
+def test_what_was_written_since_an_interruption_is_not_replaced(
+    predictor: decoupe.Predictor, monkeypatch: pytest.MonkeyPatch, target: str, path: str
+) -> None:
+    monkeypatch.setattr(video, "PIECE", 2)
+    write_clip(Path("in.mp4"), uneven(8), audio=None)
+    _interrupted(target, predictor)
+    mine = Path(path)
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    line = rf"{path} exists: choose another output.*\(--overwrite\); what is made is kept in {target}.part"
+    with pytest.raises(decoupe.OutputError, match=line):
+        cut_video("in.mp4", target, predictor, batch_size=2)
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    written = cut_video("in.mp4", target, predictor, batch_size=2)
+    assert (written.frames, written.resumed) == (8, 4)
+    assert not Path(f"{target}.part").exists()
+
+
+@pytest.mark.parametrize(("target", "path"), [("out.mkv", "out.mkv"), ("out", "out/00005.png")])
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_was_written_during_a_run_is_replaced_only_when_asked(
+    predictor: decoupe.Predictor, target: str, path: str, asked: bool
+) -> None:
+    write_clip(Path("in.mp4"), uneven(8), audio=None)
+    mine = Path(path)
+
+    def write(done: int, _: int | None) -> None:
+        if done == 8:
+            mine.parent.mkdir(exist_ok=True)
+            mine.write_text("mine")
+
+    if asked:
+        assert cut_video("in.mp4", target, predictor, progress=write, overwrite=True).frames == 8
+        assert mine.read_bytes() != b"mine"
+        return
+    with pytest.raises(decoupe.OutputError, match=rf"{path} exists: .* kept in {target}.part, and the same"):
+        cut_video("in.mp4", target, predictor, progress=write)
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    written = cut_video("in.mp4", target, predictor)
+    assert (written.frames, written.resumed) == (8, 8)
+
+
+@pytest.mark.parametrize(("target", "path"), [("out.mkv", "out.mkv"), ("out", "out/00005.png")])
+def test_a_run_that_was_to_overwrite_goes_on_so(
+    predictor: decoupe.Predictor, monkeypatch: pytest.MonkeyPatch, target: str, path: str
+) -> None:
+    monkeypatch.setattr(video, "PIECE", 2)
+    write_clip(Path("in.mp4"), uneven(8), audio=None)
+    cut_video("in.mp4", target, predictor, end=0.2)
+    _interrupted(target, predictor, overwrite=True)
+    written = cut_video("in.mp4", target, predictor, batch_size=2)
+    assert (written.frames, written.resumed) == (8, 4)
+    assert Path(path).exists()
+
+
+def test_a_sequence_that_was_being_moved_goes_on(
+    predictor: decoupe.Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "PIECE", 2)
+    write_clip(Path("in.mp4"), uneven(8), audio=None)
+    cut_video("in.mp4", "whole", predictor, batch_size=2)
+    _interrupted_while_moving("in.mp4", predictor, monkeypatch, batch_size=2)
+    assert sorted(path.name for path in Path("out").iterdir()) == ["00001.png", "00002.png", "00003.png"]
+    mine = Path("out/00005.png")
+    mine.write_text("mine")
+    with pytest.raises(decoupe.OutputError, match=r"out/00005.png exists: choose another output"):
+        cut_video("in.mp4", "out", predictor, batch_size=2)
+    assert mine.read_text() == "mine"
+    assert len(list(Path("out").iterdir())) == 4
+    mine.unlink()
+    assert cut_video("in.mp4", "out", predictor, batch_size=2).resumed == 8
+    found, wanted = (
+        {path.name: path.read_bytes() for path in Path(name).iterdir()} for name in ("out", "whole")
+    )
+    assert found == wanted
+    assert not Path("out.part").exists()
+
+
+def test_frames_that_a_killed_webcam_run_moved_are_not_replaced(
+    predictor: decoupe.Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_reader.sys, "platform", "linux")
+    monkeypatch.setitem(video_reader.DEVICES, "linux", ("lavfi", "testsrc=size=64x48:rate=25"))
+    _interrupted_while_moving("webcam", predictor, monkeypatch, end=0.3)
+    frames = {path: path.read_bytes() for path in Path("out").iterdir()}
+    with pytest.raises(decoupe.OutputError, match=r"out/00001.png and 2 more exist: choose another output"):
+        cut_video("webcam", "out", predictor, end=0.3)
+    assert {path: path.read_bytes() for path in Path("out").iterdir()} == frames
+
+
+@pytest.mark.parametrize("other", ["model.onnx", "other/model.onnx"])
+def test_a_run_does_not_go_on_with_another_model_of_the_same_name(
+    monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    monkeypatch.setattr(video, "PIECE", 2)
+    write_clip(Path("in.mp4"), uneven(8), audio=None)
+    one = decoupe.load(write_onnx(Path("model.onnx")))
+    _interrupted("out.mkv", one)
+    Path("other").mkdir()
+    two = decoupe.load(write_onnx(Path(other), sigmoid=False))
+    assert one.describe() == two.describe()
+    with pytest.raises(decoupe.InputError, match=r"an interrupted run with another model file: give what"):
+        cut_video("in.mp4", "out.mkv", two, batch_size=2)
+    assert cut_video("in.mp4", "out.mkv", one, batch_size=2).resumed == 4  # as it was when it was opened
+
+
+def test_a_model_without_a_file_goes_on_by_its_description(
+    predictor: decoupe.Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "PIECE", 2)
+    write_clip(Path("in.mp4"), uneven(8), audio=None)
+    own = decoupe.Predictor(predictor.runtime)
+    _interrupted("out.mkv", own)
+    described = Path("out.mkv.part/job.json")
+    job = described.read_text()
+    older = {name: value for name, value in json.loads(job).items() if name != "model file"}
+    described.write_text(json.dumps(older))
+    with pytest.raises(decoupe.InputError, match=r"an interrupted run with another model file: give what"):
+        cut_video("in.mp4", "out.mkv", own, batch_size=2)
+    described.write_text(job)
+    assert cut_video("in.mp4", "out.mkv", decoupe.Predictor(predictor.runtime), batch_size=2).resumed == 4
 
 
 def test_times() -> None:

@@ -53,6 +53,7 @@ Seconds = float | Fraction | str
 """Seconds, or ``"m:ss"`` or ``"h:mm:ss"``, with a decimal part where wanted."""
 
 _LOCK = "lock"
+_MOVING = "moving"
 _LONGEST = 10**9  # seconds: what is longer does not fit into a container's clocks
 
 _Item = TypeVar("_Item")
@@ -161,7 +162,8 @@ def cut_video(
         smooth: whether mattes are smoothed where nothing moves, see `Smoother`.
         batch_size: frames that are predicted together.
         max_pixels: largest width × height of a frame.
-        overwrite: replace an output, or an interrupted one of another kind.
+        overwrite: replace an output, or an interrupted one of another kind; a run that goes on does as it was
+            told when it began.
         stop: asked before each frame whether to end here; for webcams, which do not end.
         progress: called after each frame with how many are done, and about how many there are, if known.
 
@@ -191,6 +193,8 @@ def cut_video(
         "smooth": smooth,
         "batch": batch_size,
         "model": predictor.describe(),
+        # An exported file is described by the name in it, which others may have as well.
+        "model file": None if predictor.file is None else _as_told(*predictor.file),
         "guided": predictor.guided,
         "minmax": predictor.minmax,
         "version": decoupe.__version__,
@@ -299,8 +303,8 @@ class _Work:
     """The pieces of an output in a folder beside it, and their joining.
 
     The folder holds what was asked for, ``job.json``; of each piece the file or folder, which is renamed to
-    its name when it is whole, the ticks of its frames, and what the smoother knew at its end; and ``lock``,
-    which is locked while a run works there.
+    its name when it is whole, the ticks of its frames, and what the smoother knew at its end; ``lock``, which
+    is locked while a run works there; and ``moving``, once frames of a sequence may have their own names.
     """
 
     def __init__(
@@ -315,6 +319,7 @@ class _Work:
             raise OutputError(f"{target} is the input, and would be overwritten: choose another output")
         self._times: list[list[int]] = []
         self._replaces = overwrite
+        self._moving = False
         with ExitStack() as failing, _written_to(target):
             failing.callback(self._let_go)
             self._open(job, overwrite)
@@ -326,7 +331,7 @@ class _Work:
         anew = overwrite or self._reader.live or not described.exists()
         if self._folder.exists() and not described.exists() and any(self._left()):
             raise OutputError(f"{self._folder} is in the way, not an interrupted run: rename or delete it")
-        if anew and not overwrite:
+        if anew:
             self._refuse_to_replace()
         self._hold()
         if anew:
@@ -334,27 +339,41 @@ class _Work:
             write_bytes(json.dumps({**job, "overwrite": overwrite}).encode(), described)
             return
         before = json.loads(described.read_text())
-        differing = [name for name in job if before.get(name) != job[name]]
+        differing = [name for name in job if name not in before or before[name] != job[name]]
         if differing:
             raise InputError(
                 f"{self._folder} holds an interrupted run with another {' and '.join(differing)}: give "
                 "what was given then, or begin anew with overwrite, --overwrite"
             )
         self._replaces = before["overwrite"]
+        self._moving = (self._folder / _MOVING).exists()
         self._times = list(self._whole_pieces())
+        self._refuse_to_replace()
 
     def _refuse_to_replace(self) -> None:
+        """Raise OutputError where there is a file that the output would replace unasked."""
+        if self._replaces or not (there := self._in_the_way()):
+            return
+        others = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        what = "it" if self._form.container is not None else "the sequence"
+        kept = ""
+        if self._times:
+            kept = f"; what is made is kept in {self._folder}"
+            if not self._reader.live:
+                whose = "they are" if others else "it is"
+                kept += f", and the same command goes on with it once {whose} moved away"
+        raise OutputError(
+            f"{there[0]}{others} exist{'' if others else 's'}: choose another output, or overwrite {what} "
+            f"(--overwrite){kept}"
+        )
+
+    def _in_the_way(self) -> list[Path]:
+        """The files that the output would replace: not the frames that an interrupted run has moved."""
         if self._form.container is not None:
-            if self._target.exists():
-                raise OutputError(
-                    f"{self._target} exists: choose another output, or overwrite it (--overwrite)"
-                )
-        elif there := sequence_files(self._target):
-            others = f" and {len(there) - 1} more" if len(there) > 1 else ""
-            raise OutputError(
-                f"{there[0]}{others} exist{'' if others else 's'}: choose another output, or overwrite "
-                "the sequence (--overwrite)"
-            )
+            return [self._target] if self._target.exists() else []
+        if self._moving:
+            return [path for source, path in self._pictures() if source.exists() and path.exists()]
+        return sequence_files(self._target)
 
     def _hold(self) -> None:
         """Lock the folder, which is made where it is missing, while this run works in it."""
@@ -473,14 +492,16 @@ class _Work:
         reader = self._reader
         if not self._times:
             raise InputError(f"{reader.name} gave no frame: end it later")
-        pieces = [(self._piece(number), times) for number, times in enumerate(self._times)]
         with _written_to(self._target):
             if self._form.container is None:
                 audio = "none"
-                self._move_pictures(pieces)
+                self._refuse_to_replace()
+                self._move_pictures()
             else:
                 joined = self._folder / f"joined{self._target.suffix}"
+                pieces = [(self._piece(number), times) for number, times in enumerate(self._times)]
                 audio = join_pieces(joined, self._form.container, pieces, reader)
+                self._refuse_to_replace()
                 joined.replace(self._target)
             self._remove()
         height, width = reader.size
@@ -494,18 +515,25 @@ class _Work:
             audio=audio,
         )
 
-    def _move_pictures(self, pieces: Iterable[tuple[Path, list[int]]]) -> None:
+    def _pictures(self) -> Iterator[tuple[Path, Path]]:
+        """Each frame of a sequence: where it is until it is moved, and its own name."""
+        places = (
+            self._piece(number) / f"{index:05d}.png"
+            for number, times in enumerate(self._times)
+            for index in range(len(times))
+        )
+        for number, place in enumerate(places, 1):
+            yield place, sequence_path(self._target, number)
+
+    def _move_pictures(self) -> None:
         """Each frame to its own name; those that an interrupted run moved are there."""
-        number = 0
         sequence_path(self._target, 1).parent.mkdir(parents=True, exist_ok=True)
-        for folder, times in pieces:
-            for index in range(len(times)):
-                number += 1
-                source = folder / f"{index:05d}.png"
-                if source.exists():
-                    source.replace(sequence_path(self._target, number))
+        (self._folder / _MOVING).touch()
+        for source, path in self._pictures():
+            if source.exists():
+                source.replace(path)
         # What a longer sequence had after this one's end is replaced as well.
-        for later in itertools.count(number + 1):
+        for later in itertools.count(sum(map(len, self._times)) + 1):
             if not self._replaces or not sequence_path(self._target, later).exists():
                 break
             sequence_path(self._target, later).unlink()
@@ -538,7 +566,11 @@ def _told_of(source: Any) -> str | None:
         return None
     if isinstance(source, (str, os.PathLike)) and (path := Path(source)).is_file():
         about = path.stat()
-        return f"{path.resolve()}, {about.st_size} bytes of {about.st_mtime_ns}"
+        return _as_told(path.resolve(), about.st_mtime_ns, about.st_size)
     if isinstance(source, (str, os.PathLike, tuple)):
         return str(source)
     return hashlib.sha256(read_image(source).pixels.tobytes()).hexdigest()
+
+
+def _as_told(path: str | Path, changed: int, size: int) -> str:
+    return f"{path}, {size} bytes of {changed}"
