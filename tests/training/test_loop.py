@@ -28,7 +28,7 @@ from decoupe.training.lora import LoRA
 from decoupe.training.recipes import RECIPES, Optimizer, Recipe, SetRule, Stage, read_recipe
 from decoupe.training.report import forget
 from decoupe.training.start import begin, parameter_groups, sizes_apart
-from decoupe.training.tasks import divide
+from decoupe.training.tasks import check_backgrounds, divide
 from decoupe.weights import load_model
 from decoupe.weights.registry import Preprocessing
 from drawn import draw_discs
@@ -618,3 +618,9 @@ def test_a_size_quite_other_than_the_weights_are_used_at_is_told() -> None:
     ]
     for name, recipe in RECIPES.items():
         assert recipe.start is not None or sizes_apart(recipe) == [], name
+
+
+def test_replacing_grounds_without_any_is_told() -> None:
+    (told,) = check_backgrounds(RECIPES["birefnet-matting"], None)
+    assert told.startswith("augmentation.replace=0.5 does nothing without --backgrounds")
+    assert check_backgrounds(RECIPES["birefnet-matting"], Path()) == check_backgrounds(SMALL, None) == []

@@ -577,8 +577,9 @@ def train(
     Raises:
         DecoupeError: whatever is wrong with them, before the first step.
     """
-    check_backgrounds(recipe, backgrounds)
-    recipe, model, notes = begin(recipe)
+    notes = check_backgrounds(recipe, backgrounds)
+    recipe, model, more = begin(recipe)
+    notes += more
     accelerator = accelerator_for(recipe, device)
     task: Task
     if isinstance(recipe.augmentation, SegmentAugmentation):

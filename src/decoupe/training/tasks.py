@@ -395,9 +395,16 @@ def divide(
     return train, out
 
 
-def check_backgrounds(recipe: Recipe, backgrounds: Path | None) -> None:
-    """Raise ConfigError for backgrounds that the recipe's augmentation would never show."""
-    if backgrounds is not None and not getattr(recipe.augmentation, "replace", 0):
+def check_backgrounds(recipe: Recipe, backgrounds: Path | None) -> list[str]:
+    """A note where the recipe has a use for backgrounds and there are none.
+
+    Raises:
+        ConfigError: there are some, which its augmentation would never show.
+    """
+    share = getattr(recipe.augmentation, "replace", 0)
+    if backgrounds is None and share:
+        return [f"augmentation.replace={share:g} does nothing without --backgrounds, such as landscapes"]
+    if backgrounds is not None and not share:
         raise ConfigError(
             f"the recipe sets no subject on {backgrounds}: "
             + (
@@ -406,6 +413,7 @@ def check_backgrounds(recipe: Recipe, backgrounds: Path | None) -> None:
                 else "backgrounds are for mattes"
             )
         )
+    return []
 
 
 def check_masks(pairs: Sequence[Pair]) -> None:
