@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import json
 import zipfile
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.requests import Request
 
 from decoupe.inference.results import Matte
 from decoupe.server.compat import RemoveBg
+from decoupe.server.forms import read_form
+from decoupe.server.guard import Limits
 from inference import icc
 from server.running import png, squares
 
@@ -138,6 +143,50 @@ def test_errors_have_the_form_that_clients_read(
     (error,) = answer.json()["errors"]
     assert (answer.status_code, error["code"]) == (400, code)
     assert title in error["title"]
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        (b'{"size":[' + b"[]," * 200_000 + b"[]]}", "not a flat JSON object"),
+        (b'{"size":{' + b'"a":{},' * 100_000 + b'"b":1}}', "not a flat JSON object"),
+        (b"{" + b",".join(b'"%d":1' % each for each in range(41)) + b"}", "more than 40 fields"),
+        (b'{"size":["auto"]}', "'size' is a list or an object"),
+        (b'{"size":{}}', "'size' is a list or an object"),
+        (b'{"scale":1.' + b"1" * 900_000 + b"}", "'scale' is longer than 4096 characters"),
+    ],
+    ids=["lists", "objects", "fields", "list", "object", "digits"],
+)
+def test_json_is_one_flat_object(client: httpx.Client, body: bytes, line: str) -> None:
+    answer = client.post("/v1.0/removebg", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert line in answer.json()["errors"][0]["title"]
+
+
+def test_json_may_hold_a_large_picture_numbers_and_an_address() -> None:
+    picture = base64.b64encode(bytes(6_000_000)).decode()
+    fields = {
+        "image_file_b64": f"data:image/png;base64,{picture}",
+        "image_url": "https://a/?q=[1,2,{3}]",
+        "scale": 12.5,
+        "shadow_opacity": 30,
+        "crop": True,
+        "format": None,
+    }
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": json.dumps(fields).encode()}
+
+    headers = [(b"content-type", b"application/json")]
+    request = Request({"type": "http", "query_string": b"", "headers": headers}, receive)
+    form = asyncio.run(read_form(request, Limits(), long="image_file_b64"))
+    assert form.fields == {
+        "image_file_b64": [fields["image_file_b64"]],
+        "image_url": ["https://a/?q=[1,2,{3}]"],
+        "scale": ["12.5"],
+        "shadow_opacity": ["30"],
+        "crop": ["true"],
+    }
 
 
 @pytest.mark.parametrize(

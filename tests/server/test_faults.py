@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -180,30 +181,127 @@ def test_told_to_end_while_a_worker_starts() -> None:
         assert process.stderr.read() == ""
 
 
+@contextlib.asynccontextmanager
+async def patient(status: int = 204, size: int = 0) -> AsyncIterator[tuple[uvicorn.Server, tuple[str, int]]]:
+    """uvicorn with `PatientProtocol` and its address; it answers without reading a request's body."""
+
+    async def app(scope: object, receive: object, send: object) -> None:
+        length = [] if status == 204 else [(b"content-length", b"%d" % size)]
+        await send({"type": "http.response.start", "status": status, "headers": length})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        # So that the system keeps little of an answer; connections inherit it.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+        server = uvicorn.Server(
+            uvicorn.Config(app, http=PatientProtocol, lifespan="off", log_config=None)  # type: ignore[arg-type]
+        )
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        try:
+            yield server, listening.getsockname()
+        finally:
+            server.should_exit = server.force_exit = True
+            await serving
+
+
 @pytest.mark.parametrize("whole", [False, True], ids=["first", "later"])
 def test_a_head_that_never_ends_is_hung_up_on(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
     monkeypatch.setattr(PatientProtocol, "head_seconds", 0.2)
 
-    async def app(scope: object, receive: object, send: object) -> None:
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body"})
-
     async def talk() -> bytes:
-        config = uvicorn.Config(app, http=PatientProtocol, lifespan="off", log_config=None)
-        listening = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
-        while not server.started:
-            await asyncio.sleep(0.01)
-        reader, writer = await asyncio.open_connection(*listening.getsockname())
-        if whole:
-            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
-        writer.write(b"GET / HT")
-        heard = await asyncio.wait_for(reader.read(), 4)
-        writer.close()
-        server.should_exit = True
-        await serving
-        return heard
+        async with patient() as (_, address):
+            reader, writer = await asyncio.open_connection(*address)
+            if whole:
+                writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+            writer.write(b"GET / HT")
+            heard = await asyncio.wait_for(reader.read(), 4)
+            writer.close()
+            return heard
 
     assert asyncio.run(talk()) == b""
+
+
+UPLOAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
+
+
+def test_who_is_refused_and_never_stops_sending_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatientProtocol, "head_seconds", 0.2)
+
+    async def talk() -> None:
+        async with patient(401) as (server, address):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(UPLOAD)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 401")
+            end = time.monotonic() + 4
+            while server.server_state.connections:
+                assert time.monotonic() < end
+                writer.write(b"x")
+                await asyncio.sleep(0.02)
+            writer.close()
+
+    asyncio.run(talk())
+
+
+def test_who_is_refused_while_sending_reads_why_and_may_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatientProtocol, "head_seconds", 2.9)
+
+    async def talk() -> None:
+        async with patient(401) as (_, address):
+            reader, writer = await asyncio.open_connection(*address)
+            for wait in (0.15, 0):  # together longer than a head may take
+                writer.write(UPLOAD)
+                for _ in range(10):
+                    writer.write(bytes(100))
+                    await asyncio.sleep(wait)
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 401")
+                await asyncio.sleep(10 * wait)
+            writer.close()
+
+    asyncio.run(talk())
+
+
+async def asked(address: tuple[str, int]) -> socket.socket:
+    """A connection that has asked for something, of which the system keeps little."""
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    one.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(one, address)
+    await asyncio.get_running_loop().sock_sendall(one, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    return one
+
+
+@pytest.mark.parametrize("size", [60_000, 8_000_000], ids=["small", "large"])
+def test_an_answer_that_nobody_reads_is_forgotten(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(PatientProtocol, "answer_seconds", 0.2)
+
+    async def talk() -> None:
+        async with patient(200, size) as (server, address):
+            with await asked(address):
+                end = time.monotonic() + 4
+                while not server.server_state.total_requests or server.server_state.connections:
+                    assert time.monotonic() < end
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(talk())
+
+
+def test_who_reads_slowly_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatientProtocol, "answer_seconds", 0.8)
+
+    async def talk() -> int:
+        async with patient(200, 600_000) as (_, address):
+            with await asked(address) as one:
+                size = 0
+                while size < 600_000:
+                    part = await asyncio.get_running_loop().sock_recv(one, 8000)
+                    assert part, size
+                    size += len(part)
+                    await asyncio.sleep(0.03)
+                return size
+
+    begun = time.monotonic()
+    assert asyncio.run(talk()) >= 600_000
+    assert time.monotonic() - begun > 2 * PatientProtocol.answer_seconds

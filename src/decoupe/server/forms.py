@@ -16,6 +16,7 @@ from decoupe.server.problems import ProblemError
 
 _MOST_FILES = 2
 _LONGEST_FIELD = 4096  # characters; remove.bg's base64 pictures alone are longer
+_MOST_SIGNS = 4096  # commas and opening brackets of a JSON body: far more than all options need
 
 
 Part = tuple[str, str | bytes]
@@ -111,17 +112,29 @@ def _urlencoded(body: bytes, limits: Limits) -> list[Part]:
 
 
 def _of_json(body: bytes) -> list[Part]:
+    # Before it is parsed: lists by the million block the server for seconds and take hundreds of megabytes.
+    # Base64 has none of these signs, and the other fields are short.
+    if sum(map(body.count, (b"[", b"{", b","))) > _MOST_SIGNS:
+        raise ProblemError(
+            400, 'the body is not a flat JSON object: send the options as one, such as {"size": "auto"}'
+        )
     try:
-        data = json.loads(body)
+        # Numbers stay text, as in forms: computing one of millions of digits takes seconds.
+        data = json.loads(body, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):
         raise ProblemError(
             400, 'the body is not a JSON object: send the options as one, such as {"size": "auto"}'
         )
-    words = {True: "true", False: "false"}
-    return [
-        (name, words[value] if isinstance(value, bool) else str(value))
-        for name, value in data.items()
-        if value is not None and value != ""
-    ]
+    return [(name, _text(name, value)) for name, value in data.items() if value is not None and value != ""]
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, (list, dict)):
+        raise ProblemError(
+            400, f"{name[:40]!r} is a list or an object: send it as text, a number, true or false"
+        )
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)

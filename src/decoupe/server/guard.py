@@ -71,39 +71,89 @@ class Limits:
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1, whose clients have ten seconds to send a request's head.
+    """HTTP/1.1, whose clients have ten seconds to send a head, and a minute to read some of an answer.
 
-    uvicorn waits for ever for a head that never ends, on new connections and on kept ones.
+    uvicorn waits for ever for a head that never ends, on new connections and on kept ones, for the rest of a
+    body that was answered before it had come, and for clients that do not read what they are sent.
+
+    Attributes:
+        head_seconds: in which a head must have come, or the rest of a body that is answered already.
+        answer_seconds: in which a client must have read something of what is left of an answer.
     """
 
     head_seconds = 10.0
+    answer_seconds = 60.0
+    _awaited: str | None = None
     _timer: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock."""
         super().connection_made(transport)
+        # Anything unread pauses writing: even a small rest would keep a connection from being closed.
+        transport.set_write_buffer_limits(high=0)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        """Stop it when a head has come, start it when the next begins."""
+        """Stop it when a head or a body has come, start it when the next head begins."""
         super().data_received(data)
         self._watch()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def on_response_complete(self) -> None:
+        """Start it for a body that is answered before it has come."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            self._watch()
+
+    def pause_writing(self) -> None:
+        """Start the clock of those who read."""
+        super().pause_writing()
+        self._await_reading()
+
+    def resume_writing(self) -> None:
         """Stop it."""
+        super().resume_writing()
+        self._stop_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop both."""
         self._stop()
+        self._stop_reading()
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        if self.conn.their_state is not h11.IDLE:
+        awaited = None
+        if self.conn.their_state is h11.IDLE:
+            awaited = "head"
+        elif self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE:
+            # Not closed at once: to those who are still sending, a reset could come before the answer.
+            awaited = "rest"
+        if awaited != self._awaited:
             self._stop()
-        elif self._timer is None:
+        if awaited and self._timer is None:
+            self._awaited = awaited
             self._timer = self.loop.call_later(self.head_seconds, self.transport.close)
 
     def _stop(self) -> None:
+        self._awaited = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _await_reading(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._reading = self.loop.call_later(self.answer_seconds, self._check_reading, unread)
+
+    def _check_reading(self, unread: int) -> None:
+        if self.transport.get_write_buffer_size() < unread:
+            self._await_reading()
+        else:
+            self.transport.abort()
+
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
 
 
 class Guard:
