@@ -578,7 +578,7 @@ def test_a_run_killed_after_its_first_validation_knows_its_best(
     assert again.progress.step == 2
     again.run()
     assert (again.progress.best, again.progress.worse) == (0.9, 1)
-    assert [line["step"] for line in lines_of(tmp_path) if "scores" in line] == [2, 4]
+    assert [line["step"] for line in lines_of(tmp_path) if "validation" in line] == [2, 2, 4]
 
 
 def test_sets_in_another_order_are_other_data(discs: Path, tmp_path: Path) -> None:

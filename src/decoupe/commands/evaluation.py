@@ -334,7 +334,8 @@ def _segments(
         segmenter = decoupe.load(model, **opening)
         if not isinstance(segmenter, decoupe.Segmenter):
             raise InputError(f"{model} gives mattes: score a model that gives segments")
-        segmenter.thresholds = scenes_of.THRESHOLDS[reading]
+        if not isinstance(scenes, MatteSegments):  # which leave what is unsure to no segment, as trained
+            segmenter.thresholds = scenes_of.THRESHOLDS[reading]
         predict, notes = scenes_of.model_predictions(segmenter, scenes, reading)
         title = f"{model} on {folder.name}"
         settings = {"model": segmenter.describe(), "data": str(folder)}
