@@ -245,26 +245,27 @@ def split(
     Which of a set are held out is deterministic in ``seed`` and in the pairs' order, and the same whatever
     other sets there are.
     """
-    pairs = [pair for some in sets.values() for pair in some]
-    ends = np.cumsum([len(some) for some in sets.values()])
-    chosen = [np.zeros(len(some), bool) for some in sets.values()]
-    for name, mine in zip(sets, chosen, strict=True):
-        mine[np.random.default_rng(seed).permutation(len(mine))[: held_out[name]]] = True
-    is_out = np.concatenate([*chosen, np.zeros(0, bool)])
-    leaked = is_out.copy()
-    if is_out.any():
-        for one, other in near_duplicates(fingerprints([pair.image for pair in pairs])):
-            leaked[one] |= is_out[other]
-            leaked[other] |= is_out[one]
-    parts = [np.split(one, ends[:-1]) for one in (~leaked, is_out)]
-    kept, out = (
-        {
-            name: [pair for pair, stays in zip(some, mask, strict=True) if stays]
-            for (name, some), mask in zip(sets.items(), masks, strict=True)
+    every = [(name, index) for name, pairs in sets.items() for index in range(len(pairs))]
+    out = {
+        (name, index)
+        for name, pairs in sets.items()
+        for index in np.random.default_rng(seed).permutation(len(pairs))[: held_out[name]].tolist()
+    }
+    leaked = set(out)
+    if out:
+        prints = fingerprints([sets[name][index].image for name, index in every])
+        for pair in near_duplicates(prints).tolist():
+            alike = {every[row] for row in pair}
+            if alike & out:
+                leaked |= alike
+
+    def of(places: Collection[tuple[str, int]]) -> dict[str, list[Pair]]:
+        return {
+            name: [pair for index, pair in enumerate(pairs) if (name, index) in places]
+            for name, pairs in sets.items()
         }
-        for masks in parts
-    )
-    return kept, out
+
+    return of(set(every) - leaked), of(out)
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
