@@ -258,6 +258,7 @@ def _model(name: str, data: Path, opening: dict[str, Any]) -> Worked:
 
     import decoupe
     from decoupe.datasets.sets import find_pairs, read_picture
+    from decoupe.datasets.shards import predictable
     from decoupe.inference.predictor import Predictor
 
     run = _evaluation("run")
@@ -272,8 +273,7 @@ def _model(name: str, data: Path, opening: dict[str, Any]) -> Worked:
         raise InputError(f"{name} gives segments: score a model that gives mattes")
 
     def predicted(name: str) -> Any:
-        source = pairs[name].image
-        alpha = predictor(source if isinstance(source, Path) else source.read()).alpha
+        alpha = predictor(predictable(pairs[name].image)).alpha
         return (alpha * 255).round().astype(np.uint8)
 
     def job(name: str) -> Job:

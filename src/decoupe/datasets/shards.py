@@ -41,10 +41,17 @@ class Member:
         return PurePosixPath(self.name).suffix
 
     def read(self) -> bytes:
-        """Its content."""
-        with self.shard.open("rb") as shard:
-            shard.seek(self.offset)
-            return shard.read(self.size)
+        """Its content.
+
+        Raises:
+            InputError: the shard cannot be read.
+        """
+        try:
+            with self.shard.open("rb") as shard:
+                shard.seek(self.offset)
+                return shard.read(self.size)
+        except OSError as error:
+            raise InputError(f"{self} cannot be read ({error}): get it again, or remove the pair") from error
 
     def __str__(self) -> str:
         """As messages name it: shard and member."""
@@ -72,6 +79,11 @@ def members(shard: Path) -> list[Member]:
         raise InputError(
             f"{shard} cannot be read as a shard ({error}): expected an uncompressed .tar"
         ) from error
+
+
+def predictable(source: Source) -> Path | bytes:
+    """A picture as a predictor takes it, which reads files in its own way."""
+    return source if isinstance(source, Path) else source.read()
 
 
 @contextmanager

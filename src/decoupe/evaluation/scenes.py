@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decoupe.datasets.segment_sets import CocoInstances, SegmentSet, instance_mask, panoptic_segments
-from decoupe.datasets.shards import opened
+from decoupe.datasets.shards import opened, predictable
 from decoupe.errors import InputError
 from decoupe.evaluation import Metric
 from decoupe.evaluation.pictures import labelled
@@ -158,8 +158,7 @@ def model_predictions(
     notes = [f"the model does not know {len(missing)} classes, {missing[0]} first"] if missing else []
 
     def predict(index: int) -> Any:
-        source = scenes.image_source(index)
-        found = segmenter(source if isinstance(source, Path) else source.read())
+        found = segmenter(predictable(scenes.image_source(index)))
         if reading == "semantic":
             return mapping[found.semantic]
         if reading == "instances":
