@@ -117,7 +117,9 @@ def test_what_changes_nothing_draws_the_picture_itself() -> None:
 def test_every_preset_takes_any_picture(
     height: int, width: int, size: tuple[int, int], level: int, preset: Augmentation, seed: int
 ) -> None:
-    certain = dataclasses.replace(preset, empty=0.5, paste=0.5, replace=0.5, synthesis=0.5, jpeg=1, blur=1)
+    certain = dataclasses.replace(
+        preset, empty=0.5, paste=0.5, replace=0.5, synthesis=0.5, hair=0.7, jpeg=1, blur=1
+    )
     image = np.full((height, width, 3), 77, np.uint8)
     mask = np.full((height, width), level, np.uint8)
     mask[: height // 2, : width // 2] = 255
@@ -197,6 +199,33 @@ def test_synthesised_backgrounds_are_of_one_colour_of_three_kinds() -> None:
     assert kinds["grey"] > 12
     assert kinds["near"] > 12
     assert kinds["any"] > 3
+
+
+def test_hairs_have_the_subject_s_colours_and_stand_in_the_truth() -> None:
+    """Red is the mask: hairs grow out of what is solid red, and the more of one, the redder the pixel."""
+    image, mask = scene(120, 180)
+    photograph, matte = NONE(image, mask, (120, 180), np.random.default_rng(0))
+    grown = soft = 0
+    for seed in range(8):
+        changed, truth = Augmentation(hair=1)(image, mask, (120, 180), np.random.default_rng(seed))
+        assert (changed[0].int() - truth[0].int()).abs().max() <= 2
+        assert (truth >= matte).all()
+        untouched = (truth == 0)[0]
+        assert torch.equal(changed[:, untouched], photograph[:, untouched])
+        grown += int((truth > matte).sum())
+        soft += int(((truth > 0) & (truth < 255)).sum())
+    assert grown > 1000
+    assert soft > 1000
+
+
+@pytest.mark.parametrize("level", [0, 200, 255], ids=["none", "nowhere solid", "all of it"])
+def test_what_has_no_outline_grows_no_hair(level: int) -> None:
+    image, mask = scene()
+    mask[:] = level
+    whole = NONE(image, mask, SIZE, np.random.default_rng(0))
+    haired = Augmentation(hair=1)(image, mask, SIZE, np.random.default_rng(0))
+    assert torch.equal(haired[0], whole[0])
+    assert torch.equal(haired[1], whole[1])
 
 
 def test_a_piece_beside_the_subject_has_an_empty_truth() -> None:

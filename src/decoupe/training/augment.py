@@ -12,7 +12,8 @@ from operator import itemgetter
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageStat
+from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageStat
+from scipy import ndimage
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -27,6 +28,8 @@ GREY = (128, 128, 128)
 """What surrounds a photograph that does not fill its sample."""
 GREY_OF = np.array((0.299, 0.587, 0.114))
 """What red, green and blue count for in a grey (ITU-R BT.601)."""
+FINE = 4
+"""Pixels along each side of one of a sample's while hairs are drawn."""
 OUTLINE = 8
 """Half transparent pixels that an outline has at most, as a multiple of width plus height; hair has more."""
 
@@ -49,6 +52,7 @@ class Augmentation:
         paste: probability that the subject is set on a piece of another photograph beside its subject.
         replace: probability that the subject is set on a photograph of the folder of backgrounds, if given.
         synthesis: probability that the subject is set on a grey, a colour close to its own, or any (2:2:1).
+        hair: probability that hairs are drawn out of the subject, of its own colours; the truth has them too.
         brightness: least and largest factor on the brightness.
         contrast: the same for the contrast.
         saturation: the same for the saturation.
@@ -71,6 +75,7 @@ class Augmentation:
     paste: float = 0.0
     replace: float = 0.0
     synthesis: float = 0.0
+    hair: float = 0.0
     brightness: Range = (1.0, 1.0)
     contrast: Range = (1.0, 1.0)
     saturation: Range = (1.0, 1.0)
@@ -124,6 +129,8 @@ class Augmentation:
         ground = self.ground(photograph, matte, rng, other, background)
         if ground is not None:
             photograph = Image.composite(own_colours(photograph, matte), ground, matte)
+        if rng.random() < self.hair:
+            photograph, matte = haired(photograph, matte, rng)
         photograph = self.degrade(photograph, rng)
         return self.recolour(photograph, rng), F.pil_to_tensor(matte)
 
@@ -259,6 +266,61 @@ def own_colours(photograph: Image.Image, matte: Image.Image) -> Image.Image:
     spread = spread.convert("RGBa").filter(ImageFilter.BoxBlur(2)).convert("RGBA")
     edge = ImageChops.subtract(spread.getchannel("A").point([0] + [255] * 255), solid)
     return Image.composite(spread.convert("RGB"), photograph, edge)
+
+
+def haired(
+    photograph: Image.Image, matte: Image.Image, rng: np.random.Generator
+) -> tuple[Image.Image, Image.Image]:
+    """A subject with hairs along a part of its outline, and their alpha; as it is if it has no outline."""
+    hairs = drawn_hairs(np.asarray(photograph), np.asarray(matte), rng)
+    alpha = hairs.getchannel("A")
+    # Over: a hair hides what is behind it, be that background or subject.
+    return Image.composite(hairs.convert("RGB"), photograph, alpha), ImageChops.screen(matte, alpha)
+
+
+def drawn_hairs(photograph: Array, mask: Array, rng: np.random.Generator) -> Image.Image:
+    """Hairs alone, as RGBA: bent, thin at the tip, as dense, long and thick as chance has it.
+
+    Args:
+        photograph: uint8 ``(H, W, 3)``, whose colours they take where they grow.
+        mask: uint8 ``(H, W)``.
+        rng: where all chance comes from.
+    """
+    height, width = mask.shape
+    canvas = Image.new("RGBA", (FINE * width, FINE * height))
+    downhill = -np.stack(np.gradient(ndimage.gaussian_filter(mask.astype(np.float32), 3.0)), -1)
+    solid = mask == 255
+    roots = np.argwhere(solid & ~ndimage.binary_erosion(solid, border_value=1))
+    steep = np.linalg.norm(downhill[tuple(roots.T)], axis=-1)
+    roots, steep = roots[steep > 1], steep[steep > 1, np.newaxis]
+    if not len(roots):
+        return canvas.resize((width, height))
+
+    # A part of the outline: a head has hair, a face has none.
+    first = roots[rng.integers(len(roots))]
+    nearest = np.argsort(np.linalg.norm(roots - first, axis=1))[: math.ceil(len(roots) * rng.uniform(0.1, 1))]
+    chosen = rng.choice(nearest, size=math.ceil(len(nearest) * rng.uniform(0.2, 1.5)))
+    count = len(chosen)
+    out = downhill[tuple(roots[chosen].T)] / steep[chosen]
+    side = np.stack([-out[:, 1], out[:, 0]], -1)
+    longest = solid.sum() ** 0.5 * math.exp(rng.uniform(math.log(0.03), math.log(0.35)))
+    lengths = longest * rng.uniform(0.2, 1, (count, 1))
+    bends = rng.normal(0, 0.3, (count, 1)) * side + rng.normal(0, 0.3, 2)  # each its own, and all together
+    widths = math.exp(rng.uniform(math.log(0.3), math.log(1.2))) * rng.uniform(0.6, 1.4, count)
+
+    depth = rng.uniform(0, 4, (count, 1))
+    grown = (roots[chosen] - depth * out).round().astype(int).clip(0, (height - 1, width - 1))
+    grown = np.where(solid[tuple(grown.T)][:, np.newaxis], grown, roots[chosen])
+    colours = photograph[tuple(grown.T)]
+
+    along = np.linspace(-0.1, 1, 9)[:, np.newaxis, np.newaxis]
+    middle = roots[chosen] + 0.5 + lengths * (along * out + along**2 * bends)  # (9, hairs, 2)
+    half = (1 - along).clip(0, 1) * widths[:, np.newaxis] / 2 * side
+    edges = FINE * np.concatenate([middle + half, (middle - half)[::-1]]).transpose(1, 0, 2)[..., ::-1]
+    draw = ImageDraw.Draw(canvas)
+    for edge, colour in zip(edges.reshape(count, -1).tolist(), colours.tolist(), strict=True):
+        draw.polygon(edge, fill=(*colour, 255))
+    return canvas.resize((width, height), Image.Resampling.BOX)
 
 
 def cropped(pixels: Array, box: Box, size: tuple[int, int]) -> Image.Image:
