@@ -402,6 +402,34 @@ def test_what_stands_in_the_way_is_told_before_the_work(
     assert "a.onnx exists: add --overwrite" in ran.stderr
 
 
+def test_both_files_of_openvino_are_kept_and_so_is_the_model_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("decoupe.weights.load_model", lambda _: pytest.fail("it was opened"))
+    (tmp_path / "pytorch_model.bin").write_text("mine")
+    command = ["export", str(tmp_path / "pytorch_model.bin"), str(tmp_path / "pytorch_model.xml")]
+    ran = CliRunner().invoke(app, command)
+    assert (ran.exit_code, ran.stderr.count("\n")) == (2, 1)
+    assert "pytorch_model.bin exists: add --overwrite" in ran.stderr
+    ran = CliRunner().invoke(app, [*command, "--overwrite"])
+    assert (ran.exit_code, ran.stderr.count("\n")) == (2, 1)
+    assert "pytorch_model.bin is the model that is read: name another output" in ran.stderr
+    assert (tmp_path / "pytorch_model.bin").read_text() == "mine"
+
+
+def test_a_hub_id_brings_the_catalogue_s_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = SimpleNamespace(model=None, family="birefnet", preprocessing=TWICE, vocabulary=NO_NAMES)
+    stored: list[str] = []
+    monkeypatch.setattr(decoupe.weights, "load_model", lambda name: loaded)
+    monkeypatch.setattr(
+        export, "export_onnx", lambda *_, metadata, **__: stored.append(metadata["licence"]) or []
+    )
+    for model in ("rmbg-2.0", "briaai/RMBG-2.0", "someone/else"):
+        ran = CliRunner().invoke(app, ["export", model, str(tmp_path / "a.onnx")])
+        assert ran.exit_code == 0, ran.output
+    assert stored == ["CC-BY-NC-4.0", "CC-BY-NC-4.0", ""]
+
+
 def test_what_may_be_lost_is_of_8_bits(tmp_path: Path) -> None:
     ran = CliRunner().invoke(app, ["export", "pocket", str(tmp_path / "a.onnx"), "--most-lost", "0.1"])
     assert (ran.exit_code, len(ran.stderr.splitlines())) == (2, 1)
@@ -586,7 +614,7 @@ def test_8_bits_look_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         export, "export_onnx", lambda *_, preprocessing, **__: exported.append(preprocessing) or []
     )
     monkeypatch.setattr(quantization, "quantise", lambda *_, **__: quantization.Effect(1, 0.0))
-    told = CliRunner().invoke(app, ["export", "any", str(tmp_path / "a.onnx"), "--int8", str(tmp_path)])
+    told = CliRunner().invoke(app, ["export", "pocket", str(tmp_path / "a.onnx"), "--int8", str(tmp_path)])
     assert (told.exit_code, exported) == (0, [dataclasses.replace(TWICE, two_scale=None)])
 
 

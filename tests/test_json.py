@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from decoupe.cli import app
+from decoupe.weights.download import marker_of
+from decoupe.weights.registry import CATALOGUE
 from drawn import draw_pair
 from inference.queries import see
 from inference.tiny import write_onnx
@@ -147,20 +150,59 @@ def test_the_cache_is_listed_and_pruned(run: Run, monkeypatch: pytest.MonkeyPatc
     assert "unknown cached model 'me/othr'; did you mean 'me/other'?" in unknown.stderr
 
 
+def snapshot(cache: Path, repo: str, revision: str, *files: str, ours: bool = True) -> Path:
+    """A revision in a hub's cache, its files linked to blobs, downloaded and verified by decoupe or not."""
+    repository = cache / f"models--{repo.replace('/', '--')}"
+    folder = repository / "snapshots" / revision
+    for path in (folder, repository / "blobs"):
+        path.mkdir(parents=True, exist_ok=True)
+    for name in files:
+        content = f"{repo} {revision} {name}".encode() * 100
+        blob = repository / "blobs" / hashlib.sha256(content).hexdigest()
+        blob.write_bytes(content)
+        (folder / name).symlink_to(blob)
+        if ours:
+            marker_of(blob).write_text("{}")
+    return folder
+
+
 def test_revisions_that_the_catalogue_no_longer_names_go(run: Run, tmp_path: Path) -> None:
-    repository = tmp_path / "cache" / "models--ZhengPeng7--BiRefNet"
-    for revision in ("e2bf8e4460fc8fa32bba5ea4d94b3233d367b0e4", "a" * 40):
-        snapshot = repository / "snapshots" / revision
-        snapshot.mkdir(parents=True)
-        (snapshot / "model.safetensors").write_bytes(revision.encode() * 100)
-    foreign = tmp_path / "cache" / "models--someone--else" / "snapshots" / ("b" * 40)
-    foreign.mkdir(parents=True)
-    (foreign / "model.bin").write_bytes(b"of another program")
+    cache = tmp_path / "cache"
+    now = snapshot(cache, "ZhengPeng7/BiRefNet", CATALOGUE["birefnet"].revision, "model.safetensors")
+    before = snapshot(cache, "ZhengPeng7/BiRefNet", "a" * 40, "model.safetensors")
+    foreign = snapshot(cache, "someone/else", "b" * 40, "model.bin", ours=False)
+    others = snapshot(cache, "ZhengPeng7/BiRefNet", "c" * 40, "model.safetensors", "birefnet.py", ours=False)
     assert "not used any more" in run("cache", "list").stdout
     pruned = run("cache", "prune")
     assert pruned.stdout == "birefnet aaaaaaaa\n"
-    assert [path.name[:4] for path in (repository / "snapshots").iterdir()] == ["e2bf"]
-    assert foreign.exists()
+    assert not before.exists()
+    assert all((folder / "model.safetensors").exists() for folder in (now, others))
+    assert (foreign / "model.bin").exists()
+    assert run("cache", "prune", "birefnet").stdout.startswith("birefnet ")
+    assert (others / "birefnet.py").exists()  # another program's, though of the same repository
+    assert not now.exists()
+
+
+def test_models_of_one_repository_are_listed_and_pruned_one_by_one(run: Run, tmp_path: Path) -> None:
+    row, fast, nightly = (CATALOGUE[f"inspyrenet{kind}"] for kind in ("", "-fast", "-nightly"))
+    assert row.repo == fast.repo == nightly.repo
+    assert row.repo is not None
+    folder = snapshot(tmp_path / "cache", row.repo, "d" * 40, row.file, fast.file)
+    refs = folder.parents[1] / "refs"
+    refs.mkdir()
+    (refs / row.revision).write_text("d" * 40)
+    entries = valid(run("cache", "list", "--json").stdout, "cache")
+    assert [entry["name"] for entry in entries] == ["inspyrenet", "inspyrenet-fast"]
+    assert all(entry["current"] for entry in entries)
+    assert run("cache", "prune", "inspyrenet-nightly").exit_code == 2
+    blob = (folder / row.file).resolve()
+    assert run("cache", "prune", "inspyrenet").exit_code == 0
+    assert not blob.exists()
+    assert (folder / fast.file).exists()
+    entries = valid(run("cache", "list", "--json").stdout, "cache")
+    assert [entry["name"] for entry in entries] == ["inspyrenet-fast"]
+    run("cache", "prune", "inspyrenet-fast")
+    assert valid(run("cache", "list", "--json").stdout, "cache") == []
 
 
 TRAINED = [

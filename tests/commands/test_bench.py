@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def test_other_machines_and_spoiled_files_count_as_nothing(run: Run) -> None:
 def test_a_cache_that_cannot_be_written_is_told(run: Run) -> None:
     Path("cache").write_text("a file")
     done = run("bench", "pocket", "--repeats", "1")
-    assert done.exit_code == 1
-    assert "cannot make the cache cache (File exists): set DECOUPE_CACHE to another" in done.stderr.replace(
-        str(Path.cwd()) + "/", ""
-    )
+    assert done.exit_code == 0
+    assert re.search(r"^pocket +[0-9.]+ s  cpu in float32$", done.stdout, re.MULTILINE)
+    told = done.stderr.replace(str(Path.cwd()) + "/", "")
+    assert "not remembered for `decoupe models`: cache cannot be written (File exists)" in told

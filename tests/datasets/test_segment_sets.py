@@ -11,7 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from decoupe.datasets.segment_sets import MatteSegments, SegmentSet, find_segment_set, is_segment_set
+from decoupe.datasets.segment_sets import (
+    CocoInstances,
+    MatteSegments,
+    SegmentSet,
+    find_segment_set,
+    is_segment_set,
+)
 from decoupe.datasets.sets import find_pairs
 from decoupe.errors import InputError
 from decoupe.training.recipes import RECIPES, recipe_from
@@ -111,7 +117,7 @@ def test_one_matte_set_is_validated_on_another_whatever_their_names(discs: Path,
 
 def test_coco_instances(coco: Path) -> None:
     """The smaller one is in front; crowds lie behind all."""
-    scenes = find_segment_set(coco, kind="instances")
+    scenes = find_segment_set(coco, kinds=["instances"])
     scene = scenes.read(0)
     assert (scene.classes.tolist(), scene.crowd.tolist()) == ([1, 0, 0], [False, False, True])
     assert scene.segments.tolist() == [[1, 1, 1, 2], [1, 0, 1, 2], [1, 1, 1, 2]]
@@ -139,6 +145,16 @@ def test_ade20k(ade: Path) -> None:
     assert scene.classes.tolist() == [0, 4, 149]
     assert scene.segments.tolist() == [[-1, 1, 1, 2], [1, 1, 0, 0]]
     assert find_segment_set(ade, "val").name == "validation"
+
+
+def test_the_first_of_the_wanted_kinds_is_taken(coco: Path, ade: Path) -> None:
+    shutil.copytree(ade / "annotations", coco / "annotations", dirs_exist_ok=True)
+    shutil.copytree(ade / "images", coco / "images")
+    (coco / "annotations" / "panoptic_val2017.json").unlink()
+    assert type(find_segment_set(coco, "val")) is CocoInstances
+    assert find_segment_set(coco, "val", ["panoptic", "semantic"]).vocabulary.names == ADE20K.names
+    with pytest.raises(InputError, match=r"holds no panoptic set for validation: expected annotations/"):
+        find_segment_set(coco, "val", ["panoptic"])
 
 
 def test_other_semantic_classes_are_named_in_a_file(ade: Path) -> None:
@@ -221,7 +237,7 @@ def test_what_is_no_segment_set(tmp_path: Path, coco: Path, ade: Path) -> None:
     with pytest.raises(InputError, match=r"holds no segment set for training: expected .*panoptic_train"):
         find_segment_set(tmp_path)
     with pytest.raises(InputError, match="holds no panoptic set for validation"):
-        find_segment_set(ade, "val", kind="panoptic")
+        find_segment_set(ade, "val", kinds=["panoptic"])
     (ade / "images" / "training" / "a.jpg").unlink()
     with pytest.raises(InputError, match=r"1 maps have no photograph in .*training, .*a\.png first"):
         find_segment_set(ade)
@@ -247,7 +263,7 @@ def test_annotations_that_do_not_fit_are_named(coco: Path) -> None:
         scenes.read(1)
     Image.new("RGB", (40, 3)).save(coco / "train2017" / "9.jpg")
     with pytest.raises(InputError, match="is 40×3, its segments 4×3: make them the same"):
-        find_segment_set(coco, kind="instances").read(0)
+        find_segment_set(coco, kinds=["instances"]).read(0)
     instances = coco / "annotations" / "instances_train2017.json"
     content = json.loads(instances.read_text())
     for wrong, line in (
@@ -257,7 +273,7 @@ def test_annotations_that_do_not_fit_are_named(coco: Path) -> None:
         content["annotations"][0]["segmentation"] = wrong
         instances.write_text(json.dumps(content))
         with pytest.raises(InputError, match=line):
-            find_segment_set(coco, kind="instances").read(0)
+            find_segment_set(coco, kinds=["instances"]).read(0)
 
 
 @pytest.mark.parametrize(
@@ -274,4 +290,4 @@ def test_what_annotations_lack_is_named(coco: Path, kind: Any, part: str, key: s
     del content[part][-1][key]
     file.write_text(json.dumps(content))
     with pytest.raises(InputError, match=f"not a COCO annotation file .*{part} without {key}.*: expected"):
-        find_segment_set(coco, kind=kind)
+        find_segment_set(coco, kinds=[kind])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ from typer.testing import CliRunner, Result
 from decoupe.cli import app
 from decoupe.datasets.segment_sets import CocoInstances, find_segment_set
 from decoupe.errors import InputError
-from decoupe.evaluation.scenes import evaluate_scenes, file_predictions
+from decoupe.evaluation.scenes import evaluate_scenes, file_predictions, model_predictions
 from decoupe.evaluation.segments import AveragePrecision, Instance, MeanIoU
 from decoupe.inference.segments import Segments
 from decoupe.training.tasks import SegmentPrediction, SegmentScores
-from decoupe.weights.labels import Vocabulary
+from decoupe.weights.labels import ADE20K, Vocabulary
 from inference.queries import ANIMALS, logits_of, see
 
 SIZE = (48, 64)
@@ -251,7 +252,7 @@ def test_crowds_excuse_their_own_class_alone(coco: Path) -> None:
     for annotation in content["annotations"]:
         annotation["segments_info"][1]["iscrowd"] = 1  # the dog
     file.write_text(json.dumps(content))
-    scenes = find_segment_set(coco, "val", "panoptic")
+    scenes = find_segment_set(coco, "val", ["panoptic"])
     scene = scenes.read(0)
     for label, wanted in ((1, 1), (0, 1 / 1.5)):  # the dogs told right, and as cats
         found = scene.segments, np.array([0, label, 2])
@@ -299,7 +300,7 @@ def test_objects_are_as_large_as_their_annotations_say(coco: Path) -> None:
         for one in content["annotations"]:
             one |= {"area": areas[one["category_id"]]} if one["category_id"] in areas else {}
         file.write_text(json.dumps(content))
-        scenes = find_segment_set(coco, "val", "instances")
+        scenes = find_segment_set(coco, "val", ["instances"])
         assert isinstance(scenes, CocoInstances)
         truth = [Instance(one.mask, one.label) for one in scenes.objects(0)]
         result = evaluate_scenes(scenes, lambda index, truth=truth: truth, "instances").metric.result()
@@ -317,7 +318,7 @@ def test_pictures_of_one_name_in_several_folders(coco: Path) -> None:
         for file in annotations.glob("*.json"):
             file.write_text(file.read_text().replace(f'"{old}.', f'"{new}.'))
     truth = annotations / "panoptic_val2017.json"
-    scenes = find_segment_set(coco, "val", "panoptic")
+    scenes = find_segment_set(coco, "val", ["panoptic"])
     scores = evaluate_scenes(scenes, file_predictions(truth, scenes, "panoptic"), "panoptic")
     assert {name: row["PQ"] for name, row in scores.values.items()} == {"a/1": 1, "b/1": 1}
     told = json.loads((annotations / "instances_val2017.json").read_text())["annotations"]
@@ -325,6 +326,32 @@ def test_pictures_of_one_name_in_several_folders(coco: Path) -> None:
     assert results("--pred", "results.json", "--gt", "coco", "--protocol", "instances")[
         "AP"
     ] == pytest.approx(1)
+
+
+def test_a_release_may_call_a_set_s_classes_otherwise(tmp_path: Path) -> None:
+    """ADE20K's "windowpane" is "window" elsewhere, and its "road" is "road, route"."""
+    (tmp_path / "annotations" / "validation").mkdir(parents=True)
+    (tmp_path / "images" / "validation").mkdir(parents=True)
+    Image.new("RGB", (3, 1)).save(tmp_path / "images" / "validation" / "a.jpg")
+    road, window = ADE20K.names.index("road"), ADE20K.names.index("windowpane")
+    told = np.array([[road, window, 0]], np.uint8)
+    Image.fromarray(told + 1).save(tmp_path / "annotations" / "validation" / "a.png")
+    scenes = find_segment_set(tmp_path, "val")
+    names = [{"road": "road, route", "windowpane": "window "}.get(name, name) for name in ADE20K.names]
+
+    class Knowing:
+        vocabulary = Vocabulary(tuple(names))
+
+        def __call__(self, source: object) -> SimpleNamespace:
+            return SimpleNamespace(semantic=told)
+
+    predict, notes = model_predictions(Knowing(), scenes, "semantic")  # type: ignore[arg-type]
+    assert notes == []
+    assert evaluate_scenes(scenes, predict, "semantic").metric.result()["mIoU"] == 1
+    Knowing.vocabulary = Vocabulary(tuple(names[:149]))
+    assert model_predictions(Knowing(), scenes, "semantic")[1] == [  # type: ignore[arg-type]
+        "the model does not know 3 classes, road first"
+    ]
 
 
 def test_average_precision_merges() -> None:

@@ -219,9 +219,26 @@ def test_rembg_does_not_drop_files_in_silence(
     assert line in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    "moved",
+    [{}, {"scale": "40%"}, {"scale": "40%", "position": "70% 30%"}, {"scale": "40%", "crop": "true"}],
+    ids=lambda fields: " ".join(fields),
+)
+def test_the_shadow_lies_where_the_subject_is_moved_to(client: httpx.Client, moved: dict[str, str]) -> None:
+    picture = Image.new("RGB", (96, 64), (0, 255, 255))
+    picture.paste((255, 0, 0), (32, 16, 64, 48))
+    before, after = (
+        np.asarray(opened(remove_bg(client, png(picture), **moved, **more)).getchannel("A"), int)
+        for more in ({}, {"add_shadow": "true", "shadow_opacity": "80"})
+    )
+    assert (after[before == 0] > 30).any()
+    assert (after >= before).all()
+
+
 def test_errors_about_pictures(client: httpx.Client) -> None:
     empty = remove_bg(client, png(Image.new("RGB", (64, 64), (0, 255, 255))))
-    assert empty.json()["errors"][0]["title"] == "Could not identify foreground in image."
+    error = {"title": "Could not identify foreground in image.", "code": "unknown_foreground"}
+    assert (empty.status_code, empty.json()) == (400, {"errors": [error]})
     assert remove_bg(client, b"text").status_code == 400
     files = {"image_file": SQUARES, "bg_image_file": b"text"}
     ground = client.post("/v1.0/removebg", files=files).json()["errors"][0]["title"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from decoupe.errors import CheckpointError, ConfigError, DeviceError, InputError
 from decoupe.models.birefnet import PRESETS
 from decoupe.models.maskformer import PRESETS as MASKFORMERS
 from decoupe.models.maskformer import MaskFormer
-from decoupe.training import loop, state
+from decoupe.training import data, loop, state
 from decoupe.training.augment import POCKET
 from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
 from decoupe.training.ema import Average
@@ -238,9 +239,42 @@ def test_what_a_killed_run_had_logged_beyond_its_state_is_forgotten(tmp_path: Pa
     file = tmp_path / "log.jsonl"
     forget(file, 2)
     assert not file.exists()
-    file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    file.write_text('{"step": 1}\n\0\0\0\n[]\n{"step": 2}\n{"step": 3}\n{"st')
     forget(file, 2)
     assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"data": {}}', "\0" * 80])
+def test_a_state_that_a_crash_has_emptied_is_told(discs: Path, tmp_path: Path, content: str) -> None:
+    prepared(discs, tmp_path).run(until=1)
+    (tmp_path / "state" / "progress.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"state is damaged \(.*\): remove it to begin anew"):
+        prepared(discs, tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_cannot_be_read_costs_no_steps(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Trainer, workers: int
+) -> None:
+    """One line that names it, also from a worker process, and the steps before are saved."""
+    monkeypatch.setattr(data, "KEPT_SHARE", 0)  # read whenever it is shown
+    assert prepared(discs, tmp_path).run(until=2).why == "interrupted"
+    trainer = train(SMALL, [discs], [], tmp_path, device="cpu", workers=workers)
+    picture = divide(SMALL, [discs], [])[0]["discs"][0].image
+    assert isinstance(picture, Path)
+    content = picture.read_bytes()
+    picture.write_bytes(content[:300])
+    with pytest.raises(InputError) as caught:
+        trainer.run()
+    line = str(caught.value)
+    assert picture.name in line
+    assert "\n" not in line
+    assert state.saved_step(tmp_path) == trainer.progress.step >= 2
+    assert multiprocessing.active_children() == []  # the error's traceback holds the batches
+    picture.write_bytes(content)
+    resumed = prepared(discs, tmp_path)
+    assert resumed.run() == Ending("finished", 10)
+    assert_same(whole, resumed)
 
 
 def test_a_damaged_state_is_told(discs: Path, tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from decoupe.errors import CheckpointError
+from decoupe.weights.checkpoint import read_tensors
 from decoupe.weights.detectron import read_pkl
 
 ARRAYS = {
@@ -113,6 +115,13 @@ def test_anything_else_is_refused_by_name(
         read_pkl(path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "was_here").exists()
+
+
+def test_a_zip_of_tensors_is_read_whatever_it_is_called(tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    torch.save({"weight": torch.arange(3.0)}, path)
+    (weight,) = read_tensors(path)[0].values()
+    assert weight.tolist() == [0, 1, 2]
 
 
 def test_references_outside_are_refused(tmp_path: Path) -> None:

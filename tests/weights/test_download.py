@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -62,6 +63,22 @@ def test_a_file_that_may_be_absent_is_asked_for_once(hub: FakeHub) -> None:
     assert len(hub.requests) == asked
     with pytest.raises(DownloadError, match=r"has no file 'config\.json'"):  # outside the catalogue alone
         fetch(dataclasses.replace(own, family="birefnet"))
+
+
+def test_a_hub_that_falters_says_nothing_of_a_file_that_may_be_absent(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the model would be used with another input size once, and rightly the next time."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    hub.files[KEY] = CONTENT
+    fetch(SPEC)
+    own = dataclasses.replace(SPEC, family="", beside=("preprocessor_config.json",))
+    hub.refusals["someone/tiny"] = (503, "")
+    with pytest.raises(DownloadError, match=r"answered 503 for tiny: try again later"):
+        fetch(own)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.warns(UserWarning, match=r"preprocessor_config\.json of someone/tiny is not in the cache"):
+        fetch(own)
 
 
 def test_progress_is_drawn_on_request_only(
@@ -161,6 +178,34 @@ def test_a_cache_without_links_asks_the_hub_for_the_hash(hub: FakeHub) -> None:
     path.write_bytes(CONTENT[::-1])
     with pytest.raises(DownloadError, match="damaged and were deleted"):
         fetch(SPEC, progress=False)
+
+
+def test_a_copied_cache_without_links_works_offline(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub.files[KEY] = CONTENT
+    fetch(SPEC, progress=False)
+    copied = tmp_path / "copied"
+    shutil.copytree(cache_dir(), copied, symlinks=False)
+    monkeypatch.setenv("DECOUPE_CACHE", str(copied))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    hub.requests.clear()
+
+    path = fetch(SPEC, progress=False)
+    assert path.is_relative_to(copied)
+    with monkeypatch.context() as patch:  # verified from now on, with the blobs or without
+        patch.delattr("decoupe.weights.download.sha256_of")
+        assert fetch(SPEC, progress=False) == path
+    shutil.rmtree(path.parents[2] / "blobs")
+    os.utime(path)
+    assert fetch(SPEC, progress=False) == path
+
+    path.with_name(f"{path.name}.verified").unlink()
+    with pytest.raises(DownloadError, match="cannot be verified: no blob of the cache") as error:
+        fetch(SPEC, progress=False)
+    one_line(error)
+    assert path.exists()
+    assert hub.requests == []
 
 
 def test_offline_uses_the_cache_and_says_what_is_missing(

@@ -75,8 +75,12 @@ def test_other_names_are_what_they_were(
     with pytest.raises(UnknownModelError, match="unknown model 'mugz'"):
         decoupe.load("mugz")
     monkeypatch.chdir(tmp_path)
-    Path("Mugs").write_bytes(b"a file of that name goes first")
+    Path("Mugs").mkdir()
+    assert resolved("Mugs") == tmp_path / "tiny.onnx"  # a folder of photographs is no model
+    Path("Mugs", "model.safetensors").touch()
     assert resolved("Mugs") == "Mugs"
+    Path("beside").write_bytes(b"a file of that name goes first")
+    assert resolved("beside") == "beside"
 
 
 @pytest.mark.parametrize(

@@ -51,14 +51,14 @@ def bench(
             try:
                 with said_warnings(quiet):
                     measured.append(_measured(name, device, precision, compile, repeats))
-                _remember(measured[-1])
             except DecoupeError as error:
                 say(str(error))
                 failed = True
                 continue
+            last = measured[-1]
             if not as_json:
-                last = measured[-1]
                 typer.echo(f"{name:<32} {last.seconds:>8.3f} s  {last.device} in {last.dtype}")
+            _remember(last)
         if as_json:
             typer.echo(json.dumps([dataclasses.asdict(one) for one in measured]))
         if failed:
@@ -87,10 +87,10 @@ def _measured(name: str, device: str, precision: str, compiled: bool, repeats: i
 
 
 def _remember(timing: Timing) -> None:
+    """Keep it for `decoupe models`; where that cannot be, it was measured and told all the same."""
     try:
         timings_file().parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make the cache {timings_file().parent} ({error.strerror}): set DECOUPE_CACHE to another"
-        ) from None
-    write_bytes(with_timing(timing), timings_file())
+        write_bytes(with_timing(timing), timings_file())
+    except (OSError, OutputError) as error:
+        reason = getattr(error, "strerror", None) or error
+        say(f"not remembered for `decoupe models`: {timings_file().parent} cannot be written ({reason})")

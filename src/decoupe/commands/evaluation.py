@@ -329,7 +329,8 @@ def _segments(
         scenes: SegmentSet = MatteSegments({names_of([folder])[0]: find_pairs(folder)})
     else:
         # Any truth but that of instances tells the class of every pixel.
-        scenes = find_segment_set(folder, "val", None if reading == "semantic" else reading)
+        kinds: list[Any] = ["panoptic", "semantic"] if reading == "semantic" else [reading]
+        scenes = find_segment_set(folder, "val", kinds)
     if model is not None:
         segmenter = decoupe.load(model, **opening)
         if not isinstance(segmenter, decoupe.Segmenter):

@@ -12,7 +12,8 @@ from decoupe.commands.console import imported, say, told
 from decoupe.commands.options import Overwrite, known_models
 from decoupe.commands.plan import check_output
 from decoupe.commands.running import said_warnings
-from decoupe.errors import InputError
+from decoupe.errors import InputError, OutputError
+from decoupe.runtimes import find_spec
 from decoupe.weights.registry import CATALOGUE
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ def export(
     """Write a model as one file that runs without PyTorch. It is checked against PyTorch first."""
     with told():
         _check_options(out, half, deform, pixels, int8, most_lost)
-        check_output(out, overwrite)
+        for file in _written(out):
+            check_output(file, overwrite)
+            if file.exists() and Path(model).exists() and file.samefile(model):
+                raise OutputError(f"{file} is the model that is read: name another output")
         imported("decoupe.export", "decoupe export", "export")
         from decoupe import __version__
         from decoupe.export import export_onnx, once
@@ -70,7 +74,8 @@ def export(
         from decoupe.weights import load_model
 
         loaded = load_model(model)
-        known = CATALOGUE[model].licence if model in CATALOGUE else ""
+        row = find_spec(model)
+        known = row.licence if row is not None and row.name in CATALOGUE else ""
         stored = {
             "name": name or out.stem,
             "family": loaded.family,
@@ -98,6 +103,11 @@ def export(
             report = write(out) if int8 is None else _in_8_bits(write, out, int8, most)
         tell(report)
         typer.echo(out)
+
+
+def _written(out: Path) -> tuple[Path, ...]:
+    """The files of an export."""
+    return (out, out.with_suffix(".bin")) if out.suffix == ".xml" else (out,)
 
 
 def _check_options(

@@ -126,7 +126,7 @@ def _run(
         )
     try:
         ending = trainer.run(minutes=float("inf") if minutes is None else minutes)
-    except (loop.Diverged, OutputError) as error:
+    except (loop.Diverged, OutputError, InputError) as error:
         say(str(error))
         if main and as_json:
             typer.echo(json.dumps({"folder": str(out), "error": str(error)}))

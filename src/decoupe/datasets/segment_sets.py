@@ -29,6 +29,7 @@ from decoupe.weights.labels import ADE20K, CITYSCAPES, VOC, Vocabulary
 Array = NDArray[np.uint8]
 Part = Literal["train", "val"]
 Kind = Literal["panoptic", "instances", "semantic"]
+KINDS: tuple[Kind, ...] = ("panoptic", "instances", "semantic")
 
 SUBJECT = 128
 """Mask value from which a pixel of a matte set is its subject's."""
@@ -104,13 +105,13 @@ class SegmentSet(Protocol):
         ...
 
 
-def find_segment_set(folder: str | Path, part: Part = "train", kind: Kind | None = None) -> SegmentSet:
+def find_segment_set(folder: str | Path, part: Part = "train", kinds: Sequence[Kind] = KINDS) -> SegmentSet:
     """The segment set in a folder.
 
     Args:
         folder: in one of the layouts above.
         part: for training or for validation.
-        kind: which, where a folder holds several; without it the first of panoptic, instances, semantic.
+        kinds: which are wanted; where a folder holds several, the first of them.
 
     Raises:
         InputError: no such set there, or its files do not fit each other.
@@ -129,10 +130,11 @@ def find_segment_set(folder: str | Path, part: Part = "train", kind: Kind | None
     for marks, maps_of in _MAPS.items():
         if all((folder / mark).is_dir() for mark in marks):
             found["semantic"] = partial(maps_of, folder, part)
-    chosen = kind if kind is not None else next(iter(found), None)
-    if chosen is None or chosen not in found:
+    chosen = next((kind for kind in kinds if kind in found), None)
+    if chosen is None:
+        wanted = "segment" if tuple(kinds) == KINDS else " or ".join(kinds)
         raise InputError(
-            f"{folder} holds no {kind or 'segment'} set for {long}: expected annotations/ inside with "
+            f"{folder} holds no {wanted} set for {long}: expected annotations/ inside with "
             f"panoptic_{part}*.json or instances_{part}*.json (COCO), or {long}/ (ADE20K); "
             "or the folders of Pascal VOC or Cityscapes"
         )

@@ -36,7 +36,7 @@ from decoupe.evaluation.segments import (
 )
 from decoupe.inference.predictor import Segmenter
 from decoupe.inference.segments import Thresholds
-from decoupe.weights.labels import Vocabulary, plain
+from decoupe.weights.labels import Vocabulary, plain, published
 
 Reading = Literal["semantic", "panoptic", "instances"]
 Predict = Callable[[int], Any]
@@ -147,13 +147,18 @@ def model_predictions(
     Raises:
         InputError: model and set have no class in common.
     """
-    index_of = {plain(name): index for index, name in enumerate(scenes.vocabulary.names)}
-    mapping = np.array([index_of.get(plain(name), -1) for name in segmenter.vocabulary.names], np.int64)
-    missing = [name for name in scenes.vocabulary.names if index_of[plain(name)] not in mapping]
-    if len(missing) == len(scenes.vocabulary.names):
+    told, known = scenes.vocabulary.names, segmenter.vocabulary.names
+    index_of = {plain(name): index for index, name in enumerate(told)}
+    if published(known) is not None and published(known) is published(told):
+        # One set's classes stand in one order, whatever a release calls them.
+        mapping = np.arange(len(told))
+    else:
+        mapping = np.array([index_of.get(plain(name), -1) for name in known], np.int64)
+    missing = [name for name in told if index_of[plain(name)] not in mapping]
+    if len(missing) == len(told):
         raise InputError(
-            f"the model knows no class of {scenes.name}: it knows {segmenter.vocabulary.names[0]} and "
-            f"{len(mapping) - 1} more, the set {scenes.vocabulary.names[0]}"
+            f"the model knows no class of {scenes.name}: it knows {known[0]} and {len(known) - 1} more, "
+            f"the set {told[0]}"
         )
     notes = [f"the model does not know {len(missing)} classes, {missing[0]} first"] if missing else []
 

@@ -183,11 +183,7 @@ class Matte:
         """
         _check_hidden(keep_hidden, shadow)
         subject = Image.fromarray(self._cutout(keep_hidden))
-        if shadow:
-            below = Image.new("RGBA", subject.size)
-            below.putalpha(Image.fromarray(_alpha_bytes(shadow_of(self.alpha, shadow))))
-            subject = Image.alpha_composite(below, subject)
-        return self._finished(subject)
+        return self._finished(over_shadow(subject, self.alpha, shadow) if shadow else subject)
 
     def over(self, background: Background, *, shadow: float = 0) -> Image.Image:
         """The subject over another background, mode RGB.
@@ -400,6 +396,13 @@ class Matte:
                 fitted = [np.asarray(_fit(Image.fromarray(plane), (width, height))) for plane in planes]
                 return np.stack(fitted, axis=-1).clip(0, 65535)
         return np.asarray(self._background(background), np.float32) * np.float32(257)
+
+
+def over_shadow(subject: Image.Image, alpha: Floats, darkness: float) -> Image.Image:
+    """A cut-out, mode RGBA, over the shadow of its ``alpha`` ``(H, W)``: see `shadow_of`."""
+    below = Image.new("RGBA", subject.size)
+    below.putalpha(Image.fromarray(_alpha_bytes(shadow_of(alpha, darkness))))
+    return Image.alpha_composite(below, subject)
 
 
 def shadow_of(alpha: Floats, darkness: float) -> Floats:

@@ -22,10 +22,10 @@ from PIL import Image, ImageColor
 
 from decoupe.arrays import Box
 from decoupe.commands.cut_files import Wanted
-from decoupe.errors import InputError, unknown
+from decoupe.errors import unknown
 from decoupe.inference.framing import subject_box
 from decoupe.inference.media import encode
-from decoupe.inference.results import Background, Matte
+from decoupe.inference.results import Background, Matte, over_shadow
 from decoupe.server.forms import Form
 from decoupe.server.jobs import MEDIA_TYPES, Answer, Cut, Job, background_picture
 from decoupe.server.options import Known, chosen_model
@@ -133,10 +133,13 @@ class RemoveBg(Job):
         """The file, and where in it the subject is."""
         box = subject_box(matte.alpha)
         if not any(box):
-            raise InputError("Could not identify foreground in image.")
-        cutout = matte.cutout(shadow=self.shadow)
+            raise ProblemError(400, "Could not identify foreground in image.", code="unknown_foreground")
+        cutout = matte.cutout()
         told = dict(cutout.info)
         image, box = self._framed(cutout, box)
+        if self.shadow:  # where the subject stands now
+            alpha = np.asarray(image.getchannel("A"), np.float32) / np.float32(255)
+            image = over_shadow(image, alpha, self.shadow)
         image, box = _reduced(image, box, self.pixels)
         image = image.getchannel("A") if self.alpha else self._over(image, matte.icc_profile)
         image.info.update(told)

@@ -276,7 +276,8 @@ class Pool:
 def _result(told: dict[str, Any], body: bytes) -> Answer | ProblemError:
     """What a worker's answer says, where it makes sense."""
     if "failed" in told:
-        return ProblemError(_STATUS[told["failed"]], str(told["line"]))
+        code = None if told.get("code") is None else str(told["code"])
+        return ProblemError(_STATUS[told["failed"]], str(told["line"]), code=code)
     headers = {str(name): str(value) for name, value in told["headers"].items()}
     if told["media_type"] not in MEDIA_TYPES.values() or not all(map(_is_header, headers.items())):
         raise ValueError("no such answer")

@@ -36,6 +36,7 @@ from decoupe.errors import DecoupeError, InputError, ModelError, TooLargeError
 from decoupe.inference.predictor import Predictor, Segmenter, load
 from decoupe.inference.preprocess import Picture, network_size, read_image, register_heic
 from decoupe.server.jobs import PLAIN, Answer, Cut, Job, Looks, Segmentation
+from decoupe.server.problems import ProblemError
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "JPEG2000", "HEIF")
 """The formats, as Pillow calls them, that a server opens: some of the others start programs, as EPS does."""
@@ -408,8 +409,7 @@ class _Worker:
         failure = _failure(step, task)
         # Not before what failed has let go of its memory: the next job comes as soon as this one is answered.
         if failure is not None:
-            kind, line = failure
-            self._send(task, {"failed": kind, "line": line})
+            self._send(task, failure)
 
     def _answer(self, task: _Task, answer: Answer) -> None:
         seconds = {"model": task.seconds, "worker": time.perf_counter() - task.begun}
@@ -436,17 +436,20 @@ def _started(threads: int) -> ThreadPoolExecutor:
     return pool
 
 
-def _failure(step: Callable[[_Task], object], task: _Task) -> tuple[str, str] | None:
-    """What a step raises, as a kind and a line."""
+def _failure(step: Callable[[_Task], object], task: _Task) -> dict[str, str] | None:
+    """What a step raises: its kind, a line, and a code where it has one of its own."""
     try:
         step(task)
     except TooLargeError as error:
-        return "large", str(error)
+        return {"failed": "large", "line": str(error)}
+    except ProblemError as error:
+        return {"failed": "input", "line": str(error), "code": error.code}
     except DecoupeError as error:
-        return "input", str(error)
+        return {"failed": "input", "line": str(error)}
     except MemoryError:
-        return "large", "the picture needs more memory than this server gives: make it smaller"
+        line = "the picture needs more memory than this server gives: make it smaller"
+        return {"failed": "large", "line": line}
     except Exception:
         log(fault=traceback.format_exc())
-        return "fault", "the picture could not be done; the server's log says why"
+        return {"failed": "fault", "line": "the picture could not be done; the server's log says why"}
     return None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from decoupe.datasets.segment_sets import Scene, SegmentSet
 from decoupe.datasets.sets import Pair, read_pair, read_picture
 from decoupe.datasets.shards import Source
+from decoupe.errors import DecoupeError, InputError
 from decoupe.memory import free
 from decoupe.training.augment import Augmentation
 from decoupe.training.matching import Truth
@@ -83,6 +84,29 @@ class SegmentBatch(NamedTuple):
             Truth(plane == torch.arange(len(one), device=device).view(-1, 1, 1), one)
             for plane, one in zip(segments, classes, strict=True)
         ]
+
+
+class Told(Dataset[Any]):
+    """A dataset whose errors leave worker processes as they are: torch would make a page of each.
+
+    Args:
+        dataset: of samples, with a ``collate`` for them.
+    """
+
+    def __init__(self, dataset: MatteDataset | SegmentDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, sample: Sample) -> Any:
+        """The sample, or what is wrong with it."""
+        try:
+            return self.dataset[sample]
+        except DecoupeError as error:
+            return InputError(str(error))  # whose pickle comes back
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """A batch, or what is wrong with the first sample of which something is."""
+        wrong = next((one for one in samples if isinstance(one, InputError)), None)
+        return wrong or self.dataset.collate(samples)
 
 
 class MatteDataset(Dataset[tuple[Tensor, Tensor, int, str]]):

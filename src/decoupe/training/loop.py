@@ -27,13 +27,14 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from decoupe.errors import ConfigError, DecoupeError, DeviceError, InputError
 from decoupe.evaluation.pictures import contact_sheet
 from decoupe.inference.media import replacing
 from decoupe.training.checkpointing import checkpoint_activations
 from decoupe.training.criteria import BiRefNetCriterion
-from decoupe.training.data import Batches, dynamic_size, normalised
+from decoupe.training.data import Batches, Told, dynamic_size, normalised
 from decoupe.training.ema import Average
 from decoupe.training.fields import from_yaml
 from decoupe.training.lora import add_lora, merged_state
@@ -185,6 +186,7 @@ class Trainer:
             Diverged: the loss is not finite; the last saved state is intact.
             DeviceError: out of memory; the message says what to lower.
             OutputError: the state cannot be written; the former one is intact.
+            InputError: a picture cannot be read; the state before its batch is saved.
         """
         recipe, progress = self.recipe, self.progress
         last = min(self.steps, until or self.steps)
@@ -198,8 +200,14 @@ class Trainer:
             return step % validate_every == 0 or step == self.steps
 
         why: Literal["finished", "stopped early", "interrupted"] = "finished"
-        batches = iter(self.batches())
-        with writing(self.out), self._report() as report, self._signals(), warnings.catch_warnings():
+        with (
+            writing(self.out),
+            self._reading() as batches,
+            self._report() as report,
+            self._signals(),
+            self._saving_before_bad_data(),
+            warnings.catch_warnings(),
+        ):
             # Of weights with one input channel, channels last, in several processes: leave it.
             warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
             # Killed between a state and the validation that it was saved for.
@@ -229,6 +237,27 @@ class Trainer:
                     break
         return self._ending(why)
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Iterator[Any]]:
+        """The batches; whatever happens, the processes that read them are gone after."""
+        batches = iter(self.batches())
+        try:
+            yield batches
+        finally:
+            # They go with the iterator, which an exception's traceback holds; Python, as it exits, would end
+            # them by a signal that they outlive, and wait for ever.
+            if isinstance(batches, _MultiProcessingDataLoaderIter):
+                batches._shutdown_workers()
+
+    @contextlib.contextmanager
+    def _saving_before_bad_data(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError:
+            if self.progress.step and self.accelerator.num_processes == 1:  # the others do not come to it
+                self.state.save()
+            raise
+
     def close(self) -> None:
         """Leave the group of processes, all together; the trainer cannot be used after."""
         # The threads that communicate let go of their last tensors under Python's lock; one that still does
@@ -254,6 +283,9 @@ class Trainer:
         step_terms: dict[str, Tensor] = {}
         asked = time.perf_counter()
         parts = [next(batches) for _ in range(recipe.accumulate)]
+        for part in parts:
+            if isinstance(part, InputError):
+                raise part
         waited = time.perf_counter() - asked
         pictures = sum(len(part.images) for part in parts) * self.accelerator.num_processes
         for batch in parts:
@@ -297,7 +329,7 @@ class Trainer:
 
         sides = [side for stage in recipe.stages for side in stage.size]
         # Twice the input, so that crops and zooms stay sharp.
-        dataset = self.task.dataset(longest=2 * max(*sides, *(recipe.dynamic or ())))
+        dataset = Told(self.task.dataset(longest=2 * max(*sides, *(recipe.dynamic or ()))))
         sampler = Batches(
             self.task.repeats,
             size_of,

@@ -155,13 +155,21 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def forget(file: Path, step: int) -> None:
-    """Take from a log what a killed run had written after ``step``, and a torn last line."""
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    """Take from a log what a killed run had written after ``step``, and what a crash has torn."""
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    kept = [line for line in lines if line.endswith(b"\n") and 0 <= _step_of(line) <= step]
     if kept != lines:
         temporary = file.with_suffix(".part")
-        temporary.write_text("".join(kept))
+        temporary.write_bytes(b"".join(kept))
         temporary.replace(file)
+
+
+def _step_of(line: bytes) -> int:
+    """The step that a line of the log is about; −1 where it is none."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return -1
 
 
 def peak_gigabytes(device: torch.device) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -92,10 +94,12 @@ class State:
             self._write(partial)
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
+                settle(partial)
                 if folder.exists():
                     shutil.rmtree(former, ignore_errors=True)
                     folder.rename(former)
                 partial.rename(folder)
+                settle(self.out, deep=False)
                 shutil.rmtree(former, ignore_errors=True)
             self.accelerator.wait_for_everyone()
         except (OSError, RuntimeError) as error:
@@ -180,6 +184,8 @@ class State:
             if stored.exists():  # on more processes than before, the new ones draw their own numbers
                 set_random_states(torch.load(stored, weights_only=True))
         except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
+            if isinstance(error, CheckpointError):
+                raise
             raise CheckpointError(
                 f"cannot go on from {folder}: {str(error).splitlines()[0]}; remove it to begin anew"
             ) from error
@@ -195,6 +201,16 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state: Any = get_model_state_dict(model, options=options)
     return dict(state)
+
+
+def settle(folder: Path, *, deep: bool = True) -> None:
+    """Have the disk hold a folder and, if ``deep``, what is in it: a rename alone may outlive the content."""
+    for path in (*(folder.rglob("*") if deep else ()), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        # Some file systems cannot do it for folders.
+        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+            os.fsync(descriptor)
+        os.close(descriptor)
 
 
 def saved(out: Path) -> Path | None:
@@ -215,8 +231,12 @@ def saved_data(out: Path) -> dict[str, int] | None:
 
 
 def _about(folder: Path) -> dict[str, Any]:
-    about: dict[str, Any] = json.loads((folder / "progress.json").read_text())
-    return about
+    try:
+        about = json.loads((folder / "progress.json").read_text())
+        int(about["step"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{folder} is damaged ({error}): remove it to begin anew") from None
+    return dict(about)
 
 
 def random_states() -> dict[str, Any]:

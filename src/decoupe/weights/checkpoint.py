@@ -254,7 +254,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     if path.suffix in (".onnx", ".pt2"):
         raise CheckpointError(f"{path} is an exported model, not PyTorch weights: use decoupe.load")
     try:
-        if path.suffix == ".pkl":
+        if path.suffix == ".pkl" and not start.startswith(b"PK"):
             from decoupe.weights.detectron import read_pkl
 
             return read_pkl(path), None

@@ -19,9 +19,10 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from decoupe.errors import DownloadError
+from decoupe.notices import warn
 from decoupe.weights.registry import ModelSpec
 
 if TYPE_CHECKING:
@@ -79,13 +80,24 @@ def fetch(spec: ModelSpec, *, progress: bool = True) -> Path:
 
 def _fetch_beside(spec: ModelSpec, repo: str) -> None:
     """A small file that belongs to the weights; outside the catalogue it may be absent."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
     if cached_path(spec) is not None or (not spec.family and _known_absent(spec, repo)):
         return
     try:
         _download(spec, repo, progress=False)
-    except DownloadError:
-        if spec.family:
+    except DownloadError as error:
+        # A hub that does not answer says nothing of the file: without it the next run would differ from this.
+        reached = not isinstance(error.__cause__, LocalEntryNotFoundError)
+        absent = reached and isinstance(error.__cause__, EntryNotFoundError)
+        if spec.family or not (absent or _offline()):
             raise
+        if not absent:
+            warn(
+                f"{spec.file} of {repo} is not in the cache and HF_HUB_OFFLINE is set: "
+                "what it says of the model is guessed",
+                UserWarning,
+            )
 
 
 def _known_absent(spec: ModelSpec, repo: str) -> bool:
@@ -263,11 +275,12 @@ def _verify(spec: ModelSpec, repo: str, path: Path) -> None:
     nobody touched is not read twice.
     """
     real = path.resolve()
-    expected = spec.sha256 or _announced_sha256(spec, repo, real)
+    marker = marker_of(real)
+    remembered = _remembered(marker)
+    expected = spec.sha256 or remembered.get("sha256") or _announced_sha256(spec, repo, path)
     status = real.stat()
     fingerprint = {"sha256": expected, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    marker = real.with_name(f"{real.name}.verified")
-    if _remembered(marker) == fingerprint:
+    if remembered == fingerprint:
         return
     actual = sha256_of(real)
     if actual != expected:
@@ -281,10 +294,18 @@ def _verify(spec: ModelSpec, repo: str, path: Path) -> None:
         marker.write_text(json.dumps(fingerprint))
 
 
-def _announced_sha256(spec: ModelSpec, repo: str, real: Path) -> str:
-    """The hash that the hub announced: the blob's name, or asked for where the cache has no blobs."""
+def marker_of(file: Path) -> Path:
+    """Where it is remembered that a file of the cache, links followed, was verified."""
+    return file.with_name(f"{file.name}.verified")
+
+
+def _announced_sha256(spec: ModelSpec, repo: str, path: Path) -> str:
+    """The hash that the hub announced: the blob's name, or asked for where the cache has no links."""
+    real = path.resolve()
     if _SHA256.fullmatch(real.name):
         return real.name
+    if _offline():
+        return _announced_before(repo, real)
     try:
         etag = _metadata(spec, repo).etag
     except _transport_errors() as error:
@@ -296,11 +317,25 @@ def _announced_sha256(spec: ModelSpec, repo: str, real: Path) -> str:
     return etag
 
 
-def _remembered(marker: Path) -> object:
+def _announced_before(repo: str, file: Path) -> str:
+    """The hash as a blob of the same content is named: a copied cache may have files in place of links."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    actual = sha256_of(file)
+    if (cache_dir() / repo_folder_name(repo_id=repo, repo_type="model") / "blobs" / actual).is_file():
+        return actual
+    raise DownloadError(
+        f"{file} cannot be verified: no blob of the cache has its content, and HF_HUB_OFFLINE is set: "
+        f"unset it once, or copy the whole cache again"
+    )
+
+
+def _remembered(marker: Path) -> dict[str, Any]:
     try:
-        return json.loads(marker.read_text())
+        found = json.loads(marker.read_text())
     except (OSError, ValueError):
-        return None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def sha256_of(path: Path) -> str:

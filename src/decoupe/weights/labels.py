@@ -6,7 +6,7 @@ on stand here for Detectron2's files, which have none, and for telling things fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from decoupe.errors import ConfigError, InputError, unknown
@@ -43,15 +43,17 @@ class Vocabulary:
         return index if self.ids is None else self.ids[index]
 
     def find(self, label: str) -> tuple[int, ...]:
-        """The classes that a user means by ``label``: upper case and suffixes such as "-merged" do not count.
+        """The classes that a user means by ``label``; of "road, route" either, see `synonyms`.
 
         Raises:
             InputError: no such class; the message suggests the nearest.
         """
         wanted = plain(label)
-        found = tuple(i for i, name in enumerate(self.names) if wanted in (name.lower(), plain(name)))
+        found = tuple(
+            i for i, name in enumerate(self.names) if wanted in (name.lower(), plain(name), *synonyms(name))
+        )
         if not found:
-            names = dict.fromkeys(plain(name) for name in self.names)
+            names = dict.fromkeys(word for name in self.names for word in synonyms(name))
             raise InputError(unknown("label", label, names))
         return found
 
@@ -68,6 +70,11 @@ def plain(name: str) -> str:
     return words
 
 
+def synonyms(name: str) -> tuple[str, ...]:
+    """What ADE20K's full names, such as "sidewalk, pavement", call a class, each as people say it."""
+    return tuple(plain(word) for word in name.split(","))
+
+
 def vocabulary(names: Sequence[str] | None, classes: int) -> Vocabulary:
     """The vocabulary of a model with ``classes`` classes.
 
@@ -78,20 +85,21 @@ def vocabulary(names: Sequence[str] | None, classes: int) -> Vocabulary:
     Raises:
         ConfigError: names of another number of classes.
     """
-    known = {len(known.names): known for known in (COCO_PANOPTIC, ADE20K, CITYSCAPES)}.get(classes)
     if names is None:
-        return known or Vocabulary(tuple(f"class {index}" for index in range(classes)))
+        return _PUBLISHED.get(classes) or Vocabulary(tuple(f"class {index}" for index in range(classes)))
     if len(names) != classes:
         raise ConfigError(f"there are {len(names)} labels for {classes} classes: give one each")
-    if known is not None and _same(names, known.names):
-        return Vocabulary(tuple(names), known.stuff, known.ids)
-    return Vocabulary(tuple(names))
+    known = published(names)
+    return Vocabulary(tuple(names)) if known is None else Vocabulary(tuple(names), known.stuff, known.ids)
 
 
-def _same(names: Iterable[str], others: Iterable[str]) -> bool:
-    """Whether most names agree: releases differ in spelling and synonyms."""
-    pairs = [(plain(a).partition(",")[0], plain(b)) for a, b in zip(names, others, strict=True)]
-    return sum(a == b for a, b in pairs) > len(pairs) // 2
+def published(names: Sequence[str]) -> Vocabulary | None:
+    """The data set whose classes these are, or None: most names agree, though releases differ in spelling."""
+    known = _PUBLISHED.get(len(names))
+    if known is None:
+        return None
+    agree = [set(synonyms(a)) & set(synonyms(b)) for a, b in zip(names, known.names, strict=True)]
+    return known if sum(map(bool, agree)) > len(agree) // 2 else None
 
 
 def _listed(names: str) -> tuple[str, ...]:
@@ -177,3 +185,5 @@ CITYSCAPES = Vocabulary(
     ids=(7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33),
 )
 """The 19 classes of Cityscapes that are scored."""
+
+_PUBLISHED = {len(known.names): known for known in (COCO_PANOPTIC, ADE20K, CITYSCAPES)}

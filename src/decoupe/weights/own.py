@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 
 from decoupe.errors import ConfigError
-from decoupe.weights.registry import CATALOGUE
+from decoupe.weights.registry import CATALOGUE, weights_in
 
 
 def config_file() -> Path:
@@ -54,7 +54,7 @@ def own_models() -> dict[str, Path]:
 
 
 def resolved(model: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
-    """The file behind a name of `own_models`; anything else as it is. A file of that name goes first."""
-    if model is None or Path(model).exists():
+    """The file behind a name of `own_models`; anything else as it is. What holds weights goes first."""
+    if model is None or Path(model).is_file() or weights_in(Path(model)) is not None:
         return model
     return own_models().get(os.fspath(model), model)
