@@ -520,6 +520,30 @@ def test_an_input_is_never_an_output(run: Run, here: Path, out: str) -> None:
     assert photo.read_bytes() == before
 
 
+@pytest.mark.parametrize("command", [("photo.jpg", "-o", "beach.jpg"), ("in", "-o", "./", "--format", "jpg")])
+def test_a_background_is_never_an_output(run: Run, here: Path, command: tuple[str, ...]) -> None:
+    photograph(here / "photo.jpg")
+    photograph(here / "in" / "beach.jpg")
+    beach = photograph(here / "beach.jpg")
+    before = beach.read_bytes()
+    result = run(*command, "--over", "beach.jpg", "--overwrite")
+    assert result.exit_code == 2
+    assert "beach.jpg is an input, and would be overwritten" in lines(result)[0]
+    assert beach.read_bytes() == before
+
+
+def test_folders_of_earlier_runs_are_not_cut_again(run: Run, here: Path) -> None:
+    """As with ``decoupe cut *``, run twice."""
+    photograph(here / "in" / "a.jpg")
+    photograph(here / "sea-cut" / "b.jpg")  # which nobody made here
+    assert run("in", "sea-cut").exit_code == 0
+    again = run("in", "in-cut", "sea-cut", "sea-cut-cut")
+    assert again.exit_code == 0
+    assert not (here / "in-cut-cut").exists()
+    assert not (here / "sea-cut-cut-cut").exists()
+    assert lines(again)[0].startswith("decoupe: 2 left out, made of the pictures beside them")
+
+
 def test_a_folder_is_never_its_own_output(run: Run, here: Path) -> None:
     photograph(here / "in" / "photo.jpg")
     result = run("in", "-o", "./in")

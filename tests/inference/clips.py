@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,12 @@ def write_clip(
     layout: str = "mono",
     silent_seconds: float = 0,
     noise: float = 3,
-    title: str | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Path:
     """A video with frames at ``times`` (of `TIME_BASE`), ``size`` (width, height) as stored, and a tone."""
     width, height = size
     with av.open(str(path), "w", options={"movie_timescale": str(TIME_BASE.denominator)}) as out:
-        out.metadata.update({} if title is None else {"title": title})
+        out.metadata.update(tags or {})
         stream: Any = out.add_stream("libx264", rate=25, options={"crf": "8"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.time_base = stream.time_base = TIME_BASE

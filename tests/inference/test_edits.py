@@ -41,6 +41,30 @@ def test_the_largest_part_stays_with_its_soft_edge() -> None:
     assert kept[30, 30] == 0  # faint, and far from what is sure
 
 
+def test_what_is_faint_and_far_goes_though_nothing_else_is_sure() -> None:
+    alpha = islands()[:, :70]
+    alpha[2:6, 60:64] = 0.45
+    kept = edited(alpha, Edits(keep_largest=True))
+    assert not kept[:, 60:].any()
+    assert np.array_equal(kept[10:25, :60], alpha[10:25, :60])
+    faint = np.full((5, 5), 0.3, np.float32)
+    assert np.array_equal(edited(faint, Edits(keep_largest=True)), faint)
+
+
+def test_a_hole_s_rim_is_its_own() -> None:
+    """However far apart two holes are, each is filled as it is alone."""
+    alpha = np.ones((300, 300), np.float32)
+    alpha[40:80, 40:80] = 0.7
+    alpha[50:53, 50:53] = 0
+    alone = edited(alpha, Edits(fill_holes=True))
+    assert alone[50:53, 50:53].min() == 1
+    assert alone[70, 70] == np.float32(0.7)
+    alpha[250:253, 250:253] = 0
+    both = edited(alpha, Edits(fill_holes=True))
+    assert np.array_equal(both[:200], alone[:200])
+    assert both[200:].min() == 1
+
+
 def test_what_the_subject_encloses_belongs_to_it() -> None:
     alpha = islands()
     solid = edited(alpha, Edits(fill_holes=True))

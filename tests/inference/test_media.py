@@ -51,6 +51,9 @@ def test_no_two_outputs_alike_and_none_an_input(tmp_path: Path) -> None:
     three = media.output_paths([*sources, *touch(tmp_path, "a.jpg.tif")], tmp_path, out)
     names = ["a.jpg.png", "a.bmp.png", "b.png", "a.jpg.tif.png"]
     assert [target.name for target in three.values()] == names
+    cases = touch(tmp_path, "IMG.jpg", "img.heic")  # one file where disks fold cases
+    names = [target.name for target in media.output_paths(cases, tmp_path, out).values()]
+    assert names == ["IMG.jpg.png", "img.heic.png"]
     beside = touch(tmp_path, "d.jpg", "d.png")
     names = [target.name for target in media.output_paths(beside, tmp_path, tmp_path).values()]
     assert names == ["d.jpg.png", "d.png.png"]

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 
 from decoupe.errors import OutputError
 from decoupe.inference.media import encode, encode_layers
-from decoupe.inference.metadata import NO_METADATA, Metadata
+from decoupe.inference.metadata import NO_METADATA, Metadata, as_written
 from decoupe.inference.preprocess import read_image
 from decoupe.inference.results import Matte
 
@@ -34,7 +34,7 @@ def photograph(path: Path, orientation: int = 1) -> Path:
     return path
 
 
-def matte_of(path: Path) -> Matte:
+def matte_of(path: Path | bytes) -> Matte:
     picture = read_image(path)
     alpha = np.linspace(0, 1, picture.size[0] * picture.size[1], dtype=np.float32).reshape(picture.size)
     return Matte(alpha, picture.pixels, picture.icc_profile, picture.source, picture.metadata)
@@ -62,6 +62,35 @@ def test_camera_time_place_and_rights_are_kept(suffix: str, tmp_path: Path) -> N
     told = read_image(data).metadata
     assert told.dpi == pytest.approx((150, 300), abs=0.1)  # turned with the picture
     assert told.exif == matte.metadata.exif
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".avif", ".jpg", ".tif", "16 .png", "16 .tif", "layers"])
+def test_text_of_any_language_stays_as_it_is(suffix: str, tmp_path: Path) -> None:
+    """Cameras and editors write UTF-8, or Latin-1, where EXIF knows ASCII alone."""
+    exif = Image.Exif()
+    exif[BASE.Copyright], exif[BASE.Artist] = "© Müller".encode(), "José".encode("latin-1")
+    owner = int(BASE.CameraOwnerName)
+    exif.get_ifd(EXIF).update(as_written({owner: "宮崎".encode().decode("latin-1")}))
+    Image.new("RGB", (80, 60), "red").save(tmp_path / "photo.jpg", exif=exif, dpi=(300, 300))
+    assert "宮崎".encode() in (tmp_path / "photo.jpg").read_bytes()
+    matte = matte_of(tmp_path / "photo.jpg")
+    if suffix.startswith("16"):
+        matte = replace(matte, image=matte.image.astype(np.uint16) * 257)
+    if suffix == "layers":
+        data = encode_layers(matte.layers())
+    else:
+        data = (
+            encode(matte.over("white"), suffix)
+            if suffix == ".jpg"
+            else matte.encode(suffix.removeprefix("16 "))
+        )
+    again = [] if suffix == "layers" else [matte_of(data).encode(".png")]
+    for written in (data, *again):
+        told = opened(written).getexif()
+        texts = {tag: told[tag].encode("latin-1") for tag in (BASE.Copyright, BASE.Artist)}
+        assert texts == {BASE.Copyright: "© Müller".encode(), BASE.Artist: "José".encode("latin-1")}
+        if "tif" not in suffix and suffix != "layers":
+            assert told.get_ifd(EXIF)[owner].encode("latin-1") == "宮崎".encode()
 
 
 def test_tiff_keeps_what_it_can(tmp_path: Path) -> None:

@@ -225,6 +225,7 @@ def test_a_crop_shows_the_subject_with_room_around_it() -> None:
     assert roomy.alpha.shape == (50, 30)
     assert roomy.image[0, 0].tolist() == [15, 25, 200]
     assert square().crop(margin=0.25).alpha.shape == (60, 40)  # of the longer side, 40 pixels
+    assert square().crop(margin=np.float32(0.25)).alpha.shape == (60, 40)
     assert square().crop(margin=200).alpha.shape == (90, 100)  # no more than there is
     assert roomy.icc_profile == SRGB
 

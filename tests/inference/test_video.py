@@ -310,7 +310,7 @@ def test_mpeg4_of_sources_with_fine_clocks(predictor: decoupe.Predictor, base: i
 
 
 def test_what_a_file_tells_of_itself_is_kept_without_sound_too(predictor: decoupe.Predictor) -> None:
-    write_clip(Path("in.mp4"), uneven(2), audio=None, title="Cuts")
+    write_clip(Path("in.mp4"), uneven(2), audio=None, tags={"title": "Cuts"})
     cut_video("in.mp4", "out.mov", predictor)
     with av.open("out.mov") as clip:
         assert clip.metadata["title"] == "Cuts"
@@ -360,6 +360,16 @@ def test_a_background_video_is_shown_at_its_times_and_begins_anew() -> None:
 
     # The last is shown for one mean frame.
     assert [shown(time) for time in (0, 0.39, 0.41, 0.79, 0.81, 1.07, 1.09, 1.5)] == [0, 0, 1, 1, 2, 2, 0, 1]
+
+
+def test_a_background_that_is_cut_short_is_told_once(predictor: decoupe.Predictor) -> None:
+    source = write_clip(Path("in.mp4"), uneven(40), audio=None)
+    ground = write_clip(Path("ground.mkv"), uneven(150), audio=None)
+    whole = ground.read_bytes()
+    ground.write_bytes(whole[: len(whole) // 8])
+    with pytest.warns(ShortVideoWarning) as told:
+        cut_video(source, "out.mkv", predictor, over=ground)
+    assert [str(one.message).partition(" ends after")[0] for one in told] == ["ground.mkv"]
 
 
 def test_a_video_can_be_left_before_its_end(predictor: decoupe.Predictor) -> None:
@@ -413,6 +423,87 @@ def test_audio_of_a_listed_codec_that_the_container_refuses(
     assert packets_of(Path(target))
 
 
+def broadcast(path: Path, *parts: tuple[float, str]) -> Path:
+    """A transport stream of ten frames and a second of AC-3 for each of the parts: seconds, loudspeakers."""
+    files = []
+    for seconds, layout in parts:
+        files.append(Path(f"part{len(files)}.ts"))
+        with av.open(str(files[-1]), "w", format="mpegts") as out:
+            stream: Any = out.add_stream("mpeg2video", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+            sound: Any = out.add_stream("ac3", rate=RATE, layout=layout)
+            for number in range(10):
+                frame: Any = av.VideoFrame.from_ndarray(picture(number, 96, 64), format="rgb24")
+                frame.pts, frame.time_base = round(25 * seconds) + number, Fraction(1, 25)
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+            silence = np.zeros((sound.layout.nb_channels, RATE), np.float32)
+            frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout=layout)
+            frame.rate, frame.pts, frame.time_base = RATE, round(RATE * seconds), Fraction(1, RATE)
+            out.mux(sound.encode(frame))
+            out.mux(sound.encode(None))
+    path.write_bytes(b"".join(file.read_bytes() for file in files))
+    return path
+
+
+def test_sound_that_changes_its_loudspeakers(predictor: decoupe.Predictor) -> None:
+    source = broadcast(Path("in.ts"), (10, "stereo"), (11, "5.1"))
+    written = cut_video(source, "out.mkv", predictor, over="white")
+    assert (written.audio, written.frames) == ("kept", 20)
+    assert cut_video(source, "out.webm", predictor).audio == "encoded again"
+    assert len(sound_of(Path("out.webm"))) / RATE == pytest.approx(2, abs=0.1)
+
+
+def test_a_clock_that_jumps_back_is_told(predictor: decoupe.Predictor) -> None:
+    source = broadcast(Path("in.ts"), (10, "stereo"), (4, "stereo"))
+    with pytest.raises(
+        decoupe.InputError, match=r"in\.ts jumps back in time after 0\.36 s, as recordings do"
+    ):
+        cut_video(source, "out.mov", predictor)
+    assert cut_video(source, "out.mov", predictor, end=0.36, overwrite=True).frames == 9
+
+
+@pytest.mark.parametrize("name", ["in.mkv", "in.ts"])
+def test_sound_after_the_last_frame_stays_where_no_end_was_asked_for(
+    predictor: decoupe.Predictor, name: str
+) -> None:
+    source = broadcast(Path("in.ts"), (10, "stereo"))  # 0.4 s of frames, 1 s of sound
+    if name != source.name:
+        with av.open(str(source)) as clip, av.open(name, "w") as out:
+            streams = {one.index: out.add_stream_from_template(one) for one in clip.streams}
+            for packet in clip.demux():
+                if packet.size:
+                    packet.pts, packet.dts = packet.pts - 900_000, packet.dts - 900_000
+                    packet.stream = streams[packet.stream.index]
+                    out.mux(packet)
+    cut_video(name, "whole.mov", predictor)
+    assert len(sound_of(Path("whole.mov"))) / RATE == pytest.approx(1, abs=0.05)
+    cut_video(name, "later.mov", predictor, start=0.2)
+    assert len(sound_of(Path("later.mov"))) / RATE == pytest.approx(0.8, abs=0.05)
+    cut_video(name, "part.mov", predictor, start=0.1, end=0.3)
+    assert len(sound_of(Path("part.mov"))) / RATE == pytest.approx(0.2, abs=0.07)
+
+
+def test_damaged_sound_is_left_out_and_told(predictor: decoupe.Predictor) -> None:
+    source = write_clip(Path("in.mkv"), uneven(40))
+    content = bytearray(source.read_bytes())
+    damaged = packets_of(source)[20]
+    place = content.index(damaged)
+    content[place : place + len(damaged)] = b"\xff" * len(damaged)
+    source.write_bytes(content)
+    with pytest.warns(ShortVideoWarning, match=r"part of the sound of in\.mkv is damaged, and left out"):
+        written = cut_video(source, "out.webm", predictor)
+    assert (written.frames, written.audio) == (40, "encoded again")
+
+
+@pytest.mark.parametrize("target", ["out.mp4", "out.mov", "out.mkv"])
+def test_a_timecode_is_no_obstacle(predictor: decoupe.Predictor, target: str) -> None:
+    source = write_clip(Path("in.mkv"), uneven(3), tags={"TIMECODE": "01:00:00:00", "title": "Cuts"})
+    cut_video(source, target, predictor, over="white")
+    with av.open(target) as clip:
+        assert {name.lower(): value for name, value in clip.metadata.items()}["title"] == "Cuts"
+
+
 def test_a_video_without_sound(predictor: decoupe.Predictor) -> None:
     write_clip(Path("in.mp4"), uneven(3), audio=None)
     assert cut_video("in.mp4", "out.mov", predictor).audio == "none"
@@ -427,7 +518,8 @@ def test_odd_sides(predictor: decoupe.Predictor) -> None:
             out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="bgra")))
         out.mux(stream.encode(None))
     for target, options, shape in (("a.mov", {}, (33, 51)), ("b.mp4", {"over": "white"}, (34, 52))):
-        cut_video("odd.mkv", target, predictor, **options)
+        written = cut_video("odd.mkv", target, predictor, **options)
+        assert (written.height, written.width) == shape
         assert frames_of(Path(target))[0][1].shape[:2] == shape
     assert cut_video("odd.mkv", "c.webm", predictor).frames == 2
     assert frames_of(Path("c.webm"))[0][1].shape[:2] == (33, 51)
@@ -784,6 +876,37 @@ def test_outputs_that_cannot_be_written(predictor: decoupe.Predictor) -> None:
     assert cut_video("in.mov", "there.mov", predictor, overwrite=True).frames == 3
     with pytest.raises(decoupe.InputError, match="neither a colour nor a file"):
         cut_video("in.mov", "out.mp4", predictor, over="beach.jpg")
+
+
+def test_what_a_link_points_to_is_replaced_and_the_link_stays(predictor: decoupe.Predictor) -> None:
+    write_clip(Path("in.mov"), uneven(3), audio=None)
+    Path("real").mkdir()
+    Path("real/there.mov").write_bytes(b"mine")
+    Path("link.mov").symlink_to("real/there.mov")
+    with pytest.raises(decoupe.OutputError, match="exists: choose another output"):
+        cut_video("in.mov", "link.mov", predictor)
+    cut_video("in.mov", "link.mov", predictor, overwrite=True)
+    assert Path("link.mov").is_symlink()
+    assert len(frames_of(Path("real/there.mov"))) == 3
+    assert [path.name for path in Path("real").iterdir()] == ["there.mov"]
+
+
+def test_a_background_is_never_the_output(predictor: decoupe.Predictor) -> None:
+    source = write_clip(Path("in.mp4"), uneven(3), audio=None)
+    ground = write_clip(Path("ground.mp4"), uneven(2), audio=None)
+    before = ground.read_bytes()
+    with pytest.raises(decoupe.OutputError, match=r"ground\.mp4 is an input, and would be overwritten"):
+        cut_video(source, ground, predictor, over=ground, overwrite=True)
+    assert ground.read_bytes() == before
+
+
+def test_numbers_of_numpy_and_open_files(predictor: decoupe.Predictor) -> None:
+    source = write_clip(Path("in.mp4"), uneven(3), audio=None)
+    Image.new("RGB", (96, 64), (20, 40, 60)).save("ground.png")
+    edits = {"grow": np.int64(1), "feather": np.float32(0.5)}
+    with Path("ground.png").open("rb") as over:
+        cut_video(source, "out.mkv", predictor, over=over, edits=edits, batch_size=np.int64(4))  # type: ignore[arg-type]
+    assert frames_of(Path("out.mkv"))[0][1][-1, -1, :3] == pytest.approx((20, 40, 60), abs=4)
 
 
 def test_a_webcam_is_read_until_it_is_stopped(

@@ -93,6 +93,7 @@ def make_plan(
     text: bool = False,
     suffix: str = ".png",
     waiting: bool = False,
+    beside: Collection[Path] = (),
 ) -> Plan:
     """Which picture goes where.
 
@@ -105,6 +106,7 @@ def make_plan(
         text: whether standard output gets text, which a terminal can show.
         suffix: the ending of outputs that are not named as files.
         waiting: whether pictures may still come, so that an empty folder is no problem.
+        beside: what else is read, as a background.
 
     Raises:
         InputError: inputs and output that do not go together.
@@ -117,11 +119,13 @@ def make_plan(
     if "-" in inputs or out == "-":
         if several:
             raise InputError("- stands for one picture: give no other inputs, and no folder")
+        if out is not None and out != "-":
+            refuse_overwriting([Path(out)], real_paths(beside))
         return _plan_stream(inputs[0], out, overwrite, text)
     folder = _output_folder(out, several)
     plan = Plan(several=several, folders=several or folder is not None)
     named = _without_own([Path(name) for name in inputs], plan)
-    places = real_paths(named)
+    places = real_paths([*named, *beside])
     if out is not None and folder is None:
         refuse_overwriting([Path(out)], places)
     target_of = functools.partial(
@@ -135,7 +139,7 @@ def make_plan(
     for source in named:
         _plan_input(plan, source, target_of, places, made, overwrite, suffix, waiting)
     # Each input has been compared with itself; a folder's outputs could still be another folder's pictures.
-    sources = real_paths(job.source for job in plan.jobs if job.source is not None)
+    sources = real_paths([*beside, *(job.source for job in plan.jobs if job.source is not None)])
     refuse_overwriting((job.target for job in plan.jobs if job.target is not None), sources)
     return plan
 
@@ -250,12 +254,18 @@ def _refuse_own_folder(folder: Path, out: Path) -> None:
 
 
 def _without_own(pictures: list[Path], plan: Plan) -> list[Path]:
-    """Without what earlier runs put beside others of them: ``photo.cut.png`` beside ``photo.jpg``."""
-    stems = {picture.parent / picture.stem for picture in pictures}
+    """Without what earlier runs put beside others of them.
+
+    That is ``photo.cut.png`` beside ``photo.jpg``, and the folder ``photos-cut`` beside ``photos``.
+    """
+    stems, whole = {picture.parent / picture.stem for picture in pictures}, set(pictures)
 
     def own(picture: Path) -> bool:
         base, _, word = picture.stem.rpartition(".")
-        return word in WORDS and picture.parent / base in stems
+        if word in WORDS and picture.parent / base in stems:
+            return True
+        marks = (f"-{word}" for word in WORDS if picture.name.endswith(f"-{word}") and picture.is_dir())
+        return any(picture.with_name(picture.name.removesuffix(mark)) in whole for mark in marks)
 
     kept = [picture for picture in pictures if not own(picture)]
     plan.own += len(pictures) - len(kept)

@@ -91,7 +91,7 @@ def soft_part(alpha: Floats, labels: npt.NDArray[np.int32], label: int) -> Float
 def largest_part(alpha: Floats) -> Floats:
     """The connected part of most pixels with alpha of at least `CERTAIN`; where there is none, all of it."""
     labels, count = components(alpha >= CERTAIN)
-    if count < 2:
+    if count == 0:
         return alpha
     return soft_part(alpha, labels, int(np.bincount(labels.ravel())[1:].argmax()) + 1)
 
@@ -106,9 +106,24 @@ def without_holes(alpha: Floats) -> Floats:
     hole = ~outside[labels]
     if not hole.any():
         return alpha
-    rim = reach(bounding_box(hole))
     beyond = outside[labels] & (labels > 0)
-    return np.where(dilated(hole, rim) & ~dilated(beyond, rim), np.float32(1), np.maximum(alpha, hole))
+    solid = np.zeros(alpha.shape, bool)
+    rims = _reaches(labels, count)
+    for rim in np.unique(rims[~outside]).tolist():  # each hole's own, those of one width together
+        solid |= dilated(hole & (rims == rim)[labels], rim) & ~dilated(beyond, rim)
+    return np.where(solid, np.float32(1), np.maximum(alpha, hole))
+
+
+def _reaches(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int64]:
+    """The `reach` of each of the labelled parts, 0 of what has no label: ``(count + 1,)``."""
+    places = np.stack(np.nonzero(labels))
+    owners = labels[tuple(places)]
+    first, last = np.full((2, count + 1), max(labels.shape)), np.zeros((2, count + 1), np.int64)
+    for axis in range(2):
+        np.minimum.at(first[axis], owners, places[axis])
+        np.maximum.at(last[axis], owners, places[axis] + 1)
+    boxes = np.concatenate([first[::-1], last[::-1]]).T.tolist()
+    return np.array([0, *(reach((x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes[1:])])
 
 
 def grown(alpha: Floats, pixels: int) -> Floats:

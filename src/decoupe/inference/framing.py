@@ -52,7 +52,8 @@ def framed(
     if not isinstance(margin, SupportsFloat) or not 0 <= margin < math.inf:
         raise InputError(f"margin is {margin}, expected pixels, or a share below 1 such as 0.05")
     longer = max(x1 - x0, y1 - y0)
-    room = round(margin * longer) if isinstance(margin, float) and margin < 1 else round(margin)
+    share = 0 < float(margin) < 1  # pixels are whole
+    room = round(float(margin) * longer) if share else round(float(margin))
     x0, y0, x1, y1 = x0 - room, y0 - room, x1 + room, y1 + room
     if aspect is None:
         return max(x0, 0), max(y0, 0), min(x1, size[1]), min(y1, size[0])

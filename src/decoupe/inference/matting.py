@@ -130,4 +130,4 @@ def _sure(alpha: Floats, matting: Matting) -> tuple[Mask, Mask]:
 
 
 def _pixels(width: float, longer: int) -> int:
-    return math.ceil(width * longer) if isinstance(width, float) and width < 1 else round(width)
+    return math.ceil(width * longer) if 0 < width < 1 else round(width)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from decoupe.errors import InputError, OutputError, unknown
-from decoupe.inference.metadata import with_resolution
+from decoupe.inference.metadata import loaded, with_resolution
 from decoupe.inference.png import encode_png
 
 if sys.platform != "win32":
@@ -147,14 +147,19 @@ def result_names(sources: Iterable[AnyPath], suffix: str) -> dict[AnyPath, AnyPa
     """The name of each result, which ends in ``suffix``; no two are alike.
 
     Where two sources differ in their ending only, as ``a.jpg`` and ``a.bmp``, the results keep it:
-    ``a.jpg.png``. So does that of ``a.jpg.tif``, if it lies beside the two.
+    ``a.jpg.png``. So does that of ``a.jpg.tif``, if it lies beside the two. Many disks take ``A.png`` and
+    ``a.png`` for one file, and so does this.
     """
     names = {source: source.with_suffix(suffix) for source in sources}
-    while alike := {name for name, count in Counter(names.values()).items() if count > 1}:
+    while alike := {name for name, count in Counter(map(_folded, names.values())).items() if count > 1}:
         for source, name in names.items():
-            if name in alike:
+            if _folded(name) in alike:
                 names[source] = source.with_name(f"{source.name}{suffix}")
     return names
+
+
+def _folded(name: PurePath) -> str:
+    return str(name).casefold()
 
 
 def real_paths(paths: Iterable[Path]) -> frozenset[str]:
@@ -228,10 +233,10 @@ def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = No
     if name == "PNG" and image.mode in _MODES_OF_PNG:
         return encode_png(np.asarray(image), profile, **told)
     if name == "TIFF" and "exif" in told:
-        told["exif"] = _without_parts(told["exif"]).tobytes()
+        told["exif"] = _without_parts(told["exif"])
     if name in ("WEBP", "AVIF") and "dpi" in told:
         told["exif"] = with_resolution(told.get("exif"), told.pop("dpi"))
-    if name == "JPEG" and len(told.get("exif", b"")) > _LONGEST_EXIF_OF_JPEG:
+    if name == "JPEG" and len(image.info.get("exif", b"")) > _LONGEST_EXIF_OF_JPEG:
         raise OutputError("JPEG has no room for so much EXIF: leave it out (--no-metadata), or save as .png")
     try:
         image.save(buffer, format=name, icc_profile=profile, **told, **options)
@@ -265,8 +270,7 @@ def encode_layers(layers: Mapping[str, Image.Image]) -> bytes:
 
 def _without_parts(exif: bytes | None) -> Image.Exif:
     """EXIF without its inner blocks, which libtiff cannot write."""
-    block = Image.Exif()
-    block.load(exif or b"")
+    block = loaded(exif)
     for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
         block.pop(part, None)
     return block

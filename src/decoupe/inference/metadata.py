@@ -6,7 +6,9 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import ExifTags, Image
 
@@ -59,6 +61,7 @@ _TOLD = frozenset(
 )
 _INCH, _CENTIMETRE = 2, 3  # of EXIF's resolution
 _RESOLVED_BY_EXIF = ("WEBP", "AVIF")
+_PARTS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _OF_PIXELS = frozenset({int(ExifTags.Base.ExifImageWidth), int(ExifTags.Base.ExifImageHeight)})
 
 
@@ -111,11 +114,32 @@ def metadata_of(image: Image.Image) -> Metadata:
 
 def with_resolution(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
     """A block of EXIF that tells the resolution, for formats that tell it nowhere else."""
-    block = Image.Exif()
-    block.load(exif or b"")
+    block = loaded(exif)
     block[ExifTags.Base.XResolution], block[ExifTags.Base.YResolution] = dpi
     block[ExifTags.Base.ResolutionUnit] = _INCH
     return block.tobytes()
+
+
+def loaded(exif: bytes | None) -> Image.Exif:
+    """A block of EXIF to be written anew, its text as it is."""
+    block = Image.Exif()
+    block.load(exif or b"")
+    for part in (block, *(block.get_ifd(part) for part in _PARTS if part in block)):
+        part.update(as_written(part))
+    return block
+
+
+def as_written(values: Mapping[int, Any]) -> dict[int, Any]:
+    """EXIF's values, of which Pillow writes text as the bytes that it was read from."""
+    return {int(tag): _Text(value) if isinstance(value, str) else value for tag, value in values.items()}
+
+
+class _Text(str):
+    """Text that Pillow read as Latin-1, whatever it was, and would write as ASCII with question marks."""
+
+    def encode(self, encoding: str = "latin-1", errors: str = "replace") -> bytes:
+        """The bytes that it was read from."""
+        return super().encode("latin-1", errors)
 
 
 def _resolution(exif: Image.Exif) -> tuple[float, float] | None:
@@ -130,11 +154,11 @@ def _resolution(exif: Image.Exif) -> tuple[float, float] | None:
 def _told(image: Image.Image) -> tuple[bytes | None, bool]:
     """The block of EXIF that is kept, and whether turning the image upright exchanges its sides."""
     found, kept = image.getexif(), Image.Exif()
-    for tag in _TOLD & set(found):
-        kept[tag] = found[tag]
-    parts = {part: found.get_ifd(part) for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)}
+    kept.update(as_written({tag: found[tag] for tag in _TOLD & set(found)}))
+    parts = {part: found.get_ifd(part) for part in _PARTS}
     for part, values in parts.items():
         if values:
-            kept.get_ifd(part).update({tag: values[tag] for tag in values if tag not in _OF_PIXELS})
+            told = {tag: values[tag] for tag in values if tag not in _OF_PIXELS}
+            kept.get_ifd(part).update(as_written(told))
     turned = found.get(ExifTags.Base.Orientation, 1) in _TURNS_ASIDE
     return (kept.tobytes() if len(kept) or any(parts.values()) else None), turned

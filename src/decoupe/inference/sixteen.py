@@ -12,6 +12,8 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin
 from PIL.ExifTags import Base
 
+from decoupe.inference.metadata import loaded
+
 _OTHER_HALF = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 
@@ -59,9 +61,7 @@ def encode_tiff(
     height, width, channels = pixels.shape
     differences = np.diff(pixels, axis=1, prepend=np.zeros((height, 1, channels), np.uint16))
     data = zlib.compress(differences.astype("<u2").tobytes(), level=1)
-    told = Image.Exif()
-    told.load(exif or b"")
-    tags: dict[int, Any] = {int(tag): value for tag, value in told.items() if isinstance(value, str)}
+    tags: dict[int, Any] = {tag: value for tag, value in loaded(exif).items() if isinstance(value, str)}
     tags |= {
         Base.ImageWidth: width,
         Base.ImageLength: height,

@@ -11,9 +11,11 @@ last piece, and the output is what an uninterrupted run would have written.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
+import operator
 import os
 import shutil
 from collections import deque
@@ -30,7 +32,7 @@ import numpy as np
 import decoupe
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.edits import Edits
-from decoupe.inference.media import check_folder, lock, write_bytes
+from decoupe.inference.media import check_folder, lock, real_paths, refuse_overwriting, write_bytes
 from decoupe.inference.predictor import Predictor
 from decoupe.inference.preprocess import MAX_PIXELS, Picture, Pixels, read_image
 from decoupe.inference.results import Background, Matte
@@ -41,6 +43,7 @@ from decoupe.inference.video_files import (
     join_pieces,
     sequence_files,
     sequence_path,
+    size_in,
     write_piece,
 )
 from decoupe.inference.video_frames import Composer
@@ -182,6 +185,10 @@ def cut_video(
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
     form = form_of(target, codec, transparent=over is None and not matte)
     target = Path(target)
+    if target.is_symlink():  # what it points to is replaced, not the link
+        target = Path(os.path.realpath(target))
+    if over is not None and not isinstance(over, (str, os.PathLike, tuple)):
+        over = read_image(over, max_pixels)  # once: a file object is at its end after
     changes = Edits(**(edits or {}))
     wanted = {
         "over": _told_of(over),
@@ -201,6 +208,8 @@ def cut_video(
     }
     with closing(_reader(source, start, end, max_pixels, deep=form.deep)) as reader:
         composer = Composer(over, matte, changes, form, reader.size, max_pixels)
+        if isinstance(over, (str, os.PathLike)) and target.exists() and Path(over).exists():
+            refuse_overwriting([target], real_paths([Path(over)]))
         work = _Work(target, form, {"input": _told_of(reader.name), **wanted}, overwrite, reader)
         try:
             work.advance(predictor, composer, smooth, batch_size, stop, progress)
@@ -336,7 +345,9 @@ class _Work:
         self._hold()
         if anew:
             self._clear()
-            write_bytes(json.dumps({**job, "overwrite": overwrite}).encode(), described)
+            # NumPy's numbers are numbers.
+            told = json.dumps({**job, "overwrite": overwrite}, default=operator.methodcaller("item"))
+            write_bytes(told.encode(), described)
             return
         before = json.loads(described.read_text())
         differing = [name for name in job if name not in before or before[name] != job[name]]
@@ -504,7 +515,7 @@ class _Work:
                 self._refuse_to_replace()
                 joined.replace(self._target)
             self._remove()
-        height, width = reader.size
+        height, width = size_in(self._form, reader.size)
         return Written(
             frames=sum(map(len, self._times)),
             resumed=self.resumed,
@@ -555,9 +566,12 @@ def _written_to(target: Path) -> Iterator[None]:
         raise
     except (OSError, FFmpegError) as error:
         reason = error.strerror or str(error)
-        raise OutputError(
-            f"{target} cannot be written ({reason}): check the folder's permissions and free space"
-        ) from None
+        remedy = "check the folder's permissions and free space"
+        if (
+            error.errno not in errno.errorcode or error.errno == errno.EINVAL
+        ):  # FFmpeg's, of what it was given
+            remedy = "another codec or kind of file may hold what this video has"
+        raise OutputError(f"{target} cannot be written ({reason}): {remedy}") from None
 
 
 def _told_of(source: Any) -> str | None:

@@ -6,6 +6,7 @@ import heapq
 import itertools
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -17,8 +18,8 @@ import numpy as np
 
 from decoupe.errors import OutputError, unknown
 from decoupe.inference.png import encode_png
-from decoupe.inference.preprocess import Pixels
-from decoupe.inference.video_reader import Look, VideoReader, av, sound_of, url_of
+from decoupe.inference.preprocess import Pixels, ShortVideoWarning
+from decoupe.inference.video_reader import FFmpegError, Look, VideoReader, av, sound_of, url_of
 
 _LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")  # by how many channels: RFC 7845
 _DELAY = 2  # most frames by which an encoder below writes a frame before those shown earlier
@@ -267,16 +268,21 @@ def write_piece(
     return times
 
 
+def size_in(form: Form, size: tuple[int, int]) -> tuple[int, int]:
+    """``(height, width)`` of frames of ``size`` as they are written: even where the codec needs it."""
+    height, width = size
+    if form.codec is None or form.transparent or "420" not in form.codec.flat:
+        return height, width
+    return height + height % 2, width + width % 2
+
+
 def _fitting(pixels: Pixels, form: Form) -> Pixels:
     """Pixels with even sides where the codec needs them: the last row and column are repeated."""
-    assert form.codec is not None
-    if form.transparent or "420" not in form.codec.flat:
-        return pixels
     height, width = pixels.shape[:2]
-    if height % 2 == 0 and width % 2 == 0:
+    high, wide = size_in(form, (height, width))
+    if (high, wide) == (height, width):
         return pixels
-    missing = ((0, height % 2), (0, width % 2), (0, 0))
-    even: Any = np.pad(pixels, missing, mode="edge")
+    even: Any = np.pad(pixels, ((0, high - height), (0, wide - width), (0, 0)), mode="edge")
     return cast("Pixels", even)
 
 
@@ -402,7 +408,7 @@ def _holds(container: Container, track: av.AudioStream) -> bool:
         with av.open(BytesIO(), "w", container.name) as trial:
             trial.add_stream_from_template(track)
             trial.start_encoding()
-    except (av.FFmpegError, ValueError):
+    except (FFmpegError, ValueError):
         return False
     return True
 
@@ -419,6 +425,30 @@ def _layout(track: av.AudioStream, encoder: str) -> str:
     return track.layout.name if known or count > len(_LAYOUTS) else _LAYOUTS[count - 1]
 
 
+class _Resampler:
+    """Frames of sound as an encoder wants them; broadcasts change theirs on the way."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._resampler: av.AudioResampler | None = None
+        self._form: tuple[str, str, int] | None = None
+
+    def __call__(self, frame: Any) -> list[Any]:
+        """What there is of it so far; None is the end."""
+        if frame is None:
+            return [] if self._resampler is None else self._resampler.resample(None)
+        form = frame.format.name, frame.layout.name, frame.sample_rate
+        rest: list[Any] = []
+        if form != self._form:
+            rest = self(None)
+            stream, self._form = self._stream, form
+            self._resampler = av.AudioResampler(
+                stream.format.name, stream.layout.name, stream.rate, stream.codec_context.frame_size
+            )
+        assert self._resampler is not None
+        return [*rest, *self._resampler.resample(frame)]
+
+
 class _Sound:
     """The audio tracks of a source, as they are where the container takes them, else encoded again."""
 
@@ -431,9 +461,11 @@ class _Sound:
         last: int,
     ) -> None:
         self._source = source
+        self._name = reader.name
         self._start = reader.origin * reader.time_base
-        self._end = self._start + last * reader.time_base + 1 / reader.rate
-        self._cut = reader.cut
+        end = self._start + last * reader.time_base + 1 / reader.rate
+        # Sound that goes on when the pictures have ended stays, but where an end was asked for.
+        self._end = end if reader.ends else None
         self._copied: dict[int, Any] = {}  # output streams by the source's index
         self._encoded: dict[int, Any] = {}
         for track in sound_of(source):
@@ -448,28 +480,30 @@ class _Sound:
 
     def packets(self) -> Iterator[Timed]:
         """The packets of all tracks, in the source's order."""
-        resamplers = {
-            index: av.AudioResampler(
-                stream.format.name, stream.layout.name, stream.rate, stream.codec_context.frame_size
-            )
-            for index, stream in self._encoded.items()
-        }
+        resamplers = {index: _Resampler(stream) for index, stream in self._encoded.items()}
+        damaged = False
         for packet in self._source.demux(sound_of(self._source)):
             index = packet.stream.index
             if index in self._copied:
                 yield from self._moved(packet, self._copied[index])
                 continue
             # The empty packet at the end flushes the decoder, as None does the resampler and the encoder.
-            frames: list[Any] = packet.decode()
+            try:
+                frames: list[Any] = packet.decode()
+            except FFmpegError:  # as players do: what cannot be heard is silent
+                frames, damaged = [], True
             wanted = [frame for frame in frames if self._wanted(frame.pts, frame.time_base)]
             for frame in wanted:
                 frame.pts -= round(self._start / frame.time_base)
             if packet.size == 0:
                 wanted.append(None)
-            for resampled in (one for frame in wanted for one in resamplers[index].resample(frame)):
+            for resampled in (one for frame in wanted for one in resamplers[index](frame)):
                 yield from self._timed(self._encoded[index].encode(resampled))
             if packet.size == 0:
                 yield from self._timed(self._encoded[index].encode(None))
+        if damaged:
+            line = f"part of the sound of {self._name} is damaged, and left out"
+            warnings.warn(line, ShortVideoWarning, stacklevel=2)
 
     def _moved(self, packet: Any, stream: Any) -> Iterator[Timed]:
         if packet.size == 0 or not self._wanted(packet.pts, packet.time_base):
@@ -483,7 +517,8 @@ class _Sound:
     def _wanted(self, pts: int | None, time_base: Fraction) -> bool:
         if pts is None:
             return False
-        return not self._cut or self._start <= pts * time_base < self._end
+        after_start = not self._start or self._start <= pts * time_base
+        return after_start and (self._end is None or pts * time_base < self._end)
 
     def _timed(self, packets: Iterable[Any]) -> Iterator[Timed]:
         for packet in packets:

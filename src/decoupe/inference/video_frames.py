@@ -86,13 +86,15 @@ class BackgroundVideo:
 
 def _forever(name: str, max_pixels: int) -> Iterator[tuple[Fraction, Pixels]]:
     """The frames of a video with their seconds, again and again."""
-    offset = Fraction(0)
+    offset, length = Fraction(0), None
     while True:
-        reader = VideoReader(name, max_pixels=max_pixels)
+        # Once it is known how long it lasts, it is no surprise that it is no longer.
+        reader = VideoReader(name, end=length, max_pixels=max_pixels)
         time = 0
         for time, pixels in reader.frames():
             yield offset + time * reader.time_base, pixels
-        offset += time * reader.time_base + 1 / reader.rate
+        length = time * reader.time_base + 1 / reader.rate
+        offset += length
         reader.close()
 
 

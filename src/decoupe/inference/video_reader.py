@@ -33,6 +33,8 @@ DEVICES = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
 """What reads webcams, and their names, by `sys.platform`."""
 
 _DISCONTINUOUS = 0x0200  # libavformat's AVFMT_TS_DISCONT: times start anywhere, as in broadcasts
+_OF_THE_FILE = frozenset({"timecode", "encoder", "major_brand", "minor_version", "compatible_brands"})
+"""Tags that say nothing of what is shown; a timecode, at the source's rate, stops writers of MP4."""
 _BT709, _UNSPECIFIED, _BT601 = 1, 2, 5
 _MILLISECOND = Fraction(1, 1000)
 _ALPHA_MODES = {"alpha_mode", "ALPHA_MODE"}  # WebM's and Matroska's mark of transparency
@@ -75,7 +77,7 @@ class VideoReader:
         deep: whether frames are read with more than 8 bits, in 16.
         look: see `Look`.
         origin: ticks of the source at the output's time 0.
-        cut: whether audio has to be cut, or moved.
+        ends: whether an end was asked for.
 
     Raises:
         InputError: no such file, not a video, no picture in it, too large, or a webcam that is not there.
@@ -118,7 +120,7 @@ class VideoReader:
         self.origin = zero + self.ticks(start)
         self._end = None if end is None else zero + self.ticks(end)
         self._zero = zero
-        self.cut = self.origin != 0 or end is not None
+        self.ends = end is not None
 
     def ticks(self, seconds: Fraction) -> int:
         """Seconds in the source's time base."""
@@ -162,12 +164,13 @@ class VideoReader:
             ShortVideoWarning: the file tells that it is longer; what there is comes first.
 
         Raises:
-            InputError: the file is damaged, or an MP4 or MOV file ends before its time.
+            InputError: the file is damaged, its clock jumps back, or an MP4 or MOV file ends before its time.
         """
         least = self.origin if after is None else self.origin + after + 1
         previous, last = None, None
         for frame in self._from(least):
             pts = self._time_of(frame, last)
+            self._check_clock(pts, last)
             last = pts
             if self._end is not None and pts >= self._end:
                 return
@@ -184,7 +187,8 @@ class VideoReader:
     @property
     def tags(self) -> dict[str, str]:
         """What the file tells of itself: title, artist and the like."""
-        return dict(self._container.metadata)
+        told = self._container.metadata.items()
+        return {name: value for name, value in told if name.lower() not in _OF_THE_FILE}
 
     def audio(self) -> av.container.InputContainer | None:
         """The file opened once more, to read its audio; None where there is none."""
@@ -265,6 +269,16 @@ class VideoReader:
         if frame.pts is not None:
             return frame.pts
         return self._zero if last is None else last + max(1, self.ticks(1 / self.rate))
+
+    def _check_clock(self, pts: int, last: int | None) -> None:
+        """Refuse a jump back in time, as where recordings were joined: nothing tells the times after it."""
+        if last is None or self.live or (last - pts) * self.time_base <= 1:
+            return
+        here = _clock((last - self._zero) * self.time_base)
+        raise InputError(
+            f"{self.name} jumps back in time after {here}, as recordings do that were put end to end: "
+            "write it anew (as with ffmpeg -i IN -c copy OUT.mkv), or end before (end, --to)"
+        )
 
     def _beginning(self) -> int:
         """The ticks that are the video's time 0: those of its first packet where clocks run from anywhere."""
