@@ -432,15 +432,24 @@ class _Resampler:
         self._stream = stream
         self._resampler: av.AudioResampler | None = None
         self._form: tuple[str, str, int] | None = None
+        self._next: int | None = None
 
-    def __call__(self, frame: Any) -> list[Any]:
-        """What there is of it so far; None is the end."""
-        if frame is None:
-            return [] if self._resampler is None else self._resampler.resample(None)
-        form = frame.format.name, frame.layout.name, frame.sample_rate
+    def __call__(self, frame: Any) -> Iterator[Any]:
+        """What there is of it so far, each after the one before; None is the end."""
+        for done in self._resampled(frame):
+            # Two recordings that were put end to end may share some milliseconds.
+            done.pts = done.pts if self._next is None else max(done.pts, self._next)
+            self._next = done.pts + done.samples
+            yield done
+
+    def _resampled(self, frame: Any) -> list[Any]:
         rest: list[Any] = []
+        form = None if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)
+        if form != self._form and self._resampler is not None:
+            rest = self._resampler.resample(None)
+        if frame is None:
+            return rest
         if form != self._form:
-            rest = self(None)
             stream, self._form = self._stream, form
             self._resampler = av.AudioResampler(
                 stream.format.name, stream.layout.name, stream.rate, stream.codec_context.frame_size
