@@ -270,7 +270,7 @@ _MODELS = (
         repo=None,
         file="pocket.onnx",
         backbone="efficientnet_lite0",
-        sha256="8e81fe1c503fa95d7f11d88228195d65335fabacdb90090c5af9331826174ec7",
+        sha256="6b47f98f72360ff9a425efd79b27c36ccade2a121d13016616f5e1a6dbce7231",
     ),
     _released(
         "birefnet",
