@@ -18,7 +18,7 @@ import onnx.parser
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 from typer.testing import CliRunner
 
 import decoupe
@@ -586,18 +586,32 @@ def photographs(folder: Path, count: int) -> Path:
     return folder
 
 
+def examples(folder: Path) -> Path:
+    """Twelve pairs: photographs, turned and lit differently, and what the embedded model makes of them."""
+    for part in ("im", "gt"):
+        (folder / part).mkdir(parents=True)
+    for name in ("astronaut", "chelsea", "coffee"):
+        with Image.open(EXAMPLE.with_name(f"{name}.jpg")) as photograph:
+            for number, light in enumerate((0.8, 1, 1, 1.2)):
+                turned = ImageOps.mirror(photograph) if number % 2 else photograph
+                picture = ImageEnhance.Brightness(turned).enhance(light)
+                picture.save(folder / "im" / f"{name}-{number}.jpg")
+                decoupe.cut(picture).edited(threshold=0.5).mask().save(folder / "gt" / f"{name}-{number}.png")
+    return folder
+
+
 @pytest.mark.parametrize("masks", [True, False])
 def test_8_bits(tmp_path: Path, masks: bool) -> None:
-    folder = photographs(tmp_path / "set", 6)
+    folder = examples(tmp_path / "set")
     target = tmp_path / "small.onnx"
     effect = quantization.quantise(EMBEDDED, target, folder if masks else folder / "im", most=0.05)
-    assert effect.pictures == 4
+    assert effect.pictures == 9
     assert (effect.before is not None) == masks
     assert 0 < effect.alpha < 0.05
     for one, other in (("im", "images"), ("gt", "masks")):
         (folder / one).rename(folder / other)
     parts = quantization._parts(folder)
-    assert [len(part) for part in parts] == [2, 4]
+    assert [len(part) for part in parts] == [3, 9]
     assert all(isinstance(picture, Pair) for part in parts for picture in part)
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in onnx.load(target).graph.node}
     assert target.stat().st_size < EMBEDDED.stat().st_size
