@@ -53,7 +53,7 @@ def cut(options: CutOptions) -> None:
             overwrite=options.overwrite,
             suffix=output.suffix,
             waiting=options.watch,
-            beside=[] if options.over is None or not Path(options.over).exists() else [Path(options.over)],
+            beside=[Path(options.over)] if options.over and Path(options.over).is_file() else [],
         )
         for name in options.inputs if options.watch else ():
             if folder_of(Path(name)) is None:

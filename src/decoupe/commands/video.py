@@ -145,8 +145,9 @@ def video(options: VideoOptions) -> None:
         if options.matte and options.over is not None:
             raise InputError("--matte and --over exclude each other: give one of them")
         if device_of(options.source) is None:
-            read = [Path(name) for name in (options.source, options.over) if name is not None]
-            refuse_overwriting([Path(options.out)], real_paths(read))
+            refuse_overwriting([Path(options.out)], real_paths([Path(options.source)]))
+        if options.over is not None and Path(options.over).is_file():
+            refuse_overwriting([Path(options.out)], real_paths([Path(options.over)]))
         if options.over is not None and not is_video(Path(options.over)):
             with said_warnings(quiet=True):  # told when it is put below the first frame
                 read_background(options.over, options.max_pixels)

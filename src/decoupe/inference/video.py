@@ -208,7 +208,7 @@ def cut_video(
     }
     with closing(_reader(source, start, end, max_pixels, deep=form.deep)) as reader:
         composer = Composer(over, matte, changes, form, reader.size, max_pixels)
-        if isinstance(over, (str, os.PathLike)) and target.exists() and Path(over).exists():
+        if isinstance(over, (str, os.PathLike)) and Path(over).is_file():
             refuse_overwriting([target], real_paths([Path(over)]))
         work = _Work(target, form, {"input": _told_of(reader.name), **wanted}, overwrite, reader)
         try:
@@ -566,10 +566,10 @@ def _written_to(target: Path) -> Iterator[None]:
         raise
     except (OSError, FFmpegError) as error:
         reason = error.strerror or str(error)
+        # What FFmpeg makes of what it was given has numbers of its own, or this one.
+        own = error.errno == errno.EINVAL or error.errno not in errno.errorcode
         remedy = "check the folder's permissions and free space"
-        if (
-            error.errno not in errno.errorcode or error.errno == errno.EINVAL
-        ):  # FFmpeg's, of what it was given
+        if own:
             remedy = "another codec or kind of file may hold what this video has"
         raise OutputError(f"{target} cannot be written ({reason}): {remedy}") from None
 

@@ -184,8 +184,6 @@ class State:
             if stored.exists():  # on more processes than before, the new ones draw their own numbers
                 set_random_states(torch.load(stored, weights_only=True))
         except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-            if isinstance(error, CheckpointError):
-                raise
             raise CheckpointError(
                 f"cannot go on from {folder}: {str(error).splitlines()[0]}; remove it to begin anew"
             ) from error
@@ -207,10 +205,12 @@ def settle(folder: Path, *, deep: bool = True) -> None:
     """Have the disk hold a folder and, if ``deep``, what is in it: a rename alone may outlive the content."""
     for path in (*(folder.rglob("*") if deep else ()), folder):
         descriptor = os.open(path, os.O_RDONLY)
-        # Some file systems cannot do it for folders.
-        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
-            os.fsync(descriptor)
-        os.close(descriptor)
+        try:
+            # Some file systems cannot do it for folders.
+            with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def saved(out: Path) -> Path | None:
