@@ -118,7 +118,7 @@ def test_every_preset_takes_any_picture(
     height: int, width: int, size: tuple[int, int], level: int, preset: Augmentation, seed: int
 ) -> None:
     certain = dataclasses.replace(
-        preset, empty=0.5, paste=0.5, replace=0.5, synthesis=0.5, hair=0.7, jpeg=1, blur=1
+        preset, empty=0.5, paste=0.5, replace=0.5, synthesis=0.5, camouflage=0.5, hair=0.7, jpeg=1, blur=1
     )
     image = np.full((height, width, 3), 77, np.uint8)
     mask = np.full((height, width), level, np.uint8)
@@ -199,6 +199,24 @@ def test_synthesised_backgrounds_are_of_one_colour_of_three_kinds() -> None:
     assert kinds["grey"] > 12
     assert kinds["near"] > 12
     assert kinds["any"] > 3
+
+
+def test_camouflage_gives_a_background_the_colour_of_a_part_of_the_subject() -> None:
+    """Half of it black, half white: grey, its mean, is no colour of its own."""
+    image, mask = np.full((96, 96, 3), 60, np.uint8), np.zeros((96, 96), np.uint8)
+    mask[24:72, 8:88], image[24:72, 8:48], image[24:72, 48:88] = 255, 20, 230
+    ground = np.random.default_rng(0).integers(100, 140, (96, 96, 3), np.uint8)
+    found = {"black": 0, "white": 0, "between": 0}
+    for seed in range(40):
+        photograph, matte = Augmentation(replace=1, camouflage=1)(
+            image, mask, (96, 96), np.random.default_rng(seed), background=lambda: ground
+        )
+        behind = photograph[:, matte[0] == 0].float()
+        assert behind.std() > 2, "the background has kept its texture"
+        mean = float(behind.mean())
+        found["black" if abs(mean - 20) < 4 else "white" if abs(mean - 230) < 4 else "between"] += 1
+    assert min(found["black"], found["white"]) > 10
+    assert found["between"] < 14  # spots on both sides of the middle
 
 
 def test_hairs_have_the_subject_s_colours_and_stand_in_the_truth() -> None:

@@ -84,6 +84,26 @@ def test_boundary_weight_is_the_31_pixel_box() -> None:
     torch.testing.assert_close(losses.boundary_weight(truth), 1 + 5 * (local - truth).abs())
 
 
+def test_structure_of_hard_masks_is_that_of_the_paper() -> None:
+    logits = torch.randn(3, 1, 40, 50)
+    target = (torch.rand(3, 1, 40, 50) > 0.6).float()
+    weight, prediction = losses.boundary_weight(target), logits.sigmoid()
+    errors = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    intersection = (weight * prediction * target).sum((-2, -1))
+    union = (weight * (prediction + target)).sum((-2, -1)) - intersection
+    paper = (weight * errors).sum((-2, -1)) / weight.sum((-2, -1)) + 1 - (intersection + 1) / (union + 1)
+    torch.testing.assert_close(losses.structure(logits, target), paper.mean())
+
+
+@pytest.mark.parametrize("moved", [-0.5, -0.1, 0.1, 0.5])
+def test_structure_is_least_where_a_soft_matte_is_the_truth(moved: float) -> None:
+    """The product's IoU is not: it wants 0 below a half and 1 above."""
+    target = torch.full((1, 1, 40, 40), 0.2)
+    target[..., 10:30, 10:30] = 0.95
+    exact = torch.logit(target)
+    assert losses.structure(exact, target) < losses.structure(exact + moved, target)
+
+
 def test_dilated_gradient_label_keeps_what_lies_just_outside() -> None:
     image = torch.zeros(1, 3, 128, 128)
     image[..., 64] = 1  # a line right of the predicted subject's edge

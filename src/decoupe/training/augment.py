@@ -30,6 +30,8 @@ GREY_OF = np.array((0.299, 0.587, 0.114))
 """What red, green and blue count for in a grey (ITU-R BT.601)."""
 FINE = 4
 """Pixels along each side of one of a sample's while hairs are drawn."""
+SPOT = 8
+"""Pixels from the middle of a spot, whose colour a background takes, to its sides."""
 OUTLINE = 8
 """Half transparent pixels that an outline has at most, as a multiple of width plus height; hair has more."""
 
@@ -51,7 +53,8 @@ class Augmentation:
         empty: probability of a piece beside the subject instead, whose truth is empty.
         paste: probability that the subject is set on a piece of another photograph beside its subject.
         replace: probability that the subject is set on a photograph of the folder of backgrounds, if given.
-        synthesis: probability that the subject is set on a grey, a colour close to its own, or any (2:2:1).
+        synthesis: probability that the subject is set on a grey, nearly a colour of its own, or any (2:2:1).
+        camouflage: probability that whatever the subject is set on has a colour of the subject's on average.
         hair: probability that hairs are drawn out of the subject, of its own colours; the truth has them too.
         brightness: least and largest factor on the brightness.
         contrast: the same for the contrast.
@@ -75,6 +78,7 @@ class Augmentation:
     paste: float = 0.0
     replace: float = 0.0
     synthesis: float = 0.0
+    camouflage: float = 0.0
     hair: float = 0.0
     brightness: Range = (1.0, 1.0)
     contrast: Range = (1.0, 1.0)
@@ -195,7 +199,10 @@ class Augmentation:
             return Image.new("RGB", photograph.size, self.ground_colour(photograph, matte, rng))
         else:
             return None
-        return cropped(picture, self.crop_box(picture.shape[1], picture.shape[0], size, rng), size)
+        ground = cropped(picture, self.crop_box(picture.shape[1], picture.shape[0], size, rng), size)
+        if rng.random() < self.camouflage:
+            ground = tinted(ground, own_colour(photograph, matte, rng), rng.uniform(0.3, 1))
+        return ground
 
     def ground_colour(
         self, photograph: Image.Image, matte: Image.Image, rng: np.random.Generator
@@ -205,9 +212,7 @@ class Augmentation:
         if kind == 0:
             colour = np.full(3, rng.integers(256))
         elif kind == 1:
-            weights = np.asarray(matte, np.float64) + 1e-6
-            mean = np.average(np.asarray(photograph).reshape(-1, 3), axis=0, weights=weights.ravel())
-            colour = (mean + rng.normal(0, 12, 3)).clip(0, 255)
+            colour = (own_colour(photograph, matte, rng) + rng.normal(0, 12, 3)).clip(0, 255)
         else:
             colour = rng.integers(256, size=3)
         red, green, blue = colour.astype(int).tolist()
@@ -252,6 +257,23 @@ def check_range(name: str, value: Range, least: float, most: float = math.inf) -
     """Raise ConfigError where a setting is no range from ``least`` to ``most``."""
     if len(value) != 2 or not least <= value[0] <= value[1] <= most or value[1] == math.inf:
         raise ConfigError(f"{name} is {list(value)}, expected least and largest, from {least} to {most}")
+
+
+def own_colour(photograph: Image.Image, matte: Image.Image, rng: np.random.Generator) -> NDArray[np.float64]:
+    """The mean colour of a spot of the subject's, a part of which may be white while it is black in all."""
+    pixels, solid = np.asarray(photograph), np.asarray(matte) > 127
+    if not solid.any():
+        solid = np.ones_like(solid)
+    row, column = rng.choice(np.argwhere(solid))
+    spot = tuple(slice(max(0, middle - SPOT), middle + SPOT + 1) for middle in (row, column))
+    colour: NDArray[np.float64] = pixels[spot][solid[spot]].mean(0)
+    return colour
+
+
+def tinted(picture: Image.Image, colour: NDArray[np.float64], contrast: float) -> Image.Image:
+    """A picture moved to a mean colour, its differences from the mean kept or lessened."""
+    shift = colour - contrast * np.array(ImageStat.Stat(picture).mean)
+    return picture.convert("RGB", tuple(np.column_stack((contrast * np.eye(3), shift)).ravel()))
 
 
 def own_colours(photograph: Image.Image, matte: Image.Image) -> Image.Image:

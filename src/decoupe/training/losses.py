@@ -224,17 +224,20 @@ def box_band(length: int, size: int, like: Tensor) -> Tensor:
 def structure(logits: Tensor, target: Tensor) -> Tensor:
     """Boundary-weighted BCE plus boundary-weighted IoU (Wei et al., "F³Net", AAAI 2020). Takes *logits*.
 
+    Intersection and union are the smaller and the larger of prediction and truth (Wang et al., "Jaccard
+    metric losses", NeurIPS 2023). On hard masks that is what the paper's product gives; on soft ones the
+    product is best where every alpha below one half is 0, and this where prediction is the truth.
+
     Args:
         logits: before the sigmoid, ``(…, N, 1, H, W)``.
         target: ground truth.
     """
     weight = boundary_weight(target)
-    inside = weight * target
     weighted_bce = (weight * logit_errors(logits, target)).sum(dim=(-2, -1)) / weight.sum(dim=(-2, -1))
     prediction = logits.sigmoid()
-    intersection = (prediction * inside).sum(dim=(-2, -1))
-    total = (prediction * weight).sum(dim=(-2, -1)) + inside.sum(dim=(-2, -1))
-    weighted_iou = 1 - (intersection + 1) / (total - intersection + 1)
+    intersection = (weight * torch.minimum(prediction, target)).sum(dim=(-2, -1))
+    union = (weight * torch.maximum(prediction, target)).sum(dim=(-2, -1))
+    weighted_iou = 1 - (intersection + 1) / (union + 1)
     return (weighted_bce + weighted_iou).mean()
 
 
