@@ -107,9 +107,9 @@ def trained(name: str, recipe: Recipe, options: argparse.Namespace) -> dict[str,
                 module.reset_parameters()
     trainer.run(report_every=100)
     trainer.close()
-    scores = found(folder, options.sets[0].name)
-    assert scores is not None
-    return scores
+    if scores := found(folder, options.sets[0].name):
+        return scores
+    raise SystemExit("interrupted: the same command goes on where this one stopped")
 
 
 def network(recipe: Recipe) -> Callable[[], object]:
