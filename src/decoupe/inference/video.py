@@ -511,7 +511,7 @@ class _Work:
             else:
                 joined = self._folder / f"joined{self._target.suffix}"
                 pieces = [(self._piece(number), times) for number, times in enumerate(self._times)]
-                audio = join_pieces(joined, self._form.container, pieces, reader)
+                audio = join_pieces(joined, self._form, pieces, reader)
                 self._refuse_to_replace()
                 joined.replace(self._target)
             self._remove()

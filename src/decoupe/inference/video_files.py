@@ -22,7 +22,7 @@ from decoupe.inference.preprocess import Pixels, ShortVideoWarning
 from decoupe.inference.video_reader import FFmpegError, Look, VideoReader, av, sound_of, url_of
 
 _LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")  # by how many channels: RFC 7845
-_DELAY = 2  # most frames by which an encoder below writes a frame before those shown earlier
+_DELAY = 2  # most frames by which an encoder that reorders writes a frame before those shown earlier
 _NO_MATRIX = 0  # ITU-T H.273's of RGB; without it QuickTime files tell nothing of their colours
 _TICK = Fraction(1, 1000)  # of pieces, which count frames: the one time base that all containers keep
 
@@ -39,6 +39,7 @@ class Codec:
         lossless: whether frames come back as they were.
         deep: its pixel formats with transparency and without for more than 8 bits; None where it has none.
         coarse: whether it numbers its frames, and has no room for the ticks of many sources.
+        reorders: whether it writes frames before those shown earlier.
     """
 
     encoder: str
@@ -48,6 +49,12 @@ class Codec:
     lossless: bool = False
     deep: tuple[str | None, str] | None = None
     coarse: bool = False
+    reorders: bool = False
+
+    @property
+    def delay(self) -> int:
+        """Frames by which the first is decoded before it is shown."""
+        return _DELAY if self.reorders else 0
 
     def pixel_format(self, *, transparent: bool, deep: bool) -> str:
         """The pixel format of frames with transparency or without, of more than 8 bits or not."""
@@ -74,13 +81,14 @@ CODECS = {
         {"crf": "18", "b": "0", "auto-alt-ref": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
     ),
     "ffv1": Codec("ffv1", "bgra", "bgr0", {"level": "3"}, lossless=True, deep=("gbrap16le", "gbrp16le")),
-    "h264": Codec("libx264", None, "yuv420p", {"crf": "16", "preset": "medium"}),
+    "h264": Codec("libx264", None, "yuv420p", {"crf": "16", "preset": "medium"}, reorders=True),
     "h265": Codec(
         "libx265",
         None,
         "yuv420p",
         {"crf": "18", "preset": "medium", "x265-params": "log-level=error"},
         deep=(None, "yuv420p10le"),
+        reorders=True,
     ),
     "mpeg4": Codec("mpeg4", None, "yuv420p", {"q": "2"}, coarse=True),
 }
@@ -247,11 +255,11 @@ def write_piece(
     base = (1 / rate).limit_denominator(2**16 - 1) if form.codec.coarse else time_base
     with av.open(url_of(path), "w", format=form.container.name) as out:
         stream: Any = None
-        order = itertools.count()
+        order = itertools.count(-form.codec.delay)
 
         def mux(packets: Iterable[Any]) -> None:
             for packet in packets:
-                packet.pts, packet.dts = places[packet.pts], next(order) - _DELAY
+                packet.pts, packet.dts = places[packet.pts], next(order)
                 packet.time_base = _TICK
                 packet.duration = 1
                 out.mux(packet)
@@ -329,7 +337,7 @@ def _frame(pixels: Pixels, stream: Any, time: int, time_base: Fraction, look: Lo
 
 def join_pieces(
     path: Path,
-    container: Container,
+    form: Form,
     pieces: Iterable[tuple[Path, list[int]]],
     reader: VideoReader,
 ) -> str:
@@ -339,30 +347,38 @@ def join_pieces(
 
     Args:
         path: the file.
-        container: its kind.
+        form: how it is written; not as PNG files.
         pieces: files of `write_piece`, in order, with the ticks of their frames.
         reader: the source.
 
     Returns:
         What became of the audio: ``"kept"``, ``"encoded again"`` or ``"none"``.
     """
+    container, codec = form.container, form.codec
+    assert container is not None
+    assert codec is not None
     pieces = list(pieces)
     times = [time for _, some in pieces for time in some]
+    end = times[-1] + reader.lasting(times[-1])
     options = {**container.options}
     if container.name in ("mov", "mp4"):
         # In which beginnings are told; milliseconds, the default, would move them.
         options["movie_timescale"] = str(reader.time_base.denominator)
     with av.open(url_of(pieces[0][0])) as first, av.open(url_of(path), "w", container.name, options) as out:
         stream: Any = out.add_stream_from_template(first.streams.video[0])
+        stream.rate = reader.rate  # else Matroska tells that of the pieces
         stream.time_base = reader.time_base
         # Without this mark players do not look for the transparency that VP9 keeps beside its frames.
         if "alpha_mode" in first.streams.video[0].metadata:
             stream.metadata["alpha_mode"] = "1"
         out.metadata.update(reader.tags)
         source = reader.audio()
-        sound = _Sound(source, out, container, reader, times[-1]) if source is not None else None
+        sound = _Sound(source, out, container, reader, end) if source is not None else None
         out.start_encoding()
-        tracks = [_video_packets(pieces, times, stream, reader), sound.packets() if sound else iter(())]
+        tracks = [
+            _video_packets(pieces, [*times, end], codec.delay, stream, reader),
+            sound.packets() if sound else iter(()),
+        ]
         for _, _, packet in heapq.merge(*tracks, key=lambda one: one[:2]):
             out.mux(packet)
         if source is not None:
@@ -375,10 +391,14 @@ Timed = tuple[Fraction, int, Any]
 
 
 def _video_packets(
-    pieces: Iterable[tuple[Path, list[int]]], times: list[int], stream: Any, reader: VideoReader
+    pieces: Iterable[tuple[Path, list[int]]], times: list[int], delay: int, stream: Any, reader: VideoReader
 ) -> Iterator[Timed]:
-    order = itertools.count()
-    usual = max(1, reader.ticks(1 / reader.rate))
+    """The pieces' packets at the ``times`` of their frames, after which stands when the last frame ends.
+
+    They are decoded ``delay`` frames before they are shown; players take the steps for the frame rate.
+    """
+    step = max(1, reader.ticks(1 / reader.rate))
+    decoded = iter([times[0] - step * ahead for ahead in range(delay, 0, -1)] + times)
     base = 0
     for path, some in pieces:
         with av.open(url_of(path)) as piece:
@@ -386,10 +406,8 @@ def _video_packets(
                 if packet.size == 0 or packet.pts is None:
                     continue
                 number = base + round(packet.pts * packet.time_base / _TICK)
-                place = next(order) - _DELAY
-                packet.pts = times[number]
-                packet.dts = times[place] if place >= 0 else times[0] + place
-                packet.duration = times[number + 1] - times[number] if number + 1 < len(times) else usual
+                packet.pts, packet.dts = times[number], next(decoded)
+                packet.duration = times[number + 1] - times[number]
                 packet.time_base = reader.time_base
                 packet.stream = stream
                 yield packet.dts * reader.time_base, 0, packet
@@ -467,14 +485,13 @@ class _Sound:
         out: av.container.OutputContainer,
         container: Container,
         reader: VideoReader,
-        last: int,
+        end: int,
     ) -> None:
         self._source = source
         self._name = reader.name
         self._start = reader.origin * reader.time_base
-        end = self._start + last * reader.time_base + 1 / reader.rate
         # Sound that goes on when the pictures have ended stays, but where an end was asked for.
-        self._end = end if reader.ends else None
+        self._end = self._start + end * reader.time_base if reader.ends else None
         self._copied: dict[int, Any] = {}  # output streams by the source's index
         self._encoded: dict[int, Any] = {}
         for track in sound_of(source):

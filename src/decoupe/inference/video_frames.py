@@ -93,7 +93,7 @@ def _forever(name: str, max_pixels: int) -> Iterator[tuple[Fraction, Pixels]]:
         time = 0
         for time, pixels in reader.frames():
             yield offset + time * reader.time_base, pixels
-        length = time * reader.time_base + 1 / reader.rate
+        length = (time + reader.lasting(time)) * reader.time_base
         offset += length
         reader.close()
 

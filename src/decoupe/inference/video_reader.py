@@ -121,6 +121,8 @@ class VideoReader:
         self._end = None if end is None else zero + self.ticks(end)
         self._zero = zero
         self.ends = end is not None
+        self._last: int | None = None  # ticks of the source at which the last frame read begins
+        self._until = 0  # and those at which the frames read end
 
     def ticks(self, seconds: Fraction) -> int:
         """Seconds in the source's time base."""
@@ -139,16 +141,33 @@ class VideoReader:
     @property
     def duration(self) -> int | None:
         """Ticks from the video's beginning to its end, where it tells."""
+        if (pictures := self._duration_of_pictures()) is not None:
+            return pictures
+        if self._container.duration:
+            return self.ticks(Fraction(self._container.duration, av.time_base))
+        return None
+
+    def _duration_of_pictures(self) -> int | None:
         if self._stream.duration:
             return self._stream.duration + (self._stream.start_time or 0) - self._zero
         # Matroska tells that of each track by a name; that of the whole file may be the sound's.
         track = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", self._stream.metadata.get("DURATION", ""))
-        if track is not None:
-            hours, minutes, seconds = map(Fraction, track.groups())
-            return self.ticks((hours * 60 + minutes) * 60 + seconds) - self._zero
-        if self._container.duration:
-            return self.ticks(Fraction(self._container.duration, av.time_base))
-        return None
+        if track is None:
+            return None
+        hours, minutes, seconds = map(Fraction, track.groups())
+        return self.ticks((hours * 60 + minutes) * 60 + seconds) - self._zero
+
+    def lasting(self, time: int) -> int:
+        """Ticks that the frame at this tick is shown, as the file tells of the last one, else the mean."""
+        usual = max(1, self.ticks(1 / self.rate))
+        if self._last is None or self._last != time + self.origin:
+            return usual
+        ends = [self._until]
+        if (told := self._duration_of_pictures()) is not None:
+            ends.append(self._zero + told)
+        if self._end is not None:
+            ends.append(self._end)
+        return min(ends) - self._last if min(ends) > self._last else usual
 
     def frames(self, after: int | None = None) -> Iterator[tuple[int, Pixels]]:
         """The frames in the order in which they are shown.
@@ -174,13 +193,15 @@ class VideoReader:
             last = pts
             if self._end is not None and pts >= self._end:
                 return
+            # Where frames are reordered, what tells the last one's duration may stand beside another.
+            self._last, self._until = pts, max(self._until, pts + frame.duration)
             if pts < least:
                 continue
             # Two frames at one time, which broken files have, cannot be written.
             time = pts - self.origin if previous is None else max(pts - self.origin, previous + 1)
             previous = time
             yield time, self._turn(pixels_of(frame, *self._stored, deep=self.deep))
-        self._check_end(last)
+        self._check_end()
         if previous is None and after is None:
             raise InputError(f"{self.name} ends before {_clock(self.origin * self.time_base)}: start earlier")
 
@@ -286,15 +307,16 @@ class VideoReader:
             return self.ticks(Fraction(self._container.start_time, av.time_base))
         return 0
 
-    def _check_end(self, last: int | None) -> None:
+    def _check_end(self) -> None:
         """Refuse, or tell of, a file that tells its duration and ends long before."""
         whole = self.duration
-        if self._end is not None or self.live or whole is None or last is None:
+        if self._end is not None or self.live or whole is None or self._last is None:
             return
-        missing = (self._zero + whole - last) * self.time_base
+        missing = (self._zero + whole - max(self._last, self._until)) * self.time_base
         if missing <= max(Fraction(1), 3 / self.rate, whole * self.time_base / 20):
             return
-        told = f"{self.name} ends after {_clock(last * self.time_base)} of {_clock(whole * self.time_base)}"
+        last, end = (_clock(ticks * self.time_base) for ticks in (self._last, whole))
+        told = f"{self.name} ends after {last} of {end}"
         if "mov" in self._container.format.name:
             raise InputError(f"{told}, it is damaged: get it whole, or end before (end, --to)")
         warnings.warn(f"{told}: it may be damaged, what is there was taken", ShortVideoWarning, stacklevel=2)
