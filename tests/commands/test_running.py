@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,36 @@ def test_only_what_dead_runs_left_is_removed(tmp_path: Path) -> None:
     remove_stale(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".decoupe-notes.txt"]
     remove_stale(tmp_path / "no such folder")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_has_come_during_the_work_is_replaced_only_when_asked(tmp_path: Path, overwrite: bool) -> None:
+    target = tmp_path / "out.png"
+    ending = nullcontext() if overwrite else pytest.raises(decoupe.OutputError, match="has come meanwhile")
+    with ending, replacing(target, overwrite=overwrite) as temporary:
+        temporary.write_bytes(b"ours")
+        target.write_bytes(b"another's")
+    assert target.read_bytes() == (b"ours" if overwrite else b"another's")
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_picture_that_comes_while_it_is_cut_stays(tmp_path: Path, model: Path, photos: Path) -> None:
+    """The input comes slowly, and something else is faster."""
+    target = tmp_path / "out.png"
+    command = [sys.executable, "-m", "decoupe", "cut", "-", "-o", str(target), "-m", str(model)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write((photos / "0" / "00.png").read_bytes())
+        process.stdin.flush()
+        while process.poll() is None and not target.exists():
+            time.sleep(3)  # by now the command line has been read, and the end of the input is awaited
+            target.write_bytes(b"mine")
+        process.stdin.close()
+        line = process.stderr.read().decode()
+        assert process.wait() == 1
+    assert "has come meanwhile" in line
+    assert target.read_bytes() == b"mine"
 
 
 def test_writers_and_removers_never_meet(tmp_path: Path) -> None:

@@ -64,6 +64,21 @@ def test_camera_time_place_and_rights_are_kept(suffix: str, tmp_path: Path) -> N
     assert told.exif == matte.metadata.exif
 
 
+def test_what_the_maker_noted_is_left_out(tmp_path: Path) -> None:
+    """Some keep a whole picture there, with the background; places in the old file are wrong in a new one."""
+    exif = Image.Exif()
+    exif[BASE.Make] = "Cam"
+    exif.get_ifd(EXIF).update({int(BASE.MakerNote): b"preview", int(BASE.LensMake): "Glass"})
+    exif.get_ifd(EXIF)[ExifTags.IFD.Interop] = {1: "R98"}
+    Image.new("RGB", (80, 60), "red").save(tmp_path / "photo.jpg", exif=exif)
+    assert b"preview" in (tmp_path / "photo.jpg").read_bytes()
+    data = matte_of(tmp_path / "photo.jpg").encode(".png")
+    assert b"preview" not in data
+    kept = opened(data).getexif()
+    assert dict(kept.get_ifd(EXIF)) == {int(BASE.LensMake): "Glass"}
+    assert not kept.get_ifd(ExifTags.IFD.Interop)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".avif", ".jpg", ".tif", "16 .png", "16 .tif", "layers"])
 def test_text_of_any_language_stays_as_it_is(suffix: str, tmp_path: Path) -> None:
     """Cameras and editors write UTF-8, or Latin-1, where EXIF knows ASCII alone."""

@@ -173,6 +173,22 @@ def test_a_profile_that_cannot_be_written_in_leaves_the_background_as_it_is(matt
     assert odd.over(background).getpixel((3, 3)) == (99, 99, 99)
 
 
+@pytest.mark.parametrize("level", [40, 128, 200])
+@pytest.mark.parametrize("wide", [False, True], ids=["8 bits", "16 bits"])
+def test_what_is_translucent_keeps_its_colours(level: int, wide: bool) -> None:
+    """They are seen over grey by the model, and were mixed with it."""
+    step = 257 if wide else 1
+    colours = np.random.default_rng(0).integers(0, 256, (40, 50, 3)) * step
+    opacity = np.full((40, 50), level / 255, np.float32)
+    opacity[:, :8], opacity[:, 42:] = 0, 1
+    share = opacity[..., np.newaxis]
+    seen = np.rint(colours * share + 128 * step * (1 - share)).astype(np.uint16 if wide else np.uint8)
+    cut = Matte(opacity.copy(), seen, opacity=opacity)
+    off = np.abs(cut.array().astype(int) - np.dstack([colours, 255 * step * opacity]))[:, 8:]
+    assert off.max() <= np.ceil(0.5 * 255 / level) + 1
+    assert not cut.array()[:, :8].any()
+
+
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
 def test_saved_cutouts_are_lossless_and_keep_the_profile(matte: Matte, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"cut{suffix}"

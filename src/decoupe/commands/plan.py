@@ -56,6 +56,7 @@ class Plan:
         problems: one line for each input of which nothing can be made.
         several: whether the outputs are counted; the one of a single picture is named.
         folders: whether the outputs' folders are made where they do not exist.
+        overwrite: whether outputs that exist are replaced.
         owners: the input of every output, by where the output lies.
         outputs: every output, those that stand already too; None is standard output.
     """
@@ -67,6 +68,7 @@ class Plan:
     problems: list[str] = field(default_factory=list)
     several: bool = False
     folders: bool = False
+    overwrite: bool = False
     owners: dict[str, Path] = field(default_factory=dict)
     outputs: list[Path | None] = field(default_factory=list)
 
@@ -123,7 +125,7 @@ def make_plan(
             refuse_overwriting([Path(out)], real_paths(beside))
         return _plan_stream(inputs[0], out, overwrite, text)
     folder = _output_folder(out, several)
-    plan = Plan(several=several, folders=several or folder is not None)
+    plan = Plan(several=several, folders=several or folder is not None, overwrite=overwrite)
     named = _without_own([Path(name) for name in inputs], plan)
     places = real_paths([*named, *beside])
     if out is not None and folder is None:
@@ -206,7 +208,7 @@ def _plan_stream(name: str, out: str | None, overwrite: bool, text: bool) -> Pla
             )
     elif target.is_dir() or str(out).endswith(("/", os.sep)):
         raise OutputError(f"{out} is a folder, and what comes from standard input has no name: name a file")
-    plan = Plan(outputs=[target])
+    plan = Plan(outputs=[target], overwrite=overwrite)
     try:
         if target is not None:
             _refuse_standing(target, overwrite)

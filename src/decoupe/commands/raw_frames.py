@@ -58,7 +58,14 @@ def cut_frames(
     target_of = _targets(options, output)
     record = recorder(telling.log, telling.as_json)
     model = announced(open_model(), telling)
-    work = functools.partial(_cut_frame, predictor=model, size=size, output=output, choice=choice)
+    work = functools.partial(
+        _cut_frame,
+        predictor=model,
+        size=size,
+        output=output,
+        choice=choice,
+        overwrite=options.overwrite,
+    )
     counts = {"cut": 0, "there already": 0, "failed": 0}
 
     def left() -> Iterator[Frame]:
@@ -101,7 +108,13 @@ def _nothing_of(frame: Frame, size: tuple[int, int], output: Wanted) -> bytes:
 
 
 def _cut_frame(
-    frame: Frame, *, predictor: Predictor, size: tuple[int, int], output: Wanted, choice: dict[str, Any]
+    frame: Frame,
+    *,
+    predictor: Predictor,
+    size: tuple[int, int],
+    output: Wanted,
+    choice: dict[str, Any],
+    overwrite: bool,
 ) -> tuple[bytes, dict[str, Any]]:
     """The bytes of one frame's output, already written where it has a file; and its record."""
     begun = time.perf_counter()
@@ -117,7 +130,7 @@ def _cut_frame(
         data = np.asarray(output.image_of(output.changed(matte))).tobytes()
     else:
         data = output.bytes_of(matte, frame.target)
-        write(data, frame.target, make_folders=True)
+        write(data, frame.target, make_folders=True, overwrite=overwrite)
     seconds = round(time.perf_counter() - begun, 3)
     target = None if frame.target is None else str(frame.target)
     return data, {"source": f"frame {frame.number}", "target": target, "seconds": seconds, **describe(matte)}

@@ -133,7 +133,7 @@ def _run(
 ) -> int:
     """Do the plan's jobs; how many failed."""
     failed = 0
-    work_job = functools.partial(_worked, work=work, folders=plan.folders, recorded=record is not None)
+    work_job = functools.partial(_worked, work=work, plan=plan, recorded=record is not None)
     for folder in {job.target.parent for job in plan.jobs if job.target is not None}:
         remove_stale(folder)
     total = len(plan.jobs)
@@ -184,14 +184,15 @@ def told_of(error: Exception) -> str:
 
 
 def _worked(
-    job: Job, *, work: Callable[[Path | BinaryIO, Path | None], Worked], folders: bool, recorded: bool
+    job: Job, *, work: Callable[[Path | BinaryIO, Path | None], Worked], plan: Plan, recorded: bool
 ) -> dict[str, Any]:
     """Do one job; its record, empty where nobody asks for one."""
     begun = time.perf_counter()
     source = opened(sys.stdin, "input").buffer if job.source is None else job.source
     written, about = work(source, job.target)
     for data, target in written:
-        write(data, target, folders)
+        # What stands beside the target, if anything, is an interrupted run's: `refuse_foreign` has looked.
+        write(data, target, make_folders=plan.folders, overwrite=plan.overwrite or target != job.target)
     if not recorded:
         return {}
     named = None if job.target is None else str(job.target)
@@ -234,7 +235,7 @@ def said_warnings(quiet: bool = False) -> Iterator[None]:
         yield
 
 
-def write(data: bytes, target: Path | None, make_folders: bool = False) -> None:
+def write(data: bytes, target: Path | None, *, make_folders: bool = False, overwrite: bool = True) -> None:
     """Write a picture's bytes: to standard output, or whole or not at all to a file.
 
     Raises:
@@ -252,4 +253,4 @@ def write(data: bytes, target: Path | None, make_folders: bool = False) -> None:
             raise OutputError(
                 f"cannot make the folder {target.parent} ({error.strerror}): name another with -o"
             ) from error
-    write_bytes(data, target)
+    write_bytes(data, target, overwrite=overwrite)

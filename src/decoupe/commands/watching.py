@@ -28,9 +28,8 @@ def arrivals(look: Callable[[], Plan]) -> Iterator[Plan]:
     told: set[str] = set()
     while True:
         plan = look()
-        ready = Plan(
-            several=True, folders=True, problems=[line for line in plan.problems if line not in told]
-        )
+        problems = [line for line in plan.problems if line not in told]
+        ready = Plan(several=True, folders=True, overwrite=plan.overwrite, problems=problems)
         told |= set(plan.problems)
         states = {job.source: _state(job.source) for job in plan.jobs if job.source is not None}
         for job in plan.jobs:

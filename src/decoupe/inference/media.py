@@ -285,13 +285,18 @@ def check_quality(suffix: str, quality: int) -> None:
         raise InputError(f"quality is {quality}, expected a number from 1 to 100")
 
 
-def write_bytes(data: bytes, target: Path) -> None:
+def write_bytes(data: bytes, target: Path, *, overwrite: bool = True) -> None:
     """Write a file whole or not at all.
+
+    Args:
+        data: what it holds.
+        target: where it goes.
+        overwrite: whether a file that holds something is replaced.
 
     Raises:
         OutputError: a place that cannot be written; whatever stood at ``target`` is then still there.
     """
-    with replacing(target) as temporary:
+    with replacing(target, overwrite=overwrite) as temporary:
         temporary.write_bytes(data)
 
 
@@ -310,10 +315,11 @@ def _homeless(target: Path) -> OutputError:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """A temporary path beside ``target``: takes its place when the block ends, vanishes when it fails.
 
-    Where ``target`` is a link it stays one, and the file that it points to is replaced.
+    Where ``target`` is a link it stays one, and the file that it points to is replaced. Without ``overwrite``
+    a file that holds something is never replaced, even if it has come while the block ran.
 
     Raises:
         OutputError: whatever OSError the block or the replacing raises, as one line.
@@ -325,7 +331,10 @@ def replacing(target: Path) -> Iterator[Path]:
         with _held_file(place.parent) as temporary:
             try:
                 yield temporary
-                temporary.replace(place)
+                if overwrite or not is_done(place):
+                    temporary.replace(place)
+                else:
+                    raise OutputError(f"{target} has come meanwhile and was left as it is: see --overwrite")
             finally:
                 with suppress(OSError):
                     temporary.unlink()

@@ -62,7 +62,16 @@ _TOLD = frozenset(
 _INCH, _CENTIMETRE = 2, 3  # of EXIF's resolution
 _RESOLVED_BY_EXIF = ("WEBP", "AVIF")
 _PARTS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
-_OF_PIXELS = frozenset({int(ExifTags.Base.ExifImageWidth), int(ExifTags.Base.ExifImageHeight)})
+# What describes the file's pixels, and what holds places in the file: makers keep whole pictures there.
+_LEFT_OUT = frozenset(
+    int(tag)
+    for tag in (
+        ExifTags.Base.ExifImageWidth,
+        ExifTags.Base.ExifImageHeight,
+        ExifTags.Base.ExifInteroperabilityOffset,
+        ExifTags.Base.MakerNote,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,8 @@ class Metadata:
 
     Attributes:
         exif: a block as EXIF has it: camera, time, place, author and rights. Without the orientation, which
-            has been applied, the thumbnail, which shows the background, and what describes the file's pixels.
+            has been applied, the thumbnail and the maker's notes, which may show the background, and what
+            describes the file's pixels.
         dpi: pixels per inch, across and down.
     """
 
@@ -158,7 +168,7 @@ def _told(image: Image.Image) -> tuple[bytes | None, bool]:
     parts = {part: found.get_ifd(part) for part in _PARTS}
     for part, values in parts.items():
         if values:
-            told = {tag: values[tag] for tag in values if tag not in _OF_PIXELS}
+            told = {tag: values[tag] for tag in values if tag not in _LEFT_OUT}
             kept.get_ifd(part).update(as_written(told))
     turned = found.get(ExifTags.Base.Orientation, 1) in _TURNS_ASIDE
     return (kept.tobytes() if len(kept) or any(parts.values()) else None), turned

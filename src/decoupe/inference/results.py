@@ -86,7 +86,10 @@ class Matte:
     @cached_property
     def foreground(self) -> Pixels:
         """``image`` with the subject's own colours at soft edges, ``(H, W, 3)``, uint8 or uint16."""
-        return estimate_foreground(self.image, self.alpha)
+        if self.opacity is None:
+            return estimate_foreground(self.image, self.alpha)
+        # The grey that was laid under what is translucent is not the photograph's.
+        return estimate_foreground(_without_ground(self.image, self.opacity), self._share)
 
     def refined(
         self,
@@ -319,10 +322,15 @@ class Matte:
         """The matte changed, with what was transparent in the picture as transparent as it was."""
         if self.opacity is None:
             return replace(self, alpha=change(self.alpha))
-        share = np.divide(
-            self.alpha, self.opacity, out=np.zeros_like(self.alpha), where=self.opacity > 0
-        )  # of what there is of a pixel
-        return replace(self, alpha=change(share.clip(0, 1)) * self.opacity)
+        return replace(self, alpha=change(self._share) * self.opacity)
+
+    @property
+    def _share(self) -> Floats:
+        """How much of what there is of each pixel is the subject's, ``(H, W)``."""
+        assert self.opacity is not None
+        whole = np.zeros_like(self.alpha)
+        np.divide(self.alpha, self.opacity, out=whole, where=self.opacity > 0)
+        return whole.clip(0, 1)
 
     def _cutout(self, keep_hidden: bool) -> npt.NDArray[np.uint8]:
         height, width = self.alpha.shape
@@ -493,6 +501,25 @@ def _background_image(background: Any) -> Picture:
     missing = (most - GREY * (most // 255)) * (1 - picture.opacity[..., np.newaxis])
     pixels = np.rint(picture.pixels + missing).astype(picture.pixels.dtype)
     return replace(picture, pixels=pixels, opacity=None)
+
+
+def _without_ground(image: Pixels, opacity: Floats) -> Pixels:
+    """A picture's own colours, of which ``image`` shows as much as ``opacity`` tells, over mid-grey.
+
+    Where nothing shows, nothing is known of them, and it is grey.
+    """
+    own, most = image.copy(), np.iinfo(image.dtype).max
+    grey = np.float32(GREY * (most // 255))
+
+    def fill(rows: slice) -> None:
+        share = opacity[rows]
+        veiled = (share > 0) & (share < 1)
+        own[rows][veiled] = np.rint(
+            ((image[rows][veiled] - grey) / share[veiled, np.newaxis] + grey).clip(0, most)
+        )
+
+    on_threads(fill, strips(*opacity.shape))
+    return own
 
 
 def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
