@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import tracemalloc
 import zipfile
 
 import httpx
@@ -18,6 +19,7 @@ from decoupe.inference.results import Matte
 from decoupe.server.compat import RemoveBg
 from decoupe.server.forms import read_form
 from decoupe.server.guard import Limits
+from decoupe.server.problems import ProblemError
 from inference import icc
 from server.running import png, squares
 
@@ -187,6 +189,46 @@ def test_json_may_hold_a_large_picture_numbers_and_an_address() -> None:
         "shadow_opacity": ["30"],
         "crop": ["true"],
     }
+
+
+def urlencoded(body: bytes) -> Request:
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": body}
+
+    headers = [(b"content-type", b"application/x-www-form-urlencoded")]
+    return Request({"type": "http", "query_string": b"", "headers": headers}, receive)
+
+
+@pytest.mark.parametrize(
+    ("head", "unit", "line"),
+    [
+        (b"size=", b"%41", "'size' is longer than 4096 bytes"),
+        (b"", b"%41", "longer than 4096 bytes"),
+        (b"image_file_b64=", b"%41", "image_file_b64 is not base64"),
+        (b"image_file_b64=", b"\xff", "image_file_b64 is not base64"),
+        (b"", b"a=1&", "more than 40 fields"),
+    ],
+)
+def test_a_hostile_form_is_refused_before_it_is_unquoted(head: bytes, unit: bytes, line: str) -> None:
+    request = urlencoded(head + 1_000_000 * unit)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProblemError, match=line):
+            asyncio.run(read_form(request, Limits(), long="image_file_b64"))
+        assert tracemalloc.get_traced_memory()[1] < 15_000_000  # unquoted, the first takes 150 MB
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    ["a+/=", "a%2B%2F%3D", "a%2b%2f%3d", "data%3Aimage%2Fpng%3Bbase64%2Ca%2B%2F%3D"],
+)
+def test_base64_in_a_form_is_unquoted(quoted: str) -> None:
+    request = urlencoded(f"image_file_b64={quoted}&bg_color=%23fff&roi=0%25+0".encode())
+    form = asyncio.run(read_form(request, Limits(), long="image_file_b64"))
+    assert form.fields["image_file_b64"][0].rpartition("base64,")[2] == "a+/="
+    assert (form.fields["bg_color"], form.fields["roi"]) == (["#fff"], ["0% 0"])
 
 
 @pytest.mark.parametrize(

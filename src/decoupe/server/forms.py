@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -16,6 +16,9 @@ from decoupe.server.problems import ProblemError
 
 _MOST_FILES = 2
 _LONGEST_FIELD = 4096  # characters; remove.bg's base64 pictures alone are longer
+_LONGEST_QUOTED = 3 * _LONGEST_FIELD  # bytes, each written as %XX
+_QUOTED = {b"%2B": b"+", b"%2F": b"/", b"%3D": b"=", b"%3A": b":", b"%3B": b";", b"%2C": b","}
+"""What quotes of base64, and of the head of a ``data:`` address that may stand before it."""
 _MOST_SIGNS = 4096  # commas and opening brackets of a JSON body: far more than all options need
 
 
@@ -55,7 +58,7 @@ async def read_form(
         parts += await _multipart(request, limits)
     # Not all that says so is a form: curl --data-binary says it of pictures.
     elif kind == "application/x-www-form-urlencoded" and (raw is None or (await request.body()).isascii()):
-        parts += _urlencoded(await request.body(), limits)
+        parts += _urlencoded(await request.body(), limits, long)
     elif kind == "application/json" and long is not None:
         parts += _of_json(await request.body())
     elif raw is not None:
@@ -76,12 +79,18 @@ def _checked(parts: list[Part], limits: Limits, long: str | None) -> Form:
         elif value:  # an empty field is as if it were not there
             fields.setdefault(name, []).append(value)
             if name != long and len(value) > _LONGEST_FIELD:
-                raise ProblemError(
-                    400, f"{name[:40]!r} is longer than {_LONGEST_FIELD} characters: make it shorter"
-                )
+                raise _too_long(name, "characters")
     if sum(map(len, fields.values())) > limits.fields:
-        raise ProblemError(400, f"there are more than {limits.fields} fields: leave some out")
+        raise _too_many(limits)
     return Form(fields, files)
+
+
+def _too_long(name: str, unit: str) -> ProblemError:
+    return ProblemError(400, f"{name[:40]!r} is longer than {_LONGEST_FIELD} {unit}: make it shorter")
+
+
+def _too_many(limits: Limits) -> ProblemError:
+    return ProblemError(400, f"there are more than {limits.fields} fields: leave some out")
 
 
 async def _multipart(request: Request, limits: Limits) -> list[Part]:
@@ -104,11 +113,31 @@ async def _multipart(request: Request, limits: Limits) -> list[Part]:
     ]
 
 
-def _urlencoded(body: bytes, limits: Limits) -> list[Part]:
-    try:
-        return [*parse_qsl(body.decode("utf-8", "replace"), max_num_fields=limits.fields)]
-    except ValueError:
-        raise ProblemError(400, f"there are more than {limits.fields} fields: leave some out") from None
+def _urlencoded(body: bytes, limits: Limits, long: str | None) -> list[Part]:
+    if body.count(b"&") >= limits.fields:
+        raise _too_many(limits)
+    parts: list[Part] = []
+    for pair in body.split(b"&"):
+        quoted, _, value = pair.partition(b"=")
+        name = _unquoted(quoted, "the name of a field")
+        parts.append((name, _base64(name, value) if name == long else _unquoted(value, name)))
+    return parts
+
+
+def _unquoted(quoted: bytes, name: str) -> str:
+    # Before it is unquoted: that takes seconds and gigabytes for megabytes of %XX.
+    if len(quoted) > _LONGEST_QUOTED:
+        raise _too_long(name, "bytes")
+    return unquote_plus(quoted.decode("utf-8", "replace"))
+
+
+def _base64(name: str, value: bytes) -> str:
+    """A long field, unquoted as far as base64 needs it; a plus that was not quoted is meant as one."""
+    for quoted, byte in _QUOTED.items():
+        value = value.replace(quoted, byte).replace(quoted.lower(), byte)
+    if b"%" in value or not value.isascii():
+        raise ProblemError(400, f"{name} is not base64: encode the file's bytes", code="invalid_file")
+    return value.decode("ascii")
 
 
 def _of_json(body: bytes) -> list[Part]:
