@@ -76,6 +76,18 @@ def test_a_folder_is_mirrored_and_gone_on_with(photos: Path, model: Path, tmp_pa
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_background_is_read_once_and_here(photos: Path, model: Path, tmp_path: Path) -> None:
+    """The workers' machines have no such file, and an open one cannot be sent to them."""
+    beach = tmp_path / "beach.png"
+    Image.new("RGB", (8, 8), (10, 20, 230)).save(beach)
+    with beach.open("rb") as file:
+        done = batch.cut(photos / "deep", tmp_path / "out", model=model, over=file)
+    assert (done.cut, done.failed) == (2, {})
+    wanted = decoupe.load(model)(photos / "deep" / "b.JPG").over(beach)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "b.png")), np.asarray(wanted))
+
+
+@pytest.mark.usefixtures("cluster")
 def test_what_keeps_the_workers_from_starting_is_told(photos: Path, model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="takes 1 GPU, the cluster has 0: let it take less"):
         batch.cut(photos, tmp_path / "out", model=model, gpus=1)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import decoupe
 from decoupe import weights
-from decoupe.cores import cores
+from decoupe.cores import container_cores, cores
 from decoupe.errors import (
     CheckpointError,
     DeviceError,
@@ -104,6 +104,24 @@ def test_threads_are_as_many_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
         del runtime
 
 
+@pytest.mark.parametrize(
+    ("files", "share"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "max 100000\n"}, sys.maxsize),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, sys.maxsize),
+        ({}, sys.maxsize),
+    ],
+    ids=["2", "2 without", "1", "1 without", "none"],
+)
+def test_a_container_s_share_of_the_cores(tmp_path: Path, files: dict[str, str], share: int) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert container_cores(tmp_path) == share
+
+
 def test_a_fixed_side_need_not_be_a_multiple_of_anything(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "foreign.onnx", None, shape=(1, 3, 50, 51))
     assert decoupe.load(path)(np.zeros((20, 30, 3), np.uint8)).alpha.shape == (20, 30)
@@ -176,6 +194,18 @@ def test_grey_inputs_are_refused(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "grey.onnx")
     with pytest.raises(CheckpointError, match="expected one image input"):
         open_file(tmp_path / "grey.onnx")
+
+
+def test_inputs_with_their_channels_last_are_refused(tmp_path: Path) -> None:
+    model = onnx.load(write_onnx(tmp_path / "a.onnx", None, shape=(1, 3, 32, 48)))
+    for side, length in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 32, 48, 3), strict=True):
+        side.dim_value = length
+    model.graph.node[0].input[0] = "planes"
+    turned = onnx.helper.make_node("Transpose", ["image"], ["planes"], perm=[0, 3, 1, 2])
+    model.graph.node.insert(0, turned)
+    onnx.save(model, tmp_path / "last.onnx")
+    with pytest.raises(CheckpointError, match=r"32, 48, 3.*expected one image input \(N, 3, H, W\)"):
+        open_file(tmp_path / "last.onnx")
 
 
 def test_masks_of_another_shape_are_refused(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from decoupe.errors import DecoupeError, InputError, MissingExtraError, ModelError, OutputError
 from decoupe.inference.media import READABLE, find_images, result_names
 from decoupe.inference.predictor import LoadOptions, open_predictor
-from decoupe.inference.results import Background, Matte
+from decoupe.inference.results import Background, Matte, opened_background
 from decoupe.runtimes import find_spec
 from decoupe.telemetry import import_ray
 
@@ -108,6 +108,8 @@ def cut(
         raise TypeError(f"cut() got an unexpected keyword argument {unknown[0]!r}")
     if cores < 1 or gpus < 0 or (workers is not None and workers < 1):
         raise InputError(f"workers={workers}, cores={cores}, gpus={gpus}: expected at least 1, 1 and 0")
+    if over is not None:
+        over = opened_background(over)  # once, and here: the cluster's other machines have no such file
     nothing = Matte(np.zeros((1, 1), np.float32), np.zeros((1, 1, 3), np.uint8))
     nothing.encode(suffix, over=over, quality=quality)  # refuses now what every picture would be refused for
     find_spec(model)

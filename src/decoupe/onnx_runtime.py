@@ -171,8 +171,9 @@ def _check_matte_ports(session: Session, path: Path) -> None:
     inputs, outputs, ours = session.inputs, session.outputs, "decoupe.preprocessing" in session.metadata
     count = 2 if ours and [port.name for port in inputs] == ["image", "low"] else 1
     pixels = session.metadata.get("decoupe.input") == "pixels"
-    grey = len(inputs[0].shape) == 4 and inputs[0].shape[1] in (1, 2, 4)
-    if len(inputs) != count or len(inputs[0].shape) != 4 or (grey and not pixels):
+    # Grey, or channels last.
+    other = len(inputs[0].shape) == 4 and isinstance(inputs[0].shape[1], int) and inputs[0].shape[1] != 3
+    if len(inputs) != count or len(inputs[0].shape) != 4 or (other and not pixels):
         raise CheckpointError(f"{path} takes {_listed(inputs)}; expected one image input (N, 3, H, W)")
     if inputs[0].type != "float32" and not pixels:
         raise CheckpointError(f"{path} takes {inputs[0].type}, expected float32: export it in float32")

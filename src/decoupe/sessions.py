@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
-from decoupe.cores import threads_told
+from decoupe.cores import model_threads
 from decoupe.errors import CheckpointError, DeviceError, MissingExtraError, ModelError
 from decoupe.telemetry import import_onnxruntime, import_openvino
 
@@ -260,7 +260,7 @@ def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads_told()  # 0 lets it choose
+    options.intra_op_num_threads = model_threads()  # it sees no container's limit
     # What it plans after the first picture of a size is memory that it does not give back.
     options.enable_mem_pattern = False
     # Threads that spin between pictures take the cores from decoding and writing them.

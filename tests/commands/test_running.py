@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,29 @@ def test_results_come_in_order_and_few_are_ahead() -> None:
         else:
             seen.append(result())
     assert seen == [number for number in range(60) if number != 5]
+
+
+def test_what_is_done_is_handed_over_before_more_has_come() -> None:
+    """A camera in a pipe is slow; nine frames were kept back."""
+    finished, seen = threading.Event(), []
+
+    def work(number: int) -> int:
+        if number == 0:
+            finished.set()
+        return number
+
+    def frames() -> Iterator[int]:
+        yield 0
+        assert finished.wait(60)
+        time.sleep(0.1)  # until the future knows
+        yield 1
+        assert seen == [0]
+        yield 2
+
+    for number, result in in_order(work, frames(), 4):
+        seen.append(number)
+        assert result() == number
+    assert seen == [0, 1, 2]
 
 
 def test_a_run_that_is_killed_twice_is_finished_by_a_third(tmp_path: Path, model: Path, photos: Path) -> None:

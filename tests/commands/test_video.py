@@ -84,6 +84,18 @@ def test_every_choice_reaches_the_video(run: Run) -> None:
     assert len(list(Path("frames").iterdir())) == 20
 
 
+def test_a_file_that_decoupe_did_not_write_is_fed_as_told(run: Run, tmp_path: Path) -> None:
+    """What is assumed of it is told, and another feeding gives another video."""
+    write_onnx(tmp_path / "tiny.onnx", None, shape=(1, 3, 64, 96))
+    assumed = run("in.mp4", "a.mp4", "--matte", "-v")
+    assert (assumed.exit_code, "assumed" in assumed.stderr) == (0, True)
+    dark = ("--input-size", "96x64", "--mean", "1,0,0", "--std", "0.2,0.2,0.2")
+    fed = run("in.mp4", "b.mp4", "--matte", "-v", *dark)
+    assert (fed.exit_code, "assumed" in fed.stderr) == (0, False)
+    first, second = (frames_of(Path(name))[0][1][..., 0].astype(int) for name in ("a.mp4", "b.mp4"))
+    assert abs(first - second).max() > 50
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [

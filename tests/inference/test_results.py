@@ -242,7 +242,10 @@ def test_a_crop_shows_the_subject_with_room_around_it() -> None:
     assert roomy.image[0, 0].tolist() == [15, 25, 200]
     assert square().crop(margin=0.25).alpha.shape == (60, 40)  # of the longer side, 40 pixels
     assert square().crop(margin=np.float32(0.25)).alpha.shape == (60, 40)
-    assert square().crop(margin=200).alpha.shape == (90, 100)  # no more than there is
+    beyond = square().crop(margin=40)  # from x = -20, y = -10, to 80, 110
+    assert beyond.alpha.shape == (120, 100)
+    assert np.asarray(beyond.over("white"))[:10].min() == 255
+    assert beyond.image[10, 20].tolist() == [0, 0, 200]
     assert roomy.icc_profile == SRGB
 
 
@@ -363,7 +366,9 @@ def test_what_was_transparent_stays_so_whatever_is_changed() -> None:
     beyond = square().crop(aspect=(4, 1)).edited(invert=True)  # 50 columns to the left of the picture
     assert not beyond.alpha[:, :50].any()
     assert (beyond.alpha[:, 50:70] == 1).all()
-    assert (half.crop(margin=50).edited(invert=True).alpha == inverted.alpha[:, :90]).all()
+    around = half.crop(margin=50).edited(invert=True).alpha  # from x = -30, y = -20
+    assert (around[20:110, 30:] == inverted.alpha[:, :90]).all()
+    assert not around[:20].any()
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".avif"])
@@ -398,6 +403,11 @@ def test_methods_take_what_edits_and_matting_have() -> None:
         assert {name: one.default for name, one in given.items() if name != "self"} == {
             name: one.default for name, one in wanted.items()
         }
+
+
+def test_an_open_file_is_no_path(matte: Matte) -> None:
+    with pytest.raises(InputError, match="path is a BytesIO, expected a file name: encode gives bytes"):
+        matte.save(BytesIO())  # type: ignore[arg-type]
 
 
 def test_a_name_without_an_ending_is_told(matte: Matte, tmp_path: Path) -> None:

@@ -602,6 +602,11 @@ def test_files_tell_their_colours(predictor: decoupe.Predictor) -> None:
         matrix = 0 if target == "rle.mov" else 9
         assert (told.color_primaries, told.color_trc, told.colorspace) == (9, 16, matrix), target
         assert (shown.color_primaries, shown.color_trc, shown.colorspace) == (9, 16, matrix), target
+    cut_video("in.mp4", "frames", predictor)
+    assert b"cICP\x09\x10\0\1" in Path("frames/00001.png").read_bytes()
+    write_clip(Path("plain.mp4"), [0], audio=None)
+    cut_video("plain.mp4", "plain", predictor)
+    assert b"cICP" not in Path("plain/00001.png").read_bytes()
 
 
 @pytest.mark.parametrize("smooth", [True, False])

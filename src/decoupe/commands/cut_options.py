@@ -14,11 +14,13 @@ from decoupe.commands.options import (
     FillHoles,
     Grow,
     Inputs,
+    InputSize,
     Invert,
     JsonLines,
     KeepLargest,
     Log,
     MaxPixels,
+    Mean,
     Memory,
     Model,
     NetworkSize,
@@ -26,6 +28,7 @@ from decoupe.commands.options import (
     Precision,
     Quiet,
     Shrink,
+    Std,
     Threshold,
     Trust,
     Verbose,
@@ -148,14 +151,9 @@ class CutOptions:
     compile: Compile = False
     memory: Memory = None
     trust: Trust = False
-    input_size: Annotated[
-        str | None,
-        typer.Option(metavar="N|WxH", help="Input size of an .onnx file that decoupe did not write."),
-    ] = None
-    mean: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Mean to subtract from its input, which is 0 to 1.")
-    ] = None
-    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="Standard deviation to divide by.")] = None
+    input_size: InputSize = None
+    mean: Mean = None
+    std: Std = None
     overwrite: Overwrite = False
     watch: Annotated[bool, typer.Option("--watch", help="Keep cutting what arrives in the folders.")] = False
     workers: Annotated[

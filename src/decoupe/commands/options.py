@@ -192,6 +192,14 @@ Memory = Annotated[
 Trust = Annotated[
     bool, typer.Option("--trust", help="Open a .pt2 file, which can run any code that its maker put in.")
 ]
+InputSize = Annotated[
+    str | None,
+    typer.Option(metavar="N|WxH", help="Input size of an .onnx file that decoupe did not write."),
+]
+Mean = Annotated[
+    str | None, typer.Option(metavar="R,G,B", help="Mean to subtract from its input, which is 0 to 1.")
+]
+Std = Annotated[str | None, typer.Option(metavar="R,G,B", help="Standard deviation to divide by.")]
 Threshold = Annotated[
     float | None, typer.Option(metavar="T", help="Make the edge hard: alpha from T, 0 to 1, is subject.")
 ]

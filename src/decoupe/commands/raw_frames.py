@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import sys
 import time
@@ -164,7 +165,8 @@ def _targets(options: CutOptions, output: Wanted) -> Callable[[int], Path | None
         if sys.stdout is not None and sys.stdout.isatty():
             raise OutputError("frames are not written to a terminal: name -o out/%05d.png, or redirect them")
         return lambda _: None
-    pattern = f"{out.rstrip('/')}/%05d{output.suffix}" if out.endswith("/") or Path(out).is_dir() else out
+    folder = out.endswith(("/", os.sep)) or Path(out).is_dir()
+    pattern = f"{out.rstrip('/' + os.sep)}/%05d{output.suffix}" if folder else out
     if len(_NUMBER.findall(pattern)) != 1 or pattern.count("%") != 1:
         raise OutputError(f"{out} names one file, and there are many: number them, such as out/%05d.png")
 

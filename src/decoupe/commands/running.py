@@ -216,7 +216,8 @@ def in_order(
     try:
         for item in items:
             ahead.append((item, pool.submit(work, item)))
-            if len(ahead) > 2 * workers:
+            # What is done is not kept back: the next item may be long in coming.
+            while ahead and (len(ahead) > 2 * workers or ahead[0][1].done()):
                 done, future = ahead.popleft()
                 yield done, future.result
         for done, future in ahead:

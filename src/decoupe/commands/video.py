@@ -22,22 +22,27 @@ from decoupe.commands.options import (
     Feather,
     FillHoles,
     Grow,
+    InputSize,
     Invert,
     KeepLargest,
     MaxPixels,
+    Mean,
     Memory,
     Model,
     NetworkSize,
     Precision,
     Quiet,
     Shrink,
+    Std,
     Threshold,
+    Trust,
     Verbose,
     parse_edits,
+    parse_feeding,
     parse_size,
     taking,
 )
-from decoupe.commands.running import Telling, said_warnings
+from decoupe.commands.running import Telling, announced, said_warnings
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import real_paths, refuse_overwriting
 from decoupe.inference.preprocess import MAX_PIXELS
@@ -115,6 +120,10 @@ class VideoOptions:
     precision: Precision = "auto"
     compile: Compile = False
     memory: Memory = None
+    trust: Trust = False
+    input_size: InputSize = None
+    mean: Mean = None
+    std: Std = None
     max_pixels: MaxPixels = MAX_PIXELS
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what was written, or why not, as a line of JSON.")
@@ -127,7 +136,7 @@ class VideoOptions:
 def video(options: VideoOptions) -> None:
     """Cut the subject out of a video. With transparency, or over something; run again, it goes on."""
     with told():
-        Telling(options.quiet, options.verbose)  # refuses the two together
+        telling = Telling(options.quiet, options.verbose)
         hush_downloads(options.quiet)
         find_spec(options.model)  # an unknown name is told before anything else
         from decoupe.inference.predictor import open_predictor
@@ -136,6 +145,7 @@ def video(options: VideoOptions) -> None:
         from decoupe.inference.video_reader import device_of
 
         network_size = parse_size(options.size)
+        feeding = parse_feeding(options.input_size, options.mean, options.std)
         if "" in (options.source, options.out):
             raise InputError("a path is empty: check the variable that it came from")
         if options.source == "-":
@@ -161,9 +171,10 @@ def video(options: VideoOptions) -> None:
             memory=options.memory,
             size=network_size,
             guided=options.guided,
+            preprocessing=feeding,
+            trust=options.trust,
         )
-        if options.verbose:
-            say(predictor.describe())
+        announced(predictor, telling)
         try:
             written = _cut(options, predictor, wanted)
         except DecoupeError as error:

@@ -19,7 +19,7 @@ VISIBLE = 0.1
 """Alpha from which a pixel belongs to what a crop keeps."""
 
 MOST = 25_000_000
-"""Pixels that a crop may have, or four times the photograph's: an aspect can make it very large."""
+"""Pixels that a crop may have, or four times the photograph's: margin and aspect can make it very large."""
 
 
 def subject_box(alpha: Floats) -> Box:
@@ -55,12 +55,12 @@ def framed(
     share = 0 < float(margin) < 1  # pixels are whole
     room = round(float(margin) * longer) if share else round(float(margin))
     x0, y0, x1, y1 = x0 - room, y0 - room, x1 + room, y1 + room
-    if aspect is None:
-        return max(x0, 0), max(y0, 0), min(x1, size[1]), min(y1, size[0])
-    if not isinstance(aspect, Sized) or len(aspect) != 2 or not all(_is_side(side) for side in aspect):
-        raise InputError(f"aspect is {aspect}, expected width and height, such as (4, 5)")
-    ratio = aspect[0] / aspect[1]
-    width, height = max(x1 - x0, round((y1 - y0) * ratio)), max(y1 - y0, round((x1 - x0) / ratio))
+    width, height = x1 - x0, y1 - y0
+    if aspect is not None:
+        if not isinstance(aspect, Sized) or len(aspect) != 2 or not all(_is_side(side) for side in aspect):
+            raise InputError(f"aspect is {aspect}, expected width and height, such as (4, 5)")
+        ratio = aspect[0] / aspect[1]
+        width, height = max(width, round(height * ratio)), max(height, round(width / ratio))
     if width * height > max(MOST, 4 * size[0] * size[1]):
         raise TooLargeError(f"the crop would be {width}×{height}: choose another aspect, or less margin")
     x0, y0 = x0 - (width - (x1 - x0)) // 2, y0 - (height - (y1 - y0)) // 2

@@ -30,6 +30,8 @@ def encode_png(
     icc_profile: bytes | None = None,
     exif: bytes | None = None,
     dpi: tuple[float, float] | None = None,
+    *,
+    colours: tuple[int, int] | None = None,
 ) -> bytes:
     """Grey ``(H, W)``, RGB ``(H, W, 3)`` or RGBA ``(H, W, 4)`` as a file of as many bits as the values have.
 
@@ -38,11 +40,14 @@ def encode_png(
         icc_profile: the colours' profile.
         exif: a block of EXIF.
         dpi: pixels per inch, across and down.
+        colours: their primaries and transfer, numbers of ITU-T H.273; None is sRGB, or the profile's.
     """
     values = pixels.reshape(*pixels.shape[:2], -1)  # (H, W, C)
     height, width, channels = values.shape
     head = struct.pack(">IIBBBBB", width, height, 8 * values.itemsize, _COLOUR_TYPES[channels], 0, 0, 0)
     chunks = [_chunk(b"IHDR", head)]
+    if colours is not None:
+        chunks.append(_chunk(b"cICP", bytes((*colours, 0, 1))))  # of RGB, in the full range
     if icc_profile is not None:
         chunks.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
     if dpi is not None:

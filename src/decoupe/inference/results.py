@@ -149,11 +149,11 @@ class Matte:
         Args:
             margin: room around the subject: pixels, or as a float below 1 a share of its longer side.
             aspect: width to height of what is kept, as ``(4, 5)``; the subject is in its middle. Where that
-                reaches beyond the picture, it is transparent there.
+                or the margin reaches beyond the picture, it is transparent there.
 
         Raises:
-            InputError: a negative margin, an aspect that is none or that makes the part more than 25 million
-                pixels and four times the picture, or a matte without a subject.
+            InputError: a negative margin, an aspect that is none, a part of more than 25 million pixels and
+                four times the picture, or a matte without a subject.
         """
         box = framed(subject_box(self.alpha), margin, aspect, self.alpha.shape, self.source)
         height, width = self.alpha.shape
@@ -314,6 +314,10 @@ class Matte:
                 then still there.
             InputError: as `encode` does.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise InputError(
+                f"path is a {type(path).__name__}, expected a file's name: encode gives the bytes"
+            )
         target = Path(path)
         data = self.encode(target.suffix, over=over, shadow=shadow, keep_hidden=keep_hidden, quality=quality)
         write_bytes(data, target)
@@ -459,6 +463,17 @@ def _opaque(premultiplied: Image.Image) -> Image.Image:
     image = premultiplied.convert("RGBA")
     image.putalpha(255)
     return image
+
+
+def opened_background(background: Background) -> Background:
+    """A background for many pictures: read, where it is an image, so that no file is needed any more.
+
+    Raises:
+        InputError: as `Matte.over` does.
+    """
+    if _as_colour(background) is not None or (isinstance(background, str) and background == "blur"):
+        return background
+    return _background_image(background)
 
 
 def _as_colour(background: Background) -> tuple[int, ...] | None:

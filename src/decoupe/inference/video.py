@@ -202,6 +202,7 @@ def cut_video(
         "model": predictor.describe(),
         # An exported file is described by the name in it, which others may have as well.
         "model file": None if predictor.file is None else _as_told(*predictor.file),
+        "preprocessing": repr(predictor.preprocessing),
         "guided": predictor.guided,
         "minmax": predictor.minmax,
         "version": decoupe.__version__,

@@ -247,7 +247,7 @@ def write_piece(
     if form.container is None or form.codec is None:
         path.mkdir(exist_ok=True)
         for number, (time, pixels) in enumerate(frames):
-            (path / f"{number:05d}.png").write_bytes(encode_png(pixels))
+            (path / f"{number:05d}.png").write_bytes(encode_png(pixels, colours=look.beyond_srgb))
             times.append(time)
         return times
     places: dict[int, int] = {}

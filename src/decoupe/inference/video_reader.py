@@ -36,6 +36,8 @@ _DISCONTINUOUS = 0x0200  # libavformat's AVFMT_TS_DISCONT: times start anywhere,
 _OF_THE_FILE = frozenset({"timecode", "encoder", "major_brand", "minor_version", "compatible_brands"})
 """Tags that say nothing of what is shown; a timecode, at the source's rate, stops writers of MP4."""
 _BT709, _UNSPECIFIED, _BT601 = 1, 2, 5
+_WIDE_GAMUTS = (9, 11, 12)  # BT.2020, and P3 by its two white points
+_HIGH_RANGES = (16, 18)  # PQ and HLG
 _MILLISECOND = Fraction(1, 1000)
 _ALPHA_MODES = {"alpha_mode", "ALPHA_MODE"}  # WebM's and Matroska's mark of transparency
 _VPX = {"vp8": "libvpx", "vp9": "libvpx-vp9", "libvpx": "libvpx", "libvpx-vp9": "libvpx-vp9"}
@@ -56,6 +58,12 @@ class Look:
     primaries: int = _UNSPECIFIED
     transfer: int = _UNSPECIFIED
     aspect: Fraction = Fraction(1)
+
+    @property
+    def beyond_srgb(self) -> tuple[int, int] | None:
+        """Primaries and transfer where they are those of a wide gamut or a high dynamic range."""
+        wide = self.primaries in _WIDE_GAMUTS or self.transfer in _HIGH_RANGES
+        return (self.primaries, self.transfer) if wide else None
 
 
 class VideoReader:
