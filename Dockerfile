@@ -24,7 +24,7 @@ ARG ONNXRUNTIME=onnxruntime
 # pip reads it, where it is given.
 ARG PIP_EXTRA_INDEX_URL
 
-COPY pyproject.toml README.md LICENSE /source/
+COPY pyproject.toml README.md LICENSE LICENSE-APACHE-2.0 /source/
 COPY src /source/src
 # onnxruntime-gpu takes the place of onnxruntime, which is of the same name for Python.
 RUN python3 -m venv /opt/decoupe \

@@ -69,6 +69,11 @@ def untold(container: str) -> str:
     return said("docker", "run", "--rm", told(container, ".Image"), check=False)
 
 
+def licences(container: str) -> str:
+    """The licences that it carries."""
+    return inside(container, "cd /opt/decoupe/lib/python3*/site-packages/decoupe-*/licenses && ls | xargs")
+
+
 def identity(container: str) -> str:
     """Who it is."""
     status = dict(line.split(":\t", 1) for line in inside(container, "cat /proc/1/status").splitlines())
@@ -127,7 +132,7 @@ def main() -> None:
     try:
         said(*project, "up", "--detach", "--build", "decoupe")
         container = said(*project, "ps", "--quiet", "decoupe")
-        tries = (size, untold, healthy, identity, writable, cut, forks, ended)
+        tries = (size, licences, untold, healthy, identity, writable, cut, forks, ended)
         print_table(["", "seen"], [[(one.__doc__ or "").rstrip("."), one(container)] for one in tries])
     finally:
         said(*project, "down", "--volumes")

@@ -340,7 +340,9 @@ def open_runtime(
             f"{model or 'the embedded model'} is an exported file, fused as it was written: leave fuse out"
         )
     if dtype not in (None, "auto", "float32"):
-        raise DeviceError(f"dtype {dtype} was asked for, exported files compute in float32: leave dtype out")
+        raise DeviceError(
+            f"dtype {dtype} was asked for, exported files compute in float32: leave dtype or --precision out"
+        )
     if kind == "program" and not trust:
         raise InputError(
             f"{model} is a program, and opening it can run any code that its maker put in: where you trust "

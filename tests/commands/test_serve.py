@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import socket
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from decoupe.commands import serve as serve_command
 from decoupe.commands.serve import listening, named, origin
 from decoupe.errors import InputError
 from decoupe.server.loopback import is_loopback
+from decoupe.weights import download
 from inference.tiny import write_onnx
 
 TOKEN = "correct-horse-battery"
@@ -61,7 +64,8 @@ def test_an_address_that_is_taken() -> None:
         port = taken.getsockname()[1]
         refused = CliRunner().invoke(app, ["serve", "--port", str(port)])
     assert refused.exit_code == 2
-    assert f"cannot listen on 127.0.0.1:{port}" in refused.stderr
+    line = f"cannot listen on 127.0.0.1:{port} (Address already in use): name another --host or --port"
+    assert refused.stderr == f"decoupe: {line}\n"
 
 
 def test_answers_do_not_wait_for_acknowledgements() -> None:
@@ -69,6 +73,24 @@ def test_answers_do_not_wait_for_acknowledgements() -> None:
         accepted, _ = one.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_models_are_downloaded_before_workers_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    class Stub:
+        from decoupe.server.running import Limits, Settings, Workplace
+
+        @staticmethod
+        def serve(settings: Any, listening: socket.socket, told: Any) -> None:
+            order.append("serve")
+
+    monkeypatch.setattr(serve_command, "_imported", lambda: Stub)
+    monkeypatch.setattr(download, "cached_path", lambda spec: None if spec.name == "birefnet" else Path())
+    monkeypatch.setattr(download, "fetch", lambda spec: order.append(spec.name))
+    served = CliRunner().invoke(app, ["serve", "--port", "0", "-m", "pocket", "-m", "birefnet"])
+    assert served.exit_code == 0, served.stderr
+    assert order == ["birefnet", "serve"]
 
 
 def test_a_missing_extra_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +150,45 @@ def test_options_in_deployment_files_exist(file: str) -> None:
     text = re.sub(r"(?m)^ *#.*|(apt-get|venv|pip|HEALTHCHECK).*", "", (ROOT / file).read_text())
     for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text):
         assert option in shown, option
+
+
+def told_by_the_project(key: str) -> list[str]:
+    """A list of strings of pyproject.toml."""
+    found = re.search(rf"^{key} = (\[[^]]*\])", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert found
+    return json.loads(re.sub(r",\s*\]", "]", found[1]))
+
+
+def test_the_container_carries_every_licence() -> None:
+    copied = re.findall(r"^COPY (.*) /source/$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    sent = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines()}
+    for licence in told_by_the_project("license-files"):
+        assert licence in copied[0].split()
+        assert licence in sent
+
+
+def test_a_source_distribution_holds_what_tests_read() -> None:
+    include = [*told_by_the_project("include"), "pyproject.toml"]
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    named = {"compose.yaml", *re.findall(r'(?:ROOT|parents\[\d\]) / "([\w.-]+)', tests)}
+    read = {name for name in named if (ROOT / name).exists()}
+    assert "Dockerfile" in read
+    for name in read:
+        assert any(fnmatch(name, pattern) for pattern in include), name
+
+
+def test_pages_link_to_nothing_outside_the_website() -> None:
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if "](../" in page.read_text()] == []
+
+
+def test_no_client_writes_its_own_address_into_the_log() -> None:
+    text = re.sub(r"(?m)#.*", "", (ROOT / "deploy" / "nginx.conf").read_text())
+    locations = re.findall(r"location [^{]*\{([^}]*)\}", text)
+    for location in locations:
+        assert "proxy_set_header" not in location  # one there, and none of the server's holds
+        text = text.replace(location, "")
+    assert len(locations) == 3
+    assert "proxy_set_header X-Forwarded-For $remote_addr;" in text
 
 
 def test_ray_serves_what_the_file_names() -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
 import re
 import socket as sockets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
 
-from decoupe.commands.console import imported, say, told
+from decoupe.commands.console import hush_downloads, imported, say, told
 from decoupe.commands.options import MaxPixels, Precision
 from decoupe.cores import cores
 from decoupe.errors import InputError, OutputError
 from decoupe.runtimes import find_spec
 from decoupe.server.loopback import is_loopback
+from decoupe.weights import download
 from decoupe.weights.registry import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -109,6 +113,7 @@ def serve(
             local=token is None and not no_auth,
             origins=[origin(one) for one in cors or ()],
         )
+        hush_downloads(quiet)
         run(settings, host, port, log=not quiet)
 
 
@@ -125,6 +130,7 @@ def run(settings: Settings, host: str, port: int, *, log: bool, browser: bool = 
 
     Raises:
         OutputError: the address cannot be listened on.
+        DownloadError: a model cannot be downloaded.
         ModelError: a model cannot be opened.
     """
     import logging
@@ -132,6 +138,7 @@ def run(settings: Settings, host: str, port: int, *, log: bool, browser: bool = 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("decoupe.server").setLevel(logging.INFO if log else logging.WARNING)
     with listening(host, port) as socket:
+        _fetch(settings.workplace.models.values())
         _imported().serve(settings, socket, lambda address: _tell(address, browser))
 
 
@@ -145,8 +152,10 @@ def listening(host: str, port: int) -> sockets.socket:
         family, *_, address = sockets.getaddrinfo(host, port, type=sockets.SOCK_STREAM)[0]
         socket = sockets.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
+        # What create_server says repeats the address.
+        reason = error.strerror if isinstance(error, sockets.gaierror) else os.strerror(error.errno or 0)
         raise OutputError(
-            f"cannot listen on {host}:{port} ({error.strerror}): name another --host or --port"
+            f"cannot listen on {host}:{port} ({reason}): name another --host or --port"
         ) from None
     # Connections inherit it. Without, an answer's body waits 40 ms until its head is acknowledged.
     socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
@@ -190,6 +199,17 @@ def named(models: list[str]) -> dict[str, str]:
             raise InputError(f"two models are called {name}: give one of them, or rename a file")
         found[name] = model
     return found
+
+
+def _fetch(models: Iterable[str | None]) -> None:
+    """Download what is not here yet: workers have ten minutes to be ready, and would do it out of sight."""
+    for model in models:
+        spec = find_spec(model)
+        if spec is None or download.cached_path(spec) is not None:
+            continue
+        # What PyTorch would compute is of no use without it: the worker says so.
+        if spec.file.endswith(".onnx") or importlib.util.find_spec("torch"):
+            download.fetch(spec)
 
 
 def _imported() -> Any:
