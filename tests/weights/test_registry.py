@@ -114,6 +114,14 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
         spec("zzz")
 
 
+def test_names_of_rembg_lead_to_what_is_nearest() -> None:
+    line = r"^unknown model 'birefnet-general', which is rembg's: take 'birefnet', or give its \.onnx file$"
+    with pytest.raises(UnknownModelError, match=line):
+        spec("birefnet-general")
+    assert {*registry._REMBG.values()} <= {*CATALOGUE}
+    assert not {*registry._REMBG} & {*CATALOGUE}
+
+
 def test_catalogue_tells_what_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DECOUPE_CACHE", str(tmp_path))
     lite = CATALOGUE["birefnet-lite"]

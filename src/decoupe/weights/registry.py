@@ -529,6 +529,21 @@ SUITED: dict[str, tuple[str, ...]] = {
 }
 """Models for a need, the best first: by the tasks they were trained for, as their authors tell them."""
 
+_REMBG = {
+    "u2net": "pocket",
+    "u2netp": "pocket",
+    "silueta": "pocket",
+    "isnet-general-use": "birefnet",
+    "birefnet-general": "birefnet",
+    "birefnet-massive": "birefnet",
+    "birefnet-general-lite": "birefnet-lite",
+    "birefnet-dis": "birefnet-dis5k",
+    "u2net_human_seg": "birefnet-portrait",
+    "isnet-anime": "toonout",
+    "bria-rmbg": "rmbg-2.0",
+}
+"""What rembg calls its models, and what is nearest to each here."""
+
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 # Of a path, not of a repository.
 WEIGHTS_SUFFIXES = (".bin", ".onnx", ".pkl", ".pt", ".pt2", ".pth", ".safetensors", ".xml")
@@ -568,6 +583,10 @@ def spec(name: str) -> ModelSpec:
             repo=name,
             file="model.safetensors",
             beside=("config.json", "preprocessor_config.json"),
+        )
+    if name in _REMBG:
+        raise UnknownModelError(
+            f"unknown model {name!r}, which is rembg's: take {_REMBG[name]!r}, or give its .onnx file"
         )
     raise UnknownModelError(unknown("model", name, CATALOGUE))
 
