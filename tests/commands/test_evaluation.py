@@ -80,6 +80,13 @@ def test_a_report_is_written_and_compared(here: Path) -> None:
     assert run("compare", "one", "three").exit_code == 2
 
 
+def test_maxima_that_reports_tell_otherwise_are_noted(here: Path) -> None:
+    for folder in ("one", "two"):
+        run("--pred", "pred", "--gt", "set", "--measures", "S,maxF", "-o", folder)
+    note = "max F: here the mean of each picture's maximum, in reports the mean curve's, which is less"
+    assert note in run("compare", "one", "two").stderr
+
+
 def test_many_reports_make_one_table_with_the_best_marked(here: Path) -> None:
     for folder, measures in (("one", "S,MAE,HCE"), ("two", "S,MAE")):
         run("--pred", "pred", "--gt", "set", "--measures", measures, "-o", folder, "-q")

@@ -106,6 +106,25 @@ def test_a_matte_set_is_a_class_of_its_name(coco: Path, monkeypatch: pytest.Monk
     assert found["PQ_stuff"] == 0  # the model knows no background
 
 
+def test_the_only_thing_that_a_model_knows_is_any_matte_set_s_subject(
+    coco: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the set's folder is called; a model of several things has to be told which."""
+    cat, *_ = boxes()
+    for kind, picture in (("im", Image.open(coco / "val2017/one.jpg")), ("gt", Image.fromarray(cat))):
+        Path("cats-test", kind).mkdir(parents=True)
+        picture.save(Path("cats-test", kind, "one.png"))
+    model = ("-m", "maskformer-swin-base-coco", "--data", "cats-test", "--protocol")
+    see(monkeypatch, [cat, ~cat], [0, 1], vocabulary=Vocabulary(("cats", "background"), stuff=(1,)))
+    assert results(*model, "panoptic")["PQ"] == pytest.approx(1, abs=0.02)
+    assert results(*model, "semantic")["mIoU"] == pytest.approx(1, abs=0.02)
+    see(monkeypatch, [cat, ~cat], [0, 2], vocabulary=Vocabulary(("cats", "dogs", "background"), stuff=(2,)))
+    refused = run(*model, "panoptic")
+    assert refused.exit_code == 2
+    assert "knows no class 'cats-test', as the subject of a matte set is called by its" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
 def test_published_results_stand_beside(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seer(monkeypatch)
     model = ("-m", "maskformer-swin-base-coco", "--data", "coco", "--protocol")

@@ -55,13 +55,14 @@ def see(
     masks: Sequence[np.ndarray],
     classes: Sequence[int],
     *,
+    vocabulary: Vocabulary = ANIMALS,
     matte_model: Path | None = None,
 ) -> None:
     """Put a `Seer` in the place of every MaskFormer of the catalogue; ``matte_model`` in that of the rest."""
 
     def opened(model: str | Path | None = None, **options: object) -> object:
         if str(model).startswith("maskformer"):
-            return Seer(masks, classes)
+            return Seer(masks, classes, vocabulary)
         return open_runtime(matte_model or model, **options)
 
     size = masks[0].shape

@@ -157,6 +157,8 @@ def compare(
         for letter, alone in zip("AB", comparison.alone, strict=True):
             if alone:
                 say(f"{alone} pictures of {letter} alone do not count")
+        for note in comparison.notes:
+            say(note)
         typer.echo(_evaluation("protocols").text_rows(titles, rows))
 
 
@@ -326,7 +328,8 @@ def _segments(
         raise InputError("give --pred and --gt, predictions and a set; or -m and --data, a model and a set")
     if reading != "instances" and not is_segment_set(folder) and masks_of(folder):
         # As it was trained on: the subject is a class named after the set.
-        scenes: SegmentSet = MatteSegments({names_of([folder])[0]: find_pairs(folder)})
+        (subject,), pairs = names_of([folder]), find_pairs(folder)
+        scenes: SegmentSet = MatteSegments({subject: pairs})
     else:
         # Any truth but that of instances tells the class of every pixel.
         kinds: list[Any] = ["panoptic", "semantic"] if reading == "semantic" else [reading]
@@ -335,7 +338,9 @@ def _segments(
         segmenter = decoupe.load(model, **opening)
         if not isinstance(segmenter, decoupe.Segmenter):
             raise InputError(f"{model} gives mattes: score a model that gives segments")
-        if not isinstance(scenes, MatteSegments):  # which leave what is unsure to no segment, as trained
+        if isinstance(scenes, MatteSegments):
+            scenes = MatteSegments({scenes_of.subject_of(segmenter.vocabulary, subject): pairs})
+        else:  # on matte sets what is unsure is left to no segment, as while training
             segmenter.thresholds = scenes_of.THRESHOLDS[reading]
         predict, notes = scenes_of.model_predictions(segmenter, scenes, reading)
         title = f"{model} on {folder.name}"

@@ -262,8 +262,7 @@ class CocoInstances(_Coco):
 
     def read(self, index: int, *, longest: int | None = None) -> Scene:
         """A picture, its long side at most ``longest`` pixels."""
-        image = self.images[index]
-        segments = np.full((int(image["height"]), int(image["width"])), -1, np.int32)
+        segments = np.full(self.size_of(index), -1, np.int32)
         told = self.objects(index)
         behind = [(not one.crowd, -int(one.mask.sum()), number) for number, one in enumerate(told)]
         for *_, number in sorted(behind):
@@ -274,8 +273,7 @@ class CocoInstances(_Coco):
 
     def objects(self, index: int) -> list[SceneObject]:
         """The objects of a picture, whole where they overlap, crowds among them."""
-        image = self.images[index]
-        size = int(image["height"]), int(image["width"])
+        size = self.size_of(index)
         return [
             SceneObject(
                 instance_mask(one["segmentation"], size),
@@ -283,8 +281,13 @@ class CocoInstances(_Coco):
                 bool(one.get("iscrowd", 0)),
                 None if one.get("area") is None else float(one["area"]),
             )
-            for one in self.of_image[int(image["id"])]
+            for one in self.of_image[int(self.images[index]["id"])]
         ]
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """A picture's ``(height, width)`` in pixels, as its masks have it."""
+        image = self.images[index]
+        return int(image["height"]), int(image["width"])
 
 
 class SemanticMaps:

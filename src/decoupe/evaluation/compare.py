@@ -62,6 +62,17 @@ class Comparison:
     alone: tuple[int, int]
     differences: list[Difference]
 
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know who holds these numbers against the reports'."""
+        maximal = [one.column for one in self.differences if one.column in ("maxF", "maxE")]
+        if not maximal:
+            return []
+        titles = " and ".join(COLUMNS[name].title for name in maximal)
+        return [
+            f"{titles}: here the mean of each picture's maximum, in reports the mean curve's, which is less"
+        ]
+
     def about(self) -> dict[str, Any]:
         """All of it for programs; numbers that there are not are None."""
 

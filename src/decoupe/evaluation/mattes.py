@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 from decoupe.errors import InputError, unknown
 from decoupe.evaluation.measures import COLUMNS, Array, Column, Pair
+
+SOFT = 2.0
+"""Width in pixels from which outlines are soft: those of hard masks, smoothed as they were drawn or resized,
+have 1.5 at most."""
 
 
 class Scores(NamedTuple):
@@ -109,6 +113,16 @@ class MatteScores:
             mean = math.fsum(numbers) / len(numbers) if numbers else math.nan
             results[name] = column.of(self.curves[column.curve] / count) if column.curve else mean
         return results
+
+
+def are_soft(truths: Iterable[NDArray[np.uint8]]) -> bool:
+    """Whether truths, uint8 ``(H, W)`` each, are mattes with outlines as wide as those of hair are."""
+    between = outline = 0
+    for truth in truths:
+        subject = truth >= 128
+        between += int(np.count_nonzero((truth > 25) & (truth < 230)))  # JPEG's noise is nearer to the ends
+        outline += sum(int(np.count_nonzero(np.diff(subject, axis=axis))) for axis in (0, 1))
+    return between > SOFT * outline
 
 
 def _column(name: str) -> Column:

@@ -120,9 +120,7 @@ def _one(scenes: SegmentSet, index: int, predict: Predict, reading: Reading) -> 
     """The metric of one picture alone."""
     metric: Metric = METRICS[reading](scenes.vocabulary)
     if isinstance(scenes, CocoInstances):
-        objects = scenes.objects(index)
-        told = [Instance(one.mask, one.label, crowd=one.crowd, area=one.area) for one in objects]
-        metric.update(predict(index), told)
+        metric.update(predict(index), told_objects(scenes, index))
         return metric
     scene = scenes.read(index)
     if isinstance(metric, PanopticQuality):
@@ -132,11 +130,33 @@ def _one(scenes: SegmentSet, index: int, predict: Predict, reading: Reading) -> 
     return metric
 
 
+def told_objects(scenes: CocoInstances, index: int) -> list[Instance]:
+    """The objects of a picture as `AveragePrecision` takes them."""
+    return [Instance(one.mask, one.label, crowd=one.crowd, area=one.area) for one in scenes.objects(index)]
+
+
 def _own(metric: Metric) -> dict[str, float]:
     try:
         return metric.result()
     except InputError:  # a picture of which nothing is told
         return {}
+
+
+def subject_of(vocabulary: Vocabulary, name: str) -> str:
+    """What a model calls the subject of a matte set: its only thing, or the set's own ``name``.
+
+    Raises:
+        InputError: it knows several things, or none, and no class of that name.
+    """
+    things = [one for index, one in enumerate(vocabulary.names) if index not in vocabulary.stuff]
+    if len(things) == 1:
+        return things[0]
+    if plain(name) not in map(plain, vocabulary.names):
+        raise InputError(
+            f"the model knows no class {name!r}, as the subject of a matte set is called by its folder: "
+            f"name the folder by one of its classes, such as {(*things, *vocabulary.names)[0]!r}"
+        )
+    return name
 
 
 def model_predictions(
@@ -215,8 +235,7 @@ def file_predictions(path: Path, scenes: SegmentSet, reading: Reading) -> Predic
     results = _result_files(path, scenes)
 
     def objects(index: int) -> list[Instance]:
-        image = scenes.images[index]
-        size = int(image["height"]), int(image["width"])
+        size = scenes.size_of(index)
         return [
             Instance(instance_mask(one["segmentation"], size), label(one["category_id"]), float(one["score"]))
             for one in results.get(scenes.name_of(index), [])
