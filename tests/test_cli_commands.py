@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 import decoupe
 from decoupe.cli import app
-from decoupe.commands.doctor import Extra
+from decoupe.commands.doctor import EXTRAS, Extra
 from decoupe.weights.registry import CATALOGUE, ModelSpec
 from inference.tiny import write_onnx
 from weights.fake_hub import FakeHub
@@ -118,6 +118,12 @@ def test_doctor(here: Path, model: Path, monkeypatch: pytest.MonkeyPatch, health
     assert ("works, opened and run in" if healthy else "reinstall decoupe") in report["default"]
     told = "birefnet-lite: better than the small default" if healthy else "decoupe get birefnet-lite"
     assert told in report["finer"]
+
+
+def test_doctor_knows_every_extra() -> None:
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11
+    told = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert set(EXTRAS) == set(told["project"]["optional-dependencies"]) - {"all", "test", "docs", "dev"}
 
 
 # The installed command, in a process of its own.

@@ -57,6 +57,13 @@ def test_files_can_be_measured_and_the_last_time_counts(run: Run) -> None:
     assert list(timings()) == [model]
 
 
+@pytest.mark.parametrize("options", [["--device", "cpu"], ["--precision", "float32"]])
+def test_only_what_was_measured_without_options_is_remembered(run: Run, options: list[str]) -> None:
+    model = str(write_onnx(Path("tiny.onnx")))
+    assert model in run("bench", model, "--repeats", "1", *options).stdout
+    assert timings() == {}
+
+
 def test_what_cannot_be_opened_is_told_and_the_rest_is_done(run: Run) -> None:
     Path("broken.onnx").write_bytes(b"no model")
     done = run("bench", "broken.onnx", "pocket", "--repeats", "1")

@@ -41,8 +41,9 @@ def bench(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the seconds that models take here. `decoupe models` shows them from then on."""
+    """Measure the seconds that models take here. `decoupe models` shows those of the default options."""
     with told():
+        by_default = (device, precision, compile) == ("auto", "auto", False)
         hush_downloads(quiet)
         for name in names or ():  # an unknown one is told before anything else
             find_spec(name)
@@ -58,7 +59,8 @@ def bench(
             last = measured[-1]
             if not as_json:
                 typer.echo(f"{name:<32} {last.seconds:>8.3f} s  {last.device} in {last.dtype}")
-            _remember(last)
+            if by_default:  # as they will take without options, which `decoupe models` does not tell
+                _remember(last)
         if as_json:
             typer.echo(json.dumps([dataclasses.asdict(one) for one in measured]))
         if failed:

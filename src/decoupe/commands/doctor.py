@@ -52,12 +52,14 @@ EXTRAS = {
     "torch": Extra("torch", "every model of `decoupe models`, on CPU, CUDA and MPS", 5300),
     "timm": Extra("timm", "DINOv3 backbones", 20),
     "server": Extra("uvicorn", "decoupe serve and decoupe ui", 15),
+    "eval": Extra("py_sod_metrics", "decoupe eval", 500),
     "train": Extra("accelerate", "training", 65),
     "matting": Extra("pymatting", "hair solved anew: `decoupe cut --matting`", 350),
     "heic": Extra("pillow_heif", "HEIC photographs", 27),
     "video": Extra("av", "decoupe video", 110),
     "batch": Extra("ray", "decoupe.batch: millions of pictures, on many machines", 500),
     "export": Extra("onnxscript", "trained models as .onnx files", 45),
+    "openvino": Extra("openvino", "`decoupe export` to .xml files, and models in them", 185),
 }
 
 
