@@ -418,7 +418,9 @@ def test_both_files_of_openvino_are_kept_and_so_is_the_model_that_is_read(
 
 
 def test_a_hub_id_brings_the_catalogue_s_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = SimpleNamespace(model=None, family="birefnet", preprocessing=TWICE, vocabulary=NO_NAMES)
+    loaded = SimpleNamespace(
+        model=None, family="birefnet", preprocessing=TWICE, vocabulary=NO_NAMES, licence=""
+    )
     stored: list[str] = []
     monkeypatch.setattr(decoupe.weights, "load_model", lambda name: loaded)
     monkeypatch.setattr(

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,10 @@ from typer.testing import CliRunner, Result
 
 import decoupe
 from decoupe.cli import app
+from decoupe.errors import DeviceError, InputError
 from decoupe.export import parity
+from decoupe.training import loop
+from decoupe.training.check import _parts, check
 from decoupe.training.recipes import RECIPES, read_recipe
 from drawn import draw_pair
 
@@ -273,6 +277,35 @@ def test_near_duplicates_across_training_and_validation_are_leaks(run: Run) -> N
     assert "wrong: near duplicates across training and validation (1): disc03.jpg = twin.jpg" in leak.stdout
 
 
+def test_a_run_out_of_memory_is_told_to_programs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Exhausted(SimpleNamespace):
+        def run(self, **options: object) -> None:
+            raise DeviceError("cuda:0 is out of memory")
+
+    accelerator = SimpleNamespace(is_main_process=True)
+    monkeypatch.setattr(loop, "train", lambda *_, **__: Exhausted(accelerator=accelerator))
+    ended = run("train", "pocket", "--data", "discs", "--device", "cpu", "--json", "-q")
+    assert ended.exit_code == 1
+    assert json.loads(ended.stdout) == {"folder": "runs/pocket", "error": "cuda:0 is out of memory"}
+
+
+def test_a_segment_set_s_own_validation_part_is_checked(run: Run, here: Path) -> None:
+    """As training takes it, where no other is given."""
+    for part in ("training", "validation"):
+        for kind, number in (("images", 0), ("annotations", 200 if part == "validation" else 3)):
+            (here / "ade" / kind / part).mkdir(parents=True)
+            suffix, mode = ("jpg", "RGB") if kind == "images" else ("png", "L")
+            Image.new(mode, (9, 8), number).save(here / "ade" / kind / part / f"{part}.{suffix}")
+    report = check([here / "ade"], workers=1)
+    assert [one.name for one in report.sets] == ["ade", "ade (validation)"]
+    assert "validation.png is not a map of 150 classes" in str(report.sets[1].findings)
+    named = [(name, part) for name, _, part in _parts([here / "ade"], [here / "ade"])]
+    assert named == [("ade", "train"), ("ade (validation)", "val")]
+    assert [one[0] for one in _parts([here / "discs"], [here / "ade"])] == ["discs", "ade"]
+    with pytest.raises(InputError, match="discs is given twice"):
+        _parts([here / "discs"], [here / "discs"])
+
+
 def test_segment_sets_are_checked_as_well(run: Run, here: Path) -> None:
     for part, kind in (("training", "images"), ("training", "annotations")):
         (here / "ade" / kind / part).mkdir(parents=True)
@@ -288,3 +321,4 @@ def test_segment_sets_are_checked_as_well(run: Run, here: Path) -> None:
     assert wrong.exit_code == 1
     assert "b.png is not a map of 150 classes" in wrong.stdout
     assert "note: no segments (1): c.jpg" in wrong.stdout
+    assert "wrong: ade holds no segment set for validation: expected annotations/ inside" in wrong.stdout

@@ -15,12 +15,12 @@ from decoupe import InputError
 from decoupe.cli import app
 from decoupe.models import BiRefNet
 from decoupe.models.birefnet import PRESETS
-from decoupe.training.calibration import Calibration, calibrate, fit, seen
-from decoupe.training.recipes import RECIPES
-from decoupe.training.tasks import VALIDATION_SIDE
+from decoupe.training.calibration import Calibration, as_trained, calibrate, fit, seen
+from decoupe.training.recipes import RECIPES, SetRule
+from decoupe.training.tasks import VALIDATION_SIDE, divide
 from decoupe.weights.checkpoint import save_model
 from decoupe.weights.registry import Preprocessing
-from drawn import draw_pair
+from drawn import draw_pair, soft_disc
 
 TINY = dataclasses.replace(PRESETS["pocket"], block_width=16, context_width=16, squeeze="none")
 
@@ -53,6 +53,14 @@ def test_what_was_done_to_good_logits_is_undone() -> None:
     assert -found.shift / found.scale == pytest.approx(1, abs=0.51)
 
 
+def test_soft_truths_stay_soft() -> None:
+    """What is right already is not hardened, though the S-measure cuts such truths at one half."""
+    truth = np.asarray(soft_disc(80, 60)).copy()
+    alpha = truth.clip(1, 254) / 255
+    pictures = [(np.log(alpha / (1 - alpha)).astype(np.float32), truth)]
+    assert fit(pictures) == Calibration(1.0, 0.0)
+
+
 def test_pieces_without_a_subject_are_looked_at_where_the_recipe_shows_them(discs: Path) -> None:
     def found(share: float) -> tuple[int, int]:
         recipe = RECIPES["pocket"]
@@ -68,6 +76,15 @@ def test_pieces_without_a_subject_are_looked_at_where_the_recipe_shows_them(disc
     pairs, all_pieces = found(1.0)
     assert pairs == 8
     assert 0 < found(0.5)[1] < all_pieces <= 8
+
+
+def test_what_the_model_s_own_run_held_out_is_left_alone(discs: Path) -> None:
+    """Whatever the recipe that is named holds out."""
+    named = dataclasses.replace(RECIPES["pocket"], sets=(), held_out=0.25)
+    own = dataclasses.replace(named, split_seed=3, sets=(SetRule("discs", held_out=9),))
+    held_out = [divide(one, [discs], ())[1] for one in (named, own, as_trained(named, own.plain()))]
+    assert held_out[0] != held_out[1] == held_out[2]
+    assert as_trained(named, {}) == named
 
 
 def test_large_photographs_are_looked_at_as_while_training(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 import decoupe
 from decoupe.errors import CheckpointError, ConfigError, DeviceError, InputError, OutputError
-from decoupe.models.birefnet import PRESETS
+from decoupe.models.birefnet import PRESETS, BiRefNet
 from decoupe.models.maskformer import PRESETS as MASKFORMERS
 from decoupe.models.maskformer import MaskFormer
 from decoupe.training import data, loop, state
@@ -31,7 +31,8 @@ from decoupe.training.report import forget
 from decoupe.training.start import begin, parameter_groups, sizes_apart
 from decoupe.training.tasks import check_backgrounds, divide
 from decoupe.weights import load_model
-from decoupe.weights.registry import Preprocessing
+from decoupe.weights.checkpoint import licence_of, save_model
+from decoupe.weights.registry import CATALOGUE, Preprocessing
 from drawn import draw_discs
 
 SMALL = Recipe(
@@ -157,6 +158,13 @@ def test_a_run_stops_early_when_nothing_gets_better(discs: Path, tmp_path: Path)
     )
     assert prepared(discs, tmp_path, stuck).run() == Ending("stopped early", 6)
     assert run_without_data(discs, tmp_path, stuck) == Ending("stopped early", 6)
+    told = (tmp_path / "recipe.yaml").read_text()
+    for change in ({"optimizer": Optimizer(learning_rate=0.1)}, {"ema": 0.5, "epochs": 9}):
+        with pytest.raises(
+            ConfigError, match=f"another {' and '.join(sorted(change, reverse=True))}, which is"
+        ):
+            prepared(discs, tmp_path, dataclasses.replace(stuck, **change))
+    assert (tmp_path / "recipe.yaml").read_text() == told
     patient = dataclasses.replace(stuck, patience=3)
     assert prepared(discs, tmp_path, patient).run(until=7) == Ending("interrupted", 7)
 
@@ -223,7 +231,7 @@ def test_a_full_disk_keeps_the_last_good_state(
             prepared(discs, tmp_path).run(until=4, report_every=1)
         patched.setattr(Path, "write_text", full)
         with pytest.raises(OutputError, match=r"recipe\.yaml cannot be written \(No space left on device\)"):
-            prepared(discs, tmp_path)
+            prepared(discs, tmp_path).run()
     assert state.saved_step(tmp_path) == 2
     assert not (tmp_path / "state.partial").exists()
     assert prepared(discs, tmp_path).progress.step == 2
@@ -296,7 +304,10 @@ def test_a_run_goes_on_from_where_it_began_only_and_stays_what_it_was(discs: Pat
     prepared(discs, tmp_path / "run", began).run()
     told = (tmp_path / "run" / "recipe.yaml").read_text()
     quicker = dataclasses.replace(began, optimizer=dataclasses.replace(began.optimizer, learning_rate=0.5))
-    assert prepared(discs, tmp_path / "run", quicker).run().why == "finished"
+    with pytest.raises(
+        ConfigError, match="holds a run with another optimizer, which is over at step 3: give"
+    ):
+        prepared(discs, tmp_path / "run", quicker)
     assert (tmp_path / "run" / "recipe.yaml").read_text() == told
 
 
@@ -307,6 +318,93 @@ def test_weights_whose_state_is_gone_are_not_replaced(discs: Path, tmp_path: Pat
     with pytest.raises(ConfigError, match=r"holds best\.safetensors of a run that cannot go on, without"):
         prepared(discs, tmp_path / "run")
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("name", ["state/mine.txt", "log.jsonl", "recipe.yaml"])
+def test_files_that_are_no_run_s_are_not_replaced(discs: Path, tmp_path: Path, name: str) -> None:
+    """A recipe written by hand may stand where the run is to go."""
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("family: birefnet  # mine\n")
+    with pytest.raises(
+        OutputError, match=r"would be (removed|emptied|replaced): name another folder with --out"
+    ):
+        prepared(discs, tmp_path)
+    assert file.read_text() == "family: birefnet  # mine\n"
+
+
+def test_a_run_killed_before_its_first_state_begins_again(discs: Path, tmp_path: Path) -> None:
+    """With its log by the same recipe; without one by another, as who ran out of memory is asked for."""
+    killed = prepared(discs, tmp_path)
+    killed._write_recipe()
+    (tmp_path / "tensorboard").mkdir()
+    other = dataclasses.replace(SMALL, accumulate=2)
+    prepared(discs, tmp_path, other)
+    (tmp_path / "log.jsonl").write_text('{"step": 2}\n')
+    prepared(discs, tmp_path)
+    with pytest.raises(OutputError, match="is of another recipe and would be emptied"):
+        prepared(discs, tmp_path, other)
+
+
+def test_a_run_is_judged_by_the_same_pictures_to_its_end(discs: Path, tmp_path: Path) -> None:
+    """Else its best score would be another set's."""
+    few = draw_discs(tmp_path / "few", 5)
+    train(SMALL, [discs], [discs], tmp_path / "run", device="cpu", workers=0).state.save()
+    with pytest.raises(
+        ConfigError, match="judged by 24 pictures of discs, at step 0, this is judged by 5 pictures of few"
+    ):
+        train(SMALL, [discs], [few], tmp_path / "run", device="cpu", workers=0)
+
+
+def test_patience_needs_something_to_wait_for(discs: Path, tmp_path: Path) -> None:
+    nothing = dataclasses.replace(SMALL, patience=3, sets=(), held_out=0.0)
+    with pytest.raises(ConfigError, match=r"patience=3 waits .* and nothing is held out: give --val, or"):
+        prepared(discs, tmp_path / "out", nothing)
+
+
+def test_pictures_are_kept_where_processes_share_them(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that are not forked would each get a copy."""
+    trainer = train(SMALL, [discs], [], tmp_path / "out", device="cpu", workers=2)
+
+    def is_kept() -> bool:
+        return hasattr(trainer.batches().dataset.dataset.read, "__self__")  # type: ignore[attr-defined]
+
+    assert is_kept()
+    monkeypatch.setattr(loop, "get_start_method", lambda: "spawn")
+    assert not is_kept()
+    trainer.workers = 0
+    assert is_kept()
+
+
+def test_a_licence_goes_on_with_what_is_made_of_the_weights(discs: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    assert SMALL.preprocessing is not None
+    torch.manual_seed(0)
+    save_model(
+        BiRefNet(SMALL.model),  # type: ignore[arg-type]
+        start,
+        family="birefnet",
+        preprocessing=SMALL.preprocessing,
+        licence="CC-BY-NC-4.0",
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    prepared(discs, out, dataclasses.replace(SMALL, start=str(start)))._save_weights("last.safetensors", {})
+    made = load_model(out / "last.safetensors")
+    assert licence_of(str(out / "last.safetensors"), made) == "CC-BY-NC-4.0"
+    listed = dataclasses.replace(made, licence="")
+    assert licence_of("rmbg-2.0", listed) == CATALOGUE["rmbg-2.0"].licence != ""
+    assert licence_of("someone/else", listed) == licence_of("mine", listed) == ""
+
+
+def test_a_part_is_frozen_and_not_what_begins_alike() -> None:
+    model = torch.nn.ModuleDict({"stages": torch.nn.ModuleList(torch.nn.Linear(1, 1) for _ in range(12))})
+    recipe = dataclasses.replace(SMALL, start="pocket", frozen=("stages.1", "stages.3.bias"))
+    parameter_groups(model, recipe)
+    frozen = {name for name, one in model.named_parameters() if not one.requires_grad}
+    assert frozen == {"stages.1.weight", "stages.1.bias", "stages.3.bias"}
 
 
 def test_a_run_that_dies_after_its_first_weights_goes_on(
@@ -334,7 +432,7 @@ def test_a_checkpoint_sees_pictures_as_it_knows_them(discs: Path, tmp_path: Path
     start = str(tmp_path / "last.safetensors")
     known = load_model(start).preprocessing
     published = dataclasses.replace(RECIPES["birefnet-general"], start=start, model=None, backbone=None)
-    recipe, _, _ = begin(published)
+    recipe = begin(published).recipe
     assert recipe.preprocessing is not None
     assert (recipe.preprocessing.mean, recipe.preprocessing.std) == (known.mean, known.std)
     assert recipe.preprocessing.size == (1024, 1024)
@@ -529,6 +627,9 @@ def test_batches_that_cannot_be_are_told(
 
 def test_a_device_that_is_not_here(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda:1", "gpu"):
+        with pytest.raises(DeviceError, match=f"device '{device}' is none .* CUDA_VISIBLE_DEVICES=1 before"):
+            train(SMALL, [discs], [], tmp_path / "out", device=device, workers=0)
     with pytest.raises(DeviceError, match="device 'cuda' is not available"):
         train(SMALL, [discs], [], tmp_path / "out", device="cuda", workers=0)
     with pytest.raises(DeviceError, match="float16 trains on CUDA only"):

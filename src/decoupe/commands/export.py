@@ -13,8 +13,6 @@ from decoupe.commands.options import Overwrite, known_models
 from decoupe.commands.plan import check_output
 from decoupe.commands.running import said_warnings
 from decoupe.errors import InputError, OutputError
-from decoupe.runtimes import find_spec
-from decoupe.weights.registry import CATALOGUE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,7 +34,7 @@ def export(
         str | None, typer.Option(metavar="NAME", help="Name to store; by default the file's.")
     ] = None,
     licence: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Licence to store; by default the catalogue's.")
+        str | None, typer.Option(metavar="NAME", help="Licence to store; by default the model's.")
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
     deform: Annotated[
@@ -72,14 +70,13 @@ def export(
         from decoupe.export.openvino_file import export_openvino
         from decoupe.export.program_file import export_program
         from decoupe.weights import load_model
+        from decoupe.weights.checkpoint import licence_of
 
         loaded = load_model(model)
-        row = find_spec(model)
-        known = row.licence if row is not None and row.name in CATALOGUE else ""
         stored = {
             "name": name or out.stem,
             "family": loaded.family,
-            "licence": known if licence is None else licence,
+            "licence": licence_of(model, loaded) if licence is None else licence,
             "version": __version__,
         }
         options: dict[str, Any] = {

@@ -12,7 +12,7 @@ import typer
 from decoupe.commands.console import drawn, hush_downloads, imported, say, told
 from decoupe.commands.options import AsJson, Overwrite, Quiet
 from decoupe.commands.plan import check_output
-from decoupe.errors import InputError, OutputError
+from decoupe.errors import DeviceError, InputError, OutputError
 from decoupe.inference.media import encode, write_bytes
 
 Data = Annotated[
@@ -126,7 +126,7 @@ def _run(
         )
     try:
         ending = trainer.run(minutes=float("inf") if minutes is None else minutes)
-    except (loop.Diverged, OutputError, InputError) as error:
+    except (loop.Diverged, DeviceError, OutputError, InputError) as error:
         say(str(error))
         if main and as_json:
             typer.echo(json.dumps({"folder": str(out), "error": str(error)}))
@@ -179,15 +179,25 @@ def calibrate(
         check_output(out, overwrite)
         import decoupe
         from decoupe.weights import load_model
-        from decoupe.weights.checkpoint import save_model
+        from decoupe.weights.checkpoint import licence_of, save_model
 
         calibration = _training("calibration")
         chosen = _training("recipes").read_recipe(recipe)
         loaded = load_model(model)
         calibration.calibrate(loaded.model, calibration.Calibration(1, 0))  # told now that it cannot be
+        if "recipe" in loaded.extra:
+            chosen = calibration.as_trained(chosen, loaded.extra["recipe"])
+        else:
+            say(f"{model} does not tell which pairs its run held out: those of {recipe} are left alone")
         found = calibration.fit(calibration.seen(decoupe.load(model), chosen, data, most=most))
         calibration.calibrate(loaded.model, found)
-        save_model(loaded.model, out, family=loaded.family, preprocessing=loaded.preprocessing)
+        save_model(
+            loaded.model,
+            out,
+            family=loaded.family,
+            preprocessing=loaded.preprocessing,
+            licence=licence_of(model, loaded),
+        )
         if as_json:
             about = {"source": model, "target": str(out), "scale": found.scale, "shift": found.shift}
             typer.echo(json.dumps(about))

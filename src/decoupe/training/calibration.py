@@ -7,10 +7,11 @@ opaque. The two numbers go into the weights of the last layer, so nothing is add
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,11 @@ import torch
 
 from decoupe.datasets.sets import read_pair, spread
 from decoupe.errors import InputError
-from decoupe.evaluation.mattes import MatteScores
+from decoupe.evaluation.mattes import MatteScores, are_soft
 from decoupe.inference.predictor import Predictor
 from decoupe.models import BiRefNet
 from decoupe.training.augment import beside
-from decoupe.training.recipes import Recipe
+from decoupe.training.recipes import Recipe, recipe_from
 from decoupe.training.tasks import VALIDATION_SIDE, divide
 
 SCALES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
@@ -57,6 +58,12 @@ def calibrate(model: BiRefNet, calibration: Calibration) -> None:
         head.bias.mul_(calibration.scale).add_(calibration.shift)
 
 
+def as_trained(recipe: Recipe, run: Mapping[str, Any]) -> Recipe:
+    """A recipe that holds out the pairs that another did, a checkpoint's own, given as plain data."""
+    told = {name: run[name] for name in ("sets", "held_out", "split_seed") if name in run}
+    return recipe_from({**recipe.plain(), **told})
+
+
 def seen(predictor: Predictor, recipe: Recipe, folders: Sequence[Path], *, most: int) -> list[Seen]:
     """What a model says of pairs that its recipe trains on, evenly chosen.
 
@@ -88,15 +95,20 @@ def seen(predictor: Predictor, recipe: Recipe, folders: Sequence[Path], *, most:
 
 
 def fit(pictures: Iterable[Seen]) -> Calibration:
-    """The calibration with the least mean absolute error and the most S-measure, their difference."""
+    """The calibration with the least mean absolute error and the most S-measure, their difference.
+
+    Where the truths are soft, the one with the least mean squared error: S cuts them at one half, and prefers
+    edges that are hard.
+    """
     pictures = list(pictures)
+    soft = are_soft(truth for _, truth in pictures)
 
     def cost(calibration: Calibration) -> float:
-        scores = MatteScores(("S", "MAE"))
+        scores = MatteScores(("MSE",) if soft else ("S", "MAE"))
         for logits, truth in pictures:
             moved = np.exp(-(calibration.scale * logits + calibration.shift))
             scores.update((1 / (1 + moved)).astype(np.float32), truth)
         result = scores.result()
-        return result["MAE"] - result["S"]
+        return result["MSE"] if soft else result["MAE"] - result["S"]
 
     return min((Calibration(*numbers) for numbers in product(SCALES, SHIFTS)), key=cost)

@@ -119,18 +119,19 @@ def check(folders: Sequence[Path], held_out: Sequence[Path] = (), *, workers: in
     Args:
         folders: sets to train on: mattes in any layout of `decoupe.datasets.sets`, or segments in any of
             `decoupe.datasets.segment_sets`.
-        held_out: sets to validate on; near duplicates across the two are leaks.
+        held_out: sets to validate on; without any, a segment set's own validation part. Near duplicates
+            across the two are leaks.
         workers: processes that read.
 
     Raises:
         InputError: a folder that holds no set at all.
     """
-    names = names_of([*folders, *held_out])
+    parts = _parts(folders, held_out)
     looks: list[list[Look]] = []
     sets: list[SetReport] = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for name, folder in zip(names, (*folders, *held_out), strict=True):
-            report, tasks, look = _opened_set(name, folder, "train" if folder in folders else "val")
+        for name, folder, part in parts:
+            report, tasks, look = _opened_set(name, folder, part, needed=part == "train" or bool(held_out))
             report.looks.extend(pool.map(look, tasks, chunksize=16))
             for one in report.looks:
                 for finding in one.findings:
@@ -164,13 +165,36 @@ NOTES = frozenset({EMPTY, FULL, NO_PHOTOGRAPH, NO_SEGMENTS})
 """What may be meant."""
 
 
+def _parts(folders: Sequence[Path], held_out: Sequence[Path]) -> list[tuple[str, Path, Part]]:
+    """What is trained on, then what is validated on: names, folders, and which parts of segment sets."""
+    of_segments = [folder for folder in folders if is_segment_set(folder)]
+    own = [folder for folder in held_out or of_segments if folder in of_segments]  # with both parts
+    others = [folder for folder in held_out if folder not in own]
+    names = dict(zip((*folders, *others), names_of([*folders, *others]), strict=True))
+    validation = held_out or own
+    return [
+        *((names[folder], folder, "train") for folder in folders),
+        *((f"{names[one]} (validation)" if one in own else names[one], one, "val") for one in validation),
+    ]
+
+
 def _opened_set(
-    name: str, folder: Path, part: Part
+    name: str, folder: Path, part: Part, *, needed: bool
 ) -> tuple[SetReport, Sequence[Pair] | Sequence[int], Callable[[Pair], Look] | Callable[[int], Look]]:
-    """An empty report of a set, what there is to look at, and what looks."""
+    """An empty report of a set, what there is to look at, and what looks.
+
+    Raises:
+        InputError: the part that is ``needed`` is not there; of another it is a finding.
+    """
     report = SetReport(name, [])
     if is_segment_set(folder):
-        scenes = find_segment_set(folder, part)
+        try:
+            scenes = find_segment_set(folder, part)
+        except InputError as error:
+            if needed:
+                raise
+            report.findings[f"{error}; or give --val"].append(folder.name)
+            return report, (), look_at_pair
         return report, range(len(scenes)), partial(look_at_scene, scenes)
     pairs, bare, spare = pairing(folder)
     if not pairs and not bare:

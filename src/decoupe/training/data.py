@@ -117,6 +117,8 @@ class MatteDataset(Dataset[tuple[Tensor, Tensor, int, str]]):
         augmentation: what happens to each sample.
         seed: of everything random.
         longest: long side in pixels at which pictures are decoded.
+        keep: keep the decoded pictures if all fit in memory; where processes that prepare samples are begun
+            anew, not forked, each would get a copy.
         labels: index of each class label.
         backgrounds: photographs to set subjects on.
     """
@@ -128,12 +130,13 @@ class MatteDataset(Dataset[tuple[Tensor, Tensor, int, str]]):
         *,
         seed: int,
         longest: int,
+        keep: bool = True,
         labels: Mapping[str, int] | None = None,
         backgrounds: Sequence[Source] = (),
     ) -> None:
         self.pairs, self.augmentation, self.seed = pairs, augmentation, seed
         self.labels = labels or {}
-        room = room_for_pictures()
+        room = room_for_pictures() if keep else 0
         self.read = reader(partial(read_pair, longest=longest), pairs, longest, room)
         room -= decoded_size(len(pairs), longest)
         self.read_background = reader(partial(read_picture, longest=longest), backgrounds, longest, room)
@@ -174,6 +177,8 @@ class SegmentDataset(Dataset[tuple[Tensor, Tensor, Tensor, str]]):
         augmentation: what happens to each sample.
         seed: of everything random.
         longest: long side in pixels at which pictures are decoded.
+        keep: keep the decoded pictures if all fit in memory; where processes that prepare samples are begun
+            anew, not forked, each would get a copy.
     """
 
     def __init__(
@@ -184,10 +189,11 @@ class SegmentDataset(Dataset[tuple[Tensor, Tensor, Tensor, str]]):
         *,
         seed: int,
         longest: int,
+        keep: bool = True,
     ) -> None:
         self.scenes, self.indices, self.augmentation, self.seed = scenes, indices, augmentation, seed
         read = partial(scenes.read, longest=longest)
-        self.read: Callable[[int], Scene] = reader(read, indices, longest, room_for_pictures())
+        self.read: Callable[[int], Scene] = reader(read, indices, longest, room_for_pictures() if keep else 0)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -219,7 +225,7 @@ def decoded_size(count: int, longest: int) -> int:
 def reader(read: Callable[[T], R], items: Sequence[T], longest: int, room: int) -> Callable[[int], R]:
     """What gives item ``i``: decoded once and kept where all fit in ``room`` bytes, read anew otherwise.
 
-    Both give the same numbers; kept pictures are shared with the processes that prepare samples.
+    Both give the same numbers; kept pictures are shared with processes that are forked.
     """
     if decoded_size(len(items), longest) > room:
         return partial(_read_anew, read, items)

@@ -18,6 +18,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import get_start_method
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -29,7 +30,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from decoupe.errors import ConfigError, DecoupeError, DeviceError, InputError
+from decoupe.errors import ConfigError, DecoupeError, DeviceError, InputError, OutputError
 from decoupe.evaluation.pictures import contact_sheet
 from decoupe.inference.media import replacing
 from decoupe.training.checkpointing import checkpoint_activations
@@ -43,7 +44,7 @@ from decoupe.training.recipes import Recipe
 from decoupe.training.report import Report, writing
 from decoupe.training.segment_augment import SegmentAugmentation
 from decoupe.training.start import backbone_of, begin, parameter_groups, pretrain
-from decoupe.training.state import Progress, State, saved_data, saved_step, whole_state
+from decoupe.training.state import Progress, State, foreign, saved_about, saved_step, whole_state
 from decoupe.training.tasks import MatteTask, SegmentTask, Task, check_backgrounds, evaluating
 from decoupe.weights.checkpoint import save_model
 
@@ -74,18 +75,23 @@ class Ending(NamedTuple):
     signal: int = 0
 
 
-def accelerator_for(recipe: Recipe, device: str) -> Accelerator:
-    """The processes and devices of a run, as ``accelerate launch`` or ``torchrun`` made them, or this one.
-
-    Raises:
-        DeviceError: no such device here, or a precision that it lacks.
-    """
-    if device != "cpu" and not torch.cuda.is_available():
+def check_device(recipe: Recipe, device: str) -> None:
+    """Raise DeviceError for a device that is none to train on, or not here; or a precision that it lacks."""
+    if device not in ("cpu", "cuda"):
+        raise DeviceError(
+            f"device {device!r} is none to train on: give auto, cpu or cuda; of several GPUs, "
+            "CUDA_VISIBLE_DEVICES=1 before the command chooses the second"
+        )
+    if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
             f"device {device!r} is not available: train with --device cpu, or install PyTorch with CUDA"
         )
     if recipe.precision == "float16" and device == "cpu":
         raise DeviceError("float16 trains on CUDA only: --set precision=bfloat16, or float32")
+
+
+def accelerator_for(recipe: Recipe, device: str) -> Accelerator:
+    """The processes and devices of a run, as ``accelerate launch`` or ``torchrun`` made them, or this one."""
     criterion, model = recipe.criterion, recipe.model
     # Parts that cost nothing: gradient heads without a loss or without side heads, on whose outputs their
     # label is made; the classifier, wherever no picture of a batch has a class.
@@ -108,11 +114,14 @@ class Trainer:
         task: its data and what they cost.
         out: folder of the run; a state in it is continued.
         accelerator: of the processes.
+        licence: of what the model begins from, kept with its weights.
         workers: processes that prepare samples, beside each that computes.
         bar: draw a progress bar.
 
     Raises:
-        ConfigError: the folder holds another run, or a batch that cannot be shared out.
+        ConfigError: the folder holds another run, or one that is over; a batch that cannot be shared out; or
+            patience without a validation to wait for.
+        OutputError: the folder holds what the run would replace.
         InputError: there is nothing to train.
     """
 
@@ -130,17 +139,23 @@ class Trainer:
         out: Path,
         *,
         accelerator: Accelerator,
+        licence: str = "",
         workers: int = 2,
         bar: bool = False,
     ) -> None:
         self.recipe, self.task, self.out, self.accelerator = recipe, task, out, accelerator
-        self.workers, self.bar = workers, bar
+        self.licence, self.workers, self.bar = licence, workers, bar
         self.device = accelerator.device
         self.pieces = accelerator.num_processes * recipe.accumulate
         check_batch(recipe, self.pieces, model, together=self._processes_together)
+        if recipe.patience is not None and not task.held_out:
+            raise ConfigError(
+                f"patience={recipe.patience} waits for a better validation, and nothing is held out: "
+                "give --val, or --set held_out=0.1, or --set patience=null"
+            )
         self.epoch_size = sum(task.repeats)
         self.steps = recipe.steps or math.ceil((recipe.epochs or 0) * self.epoch_size / recipe.batch_size)
-        self._claim()
+        self._check_folder()
         torch.manual_seed(recipe.seed + accelerator.process_index)  # each process has dropout of its own
         self.network = self._prepared(model)
         groups = parameter_groups(self.network, recipe)
@@ -154,7 +169,15 @@ class Trainer:
         average = Average(self.model, recipe.ema)
         self.progress = Progress()
         self.state = State(
-            out, accelerator, self.model, self.optimizer, self.scaler, average, self.progress, task.sets
+            out,
+            accelerator,
+            self.model,
+            self.optimizer,
+            self.scaler,
+            average,
+            self.progress,
+            data=task.sets,
+            held_out=task.held_out,
         )
         self.state.restore()
         self.stopping = 0
@@ -193,6 +216,7 @@ class Trainer:
         validate_every = recipe.validate_every or max(1, round(self.epoch_size / recipe.batch_size))
         if self._stuck() or progress.step >= last:  # before all pictures are decoded
             return self._ending("stopped early" if self._stuck() else "finished")
+        self._write_recipe()
         began = saved = time.monotonic()
         has_state = progress.step > 0
 
@@ -220,7 +244,7 @@ class Trainer:
                 if step % report_every == 0 or step == self.steps:
                     report.write(step, self.whereabouts())
                 if is_due(step):
-                    # Without one, weights would be another run's to whoever comes back, see `_claim`.
+                    # Without one, weights would be another run's to whoever comes back: see `_check_folder`.
                     if not has_state and step < self.steps:
                         self.state.save()
                         has_state = True
@@ -329,7 +353,8 @@ class Trainer:
 
         sides = [side for stage in recipe.stages for side in stage.size]
         # Twice the input, so that crops and zooms stay sharp.
-        dataset = Told(self.task.dataset(longest=2 * max(*sides, *(recipe.dynamic or ()))))
+        keep = self.workers == 0 or get_start_method() == "fork"
+        dataset = Told(self.task.dataset(longest=2 * max(*sides, *(recipe.dynamic or ())), keep=keep))
         sampler = Batches(
             self.task.repeats,
             size_of,
@@ -358,8 +383,7 @@ class Trainer:
             self._show(report)
             self._save_weights(LAST, scores)
             if scores:
-                judged = [one[self.task.judged_by] for one in scores.values()]
-                score = sum(judged) / len(judged)
+                score = sum(map(self.task.worth, scores.values())) / len(scores)
                 if self.progress.best is None or score > self.progress.best:
                     self.progress.best, self.progress.worse = score, 0
                     self._save_weights(BEST, scores)
@@ -398,7 +422,11 @@ class Trainer:
 
     def _stuck(self) -> bool:
         """Whether validations have been no better for as long as the recipe's patience lasts."""
-        return self.recipe.patience is not None and self.progress.worse >= self.recipe.patience
+        return self._waited_for(self.progress.worse)
+
+    def _waited_for(self, worse: int) -> bool:
+        """Whether so many validations without a better one end the run."""
+        return self.recipe.patience is not None and worse >= self.recipe.patience
 
     def _ending(self, why: Literal["finished", "stopped early", "interrupted"]) -> Ending:
         """How the run ended here; one that was to stop before its last step is not finished."""
@@ -432,36 +460,66 @@ class Trainer:
         """How many processes' pictures a batch norm averages over: torch can on CUDA alone."""
         return self.accelerator.num_processes if self.device.type == "cuda" else 1
 
-    def _claim(self) -> None:
-        """Make the folder this run's; raise ConfigError if it is another's."""
-        file = self.out / "recipe.yaml"
-        step = saved_step(self.out)
-        if step is not None and file.exists():
+    def _check_folder(self) -> None:
+        """Raise ConfigError if the folder is another run's, OutputError if something else is in the way."""
+        about = saved_about(self.out)
+        if about is None or foreign(self.out):
+            self._check_free()
+            return
+        step, file = about["step"], self.out / "recipe.yaml"
+        if file.exists():
             begun, now = from_yaml(file.read_text(encoding="utf-8"), str(file)), self.recipe.plain()
-            changed = [name for name in self.FIXED if begun.get(name) != now[name]]
-            if changed:
+            changed = [name for name in now if begun.get(name) != now[name] and name != "about"]
+            if fixed := [name for name in self.FIXED if name in changed]:
                 raise ConfigError(
-                    f"{self.out} holds a run with another {' and '.join(changed)}, at step {step}: "
+                    f"{self.out} holds a run with another {' and '.join(fixed)}, at step {step}: "
                     "go on with that recipe, or name another folder with --out"
                 )
-        data = saved_data(self.out)
-        if data is not None and list(data.items()) != list(self.task.sets.items()):
-            was, this = (_listed(sets) for sets in (data, self.task.sets))
+            if changed and (step >= self.steps or self._waited_for(about.get("worse", 0))):
+                raise ConfigError(
+                    f"{self.out} holds a run with another {' and '.join(changed)}, which is over at step "
+                    f"{step}: give it more epochs, steps or patience, or name another folder with --out"
+                )
+        for kind, sets in (("data", self.task.sets), ("held_out", self.task.held_out)):
+            was, verb = about.get(kind), "on" if kind == "data" else "judged by"
+            if was is not None and list(was.items()) != list(sets.items()):
+                raise ConfigError(
+                    f"{self.out} holds a run {verb} {_listed(was)}, at step {step}, this is {verb} "
+                    f"{_listed(sets)}: go on with the same data in their order, or name another folder with "
+                    "--out"
+                )
+
+    def _check_free(self) -> None:
+        """Raise ConfigError or OutputError if a run that begins here would replace what it did not write."""
+        out, file = self.out, self.out / "recipe.yaml"
+        if made := [name for name in (BEST, LAST) if (out / name).exists()]:
             raise ConfigError(
-                f"{self.out} holds a run on {was}, at step {step}, this is on {this}: "
-                "go on with the same data in their order, or name another folder with --out"
-            )
-        made = [name for name in (BEST, LAST) if (self.out / name).exists()]
-        if step is None and made:
-            raise ConfigError(
-                f"{self.out} holds {made[0]} of a run that cannot go on, without its state: "
+                f"{out} holds {made[0]} of a run that cannot go on, without its state: "
                 "name another folder with --out, or remove it"
             )
-        # A run that is over stays what it was, whatever is asked of it now.
-        if self.accelerator.is_main_process and (step is None or step < self.steps):
+        if foreign(out):
+            raise OutputError(
+                f"{out / 'state'} is no run's and would be removed: name another folder with --out"
+            )
+        log = out / "log.jsonl"
+        same = file.exists() and file.read_text(encoding="utf-8") == self.recipe.yaml()
+        if log.exists() and not same:
+            raise OutputError(
+                f"{log} is of another recipe and would be emptied: name another folder with --out, "
+                "or remove it"
+            )
+        # A run that ended before its first report leaves one, beside what it had opened for TensorBoard.
+        if file.exists() and not (same or (out / "tensorboard").exists()):
+            raise OutputError(
+                f"{file} is of another recipe and would be replaced: name another folder with --out"
+            )
+
+    def _write_recipe(self) -> None:
+        """Tell in the folder what is run there from now on."""
+        if self.accelerator.is_main_process:
             with writing(self.out):
                 self.out.mkdir(parents=True, exist_ok=True)
-            with replacing(file) as temporary:
+            with replacing(self.out / "recipe.yaml") as temporary:
                 temporary.write_text(self.recipe.yaml(), encoding="utf-8")
 
     def _report(self) -> Report:
@@ -496,6 +554,7 @@ class Trainer:
             family=self.recipe.family,
             preprocessing=self.recipe.preprocessing,  # type: ignore[arg-type]  # complete
             vocabulary=self.task.vocabulary,
+            licence=self.licence,
             extra={
                 "step": self.progress.step,
                 "recipe": self.recipe.plain(),
@@ -542,8 +601,8 @@ class Trainer:
                 signal.signal(one, handler)
 
 
-def _listed(sets: Mapping[str, int] | None) -> str:
-    return " and ".join(f"{count} pictures of {name}" for name, count in (sets or {}).items())
+def _listed(sets: Mapping[str, int]) -> str:
+    return " and ".join(f"{count} pictures of {name}" for name, count in sets.items()) or "no pictures"
 
 
 def outlive_signals(worker: int) -> None:
@@ -609,8 +668,9 @@ def train(
     Raises:
         DecoupeError: whatever is wrong with them, before the first step.
     """
+    check_device(recipe, device)
     notes = check_backgrounds(recipe, backgrounds)
-    recipe, model, more = begin(recipe)
+    recipe, model, more, licence = begin(recipe)
     notes += more
     accelerator = accelerator_for(recipe, device)
     task: Task
@@ -625,4 +685,6 @@ def train(
         notes += pretrain(recipe, model)
     for note in notes if accelerator.is_main_process else ():
         tell(note)
-    return Trainer(recipe, model, task, out, accelerator=accelerator, workers=workers, bar=bar)
+    return Trainer(
+        recipe, model, task, out, accelerator=accelerator, licence=licence, workers=workers, bar=bar
+    )

@@ -1,7 +1,8 @@
 """Recipes: everything that decides a training run, as frozen data that prints, saves and loads as YAML.
 
 `RECIPES` holds those of the three papers, and of the embedded model. Where a paper and its released code
-differ, the released code is followed: it made the weights that people use.
+differ, the released code is followed: it made the weights that people use. ``docs/training.md`` names
+the exceptions.
 """
 
 from __future__ import annotations
@@ -195,8 +196,8 @@ class Recipe:
         validate_every: steps between validations; None is once an epoch.
         patience: validations without a better result after which the run stops; None never stops early.
         lora: train low-rank updates of the backbone's linear layers instead of the backbone.
-        frozen: parts of the network that stay as they begin, by what their tensors' names begin with, such as
-            ``encoder.backbone.stem``.
+        frozen: parts of the network that stay as they begin, by their names, which those of their tensors
+            begin with: ``encoder.backbone.stem``.
         freeze_norms: batch norms keep their statistics, as small batches and small data need.
         checkpointing: compute the activations of repeated blocks twice to save their memory.
         compile: let torch.compile fuse the network.

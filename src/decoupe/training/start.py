@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from decoupe.errors import CheckpointError, ConfigError
 from decoupe.models import MODELS
 from decoupe.training.recipes import Recipe, Stage
 from decoupe.weights import load_model
-from decoupe.weights.checkpoint import LoadedModel
+from decoupe.weights.checkpoint import LoadedModel, licence_of
 from decoupe.weights.naming import some
 from decoupe.weights.pretrained import load_backbone
 
@@ -21,8 +21,24 @@ MOST_APART = 1.3
 """How many times larger one side may be, of the sizes at which a network is trained and used."""
 
 
-def begin(recipe: Recipe) -> tuple[Recipe, nn.Module, list[str]]:
-    """The recipe with nothing left open, its network filled with its checkpoint, and what there is to tell.
+class Beginning(NamedTuple):
+    """Where a run begins.
+
+    Attributes:
+        recipe: with nothing left open.
+        model: its network, filled with its checkpoint.
+        notes: what there is to tell.
+        licence: of the checkpoint, which holds for what is made of it; empty where none is known.
+    """
+
+    recipe: Recipe
+    model: nn.Module
+    notes: list[str]
+    licence: str
+
+
+def begin(recipe: Recipe) -> Beginning:
+    """The recipe with nothing left open, and its network filled with its checkpoint.
 
     A backbone of its own gets its weights by `pretrain`.
 
@@ -43,14 +59,15 @@ def begin(recipe: Recipe) -> tuple[Recipe, nn.Module, list[str]]:
     model: nn.Module = MODELS[recipe.family][1](recipe.model)
     names = [name for name, _ in model.named_parameters()]
     for part in recipe.frozen:
-        if not any(name.startswith(part) for name in names):
+        if not any(is_in(name, part) for name in names):
             raise ConfigError(
                 f"frozen names {part!r}, which no tensor's name begins with: they are such as {some(names)}"
             )
     notes = sizes_apart(recipe)
     if loaded is not None:
         notes += loaded.notes + fill(model, loaded, str(recipe.start))
-    return recipe, model, notes
+    licence = licence_of(str(recipe.start), loaded) if loaded is not None else ""
+    return Beginning(recipe, model, notes, licence)
 
 
 def pretrain(recipe: Recipe, model: nn.Module) -> list[str]:
@@ -123,6 +140,11 @@ def in_backbone(name: str) -> bool:
     return "backbone" in name.split(".")
 
 
+def is_in(name: str, part: str) -> bool:
+    """Whether a parameter belongs to a part of the network: none of ``stages.10`` does to ``stages.1``."""
+    return name == part or name.startswith(f"{part}.")
+
+
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Trained parameters for the optimiser, by what its learning rate is multiplied with and by weight decay.
 
@@ -138,7 +160,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         share = recipe.optimizer.backbone if in_backbone(name) and recipe.lora is None else 1.0
-        if share == 0 or name.startswith(recipe.frozen):
+        if share == 0 or any(is_in(name, part) for part in recipe.frozen):
             parameter.requires_grad_(False)
         if not parameter.requires_grad:
             continue

@@ -63,6 +63,7 @@ class State:
         average: of the weights.
         progress: where the run stands.
         data: pictures that are trained on, by set.
+        held_out: pictures that are validated on, by set.
     """
 
     out: Path
@@ -73,6 +74,7 @@ class State:
     average: Average
     progress: Progress
     data: Mapping[str, int]
+    held_out: Mapping[str, int]
 
     @property
     def sharded(self) -> bool:
@@ -132,6 +134,7 @@ class State:
             about = {
                 **vars(self.progress),
                 "data": dict(self.data),
+                "held_out": dict(self.held_out),
                 "updates": self.average.updates,
                 "scaler": self.scaler.state_dict(),
                 "processes": self.accelerator.num_processes,
@@ -213,6 +216,11 @@ def settle(folder: Path, *, deep: bool = True) -> None:
             os.close(descriptor)
 
 
+def foreign(out: Path) -> bool:
+    """Whether a folder of the state's name stands in its place, which a run would remove."""
+    return (out / _FOLDER).exists() and not (out / _FOLDER / "progress.json").exists()
+
+
 def saved(out: Path) -> Path | None:
     """The folder of the newest whole state of a run; None where there is none."""
     return next((out / name for name in (_FOLDER, _FORMER) if (out / name / "progress.json").exists()), None)
@@ -220,14 +228,14 @@ def saved(out: Path) -> Path | None:
 
 def saved_step(out: Path) -> int | None:
     """The step of the newest whole state of a run; None where there is none."""
-    folder = saved(out)
-    return None if folder is None else int(_about(folder)["step"])
+    about = saved_about(out)
+    return None if about is None else int(about["step"])
 
 
-def saved_data(out: Path) -> dict[str, int] | None:
-    """How many pictures a saved run trains on, by set; None where there is no run, or it does not say."""
+def saved_about(out: Path) -> dict[str, Any] | None:
+    """What the newest whole state of a run tells beside its tensors; None where there is none."""
     folder = saved(out)
-    return None if folder is None else _about(folder).get("data")
+    return None if folder is None else _about(folder)
 
 
 def _about(folder: Path) -> dict[str, Any]:

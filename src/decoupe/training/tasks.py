@@ -16,15 +16,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from decoupe import readings
-from decoupe.datasets.segment_sets import MatteSegments, Scene, SegmentSet, find_segment_set, is_segment_set
+from decoupe.datasets.segment_sets import (
+    CocoInstances,
+    MatteSegments,
+    Scene,
+    SegmentSet,
+    find_segment_set,
+    is_segment_set,
+)
 from decoupe.datasets.sets import Pair, find_pairs, names_of, pictures_in, read_pair, split, spread
 from decoupe.datasets.shards import Source
 from decoupe.errors import ConfigError, InputError
 from decoupe.evaluation import Metric
-from decoupe.evaluation.mattes import MatteScores
+from decoupe.evaluation.mattes import MatteScores, are_soft
 from decoupe.evaluation.pictures import Array, labelled
-from decoupe.evaluation.segments import MeanIoU, PanopticQuality, classes_of
+from decoupe.evaluation.scenes import THRESHOLDS, told_objects
+from decoupe.evaluation.segments import AveragePrecision, Instance, MeanIoU, PanopticQuality, classes_of
 from decoupe.inference.preprocess import from_network, network_size, read_image, to_network
+from decoupe.inference.segments import Thresholds
 from decoupe.training.augment import Augmentation
 from decoupe.training.check import DARK, EMPTY, IN_ALPHA, look_at_pair
 from decoupe.training.criteria import BiRefNetCriterion, InSPyReNetCriterion
@@ -50,7 +59,6 @@ class Task(Protocol):
         sets: names of the sets that are trained on, with the number of pictures of each.
         repeats: of each training picture per epoch.
         held_out: names of the sets that are validated on, with the number of pictures of each.
-        judged_by: the score that decides which weights are the best; larger is better.
         vocabulary: the names of a segment model's classes.
         labels: index of each class label of an auxiliary classification.
     """
@@ -65,16 +73,16 @@ class Task(Protocol):
     def held_out(self) -> Mapping[str, int]: ...  # noqa: D102 - see above
 
     @property
-    def judged_by(self) -> str: ...  # noqa: D102 - see above
-
-    @property
     def vocabulary(self) -> Vocabulary: ...  # noqa: D102 - see above
 
     @property
     def labels(self) -> Mapping[str, int]: ...  # noqa: D102 - see above
 
-    def dataset(self, longest: int) -> Any:
-        """The training data, decoded at ``longest`` pixels; its ``collate`` makes batches."""
+    def dataset(self, longest: int, *, keep: bool = True) -> Any:
+        """The training data, decoded at ``longest`` pixels and, where ``keep``, kept if all fit in memory.
+
+        Its ``collate`` makes batches.
+        """
 
     def loss(
         self, out: Any, batch: Any, image: Tensor, criterion: Criterion, parts: Sequence[Any]
@@ -83,6 +91,9 @@ class Task(Protocol):
 
     def metric(self) -> Metric:
         """An empty accumulator of the validation's scores."""
+
+    def worth(self, scores: Mapping[str, float]) -> float:
+        """By which of a set's scores the best weights are chosen; larger is better."""
 
     def judge(self, model: Callable[[Tensor], Any], name: str, index: int) -> Callable[[Metric], None]:
         """Predict one held-out picture; what is returned enters it into a metric."""
@@ -106,7 +117,6 @@ class MatteTask:
         ConfigError: the data name more classes than the model has.
     """
 
-    judged_by = "S"
     vocabulary = NO_NAMES
 
     def __init__(
@@ -125,6 +135,8 @@ class MatteTask:
         self.sets = {name: len(pairs) for name, pairs in train.items()}
         self.repeats = repeats_of(recipe, train)
         self.held_out = {name: len(pairs) for name, pairs in self.out.items()}
+        looked_at = [pair for pairs in self.out.values() for pair in spread(pairs, LOOKED_AT)]
+        self.soft = are_soft(read_pair(pair, longest=VALIDATION_SIDE)[1] for pair in looked_at)
         self.labels = {label: i for i, label in enumerate(sorted({p.label for p in self.train if p.label}))}
         classes = getattr(recipe.model, "classes", 0)
         if classes and len(self.labels) > classes:
@@ -138,14 +150,15 @@ class MatteTask:
                 f"{backgrounds} holds no pictures: give a folder of photographs to set subjects on"
             )
 
-    def dataset(self, longest: int) -> MatteDataset:
-        """The training data, decoded at ``longest`` pixels."""
+    def dataset(self, longest: int, *, keep: bool = True) -> MatteDataset:
+        """The training data, decoded at ``longest`` pixels and, where ``keep``, kept if all fit in memory."""
         assert isinstance(self.recipe.augmentation, Augmentation)
         return MatteDataset(
             self.train,
             self.recipe.augmentation,
             seed=self.recipe.seed,
             longest=longest,
+            keep=keep,
             labels=self.labels,
             backgrounds=self.backgrounds,
         )
@@ -168,8 +181,12 @@ class MatteTask:
         return criterion(out, image, truth)
 
     def metric(self) -> MatteScores:
-        """S-measure, mean absolute error, F-measures."""
-        return MatteScores()
+        """S-measure, mean absolute and squared error, F-measures."""
+        return MatteScores(("S", "MAE", "MSE", "maxF", "wF"))
+
+    def worth(self, scores: Mapping[str, float]) -> float:
+        """The S-measure; of soft truths, which it cuts at one half, the mean squared error below 0."""
+        return -scores["MSE"] if self.soft else scores["S"]
 
     def judge(self, model: Callable[[Tensor], Any], name: str, index: int) -> Callable[[Metric], None]:
         """Predict one held-out picture; what is returned enters it into a metric."""
@@ -209,13 +226,19 @@ class SegmentTask:
         assert recipe.preprocessing is not None, "recipes are completed before they are run"
         self.recipe, self.device, self.preprocessing = recipe, device, recipe.preprocessing
         self.labels: Mapping[str, int] = {}
+        # Scores are those of `decoupe eval`, which leaves what is unsure to no segment on matte sets alone.
         if all(is_segment_set(folder) for folder in folders):
             self.scenes, self.sets, self.repeats, self.out = _of_segment_sets(folders, validation)
+            self.void = THRESHOLDS["panoptic"].void
         else:
             self.scenes, self.sets, self.repeats, self.out = _of_matte_sets(recipe, folders, validation)
+            self.void = Thresholds().void
         self.held_out = {name: len(indices) for name, (_, indices) in self.out.items()}
         self.vocabulary = self.scenes.vocabulary
-        self.judged_by = "PQ" if len(self.vocabulary.stuff) < len(self.vocabulary.names) else "mIoU"
+        # Panoptic quality skips what is not told, here all that is no object: false alarms would be free.
+        self.objects = any(isinstance(scenes, CocoInstances) for scenes, _ in self.out.values())
+        things = len(self.vocabulary.stuff) < len(self.vocabulary.names)
+        self.judged_by = "AP" if self.objects else "PQ" if things else "mIoU"
         classes = getattr(recipe.model, "classes", 0)
         if classes != len(self.vocabulary.names):
             raise ConfigError(
@@ -223,8 +246,8 @@ class SegmentTask:
                 f"--set model.classes={len(self.vocabulary.names)}"
             )
 
-    def dataset(self, longest: int) -> SegmentDataset:
-        """The training data, decoded at ``longest`` pixels."""
+    def dataset(self, longest: int, *, keep: bool = True) -> SegmentDataset:
+        """The training data, decoded at ``longest`` pixels and, where ``keep``, kept if all fit in memory."""
         assert isinstance(self.recipe.augmentation, SegmentAugmentation)
         return SegmentDataset(
             self.scenes,
@@ -232,6 +255,7 @@ class SegmentTask:
             self.recipe.augmentation,
             seed=self.recipe.seed,
             longest=longest,
+            keep=keep,
         )
 
     def loss(
@@ -247,13 +271,23 @@ class SegmentTask:
         assert isinstance(criterion, MaskFormerCriterion)
         return criterion(out, batch.truth(self.device), parts=[part.classes for part in parts])
 
-    def metric(self) -> SegmentScores:
-        """Mean IoU of the semantic reading, panoptic quality of the panoptic one."""
-        return SegmentScores(self.vocabulary)
+    def metric(self) -> Metric:
+        """Mean IoU and panoptic quality, each of its own reading; of COCO instances average precision."""
+        return AveragePrecision(self.vocabulary) if self.objects else SegmentScores(self.vocabulary)
+
+    def worth(self, scores: Mapping[str, float]) -> float:
+        """Average precision of sets of COCO instances, panoptic quality of other things, else mean IoU."""
+        return scores[self.judged_by]
 
     def judge(self, model: Callable[[Tensor], Any], name: str, index: int) -> Callable[[Metric], None]:
         """Predict one held-out picture; what is returned enters it into a metric."""
         scene = self._scene(name, index)
+        if self.objects:
+            scenes, indices = self.out[name]
+            assert isinstance(scenes, CocoInstances)
+            found = self._find(model, scene.image, scenes.size_of(indices[index]))
+            told = told_objects(scenes, indices[index])
+            return lambda metric: metric.update(found, told)
         prediction = self._predict(model, scene.image)
         return lambda metric: metric.update(prediction, scene)
 
@@ -274,12 +308,21 @@ class SegmentTask:
         scenes, indices = self.out[name]
         return scenes.read(indices[index], longest=VALIDATION_SIDE)
 
+    def _logits(self, model: Callable[[Tensor], Any], image: Array) -> tuple[NDArray[np.float32], ...]:
+        """Class logits ``(Q, K + 1)`` and mask logits ``(Q, h, w)`` of a photograph."""
+        out = model(network_input(image, self.preprocessing, self.device))
+        return tuple(x[0].float().cpu().numpy() for x in (out.class_logits, out.mask_logits))
+
+    def _find(self, model: Callable[[Tensor], Any], image: Array, size: tuple[int, int]) -> list[Instance]:
+        """Every object, however unsure, with a mask of ``size``."""
+        classes, masks = self._logits(model, image)
+        found = readings.instances(classes, masks, size, THRESHOLDS["instances"].instance, smooth=True)
+        return [Instance(one.mask, one.label, one.score) for one in found]
+
     def _predict(self, model: Callable[[Tensor], Any], image: Array) -> SegmentPrediction:
-        pixels = network_input(image, self.preprocessing, self.device)
-        out = model(pixels)
-        classes, masks = (x[0].float().cpu().numpy() for x in (out.class_logits, out.mask_logits))
+        classes, masks = self._logits(model, image)
         size = image.shape[:2]
-        found = readings.panoptic(classes, masks, size, fuse=self.vocabulary.stuff, void=0.5)
+        found = readings.panoptic(classes, masks, size, fuse=self.vocabulary.stuff, void=self.void)
         segments = np.full(size, -1, np.int32)
         for number, segment in enumerate(found):
             segments[segment.mask] = number

@@ -21,10 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import decoupe
-from decoupe.errors import CheckpointError, ConfigError, MissingExtraError, OutputError, unknown
+from decoupe.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingExtraError,
+    OutputError,
+    UnknownModelError,
+    unknown,
+)
 from decoupe.weights import beside
 from decoupe.weights.labels import NO_NAMES, Vocabulary, vocabulary
-from decoupe.weights.registry import CATALOGUE, Preprocessing, weights_in
+from decoupe.weights.registry import CATALOGUE, Preprocessing, spec, weights_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,6 +71,8 @@ class LoadedModel:
         preprocessing: how a picture becomes its input.
         notes: what had to be inferred or assumed because the file does not say it, one line each.
         vocabulary: the names of the classes of a model that gives segments; empty for the others.
+        licence: of the weights, as decoupe's own file tells it; empty where it does not.
+        extra: what else decoupe's own file keeps: of a training its recipe, step and scores.
     """
 
     model: nn.Module
@@ -72,6 +81,24 @@ class LoadedModel:
     preprocessing: Preprocessing
     notes: list[str] = field(default_factory=list)
     vocabulary: Vocabulary = NO_NAMES
+    licence: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def licence_of(name: str, loaded: LoadedModel) -> str:
+    """The licence of a model's weights: its file's, or its row's in the catalogue; empty where none tells.
+
+    Args:
+        name: by which it was loaded.
+        loaded: what was.
+    """
+    if loaded.licence or Path(name).is_file():  # a file of that name goes first
+        return loaded.licence
+    try:
+        row = spec(name)
+    except UnknownModelError:  # a name of the user's own
+        return ""
+    return row.licence if row.name in CATALOGUE else ""
 
 
 def save_model(
@@ -81,6 +108,7 @@ def save_model(
     family: str,
     preprocessing: Preprocessing,
     vocabulary: Vocabulary = NO_NAMES,
+    licence: str = "",
     extra: Mapping[str, Any] | None = None,
     state: Mapping[str, Tensor] | None = None,
 ) -> None:
@@ -93,6 +121,7 @@ def save_model(
         preprocessing: how a picture becomes its input.
         vocabulary: the names of the classes of a model that gives segments; without them its file is read
             with those of the set that has so many, or with numbers.
+        licence: of the weights, where there is one to tell: that of those that they were trained from.
         extra: anything that JSON can hold, kept in the metadata (training data, scores, …).
         state: the tensors by name, of a model whose own are spread over several processes.
 
@@ -109,6 +138,7 @@ def save_model(
         "preprocessing": dataclasses.asdict(preprocessing),
         "vocabulary": dataclasses.asdict(vocabulary),
         "version": decoupe.__version__,
+        "licence": licence,
         "extra": dict(extra or {}),
     }
     state = model.state_dict() if state is None else state
@@ -182,7 +212,15 @@ def _from_own(
         model = model_class(config)
     _check_fit(path, model, state, written)
     model.load_state_dict(state, strict=True)
-    return LoadedModel(model.eval(), written, config, preprocessing, vocabulary=words)
+    return LoadedModel(
+        model.eval(),
+        written,
+        config,
+        preprocessing,
+        vocabulary=words,
+        licence=metadata["licence"],
+        extra=metadata["extra"],
+    )
 
 
 def _from_reference(
@@ -285,7 +323,8 @@ def _parsed(written: str, path: Path) -> dict[str, Any]:
     try:
         metadata = json.loads(written)
         required = {key: metadata[key] for key in ("family", "config", "preprocessing", "version")}
-        return {**required, "vocabulary": metadata.get("vocabulary", {"names": ()})}
+        optional = {"vocabulary": {"names": ()}, "licence": "", "extra": {}}
+        return {**required, **{key: metadata.get(key, none) for key, none in optional.items()}}
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"{path} holds damaged metadata of decoupe ({error}): copy or download it again"
