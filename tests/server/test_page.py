@@ -322,7 +322,7 @@ def test_axe_finds_nothing_in(visit: Open, sight: str) -> None:
     assert ground == ("rgb(21, 23, 26)" if sight == "dark" else "rgb(246, 245, 242)")
 
 
-def test_a_token_is_asked_for_once(visit: Open) -> None:
+def test_a_token_is_asked_for_until_it_is_right(visit: Open) -> None:
     page = visit()
     refusals = []
 
@@ -335,10 +335,34 @@ def test_a_token_is_asked_for_once(visit: Open) -> None:
 
     page.route("**/v1/**", refuse)
     page.reload()
-    page.get_by_role("textbox", name="Token").fill("correct-horse-battery")
+    token, wrong = page.get_by_role("textbox", name="Token"), page.get_by_text("That token is wrong.")
+    token.wait_for()
+    assert not wrong.is_visible()
+    token.fill("a guess")
+    page.get_by_role("button", name="Continue").click()
+    wrong.wait_for()
+    assert wrong.get_attribute("role") == "alert"
+    assert token.input_value() == ""
+    token.fill("correct-horse-battery")
     page.get_by_role("button", name="Continue").click()
     give(page, "a.png")
-    assert len(refusals) == 1
+    assert len(refusals) == 2
+
+
+def test_the_page_works_below_any_path(visit: Open, server: Running) -> None:
+    page = visit()
+    asked: list[str] = []
+    page.route(
+        "**/tools/cut/**", lambda route: route.continue_(url=route.request.url.replace("/tools/cut", ""))
+    )
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{server.address}/tools/cut/")
+    page.get_by_role("button", name="Try the example").click()
+    settled(page)
+    assert {f"{server.address}/tools/cut/{path}" for path in ("v1/models", "v1/cut", "static/page.js")} <= {
+        *asked
+    }
+    assert all(url.startswith((f"{server.address}/tools/cut/", "blob:")) for url in asked)
 
 
 def test_models_and_labels_are_those_of_the_server(visit: Open) -> None:

@@ -96,7 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_origins=list(settings.origins),
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "X-Api-Key", "Content-Type"],
-            expose_headers=["X-Request-Id", "Retry-After"],
+            expose_headers=["*"],  # what remove.bg's clients read of an answer is told in several
         )
     return app
 
@@ -108,12 +108,15 @@ def _add_errors(app: FastAPI) -> None:
 
     async def explain(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # it is registered for nothing else
-        lines = {404: "there is nothing here: see /openapi.json", 405: "this route has another method"}
-        response = ProblemError(error.status_code, lines.get(error.status_code, error.detail)).response(
-            request.url.path
-        )
-        response.headers.update(error.headers or {})
-        return response
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers.setdefault("Allow", "GET, HEAD")  # Starlette's files do not say it
+        lines = {
+            404: "there is nothing here: see /openapi.json",
+            405: f"{request.method} does nothing here: use {headers.get('Allow')}",
+        }
+        line = lines.get(error.status_code, error.detail)
+        return ProblemError(error.status_code, line, headers=headers).response(request.url.path)
 
     app.add_exception_handler(ProblemError, refuse)
     app.add_exception_handler(HTTPException, explain)

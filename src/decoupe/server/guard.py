@@ -16,6 +16,7 @@ import traceback
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import h11
 from starlette.datastructures import Headers, MutableHeaders
@@ -31,6 +32,9 @@ LOG = logging.getLogger("decoupe.server")
 
 _OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
 _STATIC = "/static/"
+
+ROOM = "check_room"
+"""What the state of a request calls `PatientProtocol.check_room`."""
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -58,7 +62,6 @@ class Limits:
         receiving: seconds in which a body must have come.
         seconds: in which a picture must have been done, waiting included.
         waiting: pictures in the queue.
-        connections: that are open at the same time.
     """
 
     megabytes: float = 25
@@ -67,32 +70,62 @@ class Limits:
     receiving: float = 60
     seconds: float = 60
     waiting: int = 64
-    connections: int = 512
 
 
 class PatientProtocol(H11Protocol):
     """HTTP/1.1, whose clients have ten seconds to send a head, and a minute to read some of an answer.
 
     uvicorn waits for ever for a head that never ends, on new connections and on kept ones, for the rest of a
-    body that was answered before it had come, and for clients that do not read what they are sent.
+    body that was answered before it had come, and for clients that do not read what they are sent. Its own
+    limit of connections lets one client who opens many and says nothing shut all others out.
 
     Attributes:
+        most: connections at the same time. Requests on others are refused, see `check_room`; who has not even
+            a place to be refused in, beyond twice as many, is hung up on.
+        most_each: those of one address.
         head_seconds: in which a head must have come, or the rest of a body that is answered already.
         answer_seconds: in which a client must have read something of what is left of an answer.
     """
 
+    most = 400
+    most_each = 128
     head_seconds = 10.0
     answer_seconds = 60.0
+    _let_in = False
     _awaited: str | None = None
     _timer: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock."""
+        """Start the clock, or hang up."""
         super().connection_made(transport)
+        every, same = self._crowd()
+        if every > 2 * self.most or same > 2 * self.most_each:
+            transport.abort()
+            return
+        self._let_in = every <= self.most and same <= self.most_each
+        # Of the server's state each request gets a copy, and the Guard there what it asks.
+        self.app_state = {**self.app_state, ROOM: self.check_room}
         # Anything unread pauses writing: even a small rest would keep a connection from being closed.
         transport.set_write_buffer_limits(high=0)
         self._watch()
+
+    def check_room(self) -> None:
+        """Refuse the requests of a connection that is one too many, until others have closed.
+
+        Raises:
+            ProblemError: its address has too many connections, or the server has.
+        """
+        if self._let_in:
+            return
+        every, same = self._crowd()
+        if same > self.most_each:
+            line = f"more than {self.most_each} connections come from this address: close some, or try again"
+            raise ProblemError(429, line, retry_after=5)
+        if every > self.most:
+            line = "the server has too many connections: try again in a moment"
+            raise ProblemError(503, line, retry_after=5)
+        self._let_in = True
 
     def data_received(self, data: bytes) -> None:
         """Stop it when a head or a body has come, start it when the next head begins."""
@@ -120,6 +153,12 @@ class PatientProtocol(H11Protocol):
         self._stop()
         self._stop_reading()
         super().connection_lost(exc)
+
+    def _crowd(self) -> tuple[int, int]:
+        """How many connections there are, this one with them, and how many of its address."""
+        connections = cast("set[PatientProtocol]", self.connections)
+        hosts = [one.client and one.client[0] for one in connections]
+        return len(hosts), hosts.count(self.client and self.client[0])
 
     def _watch(self) -> None:
         awaited = None
@@ -196,6 +235,8 @@ class Guard:
         body = _Body(self, receive)
         try:
             try:
+                if check_room := scope.get("state", {}).get(ROOM):
+                    check_room()
                 self._admit(scope, Headers(scope=scope))
                 await self._app(scope, body.receive, visit.send)
             except ProblemError as problem:
@@ -239,7 +280,8 @@ class Guard:
             return
         if path.startswith(REMOVE_BG):
             raise ProblemError(403, "API Key invalid", code="auth_failed")
-        raise ProblemError(401, "the token is missing or wrong: send Authorization: Bearer TOKEN")
+        line = "the token is missing or wrong: send Authorization: Bearer TOKEN"
+        raise ProblemError(401, line, headers={"WWW-Authenticate": "Bearer"})
 
     def _too_large(self) -> ProblemError:
         return ProblemError(

@@ -23,6 +23,8 @@ from decoupe.weights.registry import DEFAULT_MODEL, DEFAULT_SEGMENT_MODEL
 _BOX = r"^\d{1,9}(,\d{1,9}){3}$"
 _POINT = r"^\d{1,9},\d{1,9}$"
 _SIZE = r"^\d{1,5}(x\d{1,5})?$"
+_FARTHEST = 50
+"""Most pixels of grow, shrink and feather: each that a subject grows is a pass over the whole picture."""
 _MEANT = {
     _BOX: "X0,Y0,X1,Y1 in whole pixels: such as 40,60,320,400",
     _POINT: "X,Y in whole pixels: such as 180,220",
@@ -73,9 +75,13 @@ class CutOptions(BaseModel):
     ] = None
     keep_largest: Annotated[bool, Field(description="Keep only the largest connected part.")] = False
     fill_holes: Annotated[bool, Field(description="Fill holes: keep what the subject encloses.")] = False
-    grow: Annotated[int, Field(ge=0, le=100, description="Make the subject this many pixels larger.")] = 0
-    shrink: Annotated[int, Field(ge=0, le=100, description="Make it this many pixels smaller.")] = 0
-    feather: Annotated[float, Field(ge=0, le=1000, description="Soften its edge by this many pixels.")] = 0
+    grow: Annotated[
+        int, Field(ge=0, le=_FARTHEST, description="Make the subject this many pixels larger.")
+    ] = 0
+    shrink: Annotated[int, Field(ge=0, le=_FARTHEST, description="Make it this many pixels smaller.")] = 0
+    feather: Annotated[
+        float, Field(ge=0, le=_FARTHEST, description="Soften its edge by this many pixels.")
+    ] = 0
     invert: Annotated[bool, Field(description="Cut the background instead.")] = False
     crop: Annotated[bool, Field(description="Keep only the part with the subject.")] = False
     margin: Annotated[
@@ -172,6 +178,9 @@ def cut_job(form: Form, known: Known) -> Cut:
         raise ProblemError(
             400, "what needs a segment model, and this server has none: choose by box or point"
         )
+    flat = background is not None or options.over or options.matte or options.overlay or options.side_by_side
+    if options.format == "jpg" and not flat:
+        raise ProblemError(400, "JPEG has no transparency: choose another format, or add over, such as white")
     over = None if options.over is None else _colour(options.over)
     size = None if options.size is None else parse_sides(options.size)
     try:

@@ -6,7 +6,9 @@ Errors are problem details (RFC 9457). Under ``/v1.0/`` they have the form that 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -23,20 +25,29 @@ class ProblemError(Exception):
         detail: one line: what is wrong, what was expected, what to do.
         code: a word for programs; None is the status's own phrase.
         retry_after: seconds after which another try makes sense.
+        headers: of the answer, beside those that all answers have.
     """
 
     def __init__(
-        self, status: int, detail: str, *, code: str | None = None, retry_after: int | None = None
+        self,
+        status: int,
+        detail: str,
+        *,
+        code: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.code = code or HTTPStatus(status).phrase.lower().replace(" ", "_")
         self.retry_after = retry_after
+        self.headers = headers
 
     def response(self, path: str) -> JSONResponse:
         """The answer to a request for ``path``."""
-        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        retry = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        headers = {**retry, **self.headers}
         if path.startswith(REMOVE_BG):
             error = {"title": self.detail, "code": self.code}
             return JSONResponse({"errors": [error]}, self.status, headers)

@@ -53,7 +53,6 @@ def serve(settings: Settings, listening: socket.socket, told: Callable[[str], No
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=limits.connections,
         timeout_graceful_shutdown=int(limits.receiving + limits.seconds),
     )
     # uvicorn finishes first, then repeats the signal.

@@ -1,4 +1,5 @@
-// Asking the server. Nothing else on the page talks to anything.
+// Asking the server. Nothing else on the page talks to anything. Addresses are relative: a proxy may have it
+// under any path that ends in /.
 
 export class Refusal extends Error {
   constructor(status, detail, retryAfter) {
@@ -10,6 +11,7 @@ export class Refusal extends Error {
 
 const KEY = "decoupe-token";
 
+export const remembers = () => Boolean(sessionStorage.getItem(KEY));
 export const remember = (token) => sessionStorage.setItem(KEY, token);
 
 const authorization = () => {
@@ -18,7 +20,7 @@ const authorization = () => {
 };
 
 export async function models() {
-  const answer = await fetch("/v1/models", { headers: authorization() });
+  const answer = await fetch("v1/models", { headers: authorization() });
   if (!answer.ok) throw new Refusal(answer.status, "the models cannot be listed");
   return answer.json();
 }
@@ -30,7 +32,7 @@ export function cut(file, options, { signal, told }) {
   for (const [name, value] of Object.entries(options)) form.append(name, value);
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    request.open("POST", "/v1/cut");
+    request.open("POST", "v1/cut");
     request.responseType = "blob";
     for (const [name, value] of Object.entries(authorization())) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => told(event.loaded / event.total);

@@ -1,6 +1,6 @@
 // What the page does: pictures come in, are cut as the controls say, and go out.
 
-import { Refusal, cut, models, remember } from "./api.js";
+import { Refusal, cut, models, remember, remembers } from "./api.js";
 import { Viewer } from "./viewer.js";
 import { zip } from "./zip.js";
 
@@ -315,7 +315,9 @@ let asked = null;
 // Once, however many requests were refused.
 function askForToken() {
   asked ??= new Promise((resolve) => {
+    page.token.value = "";
     page.tokenDialog.showModal();
+    page.tokenError.textContent = remembers() ? "That token is wrong." : "";
     page.tokenDialog.onclose = () => {
       remember(page.token.value);
       asked = null;
