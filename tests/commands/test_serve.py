@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from decoupe.cli import app
 from decoupe.commands import serve as serve_command
 from decoupe.commands.serve import listening, named, origin
-from decoupe.errors import InputError
+from decoupe.errors import DeviceError, InputError
+from decoupe.runtimes import open_runtime
 from decoupe.server.loopback import is_loopback
 from decoupe.weights import download
 from inference.tiny import write_onnx
@@ -91,6 +92,11 @@ def test_models_are_downloaded_before_workers_start(monkeypatch: pytest.MonkeyPa
     served = CliRunner().invoke(app, ["serve", "--port", "0", "-m", "pocket", "-m", "birefnet"])
     assert served.exit_code == 0, served.stderr
     assert order == ["birefnet", "serve"]
+
+
+def test_a_precision_that_the_model_lacks_names_the_option() -> None:
+    with pytest.raises(DeviceError, match="float32: leave dtype or --precision out"):
+        open_runtime(None, dtype="float16")
 
 
 def test_a_missing_extra_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
