@@ -57,7 +57,7 @@ def main() -> None:
     linked(random.Random(RECIPES["pocket"].seed).sample(rest, options.pairs), few)
 
     command = ["decoupe", "train", "finetune", "--from", options.model, "--data", str(few)]
-    command += ["-o", str(options.out / "run"), "--set", "held_out=0", "--quiet"]
+    command += ["-o", str(options.out / "run"), "--set", "held_out=0", "--set", "patience=null", "--quiet"]
     for setting in options.settings:
         command += ["--set", setting]
     begun = time.perf_counter()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
 from decoupe import InputError
 from decoupe.inference.edits import Edits, edited, feathered, grown
@@ -94,6 +95,17 @@ def test_growing_reaches_as_far_on_all_sides_and_shrinking_undoes_it() -> None:
     assert (wider[11:49, 30] > 0.6).all()
     assert not wider[:11].any()
     assert np.abs(edited(wider, Edits(grow=-4)) - square).max() < 1e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(alpha=mattes(), pixels=st.integers(0, 40))
+def test_growing_many_pixels_is_growing_one_by_one(alpha: np.ndarray, pixels: int) -> None:
+    square, cross = np.ones((3, 3)), ndimage.generate_binary_structure(2, 1)
+    one_by_one = alpha
+    for step in range(pixels):
+        around = square if step % 5 in (1, 3) else cross
+        one_by_one = ndimage.grey_dilation(one_by_one, footprint=around, mode="nearest")
+    assert np.array_equal(grown(alpha, pixels), one_by_one)
 
 
 @pytest.mark.parametrize("deviation", [0.4, 1, 3.3, 12])

@@ -23,8 +23,8 @@ from decoupe.weights.registry import DEFAULT_MODEL, DEFAULT_SEGMENT_MODEL
 _BOX = r"^\d{1,9}(,\d{1,9}){3}$"
 _POINT = r"^\d{1,9},\d{1,9}$"
 _SIZE = r"^\d{1,5}(x\d{1,5})?$"
-_FARTHEST = 50
-"""Most pixels of grow, shrink and feather: each that a subject grows is a pass over the whole picture."""
+_FARTHEST = 100
+"""Most pixels of grow, shrink and feather: the wider, the more passes over the whole picture."""
 _MEANT = {
     _BOX: "X0,Y0,X1,Y1 in whole pixels: such as 40,60,320,400",
     _POINT: "X,Y in whole pixels: such as 180,220",
