@@ -623,7 +623,9 @@ def test_8_bits(tmp_path: Path, masks: bool) -> None:
 
 def test_8_bits_look_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is exported to be quantised has no second input, whatever the model asks for."""
-    loaded = SimpleNamespace(model=None, family="inspyrenet", preprocessing=TWICE, vocabulary=NO_NAMES)
+    loaded = SimpleNamespace(
+        model=None, family="inspyrenet", preprocessing=TWICE, vocabulary=NO_NAMES, licence=""
+    )
     exported: list[Preprocessing] = []
     monkeypatch.setattr(decoupe.weights, "load_model", lambda name: loaded)
     monkeypatch.setattr(

@@ -315,9 +315,7 @@ class Matte:
             InputError: as `encode` does.
         """
         if not isinstance(path, (str, os.PathLike)):
-            raise InputError(
-                f"path is a {type(path).__name__}, expected a file's name: encode gives the bytes"
-            )
+            raise InputError(f"path is a {type(path).__name__}, expected a file name: encode gives bytes")
         target = Path(path)
         data = self.encode(target.suffix, over=over, shadow=shadow, keep_hidden=keep_hidden, quality=quality)
         write_bytes(data, target)
