@@ -61,9 +61,10 @@ class Look:
 
     @property
     def beyond_srgb(self) -> tuple[int, int] | None:
-        """Primaries and transfer where they are those of a wide gamut or a high dynamic range."""
+        """Primaries and transfer, if told, where they are of a wide gamut or a high dynamic range."""
+        told = self.primaries, self.transfer
         wide = self.primaries in _WIDE_GAMUTS or self.transfer in _HIGH_RANGES
-        return (self.primaries, self.transfer) if wide else None
+        return told if wide and _UNSPECIFIED not in told else None
 
 
 class VideoReader:
