@@ -151,7 +151,7 @@ class Trainer:
         if recipe.patience is not None and not task.held_out:
             raise ConfigError(
                 f"patience={recipe.patience} waits for a better validation, and nothing is held out: "
-                "give --val, or --set held_out=0.1, or --set patience=null"
+                "give --val, hold more out (--set held_out=0.2), or --set patience=null"
             )
         self.epoch_size = sum(task.repeats)
         self.steps = recipe.steps or math.ceil((recipe.epochs or 0) * self.epoch_size / recipe.batch_size)
