@@ -358,7 +358,7 @@ def test_a_run_is_judged_by_the_same_pictures_to_its_end(discs: Path, tmp_path: 
 
 def test_patience_needs_something_to_wait_for(discs: Path, tmp_path: Path) -> None:
     nothing = dataclasses.replace(SMALL, patience=3, sets=(), held_out=0.0)
-    with pytest.raises(ConfigError, match=r"patience=3 waits .* and nothing is held out: give --val, or"):
+    with pytest.raises(ConfigError, match=r"patience=3 waits .* and nothing is held out: give --val, hold"):
         prepared(discs, tmp_path / "out", nothing)
 
 
