@@ -63,14 +63,11 @@ _INCH, _CENTIMETRE = 2, 3  # of EXIF's resolution
 _RESOLVED_BY_EXIF = ("WEBP", "AVIF")
 _PARTS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 # What describes the file's pixels, and what holds places in the file: makers keep whole pictures there.
-_LEFT_OUT = frozenset(
-    int(tag)
-    for tag in (
-        ExifTags.Base.ExifImageWidth,
-        ExifTags.Base.ExifImageHeight,
-        ExifTags.Base.ExifInteroperabilityOffset,
-        ExifTags.Base.MakerNote,
-    )
+_LEFT_OUT = (
+    ExifTags.Base.ExifImageWidth,
+    ExifTags.Base.ExifImageHeight,
+    ExifTags.Base.ExifInteroperabilityOffset,
+    ExifTags.Base.MakerNote,
 )
 
 

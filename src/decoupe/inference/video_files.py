@@ -22,7 +22,6 @@ from decoupe.inference.preprocess import Pixels, ShortVideoWarning
 from decoupe.inference.video_reader import FFmpegError, Look, VideoReader, av, sound_of, url_of
 
 _LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")  # by how many channels: RFC 7845
-_DELAY = 2  # most frames by which an encoder that reorders writes a frame before those shown earlier
 _NO_MATRIX = 0  # ITU-T H.273's of RGB; without it QuickTime files tell nothing of their colours
 _TICK = Fraction(1, 1000)  # of pieces, which count frames: the one time base that all containers keep
 
@@ -39,7 +38,7 @@ class Codec:
         lossless: whether frames come back as they were.
         deep: its pixel formats with transparency and without for more than 8 bits; None where it has none.
         coarse: whether it numbers its frames, and has no room for the ticks of many sources.
-        reorders: whether it writes frames before those shown earlier.
+        delay: most frames by which it writes one before those shown earlier.
     """
 
     encoder: str
@@ -49,12 +48,7 @@ class Codec:
     lossless: bool = False
     deep: tuple[str | None, str] | None = None
     coarse: bool = False
-    reorders: bool = False
-
-    @property
-    def delay(self) -> int:
-        """Frames by which the first is decoded before it is shown."""
-        return _DELAY if self.reorders else 0
+    delay: int = 0
 
     def pixel_format(self, *, transparent: bool, deep: bool) -> str:
         """The pixel format of frames with transparency or without, of more than 8 bits or not."""
@@ -81,14 +75,14 @@ CODECS = {
         {"crf": "18", "b": "0", "auto-alt-ref": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
     ),
     "ffv1": Codec("ffv1", "bgra", "bgr0", {"level": "3"}, lossless=True, deep=("gbrap16le", "gbrp16le")),
-    "h264": Codec("libx264", None, "yuv420p", {"crf": "16", "preset": "medium"}, reorders=True),
+    "h264": Codec("libx264", None, "yuv420p", {"crf": "16", "preset": "medium"}, delay=2),
     "h265": Codec(
         "libx265",
         None,
         "yuv420p",
         {"crf": "18", "preset": "medium", "x265-params": "log-level=error"},
         deep=(None, "yuv420p10le"),
-        reorders=True,
+        delay=2,
     ),
     "mpeg4": Codec("mpeg4", None, "yuv420p", {"q": "2"}, coarse=True),
 }
