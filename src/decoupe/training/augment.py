@@ -201,7 +201,7 @@ class Augmentation:
             return None
         ground = cropped(picture, self.crop_box(picture.shape[1], picture.shape[0], size, rng), size)
         if rng.random() < self.camouflage:
-            ground = tinted(ground, own_colour(photograph, matte, rng), rng.uniform(0.3, 1))
+            ground = tinted(ground, spot_colour(photograph, matte, rng), rng.uniform(0.3, 1))
         return ground
 
     def ground_colour(
@@ -212,7 +212,7 @@ class Augmentation:
         if kind == 0:
             colour = np.full(3, rng.integers(256))
         elif kind == 1:
-            colour = (own_colour(photograph, matte, rng) + rng.normal(0, 12, 3)).clip(0, 255)
+            colour = (spot_colour(photograph, matte, rng) + rng.normal(0, 12, 3)).clip(0, 255)
         else:
             colour = rng.integers(256, size=3)
         red, green, blue = colour.astype(int).tolist()
@@ -259,7 +259,7 @@ def check_range(name: str, value: Range, least: float, most: float = math.inf) -
         raise ConfigError(f"{name} is {list(value)}, expected least and largest, from {least} to {most}")
 
 
-def own_colour(photograph: Image.Image, matte: Image.Image, rng: np.random.Generator) -> NDArray[np.float64]:
+def spot_colour(photograph: Image.Image, matte: Image.Image, rng: np.random.Generator) -> NDArray[np.float64]:
     """The mean colour of a spot of the subject's, a part of which may be white while it is black in all."""
     pixels, solid = np.asarray(photograph), np.asarray(matte) > 127
     if not solid.any():
