@@ -1,12 +1,12 @@
 """What enlarging a matte along the photograph's outlines brings, against plain bilinear enlarging.
 
-    python benchmarks/guided.py [SET ...] [--composites 8] [--size 2400x1600] [--most 100]
+    python benchmarks/guided.py [SET ...] [--model MODEL] [--composites 8] [--size 2400x1600] [--most 100]
 
-Composites of known alpha: the sum of absolute differences, in thousands, of the embedded model with and
-without, and of a matte that is perfect but a tenth as large; the median of the composites, of which the model
-may see one in part alone, which is not what enlarging is to be judged by. SET is a folder with ``im`` and
-``gt``: the mean absolute error on its pairs that training never saw, at half the model's input size, so that
-the photographs have detail to follow.
+Composites of known alpha: the sum of absolute differences, in thousands, of a model with and without,
+and of a matte that is perfect but a tenth as large; the median of the composites, of which the model may
+see one in part alone, which is not what enlarging is to be judged by. SET is a folder with ``im`` and
+``gt``: the mean absolute error on its pairs that training never saw, at half the model's input size, so
+that the photographs have detail to follow. MODEL is the embedded one by default.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def main() -> None:
     """Print the tables."""
     parser = parser_of(__doc__)
     parser.add_argument("sets", nargs="*", type=Path)
+    parser.add_argument("--model", default="pocket")
     parser.add_argument("--composites", type=int, default=8, help="how many of each kind")
     parser.add_argument("--size", default="2400x1600", help="of a composite, WIDTHxHEIGHT")
     parser.add_argument("--most", type=int, default=100, help="pairs of each set, evenly chosen")
@@ -43,19 +44,21 @@ def main() -> None:
         "perfect, guided",
         "change",
     ]
-    print_table(titles, [of_composites(outline, options.composites, width, height) for outline in HAIRS])
+    rows = [of_composites(options.model, outline, options.composites, width, height) for outline in HAIRS]
+    print_table(titles, rows)
     if options.sets:
         print()
         print_table(
-            ["set", "pairs", "plain, MAE", "guided, MAE"], [of_set(one, options.most) for one in options.sets]
+            ["set", "pairs", "plain, MAE", "guided, MAE"],
+            [of_set(options.model, one, options.most) for one in options.sets],
         )
     print()
     print_table(["enlarging to 4000×3000", "s"], times())
 
 
-def of_composites(outline: str, count: int, width: int, height: int) -> list[str]:
-    """A row: the embedded model with and without, and a perfect matte of a tenth of the size."""
-    plain, guided = (decoupe.load(guided=choice) for choice in (False, True))
+def of_composites(model: str, outline: str, count: int, width: int, height: int) -> list[str]:
+    """A row: the model with and without, and a perfect matte of a tenth of the size."""
+    plain, guided = (decoupe.load(model, guided=choice) for choice in (False, True))
     errors = []
     for seed in range(count):
         image, alpha = composite(seed, width, height, outline)
@@ -71,10 +74,10 @@ def of_composites(outline: str, count: int, width: int, height: int) -> list[str
     ]
 
 
-def of_set(folder: Path, most: int) -> list[str]:
+def of_set(model: str, folder: Path, most: int) -> list[str]:
     """A row of a set."""
     pairs = spread(divided(folder)[1], most)
-    predictors = [decoupe.load(guided=choice, size=160) for choice in (False, True)]
+    predictors = [decoupe.load(model, guided=choice, size=160) for choice in (False, True)]
     errors = []
     for pair in pairs:
         image, truth = read_pair(pair)
