@@ -17,6 +17,7 @@ from PIL import Image
 
 import decoupe
 from decoupe.errors import CheckpointError, ConfigError, DeviceError, InputError, OutputError
+from decoupe.layers.blocks import StochasticDepth
 from decoupe.models.birefnet import PRESETS, BiRefNet
 from decoupe.models.maskformer import PRESETS as MASKFORMERS
 from decoupe.models.maskformer import MaskFormer
@@ -560,14 +561,46 @@ def test_the_backbone_has_a_learning_rate_of_its_own(discs: Path, tmp_path: Path
         assert all((parameter.ndim > 1) == (group["weight_decay"] > 0) for parameter in group["params"])
 
 
-def test_tables_of_position_biases_do_not_decay() -> None:
-    """As in the code of Swin and of MaskFormer; attention's projections do."""
+@pytest.mark.parametrize(
+    ("undecayed", "decays"),
+    [
+        (("norms", "embeddings"), {"weights": True, "biases": True, "norms": False, "embeddings": False}),
+        ((), {"weights": True, "biases": True, "norms": True, "embeddings": True}),
+        (Optimizer().undecayed, {"weights": True, "biases": False, "norms": False, "embeddings": False}),
+    ],
+    ids=["as in MaskFormer's code", "as in BiRefNet's", "ours"],
+)
+def test_what_decays(undecayed: Any, decays: dict[str, bool]) -> None:
     with torch.device("meta"):
         model = MaskFormer(MASKFORMERS["maskformer-swin-tiny-ade"])
-    groups = parameter_groups(model, read_recipe("maskformer-swin-tiny-ade"))
+    recipe = read_recipe("maskformer-swin-tiny-ade")
+    optimizer = dataclasses.replace(recipe.optimizer, undecayed=undecayed)
+    groups = parameter_groups(model, dataclasses.replace(recipe, optimizer=optimizer))
     decay_of = {id(one): group["weight_decay"] for group in groups for one in group["params"]}
-    decays = {name.rpartition(".")[2]: decay_of[id(one)] for name, one in model.named_parameters()}
-    assert (decays["bias_table"], decays["in_proj_weight"]) == (0, 0.01)
+    examples = {
+        "pixel_level.backbone.stages.0.0.attention.qkv.weight": "weights",
+        "transformer.layers.0.self_attention.in_proj_weight": "weights",
+        "pixel_level.backbone.stages.0.0.attention.qkv.bias": "biases",
+        "pixel_level.backbone.stages.0.0.norm1.weight": "norms",
+        "pixel_level.backbone.stages.0.0.norm1.bias": "norms",
+        "pixel_level.backbone.stages.0.0.attention.bias_table": "embeddings",
+        "transformer.queries.weight": "embeddings",
+    }
+    for name, kind in examples.items():
+        assert (decay_of[id(model.get_parameter(name))] == 0.01) == decays[kind], name
+
+
+def test_stochastic_depth_is_the_recipes() -> None:
+    recipe = read_recipe("maskformer-swin-tiny-ade")
+    model = begin(dataclasses.replace(recipe, backbone=None)).model
+    rates = [one.rate for one in model.modules() if isinstance(one, StochasticDepth)]
+    assert (rates[0], rates[-1], len(rates)) == (0, pytest.approx(0.3), 12)
+    assert rates == sorted(rates)
+    without = dataclasses.replace(read_recipe("maskformer-resnet50-ade"), backbone=None, drop_path=0.1)
+    with pytest.raises(
+        ConfigError, match="drop_path is for backbones with stochastic depth, Swin and PVT v2"
+    ):
+        begin(without)
 
 
 def test_low_rank_updates_train_and_are_folded_into_what_is_saved(discs: Path, tmp_path: Path) -> None:

@@ -48,16 +48,25 @@ def test_published_numbers() -> None:
     assert (low.epochs, low.batch_size, low.stages) == (60, 6, (Stage((384, 384)),))
     assert (high.batch_size, high.stages) == (1, (Stage((1024, 1024)),))
     assert low.optimizer == Optimizer(
-        "adam", 1e-4, backbone=0.1, weight_decay=0, shape="poly", floor=1e-7, warm_up=12_000
+        *("adam", 1e-4),
+        backbone=0.1,
+        weight_decay=0,
+        shape="poly",
+        floor=1e-7,
+        warm_up=12_000,
+        warm_up_from=0.1,
+        warm_up_limits=True,
     )
     ade = RECIPES["maskformer-swin-large-ade"]
     assert (ade.steps, ade.batch_size, ade.stages) == (160_000, 16, (Stage((640, 640)),))
-    assert ade.optimizer == Optimizer(
-        learning_rate=6e-5, backbone=1.0, weight_decay=0.01, shape="poly", warm_up=1500, clip=0.01
+    decayed = Optimizer(undecayed=("norms", "embeddings"), clip=0.01)
+    assert ade.optimizer == dataclasses.replace(
+        decayed, learning_rate=6e-5, weight_decay=0.01, shape="poly", warm_up=1500, warm_up_from=1e-6
     )
     coco = RECIPES["maskformer-resnet50-coco"]
-    assert coco.optimizer == Optimizer(
-        learning_rate=1e-4, backbone=0.1, weight_decay=1e-4, shape="steps", milestones=(2 / 3,), clip=0.01
+    assert (ade.drop_path, coco.drop_path) == (0.3, None)
+    assert coco.optimizer == dataclasses.replace(
+        decayed, learning_rate=1e-4, backbone=0.1, weight_decay=1e-4, shape="steps", milestones=(2 / 3,)
     )
     assert coco.optimizer.learning_rate_at(369_599, 554_400, 64) == pytest.approx(1e-4)
     assert coco.optimizer.learning_rate_at(369_600, 554_400, 64) == pytest.approx(1e-5)
@@ -160,8 +169,13 @@ def rates(optimizer: Optimizer, steps: list[int], of: int = 1000, batch_size: in
 
 
 def test_learning_rates() -> None:
-    rise_and_fall = Optimizer(warm_up=100, cool_down=0.4)
-    assert rates(rise_and_fall, [0, 49, 99, 600, 800, 999]) == pytest.approx([0.01, 0.5, 1, 1, 0.5, 0.0025])
+    rise_and_fall = Optimizer(warm_up=100, warm_up_from=0.2, cool_down=0.4)
+    assert rates(rise_and_fall, [0, 50, 100, 600, 800, 999]) == pytest.approx([0.2, 0.6, 1, 1, 0.5, 0.0025])
+    assert rates(Optimizer(warm_up=100, shape="linear"), [0, 50, 200]) == pytest.approx(
+        [0.001, 0.475475, 0.8]
+    )
+    limited = Optimizer(warm_up=100, warm_up_from=0.1, warm_up_limits=True, shape="linear")
+    assert rates(limited, [0, 50, 95, 200]) == pytest.approx([0.1, 0.55, 0.905, 0.8])
     assert rates(Optimizer(shape="linear"), [0, 500, 750]) == pytest.approx([1, 0.5, 0.25])
     assert rates(Optimizer(shape="poly", power=2), [0, 500]) == pytest.approx([1, 0.25])
     assert rates(Optimizer(shape="cosine"), [0, 500, 750]) == pytest.approx([1, 0.5, 0.1464466])

@@ -47,6 +47,7 @@ class Augmentation:
         trim: probability that all four borders lose up to a tenth.
         scale: least and largest size of the picture inside the sample; what is smaller is surrounded by grey,
             what is larger is cropped at a place of chance.
+        scaling: probability that it has another size.
         flip: probability of a horizontal flip.
         rotate: largest angle of a rotation, in degrees.
         rotating: probability of one.
@@ -60,6 +61,7 @@ class Augmentation:
         contrast: the same for the contrast.
         saturation: the same for the saturation.
         sharpness: the same for the sharpness; below 1 softens.
+        recolouring: probability of each of these four.
         grey: probability of losing all colour.
         blur: probability of a Gaussian blur of up to 1.5 pixels.
         noise: probability of Gaussian noise of up to 12 grey levels.
@@ -71,6 +73,7 @@ class Augmentation:
     stretch: float = 1.0
     trim: float = 0.0
     scale: Range = (1.0, 1.0)
+    scaling: float = 1.0
     flip: float = 0.0
     rotate: float = 0.0
     rotating: float = 0.0
@@ -84,6 +87,7 @@ class Augmentation:
     contrast: Range = (1.0, 1.0)
     saturation: Range = (1.0, 1.0)
     sharpness: Range = (1.0, 1.0)
+    recolouring: float = 1.0
     grey: float = 0.0
     blur: float = 0.0
     noise: float = 0.0
@@ -145,7 +149,7 @@ class Augmentation:
         box = self.crop_box(image.shape[1], image.shape[0], size, rng)
         pair = cropped(image, box, size), cropped(mask, box, size)
         flips = rng.random() < self.flip
-        scale = rng.uniform(*self.scale)
+        scale = rng.uniform(*self.scale) if rng.random() < self.scaling else 1.0
         angle = rng.uniform(-self.rotate, self.rotate) if rng.random() < self.rotating else 0.0
         shift = rng.uniform(-1, 1, 2) * abs(scale - 1) / 2 * (size[1], size[0])
         if flips:
@@ -230,10 +234,14 @@ class Augmentation:
 
     def recolour(self, photograph: Image.Image, rng: np.random.Generator) -> Tensor:
         """The photograph as ``(3, H, W)`` uint8 with its colours changed, its geometry untouched."""
-        if self.sharpness != (1, 1):
-            photograph = ImageEnhance.Sharpness(photograph).enhance(rng.uniform(*self.sharpness))
-        saturation = 0.0 if rng.random() < self.grey else rng.uniform(*self.saturation)
-        brightness, contrast = rng.uniform(*self.brightness), rng.uniform(*self.contrast)
+        sharpness, saturation, brightness, contrast = (
+            rng.uniform(*bounds) if rng.random() < self.recolouring else 1.0
+            for bounds in (self.sharpness, self.saturation, self.brightness, self.contrast)
+        )
+        if sharpness != 1:
+            photograph = ImageEnhance.Sharpness(photograph).enhance(sharpness)
+        if rng.random() < self.grey:
+            saturation = 0.0
         if (brightness, contrast, saturation) != (1, 1, 1):
             # One linear map instead of three: quicker, and nothing is clipped in between.
             mean = ImageStat.Stat(photograph.convert("L")).mean[0] * brightness
@@ -431,11 +439,13 @@ MATTING = replace(BIREFNET, replace=0.5, synthesis=0.3, pepper=0.0, jpeg=0.1)
 """For mattes: backgrounds are replaced, and nothing draws dots on hair."""
 INSPYRENET = Augmentation(
     scale=(0.75, 1.25),
+    scaling=0.5,
     flip=0.5,
     rotate=10,
-    rotating=1,
-    brightness=(0.5, 1.5),
-    contrast=(0.5, 1.5),
-    sharpness=(0, 2),
+    rotating=0.5,
+    brightness=(1.0, 1.1),
+    contrast=(1.0, 1.1),
+    sharpness=(1.0, 1.1),
+    recolouring=0.5,
 )
 """That of InSPyReNet's released code: section 4.1 of its paper."""

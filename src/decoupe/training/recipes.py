@@ -95,13 +95,17 @@ class Optimizer:
         at_batch: the batch that the learning rate is meant for: at another it is scaled by the square root of
             the ratio, as in BiRefNet's code; None never scales it.
         backbone: the backbone's learning rate, as a share of the rest's; 0 freezes it.
-        weight_decay: on weights of two or more dimensions, except embeddings and tables of position biases.
+        weight_decay: of every parameter but ``undecayed``.
+        undecayed: what weight decay leaves alone: ``biases``, ``norms``, and ``embeddings``, with whatever
+            else is learnt of positions.
         shape: of the learning rate over the run: ``constant``, ``linear`` down to 0, ``poly`` (a power of
             what is left), ``cosine``, or ``steps`` (a tenth after each milestone).
         power: of ``poly``.
         milestones: of ``steps``, as shares of the run.
         floor: least learning rate of ``poly`` and ``cosine``.
-        warm_up: steps over which the learning rate grows linearly from 0.
+        warm_up: steps over which the learning rate grows linearly.
+        warm_up_from: where it begins to, as a share of its highest value.
+        warm_up_limits: the shape's learning rate is the growing one at most, instead of multiplied by it.
         cool_down: share of all steps at the end over which it falls linearly to 0.
         clip: largest norm of all gradients together; None for any.
     """
@@ -111,11 +115,14 @@ class Optimizer:
     at_batch: int | None = None
     backbone: float = 1.0
     weight_decay: float = 0.01
+    undecayed: tuple[Literal["biases", "norms", "embeddings"], ...] = ("biases", "norms", "embeddings")
     shape: Literal["constant", "linear", "poly", "cosine", "steps"] = "constant"
     power: float = 0.9
     milestones: tuple[float, ...] = ()
     floor: float = 0.0
     warm_up: int = 0
+    warm_up_from: float = 0.001
+    warm_up_limits: bool = False
     cool_down: float = 0.0
     clip: float | None = None
 
@@ -124,6 +131,8 @@ class Optimizer:
         for name in ("learning_rate", "backbone", "weight_decay", "floor", "cool_down", "warm_up"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"optimizer.{name} is {getattr(self, name)}, expected a number from 0")
+        if not 0 <= self.warm_up_from <= 1:
+            raise ConfigError(f"optimizer.warm_up_from is {self.warm_up_from}, expected a share from 0 to 1")
         if self.clip is not None and self.clip <= 0:
             raise ConfigError(f"optimizer.clip is {self.clip}, expected a positive norm, or null for none")
         if bool(self.milestones) != (self.shape == "steps"):
@@ -132,7 +141,8 @@ class Optimizer:
     def learning_rate_at(self, step: int, steps: int, batch_size: int) -> float:
         """The learning rate of one step of ``steps``, of everything but the backbone."""
         scale = math.sqrt(batch_size / self.at_batch) if self.at_batch else 1.0
-        rise = min(1.0, (step + 1) / self.warm_up) if self.warm_up else 1.0
+        risen = min(1.0, step / self.warm_up) if self.warm_up else 1.0
+        rise = self.warm_up_from * (1 - risen) + risen
         fall = min(1.0, (steps - step) / (self.cool_down * steps)) if self.cool_down else 1.0
         left = 1 - step / steps
         shapes: dict[str, float] = {
@@ -142,7 +152,9 @@ class Optimizer:
             "cosine": (1 + math.cos(math.pi * (1 - left))) / 2,
             "steps": 0.1 ** sum(1 - left >= milestone for milestone in self.milestones),
         }
-        return max(self.floor, self.learning_rate * scale * shapes[self.shape]) * min(rise, fall)
+        highest = self.learning_rate * scale
+        shaped = max(self.floor, highest * shapes[self.shape])
+        return fall * (min(shaped, highest * rise) if self.warm_up_limits else shaped * rise)
 
 
 SHARPENING = PixelWeights(
@@ -176,6 +188,8 @@ class Recipe:
         model: configuration of the network; None takes that of ``start``.
         start: checkpoint to begin from: a name of the catalogue, a file, a hub id; None begins at random.
         backbone: weights of the backbone to begin from: ``imagenet``, or a file; None begins at random.
+        drop_path: stochastic depth of the backbone's last block, to which it rises from 0 at the first; None
+            is the backbone's own.
         preprocessing: how a picture becomes the trained network's input, saved with the weights; None takes
             that of ``start``.
         stages: input sizes in the order of the run; none takes the size of ``start``.
@@ -211,6 +225,7 @@ class Recipe:
     model: Config | None = None
     start: str | None = None
     backbone: str | None = None
+    drop_path: float | None = None
     preprocessing: Preprocessing | None = None
     stages: tuple[Stage, ...] = ()
     dynamic: tuple[int, int] | None = None
@@ -270,8 +285,8 @@ class Recipe:
             raise ConfigError(f"input sides are {sides}, expected multiples of 32")
         if self.dynamic and self.dynamic[0] > self.dynamic[1]:
             raise ConfigError(f"dynamic is {list(self.dynamic)}, expected the least side, then the largest")
-        for name, below in (("ema", 1.0), ("held_out", 0.9)):
-            if not 0 <= getattr(self, name) < below:
+        for name, below in (("ema", 1.0), ("held_out", 0.9), ("drop_path", 1.0)):
+            if not 0 <= (getattr(self, name) or 0.0) < below:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected from 0 to below {below}")
         if self.last_epochs and not isinstance(self.criterion, BiRefNetCriterion):
             raise ConfigError("last_epochs change the pixel losses of a BiRefNet: set it to null here")
@@ -397,7 +412,7 @@ def _birefnet(
         stages=(Stage(size),),
         epochs=epochs,
         batch_size=4,
-        optimizer=Optimizer(learning_rate=1e-5, at_batch=4, weight_decay=0.01),
+        optimizer=Optimizer(learning_rate=1e-5, at_batch=4, weight_decay=0.01, undecayed=()),
         last_epochs=LastEpochs(last),
         augmentation=BIREFNET,
         held_out=0.0,
@@ -422,7 +437,14 @@ def _inspyrenet(about: str, backbone: str, *, high: bool) -> Recipe:
         epochs=60,
         batch_size=1 if high else 6,
         optimizer=Optimizer(
-            "adam", 1e-4, backbone=0.1, weight_decay=0, shape="poly", floor=1e-7, warm_up=12_000
+            *("adam", 1e-4),
+            backbone=0.1,
+            weight_decay=0,
+            shape="poly",
+            floor=1e-7,
+            warm_up=12_000,
+            warm_up_from=0.1,
+            warm_up_limits=True,
         ),
         precision="float32",
         criterion=InSPyReNetCriterion(),
@@ -443,16 +465,18 @@ def _maskformer(backbone: str, *, panoptic: bool) -> Recipe:
     side = 1024 if panoptic else 640 if backbone in ("swin-base", "swin-large") else 512
     shorter, longest = (800, 1333) if panoptic else (side, 4 * side)
     # As the released configurations have them.
+    undecayed = Optimizer(undecayed=("norms", "embeddings"), clip=0.01)
     optimizer = (
-        Optimizer(learning_rate=6e-5, weight_decay=0.01, warm_up=1500, clip=0.01)
+        dataclasses.replace(undecayed, learning_rate=6e-5, weight_decay=0.01, warm_up=1500, warm_up_from=1e-6)
         if "swin" in backbone
-        else Optimizer(learning_rate=1e-4, backbone=0.1, weight_decay=1e-4, clip=0.01)
+        else dataclasses.replace(undecayed, learning_rate=1e-4, backbone=0.1, weight_decay=1e-4)
     )
     return Recipe(
         family="maskformer",
         about=f"MaskFormer for {kind} segmentation, on {data} classes",
         model=MASKFORMERS[f"maskformer-{backbone}-{'coco' if panoptic else 'ade'}"],
         backbone="imagenet",
+        drop_path=0.3 if "swin" in backbone else None,
         preprocessing=Preprocessing(
             (shorter, shorter), fit="shorter", longest=longest, size_range=(shorter // 2, longest)
         ),
@@ -477,7 +501,7 @@ _BIREFNETS = {
         epochs=500,
         last=40,
         model=dataclasses.replace(BIREFNETS["birefnet"], classes=225),
-        optimizer=Optimizer(learning_rate=1e-4, at_batch=4, weight_decay=0.01),
+        optimizer=Optimizer(learning_rate=1e-4, at_batch=4, weight_decay=0.01, undecayed=()),
     ),
     "birefnet-cod": _birefnet(
         "BiRefNet for camouflaged objects, on COD10K-TR and CAMO-TR", epochs=150, last=20

@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from decoupe.backbones.swin import rising
 from decoupe.errors import CheckpointError, ConfigError
+from decoupe.layers.blocks import StochasticDepth
 from decoupe.models import MODELS
 from decoupe.training.recipes import Recipe, Stage
 from decoupe.weights import load_model
@@ -17,6 +20,7 @@ from decoupe.weights.checkpoint import LoadedModel, licence_of
 from decoupe.weights.naming import some
 from decoupe.weights.pretrained import load_backbone
 
+NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 MOST_APART = 1.3
 """How many times larger one side may be, of the sizes at which a network is trained and used."""
 
@@ -63,6 +67,8 @@ def begin(recipe: Recipe) -> Beginning:
             raise ConfigError(
                 f"frozen names {part!r}, which no tensor's name begins with: they are such as {some(names)}"
             )
+    if recipe.drop_path is not None:
+        set_drop_path(backbone_of(model), recipe.drop_path)
     notes = sizes_apart(recipe)
     if loaded is not None:
         notes += loaded.notes + fill(model, loaded, str(recipe.start))
@@ -135,6 +141,19 @@ def backbone_of(model: nn.Module) -> nn.Module:
     return backbone
 
 
+def set_drop_path(backbone: nn.Module, rate: float) -> None:
+    """Stochastic depth of its blocks, rising to ``rate`` at the last.
+
+    Raises:
+        ConfigError: the backbone has none.
+    """
+    blocks = [module for module in backbone.modules() if isinstance(module, StochasticDepth)]
+    if not blocks:
+        raise ConfigError("drop_path is for backbones with stochastic depth, Swin and PVT v2: set it to null")
+    for block, own in zip(blocks, rising(rate, len(blocks)), strict=True):
+        block.rate = own
+
+
 def in_backbone(name: str) -> bool:
     """Whether a parameter's name says that it belongs to the backbone."""
     return "backbone" in name.split(".")
@@ -148,26 +167,30 @@ def is_in(name: str, part: str) -> bool:
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Trained parameters for the optimiser, by what its learning rate is multiplied with and by weight decay.
 
-    Vectors (biases, norms), tables of position biases and embeddings do not decay. Parameters of a share of
-    0, and those that the recipe names, are frozen.
+    Parameters of a share of 0, and those that the recipe names, are frozen.
     """
-    embeddings = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-        for parameter in module.parameters()
-    }
+    settings = recipe.optimizer
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        share = recipe.optimizer.backbone if in_backbone(name) and recipe.lora is None else 1.0
+        share = settings.backbone if in_backbone(name) and recipe.lora is None else 1.0
         if share == 0 or any(is_in(name, part) for part in recipe.frozen):
             parameter.requires_grad_(False)
         if not parameter.requires_grad:
             continue
-        decays = parameter.ndim > 1 and "weight" in name and id(parameter) not in embeddings
-        decay = recipe.optimizer.weight_decay if decays else 0.0
+        decay = 0.0 if kind_of(model, name) in settings.undecayed else settings.weight_decay
         groups.setdefault((share, decay), []).append(parameter)
     return [
-        {"params": parameters, "share": share, "weight_decay": decay, "lr": recipe.optimizer.learning_rate}
+        {"params": parameters, "share": share, "weight_decay": decay, "lr": settings.learning_rate}
         for (share, decay), parameters in groups.items()
     ]
+
+
+def kind_of(model: nn.Module, name: str) -> str:
+    """Whether a parameter is one of ``weights``, ``biases``, ``norms`` or ``embeddings``."""
+    owner, _, own = name.rpartition(".")
+    module = model.get_submodule(owner)
+    if isinstance(module, NORMS):
+        return "norms"
+    if isinstance(module, nn.Embedding) or not (own.endswith("bias") or "weight" in name):
+        return "embeddings"  # tables of positions, tokens, scales of layers
+    return "biases" if own.endswith("bias") else "weights"
