@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from decoupe.errors import DecoupeError, InputError, MissingExtraError, ModelError, OutputError
+from decoupe.inference.backgrounds import Background, opened_background
 from decoupe.inference.media import READABLE, find_images, result_names
 from decoupe.inference.predictor import LoadOptions, open_predictor
-from decoupe.inference.results import Background, Matte, opened_background
+from decoupe.inference.results import Matte
 from decoupe.runtimes import find_spec
 from decoupe.telemetry import import_ray
 

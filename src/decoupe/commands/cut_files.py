@@ -19,7 +19,8 @@ from decoupe.inference.media import SUFFIXES, check_quality, encode, encode_laye
 from decoupe.inference.metadata import NO_METADATA
 
 if TYPE_CHECKING:
-    from decoupe.inference.results import Background, Matte
+    from decoupe.inference.backgrounds import Background
+    from decoupe.inference.results import Matte
 
 
 _DEEP = (".png", ".tif", ".tiff")  # formats of grey with 16 bits

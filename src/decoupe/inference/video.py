@@ -31,11 +31,12 @@ import numpy as np
 
 import decoupe
 from decoupe.errors import DecoupeError, InputError, OutputError
+from decoupe.inference.backgrounds import Background
 from decoupe.inference.edits import Edits
 from decoupe.inference.media import check_folder, lock, real_paths, refuse_overwriting, write_bytes
 from decoupe.inference.predictor import Predictor
 from decoupe.inference.preprocess import MAX_PIXELS, Picture, Pixels, read_image
-from decoupe.inference.results import Background, Matte
+from decoupe.inference.results import Matte
 from decoupe.inference.smoothing import Known, Smoother
 from decoupe.inference.video_files import (
     Form,

@@ -23,9 +23,11 @@ from PIL import Image, ImageColor
 from decoupe.arrays import Box
 from decoupe.commands.cut_files import Wanted
 from decoupe.errors import unknown
+from decoupe.inference.backgrounds import Background
+from decoupe.inference.compositing import shadow_of, straight
 from decoupe.inference.framing import subject_box
 from decoupe.inference.media import encode
-from decoupe.inference.results import Background, Matte, over_shadow
+from decoupe.inference.results import Matte
 from decoupe.server.forms import Form
 from decoupe.server.jobs import MEDIA_TYPES, Answer, Cut, Job, background_picture
 from decoupe.server.options import Known, chosen_model
@@ -138,8 +140,10 @@ class RemoveBg(Job):
         told = dict(cutout.info)
         image, box = self._framed(cutout, box)
         if self.shadow:  # where the subject stands now
-            alpha = np.asarray(image.getchannel("A"), np.float32) / np.float32(255)
-            image = over_shadow(image, alpha, self.shadow)
+            pixels = np.asarray(image)
+            alpha = pixels[..., 3].astype(np.float32) / np.float32(255)
+            shade = shadow_of(alpha, self.shadow)
+            image = Image.fromarray(straight(pixels[..., :3], alpha, shade=shade))
         image, box = _reduced(image, box, self.pixels)
         image = image.getchannel("A") if self.alpha else self._over(image, matte.icc_profile)
         image.info.update(told)

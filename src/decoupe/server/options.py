@@ -14,7 +14,7 @@ from decoupe.commands.cut_files import wanted
 from decoupe.commands.options import parse_sides
 from decoupe.commands.segment_files import check_form
 from decoupe.errors import DecoupeError, InputError, unknown
-from decoupe.inference.results import named_colour
+from decoupe.inference.backgrounds import named_colour
 from decoupe.server.forms import Form
 from decoupe.server.jobs import Cut, Looks, Segmentation
 from decoupe.server.problems import ProblemError, of_options
