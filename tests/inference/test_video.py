@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import decoupe
-from decoupe.inference import video, video_reader
+from decoupe.inference import video, video_pieces, video_reader
 from decoupe.inference.preprocess import ShortVideoWarning, read_image
 from decoupe.inference.video import cut_video, interval, mattes, seconds_of
 from decoupe.inference.video_files import CODECS, form_of
@@ -649,7 +649,7 @@ def _interrupted_while_moving(
     source: str, predictor: decoupe.Predictor, monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> None:
     """Leave a run of which three frames have their names."""
-    real = video.sequence_path
+    real = video_pieces.sequence_path
 
     def interrupt(target: Path, number: int) -> Path:
         if number == 4:
@@ -657,7 +657,7 @@ def _interrupted_while_moving(
         return real(target, number)
 
     with monkeypatch.context() as patched:
-        patched.setattr(video, "sequence_path", interrupt)
+        patched.setattr(video_pieces, "sequence_path", interrupt)
         with pytest.raises(KeyboardInterrupt):
             cut_video(source, "out", predictor, **options)
 
