@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import get_start_method
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from accelerate import Accelerator
@@ -30,26 +30,23 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from decoupe.errors import ConfigError, DecoupeError, DeviceError, InputError, OutputError
+from decoupe.errors import ConfigError, DecoupeError, DeviceError, InputError
 from decoupe.evaluation.pictures import contact_sheet
-from decoupe.inference.media import replacing
 from decoupe.training.checkpointing import checkpoint_activations
 from decoupe.training.criteria import BiRefNetCriterion
 from decoupe.training.data import Batches, Told, dynamic_size, normalised
 from decoupe.training.ema import Average
-from decoupe.training.fields import from_yaml
+from decoupe.training.folder import BEST, LAST, check_folder, write_recipe
 from decoupe.training.lora import add_lora, merged_state
 from decoupe.training.norms import folded_norms, unfold_norms
 from decoupe.training.recipes import Recipe
 from decoupe.training.report import Report, writing
 from decoupe.training.segment_augment import SegmentAugmentation
 from decoupe.training.start import backbone_of, begin, parameter_groups, pretrain
-from decoupe.training.state import Progress, State, foreign, saved_about, saved_step, whole_state
+from decoupe.training.state import Progress, State, saved_step, whole_state
 from decoupe.training.tasks import MatteTask, SegmentTask, Task, check_backgrounds, evaluating
 from decoupe.weights.checkpoint import save_model
 
-LAST, BEST = "last.safetensors", "best.safetensors"
-"""The averaged weights of the last validation, and of the best one."""
 SAMPLES = 6
 """Held-out pictures that are shown after each validation."""
 UNFOLDED_BY = 64
@@ -61,6 +58,9 @@ class Diverged(DecoupeError):  # noqa: N818 - it is what happened, as in the log
     """The loss is not a number any more; the message names the step and the pictures."""
 
 
+Why: TypeAlias = Literal["finished", "stopped early", "interrupted"]
+
+
 class Ending(NamedTuple):
     """How `Trainer.run` ended.
 
@@ -70,7 +70,7 @@ class Ending(NamedTuple):
         signal: number of the signal that told it to stop; 0 for none.
     """
 
-    why: Literal["finished", "stopped early", "interrupted"]
+    why: Why
     step: int
     signal: int = 0
 
@@ -125,12 +125,6 @@ class Trainer:
         InputError: there is nothing to train.
     """
 
-    FIXED = (
-        *("family", "model", "start", "backbone", "batch_size", "sets", "held_out", "seed", "split_seed"),
-        *("lora", "stages", "dynamic"),
-    )
-    """What of a recipe must stay as it is when a run goes on."""
-
     def __init__(
         self,
         recipe: Recipe,
@@ -155,7 +149,7 @@ class Trainer:
             )
         self.epoch_size = sum(task.repeats)
         self.steps = recipe.steps or math.ceil((recipe.epochs or 0) * self.epoch_size / recipe.batch_size)
-        self._check_folder()
+        check_folder(out, recipe, steps=self.steps, data=task.sets, held_out=task.held_out)
         torch.manual_seed(recipe.seed + accelerator.process_index)  # each process has dropout of its own
         self.network = self._prepared(model)
         groups = parameter_groups(self.network, recipe)
@@ -211,19 +205,11 @@ class Trainer:
             OutputError: the state cannot be written; the former one is intact.
             InputError: a picture cannot be read; the state before its batch is saved.
         """
-        recipe, progress = self.recipe, self.progress
         last = min(self.steps, until or self.steps)
-        validate_every = recipe.validate_every or max(1, round(self.epoch_size / recipe.batch_size))
-        if self._stuck() or progress.step >= last:  # before all pictures are decoded
-            return self._ending("stopped early" if self._stuck() else "finished")
-        self._write_recipe()
-        began = saved = time.monotonic()
-        has_state = progress.step > 0
-
-        def is_due(step: int) -> bool:
-            return step % validate_every == 0 or step == self.steps
-
-        why: Literal["finished", "stopped early", "interrupted"] = "finished"
+        if self._stuck or self.progress.step >= last:  # before all pictures are decoded
+            return self._ending("stopped early" if self._stuck else "finished")
+        if self.accelerator.is_main_process:
+            write_recipe(self.out, self.recipe)
         with (
             writing(self.out),
             self._reading() as batches,
@@ -234,32 +220,56 @@ class Trainer:
         ):
             # Of weights with one input channel, channels last, in several processes: leave it.
             warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
-            # Killed between a state and the validation that it was saved for.
-            if has_state and is_due(progress.step) and progress.validated < progress.step:
-                self.validate(report)
-                report.resume(progress.step)
-            while progress.step < last:
-                self.optimize(batches, report)
-                step, now = progress.step, time.monotonic()
-                if step % report_every == 0 or step == self.steps:
-                    report.write(step, self.whereabouts())
-                if is_due(step):
-                    # Without one, weights would be another run's to whoever comes back: see `_check_folder`.
-                    if not has_state and step < self.steps:
-                        self.state.save()
-                        has_state = True
-                    self.validate(report)
-                    report.resume(step)
-                if self._stuck():
-                    why = "stopped early"
-                elif self._agree(self.stopping or now - began > 60 * minutes):
-                    why = "interrupted"
-                if why != "finished" or step == last or self._agree(now - saved > 60 * save_minutes):
+            return self._ending(self._steps_to(last, batches, report, report_every, save_minutes, minutes))
+
+    def _steps_to(
+        self,
+        last: int,
+        batches: Iterator[Any],
+        report: Report,
+        report_every: int,
+        save_minutes: float,
+        minutes: float,
+    ) -> Why:
+        """Steps, reports, validations and saved states, until ``last`` or whatever ends the run before."""
+        progress = self.progress
+        began = saved = time.monotonic()
+        has_state = progress.step > 0
+        # Killed between a state and the validation that it was saved for.
+        if has_state and self._is_due(progress.step) and progress.validated < progress.step:
+            self.validate(report)
+            report.resume(progress.step)
+        why: Why = "finished"
+        while progress.step < last and why == "finished":
+            self.optimize(batches, report)
+            step, now = progress.step, time.monotonic()
+            if step % report_every == 0 or step == self.steps:
+                report.write(step, self.whereabouts())
+            if self._is_due(step):
+                # Without one, weights would be another run's to whoever comes back: see `check_folder`.
+                if not has_state and step < self.steps:
                     self.state.save()
-                    has_state, saved = True, time.monotonic()
-                if why != "finished":
-                    break
-        return self._ending(why)
+                    has_state = True
+                self.validate(report)
+                report.resume(step)
+            if self._stuck:
+                why = "stopped early"
+            elif self._agree(self.stopping or now - began > 60 * minutes):
+                why = "interrupted"
+            if why != "finished" or step == last or self._agree(now - saved > 60 * save_minutes):
+                self.state.save()
+                has_state, saved = True, time.monotonic()
+        return why
+
+    @property
+    def _stuck(self) -> bool:
+        """Whether validations have been no better for as long as the recipe's patience lasts."""
+        return self.recipe.gives_up(self.progress.worse)
+
+    def _is_due(self, step: int) -> bool:
+        """Whether a validation follows a step."""
+        every = self.recipe.validate_every or max(1, round(self.epoch_size / self.recipe.batch_size))
+        return step % every == 0 or step == self.steps
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Iterator[Any]]:
@@ -420,15 +430,7 @@ class Trainer:
             "learning_rate": recipe.optimizer.learning_rate_at(step - 1, self.steps, recipe.batch_size),
         }
 
-    def _stuck(self) -> bool:
-        """Whether validations have been no better for as long as the recipe's patience lasts."""
-        return self._waited_for(self.progress.worse)
-
-    def _waited_for(self, worse: int) -> bool:
-        """Whether so many validations without a better one end the run."""
-        return self.recipe.patience is not None and worse >= self.recipe.patience
-
-    def _ending(self, why: Literal["finished", "stopped early", "interrupted"]) -> Ending:
+    def _ending(self, why: Why) -> Ending:
         """How the run ended here; one that was to stop before its last step is not finished."""
         if why == "finished" and self.progress.step < self.steps:
             why = "interrupted"
@@ -459,68 +461,6 @@ class Trainer:
     def _processes_together(self) -> int:
         """How many processes' pictures a batch norm averages over: torch can on CUDA alone."""
         return self.accelerator.num_processes if self.device.type == "cuda" else 1
-
-    def _check_folder(self) -> None:
-        """Raise ConfigError if the folder is another run's, OutputError if something else is in the way."""
-        about = saved_about(self.out)
-        if about is None or foreign(self.out):
-            self._check_free()
-            return
-        step, file = about["step"], self.out / "recipe.yaml"
-        if file.exists():
-            begun, now = from_yaml(file.read_text(encoding="utf-8"), str(file)), self.recipe.plain()
-            changed = [name for name in now if begun.get(name) != now[name] and name != "about"]
-            if fixed := [name for name in self.FIXED if name in changed]:
-                raise ConfigError(
-                    f"{self.out} holds a run with another {' and '.join(fixed)}, at step {step}: "
-                    "go on with that recipe, or name another folder with --out"
-                )
-            if changed and (step >= self.steps or self._waited_for(about.get("worse", 0))):
-                raise ConfigError(
-                    f"{self.out} holds a run with another {' and '.join(changed)}, which is over at step "
-                    f"{step}: give it more epochs, steps or patience, or name another folder with --out"
-                )
-        for kind, sets in (("data", self.task.sets), ("held_out", self.task.held_out)):
-            was, verb = about.get(kind), "on" if kind == "data" else "judged by"
-            if was is not None and list(was.items()) != list(sets.items()):
-                raise ConfigError(
-                    f"{self.out} holds a run {verb} {_listed(was)}, at step {step}, this is {verb} "
-                    f"{_listed(sets)}: go on with the same data in their order, or name another folder with "
-                    "--out"
-                )
-
-    def _check_free(self) -> None:
-        """Raise ConfigError or OutputError if a run that begins here would replace what it did not write."""
-        out, file = self.out, self.out / "recipe.yaml"
-        if made := [name for name in (BEST, LAST) if (out / name).exists()]:
-            raise ConfigError(
-                f"{out} holds {made[0]} of a run that cannot go on, without its state: "
-                "name another folder with --out, or remove it"
-            )
-        if foreign(out):
-            raise OutputError(
-                f"{out / 'state'} is no run's and would be removed: name another folder with --out"
-            )
-        log = out / "log.jsonl"
-        same = file.exists() and file.read_text(encoding="utf-8") == self.recipe.yaml()
-        if log.exists() and not same:
-            raise OutputError(
-                f"{log} is of another recipe and would be emptied: name another folder with --out, "
-                "or remove it"
-            )
-        # A run that ended before its first report leaves one, beside what it had opened for TensorBoard.
-        if file.exists() and not (same or (out / "tensorboard").exists()):
-            raise OutputError(
-                f"{file} is of another recipe and would be replaced: name another folder with --out"
-            )
-
-    def _write_recipe(self) -> None:
-        """Tell in the folder what is run there from now on."""
-        if self.accelerator.is_main_process:
-            with writing(self.out):
-                self.out.mkdir(parents=True, exist_ok=True)
-            with replacing(self.out / "recipe.yaml") as temporary:
-                temporary.write_text(self.recipe.yaml(), encoding="utf-8")
 
     def _report(self) -> Report:
         return Report(
@@ -599,10 +539,6 @@ class Trainer:
         finally:
             for one, handler in former.items():
                 signal.signal(one, handler)
-
-
-def _listed(sets: Mapping[str, int]) -> str:
-    return " and ".join(f"{count} pictures of {name}" for name, count in sets.items()) or "no pictures"
 
 
 def outlive_signals(worker: int) -> None:

@@ -297,6 +297,10 @@ class Recipe:
         if self.lora and self.optimizer.backbone == 0:
             raise ConfigError("lora trains the backbone, optimizer.backbone=0 freezes it: choose one")
 
+    def gives_up(self, worse: int) -> bool:
+        """Whether so many validations without a better one end the run."""
+        return self.patience is not None and worse >= self.patience
+
     def size_at(self, step: int, steps: int) -> tuple[int, int]:
         """``(height, width)`` of the stage of a step, in pixels."""
         return next(stage.size for stage in self.stages if step < stage.until * steps)
