@@ -86,6 +86,23 @@ class Plan:
         self.outputs.append(target)
 
 
+@dataclass(frozen=True)
+class _Rules:
+    """What holds for every input.
+
+    Attributes:
+        suffix: the ending of outputs in folders.
+        waiting: whether pictures may still come, so that an empty folder is no problem.
+        read: the real paths of all that is read, which is never an output.
+        made: folders of outputs, whose pictures are no inputs.
+    """
+
+    suffix: str
+    waiting: bool
+    read: Collection[str]
+    made: Collection[Path]
+
+
 def make_plan(
     inputs: list[str],
     out: str | None,
@@ -138,8 +155,9 @@ def make_plan(
         _refuse_own_folder(one, folder or target_of(one))
     # Any input's results may lie in any other's folder, and would be cut by the next run.
     made = {*map(target_of, folders), *([] if folder is None else [folder])}
+    rules = _Rules(suffix, waiting, places, made)
     for source in named:
-        _plan_input(plan, source, target_of, places, made, overwrite, suffix, waiting)
+        _plan_input(plan, rules, source, target_of)
     # Each input has been compared with itself; a folder's outputs could still be another folder's pictures.
     sources = real_paths([*beside, *(job.source for job in plan.jobs if job.source is not None)])
     refuse_overwriting((job.target for job in plan.jobs if job.target is not None), sources)
@@ -177,21 +195,13 @@ def _target(
     return folder / f"{source.stem}{suffix}"
 
 
-def _plan_input(
-    plan: Plan,
-    source: Path,
-    target_of: Callable[[Path], Path],
-    places: Collection[str],
-    made: Collection[Path],
-    overwrite: bool,
-    suffix: str,
-    waiting: bool,
-) -> None:
+def _plan_input(plan: Plan, rules: _Rules, source: Path, target_of: Callable[[Path], Path]) -> None:
     try:
         if (found := folder_of(source)) is not None:
-            _plan_folder(plan, *found, target_of(found[0]), made, overwrite, suffix, waiting)
+            folder, pattern = found
+            _plan_folder(plan, rules, folder, target_of(folder), pattern=pattern)
         else:
-            _plan_file(plan, source, target_of(source), places, overwrite)
+            _plan_file(plan, rules, source, target_of(source))
     except DecoupeError as error:
         plan.problems.append(str(error))
     except OSError as error:
@@ -218,31 +228,22 @@ def _plan_stream(name: str, out: str | None, overwrite: bool, text: bool) -> Pla
     return plan
 
 
-def _plan_folder(
-    plan: Plan,
-    folder: Path,
-    pattern: str,
-    out: Path,
-    made: Collection[Path],
-    overwrite: bool,
-    suffix: str,
-    waiting: bool,
-) -> None:
+def _plan_folder(plan: Plan, rules: _Rules, folder: Path, out: Path, *, pattern: str) -> None:
     _refuse_own_folder(folder, out)
-    found = find_images(folder, pattern, exclude=made, problem=plan.problems.append)
+    found = find_images(folder, pattern, exclude=rules.made, problem=plan.problems.append)
     pictures = _without_own(found, plan)
-    if not pictures and not waiting:
+    if not pictures and not rules.waiting:
         if pattern != "**":
             raise InputError(f"{folder / pattern} matches no pictures: check the pattern")
         raise InputError(f"{folder} holds no pictures: name another folder, or the files")
     _check_folder(out)
-    for source, target in output_paths(pictures, folder, out, suffix).items():
+    for source, target in output_paths(pictures, folder, out, rules.suffix).items():
         try:
             plan.claim(source, target)
         except OutputError as error:
             plan.problems.append(str(error))
             continue
-        if overwrite or not is_done(target):
+        if plan.overwrite or not is_done(target):
             plan.jobs.append(Job(source, target))
         else:
             plan.skipped += 1
@@ -274,16 +275,16 @@ def _without_own(pictures: list[Path], plan: Plan) -> list[Path]:
     return kept
 
 
-def _plan_file(plan: Plan, source: Path, target: Path, places: Collection[str], overwrite: bool) -> None:
+def _plan_file(plan: Plan, rules: _Rules, source: Path, target: Path) -> None:
     if not source.exists():
         remedy = ", or put -o before an output" if plan.jobs else ""  # other tools take IN OUT
         raise InputError(f"{source} does not exist: check the path{remedy}")
-    refuse_overwriting([target], places)
+    refuse_overwriting([target], rules.read)
     _check_folder(target.parent)
     if not plan.folders:
         check_folder(target)
     plan.claim(source, target)
-    _refuse_standing(target, overwrite)
+    _refuse_standing(target, plan.overwrite)
     plan.jobs.append(Job(source, target))
 
 
