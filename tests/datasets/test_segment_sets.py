@@ -14,12 +14,15 @@ from PIL import Image
 from decoupe.datasets.segment_sets import (
     CocoInstances,
     MatteSegments,
+    Part,
     SegmentSet,
     find_segment_set,
+    has_part,
     is_segment_set,
 )
 from decoupe.datasets.sets import find_pairs
 from decoupe.errors import InputError
+from decoupe.training.check import check
 from decoupe.training.recipes import RECIPES, recipe_from
 from decoupe.training.tasks import SegmentTask
 from decoupe.weights.labels import ADE20K, Vocabulary
@@ -29,6 +32,7 @@ CATEGORIES = [
     {"id": 3, "name": "person", "isthing": 1},
     {"id": 90, "name": "sky", "isthing": 0},
 ]
+PARTS: tuple[Part, ...] = ("train", "val")
 SEGMENTS = np.array([[1, 1, 70000, 70000], [1, 1, 70000, 300], [0, 300, 300, 300]], np.int32)
 
 
@@ -103,6 +107,56 @@ def test_a_validation_part_of_other_classes_is_told(coco: Path) -> None:
     for validation in ([], [coco]):
         with pytest.raises(InputError, match="coco's validation part has other classes than"):
             SegmentTask(recipe, [coco], validation, device=torch.device("cpu"))
+
+
+def test_a_set_without_a_validation_part_holds_some_out(coco: Path) -> None:
+    """Near duplicates of those are not trained on."""
+    for file in coco.glob("annotations/*_val2017*"):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (30, 40, 3), np.uint8) for _ in range(9)]
+    images, annotations = [], []
+    for number, picture in enumerate([*pictures, pictures[0]], 1):
+        Image.fromarray(picture).save(coco / "train2017" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "height": 30, "width": 40})
+        corners = [[4, 4, 30, 4, 30, 20, 4, 20]]
+        annotations.append({"image_id": number, "category_id": 7, "segmentation": corners})
+    write(coco, "instances_train2017", images, annotations)
+    for file in coco.glob("annotations/panoptic_*"):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    plain = {**RECIPES["maskformer-resnet50-coco"].plain(), "held_out": 0.4}
+    plain["model"] |= {"classes": 3}
+    task = SegmentTask(recipe_from(plain), [coco], device=torch.device("cpu"))
+    (judged,) = (set(indices) for _, indices in task.out.values())
+    trained = set(task.indices)
+    assert task.held_out == {"train2017": 4}
+    assert task.sets == {"train2017": len(trained)}
+    assert len(task.repeats) == len(task.dataset(64)) == len(trained)
+    assert not trained & judged
+    assert len(trained | judged) == (9 if len({0, 9} & judged) == 1 else 10)
+    none = SegmentTask(recipe_from({**plain, "held_out": 0}), [coco], device=torch.device("cpu"))
+    assert (none.held_out, none.sets) == ({}, {"train2017": 10})
+    assert [report.name for report in check([coco]).sets] == ["coco"]
+
+
+def test_sets_as_annotation_tools_write_them(coco: Path, tmp_path: Path) -> None:
+    """CVAT's and Roboflow's exports."""
+    cvat, flow = tmp_path / "cvat", tmp_path / "flow"
+    (cvat / "annotations").mkdir(parents=True)
+    shutil.copytree(coco / "train2017", cvat / "images" / "default")
+    annotations = coco / "annotations" / "instances_train2017.json"
+    shutil.copy(annotations, cvat / "annotations" / "instances_default.json")
+    for part in ("train", "valid"):
+        shutil.copytree(coco / "train2017", flow / part)
+        shutil.copy(annotations, flow / part / "_annotations.coco.json")
+    expected = find_segment_set(coco, kinds=["instances"]).read(0)
+    opened = [find_segment_set(cvat), find_segment_set(flow), find_segment_set(flow, "val")]
+    assert [scenes.name for scenes in opened] == ["default", "train", "valid"]
+    for scenes in opened:
+        assert np.array_equal(scenes.read(0).segments, expected.segments)
+    assert [has_part(folder, part) for folder in (cvat, flow) for part in PARTS] == [True, False, True, True]
+    assert is_segment_set(cvat)
+    assert is_segment_set(flow)
 
 
 def test_one_matte_set_is_validated_on_another_whatever_their_names(discs: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ A set is found by its layout:
 
     COCO panoptic   annotations/panoptic_train2017.json and panoptic_train2017/*.png, train2017/*.jpg
     COCO instances  annotations/instances_train2017.json, train2017/*.jpg
+    CVAT's          annotations/instances_default.json, images/default/*.jpg
+    Roboflow's      train/_annotations.coco.json, train/*.jpg
     ADE20K          annotations/training/*.png, images/training/*.jpg
     Pascal VOC      SegmentationClass/*.png, JPEGImages/*.jpg, ImageSets/Segmentation/train.txt
     Cityscapes      gtFine/train/*/*_gtFine_labelIds.png, leftImg8bit/train/*/*_leftImg8bit.png
@@ -30,6 +32,8 @@ Array = NDArray[np.uint8]
 Part = Literal["train", "val"]
 Kind = Literal["panoptic", "instances", "semantic"]
 KINDS: tuple[Kind, ...] = ("panoptic", "instances", "semantic")
+_LONG: Mapping[Part, str] = {"train": "training", "val": "validation"}
+_ROBOFLOW = "_annotations.coco.json"
 
 SUBJECT = 128
 """Mask value from which a pixel of a matte set is its subject's."""
@@ -117,33 +121,50 @@ def find_segment_set(folder: str | Path, part: Part = "train", kinds: Sequence[K
         InputError: no such set there, or its files do not fit each other.
     """
     folder = Path(folder)
-    annotations = folder / "annotations"
-    found: dict[Kind, Callable[[], SegmentSet]] = {}
-    coco: dict[Kind, Callable[[Path], SegmentSet]] = {"panoptic": CocoPanoptic, "instances": CocoInstances}
-    for name, kind_of in coco.items():
-        if files := sorted(annotations.glob(f"{name}_{part}*.json")):
-            found[name] = partial(kind_of, files[0])
-    long = {"train": "training", "val": "validation"}[part]
-    for maps in (annotations / part, annotations / long):
-        if maps.is_dir():
-            found["semantic"] = partial(ade20k_maps, maps)
-    for marks, maps_of in _MAPS.items():
-        if all((folder / mark).is_dir() for mark in marks):
-            found["semantic"] = partial(maps_of, folder, part)
+    found = _annotated(folder, part)
+    for layout in _MAPS:
+        if layout.is_in(folder):
+            found["semantic"] = partial(layout.maps_of, folder, part)
     chosen = next((kind for kind in kinds if kind in found), None)
     if chosen is None:
         wanted = "segment" if tuple(kinds) == KINDS else " or ".join(kinds)
+        long = _LONG[part]
         raise InputError(
             f"{folder} holds no {wanted} set for {long}: expected annotations/ inside with "
             f"panoptic_{part}*.json or instances_{part}*.json (COCO), or {long}/ (ADE20K); "
-            "or the folders of Pascal VOC or Cityscapes"
+            "or the folders of Pascal VOC, Cityscapes or Roboflow"
         )
     return found[chosen]()
 
 
+def has_part(folder: Path, part: Part) -> bool:
+    """Whether a segment set has a part of its own for training or for validation."""
+    maps = (folder / layout.part.format(part) for layout in _MAPS if layout.is_in(folder))
+    return bool(_annotated(folder, part)) or any(path.exists() for path in maps)
+
+
+def _annotated(folder: Path, part: Part) -> dict[Kind, Callable[[], SegmentSet]]:
+    """What there is to open of sets whose annotations are in files or folders of their part's name."""
+    annotations = folder / "annotations"
+    found: dict[Kind, Callable[[], SegmentSet]] = {}
+    exported = folder / {"train": "train", "val": "valid"}[part] / _ROBOFLOW
+    instances = [*sorted(annotations.glob(f"instances_{part}*.json")), exported]
+    if part == "train":
+        instances.append(annotations / "instances_default.json")
+    if files := [path for path in instances if path.is_file()]:
+        found["instances"] = partial(CocoInstances, files[0])
+    if files := sorted(annotations.glob(f"panoptic_{part}*.json")):
+        found["panoptic"] = partial(CocoPanoptic, files[0])
+    for maps in (annotations / part, annotations / _LONG[part]):
+        if maps.is_dir():
+            found["semantic"] = partial(ade20k_maps, maps)
+    return found
+
+
 def is_segment_set(folder: Path) -> bool:
     """Whether a folder is laid out as a segment set, not as a set of mattes."""
-    return any(all((folder / mark).is_dir() for mark in marks) for marks in (("annotations",), *_MAPS))
+    exported = any((folder / part / _ROBOFLOW).is_file() for part in ("train", "valid"))
+    return exported or (folder / "annotations").is_dir() or any(layout.is_in(folder) for layout in _MAPS)
 
 
 class _Coco:
@@ -180,6 +201,8 @@ class _Coco:
             ) from error
         self.path = path
         root, part = path.parent.parent, path.stem.partition("_")[2]
+        if path.name == _ROBOFLOW:  # beside its pictures
+            part = path.parent.name
         folders = [root / part, root / "images" / part, root / "images", root]
         self.folder = next((one for one in folders if one.is_dir() and self._holds(one)), None) or folders[0]
         if self.images and not self._holds(self.folder):
@@ -398,11 +421,28 @@ def cityscapes_maps(root: Path, part: Part) -> SemanticMaps:
     return SemanticMaps(part, pictures, CITYSCAPES, None)
 
 
-_MAPS: dict[tuple[str, ...], Callable[[Path, Part], SegmentSet]] = {
-    ("SegmentationClass", "JPEGImages"): voc_maps,
-    ("gtFine", "leftImg8bit"): cityscapes_maps,
-}
-"""Folders by which a layout is known, and what reads it."""
+class _Layout(NamedTuple):
+    """A set of semantic maps that is known by its folders.
+
+    Attributes:
+        folders: the names of those that it has.
+        part: what stands in it for each part.
+        maps_of: what reads it.
+    """
+
+    folders: tuple[str, ...]
+    part: str
+    maps_of: Callable[[Path, Part], SegmentSet]
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether a folder is laid out so."""
+        return all((folder / name).is_dir() for name in self.folders)
+
+
+_MAPS = (
+    _Layout(("SegmentationClass", "JPEGImages"), "ImageSets/Segmentation/{}.txt", voc_maps),
+    _Layout(("gtFine", "leftImg8bit"), "gtFine/{}", cityscapes_maps),
+)
 
 
 def _classes(root: Path) -> tuple[str, ...]:

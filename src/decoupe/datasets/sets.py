@@ -240,29 +240,49 @@ def near_duplicates(prints: Array) -> NDArray[np.intp]:
 def split(
     sets: Mapping[str, Sequence[Pair]], held_out: Mapping[str, int], *, seed: int
 ) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]]]:
-    """Training and held-out pairs of each set: so many held out, near duplicates of any of those in neither.
+    """The pairs of each set to train on, and those to hold out: see `split_photographs`."""
+    photographs = {name: [pair.image for pair in pairs] for name, pairs in sets.items()}
+    train, out = split_photographs(photographs, held_out, seed=seed)
+    return (
+        {name: [sets[name][index] for index in indices] for name, indices in train.items()},
+        {name: [sets[name][index] for index in indices] for name, indices in out.items()},
+    )
 
-    Which of a set are held out is deterministic in ``seed`` and in the pairs' order, and the same whatever
-    other sets there are.
+
+def split_photographs(
+    sets: Mapping[str, Sequence[Source]], held_out: Mapping[str, int], *, seed: int
+) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Which photographs of each set to train on, and which to hold out.
+
+    Near duplicates of those that are held out are in neither. Which of a set are held out is deterministic in
+    ``seed`` and in the photographs' order, and the same whatever other sets there are.
+
+    Args:
+        sets: photographs by the name of their set.
+        held_out: how many of each.
+        seed: of the choice.
+
+    Returns:
+        Indices of each set, growing.
     """
-    every = [(name, index) for name, pairs in sets.items() for index in range(len(pairs))]
+    every = [(name, index) for name, photographs in sets.items() for index in range(len(photographs))]
     out = {
         (name, index)
-        for name, pairs in sets.items()
-        for index in np.random.default_rng(seed).permutation(len(pairs))[: held_out[name]].tolist()
+        for name, photographs in sets.items()
+        for index in np.random.default_rng(seed).permutation(len(photographs))[: held_out[name]].tolist()
     }
     leaked = set(out)
     if out:
-        prints = fingerprints([sets[name][index].image for name, index in every])
+        prints = fingerprints([sets[name][index] for name, index in every])
         for pair in near_duplicates(prints).tolist():
             alike = {every[row] for row in pair}
             if alike & out:
                 leaked |= alike
 
-    def of(places: Collection[tuple[str, int]]) -> dict[str, list[Pair]]:
+    def of(places: Collection[tuple[str, int]]) -> dict[str, list[int]]:
         return {
-            name: [pair for index, pair in enumerate(pairs) if (name, index) in places]
-            for name, pairs in sets.items()
+            name: [index for index in range(len(photographs)) if (name, index) in places]
+            for name, photographs in sets.items()
         }
 
     return of(set(every) - leaked), of(out)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageOps
 
-from decoupe.datasets.segment_sets import Part, SegmentSet, find_segment_set, is_segment_set
+from decoupe.datasets.segment_sets import Part, SegmentSet, find_segment_set, has_part, is_segment_set
 from decoupe.datasets.sets import Pair, fingerprint, names_of, near_duplicates, pairing
 from decoupe.datasets.shards import opened
 from decoupe.errors import InputError
@@ -131,7 +131,7 @@ def check(folders: Sequence[Path], held_out: Sequence[Path] = (), *, workers: in
     sets: list[SetReport] = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for name, folder, part in parts:
-            report, tasks, look = _opened_set(name, folder, part, needed=part == "train" or bool(held_out))
+            report, tasks, look = _opened_set(name, folder, part)
             report.looks.extend(pool.map(look, tasks, chunksize=16))
             for one in report.looks:
                 for finding in one.findings:
@@ -168,7 +168,7 @@ NOTES = frozenset({EMPTY, FULL, NO_PHOTOGRAPH, NO_SEGMENTS})
 def _parts(folders: Sequence[Path], held_out: Sequence[Path]) -> list[tuple[str, Path, Part]]:
     """What is trained on, then what is validated on: names, folders, and which parts of segment sets."""
     of_segments = [folder for folder in folders if is_segment_set(folder)]
-    own = [folder for folder in held_out or of_segments if folder in of_segments]  # with both parts
+    own = [folder for folder in held_out or of_segments if folder in of_segments and has_part(folder, "val")]
     others = [folder for folder in held_out if folder not in own]
     names = dict(zip((*folders, *others), names_of([*folders, *others]), strict=True))
     validation = held_out or own
@@ -179,22 +179,16 @@ def _parts(folders: Sequence[Path], held_out: Sequence[Path]) -> list[tuple[str,
 
 
 def _opened_set(
-    name: str, folder: Path, part: Part, *, needed: bool
+    name: str, folder: Path, part: Part
 ) -> tuple[SetReport, Sequence[Pair] | Sequence[int], Callable[[Pair], Look] | Callable[[int], Look]]:
     """An empty report of a set, what there is to look at, and what looks.
 
     Raises:
-        InputError: the part that is ``needed`` is not there; of another it is a finding.
+        InputError: there is no such part, or it is damaged.
     """
     report = SetReport(name, [])
     if is_segment_set(folder):
-        try:
-            scenes = find_segment_set(folder, part)
-        except InputError as error:
-            if needed:
-                raise
-            report.findings[f"{error}; or give --val"].append(folder.name)
-            return report, (), look_at_pair
+        scenes = find_segment_set(folder, part)
         return report, range(len(scenes)), partial(look_at_scene, scenes)
     pairs, bare, spare = pairing(folder)
     if not pairs and not bare:

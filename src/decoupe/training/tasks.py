@@ -22,9 +22,19 @@ from decoupe.datasets.segment_sets import (
     Scene,
     SegmentSet,
     find_segment_set,
+    has_part,
     is_segment_set,
 )
-from decoupe.datasets.sets import Pair, find_pairs, names_of, pictures_in, read_pair, split, spread
+from decoupe.datasets.sets import (
+    Pair,
+    find_pairs,
+    names_of,
+    pictures_in,
+    read_pair,
+    split,
+    split_photographs,
+    spread,
+)
 from decoupe.datasets.shards import Source
 from decoupe.errors import ConfigError, InputError
 from decoupe.evaluation import Metric
@@ -207,7 +217,7 @@ class SegmentTask:
     Args:
         recipe: what to run.
         folders: what to train on.
-        validation: what to validate on; without any, the set's own validation part, or part of matte sets.
+        validation: what to validate on; without any, the set's own validation part, or a part held out.
         device: of the network.
 
     Raises:
@@ -227,11 +237,15 @@ class SegmentTask:
         self.recipe, self.device, self.preprocessing = recipe, device, recipe.preprocessing
         self.labels: Mapping[str, int] = {}
         # Scores are those of `decoupe eval`, which leaves what is unsure to no segment on matte sets alone.
+        self.indices: Sequence[int]
+        self.repeats: Sequence[int]
         if all(is_segment_set(folder) for folder in folders):
-            self.scenes, self.sets, self.repeats, self.out = _of_segment_sets(folders, validation)
+            self.scenes, self.indices, self.out = _of_segment_set(recipe, folders, validation)
+            self.sets, self.repeats = {self.scenes.name: len(self.indices)}, [1] * len(self.indices)
             self.void = THRESHOLDS["panoptic"].void
         else:
             self.scenes, self.sets, self.repeats, self.out = _of_matte_sets(recipe, folders, validation)
+            self.indices = range(len(self.scenes))
             self.void = Thresholds().void
         self.held_out = {name: len(indices) for name, (_, indices) in self.out.items()}
         self.vocabulary = self.scenes.vocabulary
@@ -251,7 +265,7 @@ class SegmentTask:
         assert isinstance(self.recipe.augmentation, SegmentAugmentation)
         return SegmentDataset(
             self.scenes,
-            range(len(self.scenes)),
+            self.indices,
             self.recipe.augmentation,
             seed=self.recipe.seed,
             longest=longest,
@@ -330,15 +344,23 @@ class SegmentTask:
         return SegmentPrediction(segments, labels, readings.semantic(classes, masks, size))
 
 
-_Parts = tuple[SegmentSet, dict[str, int], Sequence[int], Mapping[str, tuple[SegmentSet, Sequence[int]]]]
-"""What is trained on, its sets' sizes, repeats per epoch, and what is validated on."""
+_Judged = Mapping[str, tuple[SegmentSet, Sequence[int]]]
+"""What is validated on: by name the sets, and which of their pictures."""
 
 
-def _of_segment_sets(folders: Sequence[Path], validation: Sequence[Path]) -> _Parts:
-    """A segment set, and its validation part or another's."""
+def _of_segment_set(
+    recipe: Recipe, folders: Sequence[Path], validation: Sequence[Path]
+) -> tuple[SegmentSet, Sequence[int], _Judged]:
+    """A segment set, which of its pictures are trained on, and its validation part, another's, or a share."""
     if len(folders) != 1 or len(validation) > 1:
         raise InputError("segment sets are not joined: give one --data and at most one --val folder")
     scenes, judging = find_segment_set(folders[0]), (validation or folders)[0]
+    if not validation and not has_part(judging, "val"):
+        counts = {scenes.name: held_out_of(recipe, scenes.name, len(scenes))}
+        photographs = {scenes.name: [scenes.image_source(index) for index in range(len(scenes))]}
+        train, out = split_photographs(photographs, counts, seed=recipe.split_seed)
+        judged_by = {name: (scenes, indices) for name, indices in out.items() if indices}
+        return scenes, train[scenes.name], judged_by
     held_out = find_segment_set(judging, "val")
     if held_out.vocabulary != scenes.vocabulary:
         raise InputError(
@@ -346,12 +368,13 @@ def _of_segment_sets(folders: Sequence[Path], validation: Sequence[Path]) -> _Pa
             "validate on the same ones"
         )
     judged = spread(range(len(held_out)), 10 * MOST_HELD_OUT)
-    sets = {scenes.name: len(scenes)}
-    return scenes, sets, [1] * len(scenes), {held_out.name: (held_out, judged)}
+    return scenes, range(len(scenes)), {held_out.name: (held_out, judged)}
 
 
-def _of_matte_sets(recipe: Recipe, folders: Sequence[Path], validation: Sequence[Path]) -> _Parts:
-    """Matte sets, each a class of its name."""
+def _of_matte_sets(
+    recipe: Recipe, folders: Sequence[Path], validation: Sequence[Path]
+) -> tuple[SegmentSet, dict[str, int], Sequence[int], _Judged]:
+    """Matte sets, each a class of its name; their sizes, repeats per epoch, and what is validated on."""
     train, out = divide(recipe, folders, validation)
     if len(train) == len(out) == 1:  # whatever the two folders are called
         out = dict(zip(train, out.values(), strict=True))
@@ -407,6 +430,12 @@ class SegmentScores:
         return {**self.semantic.result(), **self.panoptic.result()}
 
 
+def held_out_of(recipe: Recipe, name: str, count: int) -> int:
+    """How many of a set's pictures are held out where there is no validation data."""
+    rules = {rule.name: rule.held_out for rule in recipe.sets}
+    return rules.get(name, min(round(recipe.held_out * count), MOST_HELD_OUT))
+
+
 def divide(
     recipe: Recipe, folders: Sequence[Path], validation: Sequence[Path]
 ) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]]]:
@@ -418,13 +447,10 @@ def divide(
     Raises:
         InputError: a folder that holds no set, one that is given twice, or nothing is left to train on.
     """
-    names = names_of(folders)
-    rules = {rule.name: rule for rule in recipe.sets}
     sets, counts = {}, {}
-    for folder, name in zip(folders, names, strict=True):
-        pairs, rule = find_pairs(folder), rules.get(name)
-        share = min(round(recipe.held_out * len(pairs)), MOST_HELD_OUT)
-        sets[name], counts[name] = pairs, 0 if validation else rule.held_out if rule else share
+    for folder, name in zip(folders, names_of(folders), strict=True):
+        sets[name] = pairs = find_pairs(folder)
+        counts[name] = 0 if validation else held_out_of(recipe, name, len(pairs))
     train, held_out = split(sets, counts, seed=recipe.split_seed)
     out = {name: pairs for name, pairs in held_out.items() if pairs}
     if not any(train.values()):
