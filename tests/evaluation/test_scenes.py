@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,11 +97,20 @@ def test_a_model_that_sees_all_is_perfect(coco: Path, protocol: str, monkeypatch
     assert [found[name] for name in names[protocol]] == pytest.approx([1] * len(names[protocol]), abs=0.02)
 
 
-def test_a_matte_set_is_a_class_of_its_name(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("layout", ["plain", "nested", "shards"])
+def test_a_matte_set_is_a_class_of_its_name(coco: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+    """In every layout that a matte set may have; those inside of others, and shards, were refused."""
     cat, *_ = boxes()
+    place = Path("cat", "inside") if layout == "nested" else Path("cat")
     for kind, picture in (("im", Image.open(coco / "val2017/one.jpg")), ("gt", Image.fromarray(cat))):
-        Path("cat", kind).mkdir(parents=True)
-        picture.save(Path("cat", kind, "one.png"))
+        (place / kind).mkdir(parents=True)
+        picture.save(place / kind / "one.png")
+    if layout == "shards":
+        with tarfile.open("cat/000.tar", "w") as shard:
+            shard.add("cat/im/one.png", "one.jpg")
+            shard.add("cat/gt/one.png", "one.png")
+        shutil.rmtree("cat/im")
+        shutil.rmtree("cat/gt")
     see(monkeypatch, [cat], [0])
     found = results("-m", "maskformer-swin-base-coco", "--data", "cat", "--protocol", "panoptic")
     assert found["PQ_things"] == pytest.approx(1, abs=0.02)

@@ -319,14 +319,14 @@ def _segments(
     """Score segments: a model or files against a segment set."""
     import decoupe
     from decoupe.datasets.segment_sets import MatteSegments, SegmentSet, find_segment_set, is_segment_set
-    from decoupe.datasets.sets import find_pairs, masks_of, names_of
+    from decoupe.datasets.sets import find_pairs, is_matte_set, names_of
 
     scenes_of, report = _evaluation("scenes"), _evaluation("scene_report")
     known = _evaluation("published").rows_beside(beside, scenes_of.COLUMNS[reading])
     folder = gt if gt is not None else data
     if folder is None or (pred is None) == (model is None) or (gt is None) != (model is not None):
         raise InputError("give --pred and --gt, predictions and a set; or -m and --data, a model and a set")
-    if reading != "instances" and not is_segment_set(folder) and masks_of(folder):
+    if reading != "instances" and not is_segment_set(folder) and is_matte_set(folder):
         # As it was trained on: the subject is a class named after the set.
         (subject,), pairs = names_of([folder]), find_pairs(folder)
         scenes: SegmentSet = MatteSegments({subject: pairs})

@@ -128,6 +128,13 @@ def pairing(folder: Path) -> Pairing:
     return _in_folders(*folders)
 
 
+def is_matte_set(folder: Path) -> bool:
+    """Whether a folder holds photographs with masks in any of the ways that `find_pairs` reads."""
+    if folder.suffix == ".tar":
+        return True
+    return folder.is_dir() and (any(folder.glob("*.tar")) or bool(_sets_in(folder)))
+
+
 def masks_of(folder: Path) -> Path | None:
     """The folder of masks of a set's folder; None where it is no set, or holds several."""
     found = _layouts(folder)
