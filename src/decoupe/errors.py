@@ -13,7 +13,8 @@ command line prints it as it is, without a traceback.
     │   └── DownloadError        a download that failed, or whose hash does not match
     ├── ConfigError         a configuration that no model can be built from      (also a ValueError)
     ├── DeviceError         a device or precision that this machine cannot give
-    └── MissingExtraError   an optional dependency that is not installed         (also an ImportError)
+    ├── MissingExtraError   an optional dependency that is not installed         (also an ImportError)
+    └── InstallationError   a dependency that is installed and does not work
 """
 
 from __future__ import annotations
@@ -69,6 +70,18 @@ class MissingExtraError(DecoupeError, ImportError):
         libraries = {"torch": "PyTorch", "export": "onnx and onnxscript", "openvino": "OpenVINO"}
         super().__init__(
             f"{what} needs {libraries.get(extra, f'the extra {extra!r}')}: pip install 'decoupe[{extra}]'"
+        )
+
+
+class InstallationError(DecoupeError):
+    """A dependency that is installed and cannot be imported; the message says why."""
+
+    def __init__(self, library: str, error: Exception) -> None:
+        """Say that importing ``library`` ended in ``error``."""
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        super().__init__(
+            f"{library} is installed and does not work ({reason}): "
+            f"reinstall it, pip install --force-reinstall {library}"
         )
 
 

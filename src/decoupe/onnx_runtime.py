@@ -85,7 +85,8 @@ class OnnxRuntime(_File):
 
     decoupe's own files hold their preprocessing. Any other file with one image input and one mask output is
     taken as well: its size is read from its input shape, its normalisation is assumed to be ImageNet's
-    unless both are given, and masks that leave [0, 1] are taken for logits; `notes` says so.
+    unless both are given, masks that leave [0, 1] are taken for logits, and those of whole numbers for 0 and
+    1, or 0 to 255; `notes` says so.
     """
 
     def __init__(
@@ -123,11 +124,24 @@ class OnnxRuntime(_File):
         for port in second:
             feeds[port.name] = np.empty((len(images), 3, 0, 0), np.float32) if low is None else low
         masks = self._run(feeds)[0]
+        if np.issubdtype(masks.dtype, np.integer):
+            masks = self._unit(masks)
         if masks.ndim not in (3, 4) or masks.size != len(images) * masks.shape[-2] * masks.shape[-1]:
             raise CheckpointError(
                 f"{self.name} gives {masks.shape}, expected one mask (N, 1, H, W) a picture"
             )
         return masks.reshape(len(images), 1, *masks.shape[-2:]).astype(np.float32, copy=False)
+
+    def _unit(self, masks: npt.NDArray[Any]) -> Floats:
+        """Masks of whole numbers in [0, 1]: of bytes 255 is 1, unless none of the picture's is above 1."""
+        least, most = int(masks.min()), masks.max(axis=tuple(range(1, masks.ndim)), keepdims=True)
+        if masks.dtype != np.uint8 and (least < 0 or most.max() > 1):
+            raise CheckpointError(
+                f"{self.name} gives whole numbers from {least} to {most.max()}, as of classes; "
+                "expected a mask of 0 to 1, or bytes"
+            )
+        unit: Floats = masks / np.where(most > 1, np.float32(255), np.float32(1))
+        return unit
 
 
 class OnnxSegmentRuntime(_File):
@@ -136,6 +150,12 @@ class OnnxSegmentRuntime(_File):
     def __init__(
         self, session: Session, path: Path, name: str | None, preprocessing: Preprocessing | None
     ) -> None:
+        inputs, outputs = session.inputs, session.outputs
+        if len(inputs) != 1 or len(inputs[0].shape) != 4 or [len(port.shape) for port in outputs] != [3, 4]:
+            raise CheckpointError(
+                f"{path} takes {_listed(inputs)} and gives {_listed(outputs)}; expected one image, "
+                "and class and mask logits: export it again"
+            )
         super().__init__(session, path, name, preprocessing)
         self.vocabulary = _stored(Vocabulary, "vocabulary", session, path)
 
@@ -171,25 +191,25 @@ def _check_matte_ports(session: Session, path: Path) -> None:
     inputs, outputs, ours = session.inputs, session.outputs, "decoupe.preprocessing" in session.metadata
     count = 2 if ours and [port.name for port in inputs] == ["image", "low"] else 1
     pixels = session.metadata.get("decoupe.input") == "pixels"
-    # Grey, or channels last.
-    other = len(inputs[0].shape) == 4 and isinstance(inputs[0].shape[1], int) and inputs[0].shape[1] != 3
-    if len(inputs) != count or len(inputs[0].shape) != 4 or (other and not pixels):
+    image = inputs[0].shape if inputs else ()
+    channels_first = len(image) == 4 and (image[1] == 3 or (image[3] != 3 and not isinstance(image[1], int)))
+    if len(inputs) != count or len(image) != 4 or not (channels_first or pixels):
         raise CheckpointError(f"{path} takes {_listed(inputs)}; expected one image input (N, 3, H, W)")
     if inputs[0].type != "float32" and not pixels:
         raise CheckpointError(f"{path} takes {inputs[0].type}, expected float32: export it in float32")
-    batch = inputs[0].shape[0]
+    batch = image[0]
     if isinstance(batch, int) and batch != 1:
         raise CheckpointError(
             f"{path} takes {batch} images at a time, expected 1 or any number: export it again"
         )
-    shape = outputs[0].shape
+    shape = outputs[0].shape if outputs else ()
     several = len(shape) == 4 and isinstance(shape[1], int) and shape[1] != 1
     if (ours and len(outputs) != 1) or len(shape) not in (3, 4) or several:
         raise CheckpointError(f"{path} gives {_listed(outputs)}; expected one mask output (N, 1, H, W)")
 
 
 def _listed(ports: Sequence[Port]) -> str:
-    return ", ".join(map(str, ports))
+    return ", ".join(map(str, ports)) or "nothing"
 
 
 def _foreign_preprocessing(

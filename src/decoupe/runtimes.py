@@ -180,7 +180,9 @@ class _TorchModel:
                         for tensor, row in zip(found, exact, strict=True):
                             tensor[index] = row[0]
                 return [tensor.cpu().numpy() for tensor in found]
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             size = "×".join(map(str, inputs[0].shape))
             raise ModelError(
                 f"{self.name} has not enough memory for {size} images on {self.device} "
@@ -254,6 +256,13 @@ class TorchSegmentRuntime(_TorchModel):
         return classes, masks
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch had not enough memory: on CUDA it has an error for that, on the CPU a sentence."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 @functools.cache
 def _survive_forks() -> None:
     """Let PyTorch compute on one thread in forked processes, as its own loaders do: it would wait for ever.
@@ -267,7 +276,12 @@ def _survive_forks() -> None:
 
 
 def _open_torch(
-    model: str, device: str, dtype: str, fuse: bool, compiled: bool
+    model: str,
+    device: str,
+    dtype: str,
+    fuse: bool,
+    compiled: bool,
+    preprocessing: Preprocessing | None,
 ) -> TorchRuntime | TorchSegmentRuntime:
     from decoupe.weights import load_model, require_torch
 
@@ -277,7 +291,7 @@ def _open_torch(
     require_torch(f"the model {model!r}")
     _survive_forks()
     chosen = _torch_device(device)
-    loaded = load_model(model)
+    loaded = load_model(model, preprocessing)
     kind = TorchSegmentRuntime if loaded.family in registry.SEGMENT_FAMILIES else TorchRuntime
     return kind(loaded, model, chosen, dtype, fuse=fuse, compiled=compiled)
 
@@ -304,20 +318,21 @@ def open_runtime(
             model.
         fuse: compute a checkpoint in its equal, faster form (`decoupe.models.fuse`).
         compiled: compile a checkpoint when it first computes (`decoupe.models.compiled`).
-        preprocessing: how a picture becomes the input of an exported file that is not decoupe's.
+        preprocessing: how a picture becomes the input of a file that does not tell: of others' files.
         trust: open a ``.pt2`` file, which may run whatever code its maker put in; no other file runs any.
 
     Raises:
         UnknownModelError: no such name or file.
         InputError: a runtime that cannot compute this model, ``fuse=False`` or ``compiled=True`` for an
-            exported file, or a ``.pt2`` file that is not trusted.
+            exported file, a preprocessing for a file that holds its own, or a ``.pt2`` file that is not
+            trusted.
         DeviceError: a device or precision that this machine does not have.
         MissingExtraError: the model needs PyTorch, which is not installed.
         ModelError: the weights cannot be had or read.
     """
     model = resolved(model)
     spec = find_spec(model)
-    kind = _EXPORTED.get(Path(spec.file if spec is not None else str(model)).suffix, "torch")
+    kind = _EXPORTED.get(Path(spec.file if spec is not None else str(model)).suffix.lower(), "torch")
     _check_choice("runtime", runtime, RUNTIMES)
     _check_choice("dtype", dtype, DTYPES)
     if runtime not in (None, "auto", kind):
@@ -326,11 +341,7 @@ def open_runtime(
             f"model {str(model)!r} runs on {kind}, not on {runtime}: {remedy}, or leave runtime out"
         )
     if kind == "torch":
-        if preprocessing is not None:
-            raise InputError(
-                f"{model} tells how it is fed: --input-size, --mean and --std are for .onnx files of others"
-            )
-        return _open_torch(str(model), device or "auto", dtype or "auto", fuse, compiled)
+        return _open_torch(str(model), device or "auto", dtype or "auto", fuse, compiled, preprocessing)
     if compiled:
         raise InputError(
             f"{model or 'the embedded model'} is an exported file, which is not compiled: leave compile out"
@@ -368,7 +379,7 @@ def find_spec(model: str | os.PathLike[str] | None) -> ModelSpec | None:
         if registry.weights_in(path) is None:
             raise UnknownModelError(f"{path} is a folder: name the .onnx, .safetensors or .pth file in it")
         return None
-    if path.suffix in registry.WEIGHTS_SUFFIXES:
+    if path.suffix.lower() in registry.WEIGHTS_SUFFIXES:
         raise UnknownModelError(f"model file {path} does not exist: check the path")
     return registry.spec(name)
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy.typing as npt
 
 from decoupe.cores import model_threads
-from decoupe.errors import CheckpointError, DeviceError, MissingExtraError, ModelError
+from decoupe.errors import CheckpointError, DeviceError, InstallationError, MissingExtraError, ModelError
 from decoupe.telemetry import import_onnxruntime, import_openvino
+from decoupe.weights import require_torch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,8 +119,10 @@ class OpenVinoSession:
     def __init__(self, path: Path, device: str) -> None:
         try:
             openvino = import_openvino()
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise MissingExtraError(f"the model {path}", "openvino") from error
+        except ImportError as error:
+            raise InstallationError("openvino", error) from error
         if device not in ("auto", "cpu"):
             raise DeviceError(f"OpenVINO does not run on device {device!r} here: use 'auto' or 'cpu'")
         try:
@@ -161,10 +164,8 @@ class ProgramSession:
     device = "cpu"
 
     def __init__(self, path: Path, device: str) -> None:
-        try:
-            import torch
-        except ImportError as error:
-            raise MissingExtraError(f"the model {path}", "torch") from error
+        require_torch(f"the model {path}")
+        import torch
         import torchvision  # noqa: F401 - registers deformable convolution
 
         from decoupe.backbones import swin_operators
@@ -200,9 +201,9 @@ class ProgramSession:
 
 def open_session(path: Path, device: str) -> Session:
     """The file opened by what its ending names."""
-    if path.suffix == OPENVINO_SUFFIX:
+    if path.suffix.lower() == OPENVINO_SUFFIX:
         return OpenVinoSession(path, device)
-    if path.suffix == PROGRAM_SUFFIX:
+    if path.suffix.lower() == PROGRAM_SUFFIX:
         return ProgramSession(path, device)
     return OrtSession(path, device)
 
@@ -277,7 +278,8 @@ def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
             raise DeviceError(
                 f"device {device!r} cannot be used by ONNX Runtime ({reason}): check the driver, or use 'cpu'"
             ) from None
-        raise CheckpointError(f"{path} is not a usable ONNX model ({reason}): export it again") from None
+        remedy = "upgrade onnxruntime" if "opset" in reason else "export it again"
+        raise CheckpointError(f"{path} is not a usable ONNX model ({reason}): {remedy}") from None
 
 
 def _onnx_errors() -> tuple[type[Exception], ...]:

@@ -9,15 +9,23 @@ import os
 import sys
 from typing import Any
 
+from decoupe.errors import InstallationError
+
 
 def import_onnxruntime() -> Any:
     """``onnxruntime``, silent.
 
     From 1.29 on its Linux builds, as those of Windows, report each session to Microsoft, among other things
     the model file's name, unless this variable is set before they are imported.
+
+    Raises:
+        InstallationError: it cannot be imported, as without a library of the system's.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InstallationError("onnxruntime", error) from error
 
     onnxruntime.disable_telemetry_events()  # where somebody imported it before
     return onnxruntime

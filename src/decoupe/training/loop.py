@@ -32,6 +32,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from decoupe.errors import ConfigError, DecoupeError, DeviceError, InputError
 from decoupe.evaluation.pictures import contact_sheet
+from decoupe.runtimes import is_out_of_memory
 from decoupe.training.checkpointing import checkpoint_activations
 from decoupe.training.criteria import BiRefNetCriterion
 from decoupe.training.data import Batches, Told, dynamic_size, normalised
@@ -576,9 +577,8 @@ def naming_memory(recipe: Recipe, device: torch.device) -> Iterator[None]:
     """Turn torch's out-of-memory errors into a line that says what to lower."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError among them
-        text = str(error)
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in text:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
             raise
         raise DeviceError(
             f"{device} is out of memory at batch_size {recipe.batch_size}: "

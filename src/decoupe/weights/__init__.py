@@ -9,11 +9,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from decoupe.errors import MissingExtraError, UnknownModelError
+from decoupe.errors import InputError, InstallationError, MissingExtraError, UnknownModelError
 from decoupe.weights.registry import CATALOGUE, WEIGHTS_SUFFIXES, spec, weights_in
 
 if TYPE_CHECKING:
     from decoupe.weights.checkpoint import LoadedModel
+    from decoupe.weights.registry import Preprocessing
 
 __all__ = ["available_models", "load_model"]
 
@@ -23,14 +24,18 @@ def available_models() -> tuple[str, ...]:
     return tuple(CATALOGUE)
 
 
-def load_model(name_or_path: str | os.PathLike[str]) -> LoadedModel:
+def load_model(
+    name_or_path: str | os.PathLike[str], preprocessing: Preprocessing | None = None
+) -> LoadedModel:
     """A PyTorch model with its weights, downloaded where they are not yet here.
 
     Args:
         name_or_path: weights file, a folder that transformers wrote, name in the catalogue or of
             `decoupe.weights.own.own_models`, or hub id ``owner/name``. A file of that name goes first.
+        preprocessing: how a picture becomes the input of a reference's file, which does not tell.
 
     Raises:
+        InputError: a preprocessing for a file that holds its own, or for a model of the catalogue.
         UnknownModelError: neither a file nor a known model; the message suggests the nearest name.
         DownloadError: the download failed or its hash is wrong.
         CheckpointError: the file is broken, or another model's.
@@ -40,9 +45,11 @@ def load_model(name_or_path: str | os.PathLike[str]) -> LoadedModel:
 
     name_or_path = own.resolved(name_or_path) or name_or_path
     if Path(name_or_path).is_file() or weights_in(Path(name_or_path)) is not None:
-        return checkpoint.read_model(name_or_path)
+        return checkpoint.read_model(name_or_path, preprocessing=preprocessing)
     if Path(name_or_path).suffix in WEIGHTS_SUFFIXES:
         raise UnknownModelError(f"the weights file {name_or_path} does not exist: check the path")
+    if preprocessing is not None:
+        raise InputError(f"the model {name_or_path!r} tells how it is fed: leave size, mean and std out")
     model = spec(os.fspath(name_or_path))
     require_torch(f"the model {model.name!r}")
     if model.file.endswith(".onnx"):
@@ -54,8 +61,10 @@ def load_model(name_or_path: str | os.PathLike[str]) -> LoadedModel:
 
 
 def require_torch(what: str) -> None:
-    """Raise MissingExtraError where PyTorch is not installed, before anything is downloaded for it."""
+    """Raise what is wrong where PyTorch is not installed or does not work, before anything is downloaded."""
     try:
         import torch  # noqa: F401
-    except ImportError:
+    except ModuleNotFoundError:
         raise MissingExtraError(what, "torch") from None
+    except (ImportError, OSError) as error:  # a library of the system's, or a part of its own, is missing
+        raise InstallationError("torch", error) from error

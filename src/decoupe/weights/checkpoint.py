@@ -24,6 +24,7 @@ import decoupe
 from decoupe.errors import (
     CheckpointError,
     ConfigError,
+    InputError,
     MissingExtraError,
     OutputError,
     UnknownModelError,
@@ -170,6 +171,7 @@ def read_model(
             with the same hash, or assumes what most of the family's released models have.
 
     Raises:
+        InputError: a preprocessing for a file of decoupe's, which holds its own.
         CheckpointError: no such file, a broken file, not a weights file, a pickle that needs code, or another
             model's weights; the message names the first tensors that do not fit.
         MissingExtraError: PyTorch is not installed.
@@ -179,6 +181,8 @@ def read_model(
     state, metadata = read_tensors(path)
     if metadata is None:
         return _from_reference(path, state, family or None, preprocessing)
+    if preprocessing is not None:
+        raise InputError(f"{path} tells how it is fed: leave --input-size, --mean and --std out")
     return _from_own(path, state, metadata, family or None)
 
 
@@ -240,7 +244,12 @@ def _from_reference(
         if preprocessing is None:
             preprocessing = _ASSUMED[family]
             height, width = preprocessing.size
-            notes.append(f"{path.name} does not say at which size it was trained; {width}×{height} assumed")
+            notes.append(
+                f"{path.name} does not say at which size it was trained; {width}×{height} assumed, "
+                "--input-size says another"
+            )
+        elif preprocessing.multiple == 1:  # by hand, as for files that take any size
+            preprocessing = _of_family(family, preprocessing)
         config = convert.infer_config(family, tensors)
         if family == "inspyrenet":
             # It pools contexts at this size, which leaves no trace in the tensors.
@@ -248,11 +257,35 @@ def _from_reference(
         model = convert.from_reference(family, tensors, config)
         words = NO_NAMES
         if family == "maskformer":
-            words = vocabulary(beside.labels(path), config.classes)
+            names = beside.labels(path)
+            words = vocabulary(names, config.classes)
+            if names is None:
+                notes.append(
+                    f"{path.name} does not name its {config.classes} classes; assumed: {words.names[0]}, "
+                    f"{words.names[1]}, …, as id2label in a config.json beside it would name them"
+                )
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     notes = [*(f"{path.name}: {note}" for note in convert.describe(family, config)), *notes]
     return LoadedModel(model.eval(), family, config, preprocessing, notes, words)
+
+
+def _of_family(family: str, given: Preprocessing) -> Preprocessing:
+    """What a family's released models have, at another size and normalisation."""
+    assumed = _ASSUMED[family]
+    height, width = given.size
+    if height % assumed.multiple or width % assumed.multiple:
+        raise ConfigError(f"the input's size is {width}×{height}, expected multiples of {assumed.multiple}")
+    longest = None if assumed.longest is None else round(assumed.longest / assumed.size[0] * min(given.size))
+    return dataclasses.replace(
+        assumed,
+        size=given.size,
+        size_range=(min(given.size) // 2, longest or max(given.size) * 3 // 2),
+        mean=given.mean,
+        std=given.std,
+        longest=longest,
+        two_scale=assumed.two_scale if given.size == assumed.size else None,
+    )
 
 
 def _known(path: Path) -> Preprocessing | None:

@@ -215,7 +215,9 @@ def clean_state(raw: object) -> dict[str, Tensor | NDArray[Any]]:
     state = {PREFIXES.sub("", key): value for key, value in raw.items()}
     if len(state) < len(raw):
         raise CheckpointError("the state dict holds tensors with and without 'module.': keep one of each")
-    return {key: value for key, value in state.items() if not IGNORED.search(key)}
+    if kept := {key: value for key, value in state.items() if not IGNORED.search(key)}:
+        return kept
+    raise CheckpointError(f"the state dict holds counters alone ({some([*state])}): is it a weights file?")
 
 
 def bare_state(raw: object) -> dict[str, Tensor | NDArray[Any]]:
@@ -241,8 +243,8 @@ def others_in(raw: Mapping[str, Any]) -> list[str]:
 
 def _nest(raw: Mapping[str, Any]) -> str | None:
     """The key under which the state dict is nested; None where ``raw`` is one, or holds none."""
-    if (usual := next((key for key in NESTS if isinstance(raw.get(key), Mapping)), None)) is not None:
-        return usual
+    if usual := [key for key in NESTS if _holds_tensors(raw.get(key))]:
+        return usual[0]
     within = _state_dicts(raw)
     if len(within) > 1:
         raise CheckpointError(
@@ -251,6 +253,13 @@ def _nest(raw: Mapping[str, Any]) -> str | None:
     if not within and len(raw) == 1 and isinstance(next(iter(raw.values())), Mapping):
         return next(iter(raw))
     return next(iter(within), None)
+
+
+def _holds_tensors(value: object, depth: int = 3) -> bool:
+    """Whether there is a tensor in a dict, or in one inside of it; a model's settings hold none."""
+    if not isinstance(value, Mapping) or not depth:
+        return False
+    return any(is_tensor(one) or _holds_tensors(one, depth - 1) for one in value.values())
 
 
 def _state_dicts(raw: Mapping[str, Any]) -> list[str]:
