@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 import decoupe
 from decoupe.cli import app
+from decoupe.commands import doctor
 from decoupe.commands.doctor import EXTRAS, Extra
 from decoupe.weights.registry import CATALOGUE, ModelSpec
 from inference.tiny import write_onnx
@@ -143,6 +145,39 @@ def test_doctor_tells_of_a_pytorch_that_cannot_be_imported(here: Path) -> None:
     assert done.returncode == 1
     assert done.stderr == ""
     assert "cannot be imported (libcudart.so.13: not there): reinstall it" in done.stdout
+
+
+def test_doctor_tells_of_other_installations_that_do_not_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    (missing,) = [one for one in doctor._torch_devices() if one.name == "torchvision"]
+    assert (missing.ok, "pip install torchvision" in missing.finding) == (False, True)
+    monkeypatch.delitem(sys.modules, "torchvision")
+    monkeypatch.syspath_prepend(tmp_path)
+    (broken,) = [one for one in doctor._torch_devices() if one.name == "torchvision"]
+    assert (broken.ok, "nms does not exist" in broken.finding) == (False, True)
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DECOUPE_CACHE", str(tmp_path / "file" / "cache"))
+    cache = doctor._cache()
+    assert (cache.ok, "is a file, so no model can be downloaded" in cache.finding) == (False, True)
+
+    missing_one = importlib.metadata.PackageNotFoundError("onnxruntime")
+
+    def version(name: str) -> str:
+        if name == "onnxruntime":
+            raise missing_one
+        return "1.27.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    names = {"onnxruntime": ["onnxruntime-gpu"]}
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: names)
+    assert doctor._version("onnxruntime") == "1.27.0 (onnxruntime-gpu)"
 
 
 def test_standard_input_to_standard_output(here: Path, model: Path) -> None:

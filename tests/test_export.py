@@ -438,6 +438,34 @@ def test_what_may_be_lost_is_of_8_bits(tmp_path: Path) -> None:
     assert "--most-lost goes with --int8: add --int8" in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--deform", "gathr"], "unknown form of deformable convolution 'gathr'; did you mean 'gather'?"),
+        (["--int8", "nowhere"], "nowhere"),
+        (["--int8", ".", "--most-lost", "nan"], "--most-lost is nan, expected a number from 0 to 1"),
+    ],
+)
+def test_what_can_be_known_is_told_before_the_work(
+    options: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a download, and minutes of tracing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(decoupe.weights, "load_model", lambda name: pytest.fail("the model was loaded"))
+    ran = CliRunner().invoke(app, ["export", "birefnet", "a.ONNX", *options])
+    assert ran.exit_code in (1, 2)
+    assert line in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+def test_more_than_such_a_file_can_hold(
+    models: dict[str, torch.nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "LARGEST", 1000)
+    with pytest.raises(ConfigError, match=r"GB of weights, .* export it to \.pt2"):
+        export.export_onnx(models["swin"], tmp_path / "a.onnx", preprocessing=PREPROCESSING, metadata={})
+
+
 def test_what_differs_is_found() -> None:
     def wrong(image: np.ndarray) -> list[np.ndarray]:
         return [image * 1.001 if len(image) == 3 else image]
@@ -612,7 +640,7 @@ def test_8_bits(tmp_path: Path, masks: bool) -> None:
     assert 0 < effect.alpha < 0.05
     for one, other in (("im", "images"), ("gt", "masks")):
         (folder / one).rename(folder / other)
-    parts = quantization._parts(folder)
+    parts = quantization.parts_of(folder)
     assert [len(part) for part in parts] == [3, 9]
     assert all(isinstance(picture, Pair) for part in parts for picture in part)
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in onnx.load(target).graph.node}

@@ -24,16 +24,19 @@ from decoupe.errors import (
     CheckpointError,
     DeviceError,
     InputError,
+    InstallationError,
     MissingExtraError,
     ModelError,
     UnknownModelError,
 )
 from decoupe.inference.preprocess import read_image, to_network
-from decoupe.models.birefnet import PRESETS, BiRefNet
+from decoupe.models.birefnet import PRESETS, BiRefNet, BiRefNetConfig
 from decoupe.onnx_runtime import OnnxRuntime, open_file
 from decoupe.runtimes import Runtime, TorchRuntime, find_spec, open_runtime, torch_dtype
 from decoupe.weights import registry
 from decoupe.weights.checkpoint import save_model
+from decoupe.weights.convert import to_reference
+from decoupe.weights.registry import Preprocessing
 from inference.tiny import KEEP, write_onnx
 
 CUDA = [
@@ -41,6 +44,9 @@ CUDA = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 IMAGES = np.random.default_rng(0).normal(size=(3, 3, 32, 48)).astype(np.float32)
+
+
+SMALL = BiRefNetConfig("pvt_v2_b0", squeeze="aspp", context="none")
 
 
 class Red(nn.Module):
@@ -66,7 +72,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     model = SimpleNamespace(
         model=Red(), family="birefnet", config=None, preprocessing=KEEP, notes=["backbone: inferred"]
     )
-    monkeypatch.setattr(weights, "load_model", lambda name: model)
+    monkeypatch.setattr(weights, "load_model", lambda name, preprocessing=None: model)
     return path
 
 
@@ -156,6 +162,63 @@ def test_too_little_memory_is_one_line(loaded: Path, monkeypatch: pytest.MonkeyP
         runtime(np.zeros((1, 3, 64, 64), np.float32))
 
 
+@pytest.mark.parametrize("sentence", ["DefaultCPUAllocator: can't allocate memory: you tried 9 GB", "mat1"])
+def test_the_cpu_s_memory_as_well(loaded: Path, monkeypatch: pytest.MonkeyPatch, sentence: str) -> None:
+    """PyTorch has no exception of its own for it; whatever else goes wrong is not taken for it."""
+    runtime = open_runtime(loaded)
+
+    def full(*_: Any) -> torch.Tensor:
+        raise RuntimeError(sentence)
+
+    monkeypatch.setattr(runtime, "_computed", full)
+    with pytest.raises(RuntimeError if sentence == "mat1" else ModelError, match=r"memory|mat1"):
+        runtime(np.zeros((1, 3, 64, 64), np.float32))
+
+
+def test_a_checkpoint_is_told_how_it_is_fed(tmp_path: Path) -> None:
+    """Another's does not tell; ours does."""
+    model = BiRefNet(SMALL)
+    torch.save(to_reference(model), tmp_path / "other.pth")
+    told = Preprocessing((96, 64), "stretch", (1, 384), 1, (0.5, 0.5, 0.5), (1, 1, 1))
+    opened = open_runtime(tmp_path / "other.pth", preprocessing=told)
+    assert (opened.preprocessing.size, opened.preprocessing.multiple) == ((96, 64), 32)
+    assert opened.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert not any("assumed" in note for note in opened.notes)
+    with pytest.raises(CheckpointError, match="the input's size is 100×96, expected multiples of 32"):
+        open_runtime(tmp_path / "other.pth", preprocessing=dataclasses.replace(told, size=(96, 100)))
+    assert "--input-size says another" in open_runtime(tmp_path / "other.pth").notes[-1]
+    save_model(model, tmp_path / "own.safetensors", family="birefnet", preprocessing=KEEP)
+    for tells in (tmp_path / "own.safetensors", "birefnet"):
+        with pytest.raises(InputError, match="tells how it is fed"):
+            open_runtime(tells, preprocessing=told)
+
+
+@pytest.mark.parametrize("endings", [("UPPER.ONNX", "onnx"), ("a.Onnx", "onnx")])
+def test_endings_in_capitals(tmp_path: Path, endings: tuple[str, str]) -> None:
+    name, runtime = endings
+    opened = open_runtime(write_onnx(tmp_path / name), runtime=runtime)
+    assert isinstance(opened, OnnxRuntime)
+    with pytest.raises(UnknownModelError, match=r"model file .*NO\.PTH does not exist"):
+        find_spec(tmp_path / "NO.PTH")
+
+
+def given(runtime: OnnxRuntime, masks: np.ndarray) -> np.ndarray:
+    """What becomes of these masks of a file."""
+    runtime.session = SimpleNamespace(inputs=runtime.session.inputs, run=lambda *_: [masks])
+    return runtime(np.zeros((len(masks), 3, *masks.shape[-2:]), np.float32))
+
+
+def test_masks_of_whole_numbers(tmp_path: Path) -> None:
+    """Bytes of 0 to 255 and of 0 and 1, each picture's by themselves; numbers of classes are no mask."""
+    runtime = open_file(write_onnx(tmp_path / "bytes.onnx", None))
+    masks = np.array([[0, 51, 255], [0, 1, 1]], np.uint8).reshape(2, 1, 1, 3)
+    np.testing.assert_allclose(given(runtime, masks).reshape(2, 3), [[0, 0.2, 1], [0, 1, 1]], atol=1e-6)
+    whole = given(runtime, np.array([0, 1, 1], np.int64).reshape(1, 1, 1, 3))
+    assert (whole.dtype, whole.ravel().tolist()) == (np.float32, [0, 1, 1])
+    with pytest.raises(CheckpointError, match="bytes gives whole numbers from 0 to 15, as of classes"):
+        given(runtime, np.array([0, 15, 3], np.int64).reshape(1, 1, 1, 3))
+
+
 def test_logits_are_recognised_for_each_picture_by_itself(tmp_path: Path) -> None:
     runtime = open_file(write_onnx(tmp_path / "foreign.onnx", None, sigmoid=False))
     together, alone = runtime(IMAGES), [runtime(IMAGES[index : index + 1])[0] for index in range(3)]
@@ -206,6 +269,35 @@ def test_inputs_with_their_channels_last_are_refused(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "last.onnx")
     with pytest.raises(CheckpointError, match=r"32, 48, 3.*expected one image input \(N, 3, H, W\)"):
         open_file(tmp_path / "last.onnx")
+
+
+def test_free_inputs_with_their_channels_last_are_refused(tmp_path: Path) -> None:
+    """As TensorFlow's converters write them; width was taken for 3."""
+    model = onnx.load(write_onnx(tmp_path / "a.onnx", None, shape=("N", "H", "W", 3)))
+    model.graph.node.insert(0, onnx.helper.make_node("Transpose", ["image"], ["planes"], perm=[0, 3, 1, 2]))
+    model.graph.node[1].input[0] = "planes"
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    onnx.save(model, tmp_path / "last.onnx")
+    with pytest.raises(CheckpointError, match="expected one image input"):
+        open_file(tmp_path / "last.onnx")
+
+
+def test_files_of_other_inputs_and_outputs_than_their_metadata_promise(tmp_path: Path) -> None:
+    model = onnx.load(write_onnx(tmp_path / "a.onnx"))
+    model.metadata_props.add(key="decoupe.vocabulary", value='{"names": ["cat"]}')
+    onnx.save(model, tmp_path / "forged.onnx")
+    with pytest.raises(
+        CheckpointError, match=r"gives alpha .*; expected one image, and class and mask logits"
+    ):
+        open_file(tmp_path / "forged.onnx")
+    zeros = onnx.numpy_helper.from_array(np.zeros((1, 1, 8, 8), np.float32))
+    constant = onnx.helper.make_node("Constant", [], ["alpha"], value=zeros)
+    output = onnx.helper.make_tensor_value_info("alpha", 1, [1, 1, 8, 8])
+    graph = onnx.helper.make_graph([constant], "nothing", [], [output])
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), tmp_path / "none.onnx")
+    with pytest.raises(CheckpointError, match="takes nothing; expected one image input"):
+        open_file(tmp_path / "none.onnx")
 
 
 def test_masks_of_another_shape_are_refused(tmp_path: Path) -> None:
@@ -384,6 +476,27 @@ def test_without_torch_the_extra_is_named(loaded: Path, monkeypatch: pytest.Monk
         MissingExtraError, match=r"the model 'birefnet' needs PyTorch: pip install 'decoupe\[torch\]'"
     ):
         open_runtime("birefnet")
+
+
+@pytest.mark.parametrize("library", ["torch", "onnxruntime", "openvino"])
+def test_a_library_that_is_installed_and_does_not_work(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To install it once more would change nothing, and is what the message for a missing one says."""
+
+    class Broken:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == library:
+                raise ImportError("libcudnn.so.9: cannot open shared object file", name=library)
+
+    kept = {name for name in sys.modules if name.split(".")[0] == library}
+    for name in kept:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    model = {"torch": "birefnet", "onnxruntime": None, "openvino": tmp_path / "a.xml"}[library]
+    (tmp_path / "a.xml").touch()
+    with pytest.raises(InstallationError, match=rf"^{library} is installed and does not work \(libcudnn"):
+        open_runtime(model)
 
 
 def test_importing_the_runtimes_imports_none() -> None:

@@ -182,10 +182,20 @@ def test_wrapping_is_removed(prefix: str, nests: list[str], beside: bool) -> Non
         ({0: torch.zeros(1)}, r"holds 0 \(Tensor\)"),
         ({"a": torch.zeros(1), "module.a": torch.zeros(1)}, "with and without"),
         ({"x": {"a": torch.zeros(1)}, "y": {"b": torch.zeros(1)}}, r"several state dicts \('x', 'y'\)"),
+        ({"n_averaged": torch.zeros(1)}, r"counters alone \(n_averaged\)"),
     ],
 )
 def test_what_holds_no_state_dict(raw: Any, match: str) -> None:
     refuses(raw, match)
+
+
+def test_a_model_s_settings_are_no_state_dict() -> None:
+    """Under a usual name, beside the weights under another."""
+    state = small_state()
+    settings = {"width": 64, "stages": {"depths": [2, 2]}}
+    assert convert.clean_state({"model": settings, "weights": state}) == state
+    deeper = {"model": {"net": state}, "ema": {"shadow": {"a": torch.zeros(1)}}}
+    assert convert.clean_state(deeper) == state
 
 
 def test_an_average_is_found_where_it_is_alone_and_told_beside_the_weights() -> None:

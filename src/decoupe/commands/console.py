@@ -16,7 +16,14 @@ from typing import Any, TextIO
 import typer
 
 from decoupe import interrupts
-from decoupe.errors import DecoupeError, DownloadError, InputError, MissingExtraError, OutputError
+from decoupe.errors import (
+    DecoupeError,
+    DownloadError,
+    InputError,
+    InstallationError,
+    MissingExtraError,
+    OutputError,
+)
 
 
 def recorder(path: Path | None, printed: bool) -> Callable[[dict[str, Any]], None] | None:
@@ -102,13 +109,20 @@ def hush_downloads(quiet: bool) -> None:
 
 
 def imported(module: str, command: str, extra: str) -> ModuleType:
-    """A module of decoupe; MissingExtraError where the extra that a command needs is not installed."""
+    """A module of decoupe.
+
+    Raises:
+        MissingExtraError: the extra that a command needs is not installed.
+        InstallationError: it is, and a library of it does not work.
+    """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("decoupe"):
             raise
         raise MissingExtraError(command, extra) from error
+    except ImportError as error:
+        raise InstallationError((error.name or extra).partition(".")[0], error) from error
 
 
 def say(line: str) -> None:

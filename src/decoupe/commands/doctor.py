@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import shutil
 import sys
@@ -84,7 +85,11 @@ def _version(library: str) -> str | None:
     try:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
-        return None
+        pass
+    # ONNX Runtime for CUDA is a distribution of another name.
+    for other in importlib.metadata.packages_distributions().get(library, ()):
+        return f"{importlib.metadata.version(other)} ({other})"
+    return None
 
 
 def _onnx_device(device: str) -> Check:
@@ -109,6 +114,15 @@ def _torch_devices() -> Iterator[Check]:
             "torch", f"cannot be imported ({str(error).partition(chr(10))[0]}): reinstall it", ok=False
         )
         return
+    try:
+        import torchvision  # noqa: F401 - deformable convolution, in training and export
+    except ModuleNotFoundError:
+        remedy = "training and export need it: pip install torchvision"
+        yield Check("torchvision", f"not installed, and {remedy}", ok=False)
+    except (ImportError, OSError, RuntimeError) as error:  # made for another release of PyTorch
+        reason = str(error).partition("\n")[0]
+        remedy = "install the release that belongs to this PyTorch"
+        yield Check("torchvision", f"does not work ({reason}): {remedy}", ok=False)
     from decoupe.memory import free, shown
     from decoupe.runtimes import EXACT, torch_dtype
 
@@ -141,6 +155,9 @@ def _cache() -> Check:
     here = [path for model in CATALOGUE.values() if model.repo and (path := cached_path(model))]
     used = sum(path.stat().st_size for path in here) / 1e9
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        what = "cannot be written in" if existing.is_dir() else "is a file"
+        return Check("cache", f"{existing} {what}, so no model can be downloaded: set HF_HOME", ok=False)
     free = shutil.disk_usage(existing).free / 1e9
     return Check("cache", f"{folder}: {len(here)} models, {used:.1f} GB; {free:.1f} GB free on its disk")
 

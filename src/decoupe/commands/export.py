@@ -13,6 +13,7 @@ from decoupe.commands.options import Overwrite, known_models
 from decoupe.commands.plan import check_output
 from decoupe.commands.running import said_warnings
 from decoupe.errors import InputError, OutputError
+from decoupe.weights.registry import SEGMENT_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -66,13 +67,23 @@ def export(
                 raise OutputError(f"{file} is the model that is read: name another output")
         imported("decoupe.export", "decoupe export", "export")
         from decoupe import __version__
-        from decoupe.export import export_onnx, once
+        from decoupe.export import check_deform, export_onnx, once
         from decoupe.export.openvino_file import export_openvino
         from decoupe.export.program_file import export_program
         from decoupe.weights import load_model
         from decoupe.weights.checkpoint import licence_of
 
+        # Before a download, and work that takes minutes.
+        check_deform(deform)
+        if int8 is not None:
+            from decoupe.export.quantization import parts_of
+
+            parts_of(int8)
         loaded = load_model(model)
+        if int8 is not None and loaded.family in SEGMENT_FAMILIES:
+            raise InputError(
+                f"{model} gives segments, --int8 is for models that give mattes: leave it out"
+            )
         stored = {
             "name": name or out.stem,
             "family": loaded.family,
@@ -86,9 +97,10 @@ def export(
             "vocabulary": loaded.vocabulary,
             "force": force,
         }
-        if out.suffix == ".pt2":
+        kind = out.suffix.lower()
+        if kind == ".pt2":
             report = export_program(loaded.model, out, **options)
-        elif out.suffix == ".xml":
+        elif kind == ".xml":
             report = export_openvino(loaded.model, out, half_weights=half, **options)
         else:
             most = 0.005 if most_lost is None else most_lost
@@ -104,23 +116,26 @@ def export(
 
 def _written(out: Path) -> tuple[Path, ...]:
     """The files of an export."""
-    return (out, out.with_suffix(".bin")) if out.suffix == ".xml" else (out,)
+    return (out, out.with_suffix(".bin")) if out.suffix.lower() == ".xml" else (out,)
 
 
 def _check_options(
     out: Path, half: bool, deform: str, pixels: bool, int8: Path | None, most_lost: float | None
 ) -> None:
     """Raise InputError for options that the kind of file does not have, or that exclude each other."""
-    if out.suffix not in (".onnx", ".xml", ".pt2"):
+    kind = out.suffix.lower()
+    if kind not in (".onnx", ".xml", ".pt2"):
         raise InputError(f"{out} ends in {out.suffix or 'nothing'}, expected .onnx, .xml or .pt2: rename it")
-    if out.suffix != ".onnx" and (pixels or int8 is not None or deform != "onnx"):
+    if kind != ".onnx" and (pixels or int8 is not None or deform != "onnx"):
         raise InputError("--with-preprocessing, --int8 and --deform are for .onnx files alone")
-    if out.suffix == ".pt2" and half:
+    if kind == ".pt2" and half:
         raise InputError("--half is for .onnx and .xml files: leave it out")
     if int8 is not None and (half or pixels):
         raise InputError("--int8 excludes --half and --with-preprocessing: leave them out")
     if int8 is None and most_lost is not None:
         raise InputError("--most-lost goes with --int8: add --int8, or leave --most-lost out")
+    if most_lost is not None and not 0 <= most_lost <= 1:
+        raise InputError(f"--most-lost is {most_lost}, expected a number from 0 to 1")
 
 
 def _in_8_bits(

@@ -73,8 +73,7 @@ def export_onnx(
             than `PARITY`; nothing is written.
         OutputError: ``path`` cannot be written.
     """
-    if deform not in DEFORMS:
-        raise ConfigError(unknown("form of deformable convolution", deform, DEFORMS))
+    check_deform(deform)
     if pixels or not isinstance(model, InSPyReNet):
         preprocessing = once(preprocessing)
     if pixels and (isinstance(model, MaskFormer) or preprocessing.fit not in ("stretch", "keep")):
@@ -103,6 +102,12 @@ def export_onnx(
     return report
 
 
+def check_deform(form: str) -> None:
+    """Raise ConfigError for what is no form of deformable convolutions."""
+    if form not in DEFORMS:
+        raise ConfigError(unknown("form of deformable convolution", form, DEFORMS))
+
+
 def prepared(model: nn.Module) -> nn.Module:
     """The model that the file has to equal: in evaluation mode."""
     return copy.deepcopy(model).eval() if model.training else model
@@ -124,7 +129,17 @@ def once(preprocessing: Preprocessing) -> Preprocessing:
 
 
 def graph_of(model: nn.Module, preprocessing: Preprocessing, *, phased: bool = False) -> Any:
-    """The ``onnx.ModelProto`` of a model, without metadata; ``phased`` as `traceable` takes it."""
+    """The ``onnx.ModelProto`` of a model, without metadata; ``phased`` as `traceable` takes it.
+
+    Raises:
+        ConfigError: a model that cannot be traced, or that is larger than such a file can be.
+    """
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    if weights >= onnx_file.LARGEST:
+        raise ConfigError(
+            f"the model has {weights / 1e9:.1f} GB of weights, and files by way of ONNX hold less than "
+            f"{onnx_file.LARGEST / 1e9:.1f} GB: export it to .pt2"
+        )
     form = traceable(model, phased=phased)
     proto = onnx_file.trace(SegmentGraph(form) if isinstance(model, MaskFormer) else MatteGraph(form))
     if preprocessing.two_scale is not None:

@@ -14,6 +14,8 @@ from decoupe.errors import ConfigError, MissingExtraError
 from decoupe.export.graphs import GRID, Gridded
 
 OPSET = 20
+LARGEST = 2**31
+"""Bytes that a protocol buffer, which such a file is, cannot hold any more."""
 TRACED = (2, 9, 13)
 """Batch, rows and columns of `GRID` pixels of what is traced: several windows of every backbone."""
 

@@ -74,7 +74,7 @@ def quantise(source: Path, target: Path, folder: Path, *, most: float) -> Effect
         MissingExtraError: onnx is not installed.
         OutputError: ``target`` cannot be written.
     """
-    calibrating, judging = _parts(folder)
+    calibrating, judging = parts_of(folder)
     plain = open_predictor(source)
     if plain.preprocessing.two_scale is not None:
         raise InputError(f"{source} looks twice at large pictures: quantise a file that looks once")
@@ -92,8 +92,12 @@ def quantise(source: Path, target: Path, folder: Path, *, most: float) -> Effect
     return effect
 
 
-def _parts(folder: Path) -> tuple[Sequence[Picture], Sequence[Picture]]:
-    """Photographs to calibrate on and others to judge by, evenly chosen."""
+def parts_of(folder: Path) -> tuple[Sequence[Picture], Sequence[Picture]]:
+    """Photographs to calibrate on and others to judge by, evenly chosen.
+
+    Raises:
+        InputError: too few of them.
+    """
     pairs: list[Picture] = [*(find_pairs(folder) if is_matte_set(folder) else find_images(folder))]
     calibrating = pairs[::4]
     judging = [pair for index, pair in enumerate(pairs) if index % 4]
