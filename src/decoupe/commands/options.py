@@ -194,7 +194,7 @@ Trust = Annotated[
 ]
 InputSize = Annotated[
     str | None,
-    typer.Option(metavar="N|WxH", help="Input size of an .onnx file that decoupe did not write."),
+    typer.Option(metavar="N|WxH", help="Input size of a file that decoupe did not write."),
 ]
 Mean = Annotated[
     str | None, typer.Option(metavar="R,G,B", help="Mean to subtract from its input, which is 0 to 1.")
