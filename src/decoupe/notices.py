@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 import warnings
@@ -14,7 +15,7 @@ P = ParamSpec("P")
 Result = TypeVar("Result")
 Place = tuple[str, int]
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parent) + os.sep
 _place: ContextVar[Place | None] = ContextVar("place", default=None)
 
 
