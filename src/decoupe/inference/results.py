@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +34,7 @@ from decoupe.inference.framing import cropped, framed, subject_box
 from decoupe.inference.matting import Matting, refined
 from decoupe.inference.media import encode, preview, write_bytes
 from decoupe.inference.metadata import NO_METADATA, Metadata
+from decoupe.inference.once import computed_once
 from decoupe.inference.png import encode_png
 from decoupe.inference.preprocess import Pixels
 from decoupe.inference.sixteen import encode_tiff
@@ -91,7 +91,7 @@ class Matte:
         """The cut-out, as notebooks show it."""
         return preview(self.cutout())
 
-    @cached_property
+    @computed_once
     def foreground(self) -> Pixels:
         """``image`` with the subject's own colours at soft edges, ``(H, W, 3)``, uint8 or uint16."""
         if self.opacity is None:

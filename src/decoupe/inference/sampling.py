@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
@@ -35,17 +36,36 @@ def strips(height: int, width: int, pixels: int = _CHUNK) -> list[slice]:
 def on_threads(work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done]:
     """What ``work`` gives for each of ``parts``, in their order; NumPy lets a few threads compute at once.
 
-    ``work`` does not call this itself: its threads are those of all callers, and would wait for one another.
+    The caller's thread is one of them, so that callers on several threads do not wait for one another.
     """
-    if len(parts) < 2:
-        return [work(part) for part in parts]
-    return list(_threads(os.getpid()).map(work, parts))
+    left = deque(enumerate(parts))
+    done: dict[int, Done] = {}
+
+    def share() -> None:
+        while True:
+            try:
+                place, part = left.popleft()
+            except IndexError:
+                return
+            done[place] = work(part)
+
+    threads, most = _threads(os.getpid())
+    helping = [threads.submit(share) for _ in range(min(most, len(parts) - 1))]
+    try:
+        share()
+    finally:
+        left.clear()  # where a part has failed, the others need not be done
+        for helper in helping:
+            if not helper.cancel():
+                helper.result()
+    return [done[place] for place in range(len(parts))]
 
 
 @functools.cache
-def _threads(process: int) -> ThreadPoolExecutor:
-    """The threads of a process: one that was forked has none of its parent's."""
-    return ThreadPoolExecutor(min(4, cores()), thread_name_prefix=f"decoupe-{process}")
+def _threads(process: int) -> tuple[ThreadPoolExecutor, int]:
+    """What helps the callers of a process, and how many threads; a forked one has none of its parent's."""
+    most = min(4, cores()) - 1
+    return ThreadPoolExecutor(max(1, most), thread_name_prefix=f"decoupe-{process}"), most
 
 
 class Corners(NamedTuple):

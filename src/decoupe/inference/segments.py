@@ -6,7 +6,6 @@ import colorsys
 import dataclasses
 import zlib
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from decoupe import readings
 from decoupe.arrays import Box, Floats, Mask
 from decoupe.errors import InputError, unknown
 from decoupe.inference.media import preview
+from decoupe.inference.once import computed_once
 from decoupe.inference.preprocess import Pixels
 from decoupe.inference.regions import Ring, compressed, dilated, outlines, run_lengths
 from decoupe.weights.labels import Vocabulary, plain
@@ -61,12 +61,12 @@ class Segment:
     def __repr__(self) -> str:
         return f"Segment({self.label!r}, {self.score:.2f}, box={self.box}, area={self.area})"
 
-    @cached_property
+    @computed_once
     def box(self) -> Box:
         """The smallest ``(x0, y0, x1, y1)`` in pixels that holds the mask; x1 and y1 are just outside."""
         return readings.bounding_box(self.mask)
 
-    @cached_property
+    @computed_once
     def area(self) -> int:
         """Pixels of the mask."""
         return int(self.mask.sum())
@@ -147,12 +147,12 @@ class Segments:
         """``(height, width)`` of the picture in pixels."""
         return self.image.shape[0], self.image.shape[1]
 
-    @cached_property
+    @computed_once
     def semantic(self) -> npt.NDArray[np.int64]:
         """The likeliest class of every pixel: indices ``(H, W)`` of ``vocabulary.names``."""
         return readings.semantic(self.class_logits, self.mask_logits, self.size)
 
-    @cached_property
+    @computed_once
     def instances(self) -> list[Segment]:
         """Objects, each for itself, the surest first; they may overlap."""
         found = readings.instances(
@@ -160,7 +160,7 @@ class Segments:
         )
         return [self._named(reading) for reading in found]
 
-    @cached_property
+    @computed_once
     def panoptic(self) -> list[Segment]:
         """Objects and surfaces that share no pixel; an empty list where the model sees nothing."""
         limits = self.thresholds
