@@ -12,11 +12,12 @@ import jsonschema
 import numpy as np
 import pytest
 from click.testing import Result
+from huggingface_hub import hf_hub_download
 from PIL import Image
 from typer.testing import CliRunner
 
 from decoupe.cli import app
-from decoupe.weights.download import marker_of
+from decoupe.weights.download import downloaded_marker, marker_of
 from decoupe.weights.registry import CATALOGUE
 from drawn import draw_pair
 from inference.queries import see
@@ -151,7 +152,7 @@ def test_the_cache_is_listed_and_pruned(run: Run, monkeypatch: pytest.MonkeyPatc
 
 
 def snapshot(cache: Path, repo: str, revision: str, *files: str, ours: bool = True) -> Path:
-    """A revision in a hub's cache, its files linked to blobs, downloaded and verified by decoupe or not."""
+    """A revision in a hub's cache, its files linked to blobs, downloaded by decoupe or not."""
     repository = cache / f"models--{repo.replace('/', '--')}"
     folder = repository / "snapshots" / revision
     for path in (folder, repository / "blobs"):
@@ -162,8 +163,50 @@ def snapshot(cache: Path, repo: str, revision: str, *files: str, ours: bool = Tr
         blob.write_bytes(content)
         (folder / name).symlink_to(blob)
         if ours:
-            marker_of(blob).write_text("{}")
+            marker = downloaded_marker(repository, revision, name)
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
     return folder
+
+
+def test_what_another_program_shares_or_uses_stays(run: Run, tmp_path: Path) -> None:
+    """The hub's cache is every program's, and revisions share the blobs of files that are equal."""
+    cache, repo = tmp_path / "cache", "ZhengPeng7/BiRefNet"
+    now = snapshot(cache, repo, CATALOGUE["birefnet"].revision, "model.safetensors")
+    blob = (now / "model.safetensors").resolve()
+    marker_of(blob).write_text("{}")
+    theirs = snapshot(cache, repo, "f" * 40, "birefnet.py", ours=False)
+    (theirs / "model.safetensors").symlink_to(blob)
+    refs = theirs.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("f" * 40)
+    (entry,) = valid(run("cache", "list", "--json").stdout, "cache")
+    assert (entry["revision"], entry["current"]) == (CATALOGUE["birefnet"].revision, True)
+    assert "there is nothing to delete" in run("cache", "prune").stderr
+    # One that decoupe downloaded once, and another program has a name for; another with its files beside.
+    named = snapshot(cache, repo, "a" * 40, "model.safetensors")
+    (refs / "v1").write_text("a" * 40)
+    both = snapshot(cache, repo, "b" * 40, "model.safetensors")
+    snapshot(cache, repo, "b" * 40, "config.json", ours=False)
+    assert "not used any more" not in run("cache", "list").stdout
+    assert "there is nothing to delete" in run("cache", "prune").stderr
+    assert run("cache", "prune", "birefnet").exit_code == 0
+    assert not any(path.exists() for path in (now, named, refs / "v1", both / "model.safetensors"))
+    assert (both / "config.json").exists()
+    assert (theirs / "model.safetensors").exists()
+    assert (theirs / "birefnet.py").exists()
+    assert (refs / "main").exists()
+
+
+def test_what_another_program_downloaded_is_used_and_not_listed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.files["me/tiny/model.safetensors"] = b"weights" * 1000
+        hf_hub_download("me/tiny", "model.safetensors", cache_dir=tmp_path / "cache", endpoint=hub.url)
+        assert run("get", "me/tiny").exit_code == 0
+    assert valid(run("cache", "list", "--json").stdout, "cache") == []
 
 
 def test_revisions_that_the_catalogue_no_longer_names_go(run: Run, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ class FakeHub:
         files: ``owner/name/file`` -> content.
         announced: ``owner/name/file`` -> sha256 to announce in place of the true one.
         refusals: ``owner/name`` -> (status, X-Error-Code) answered for everything in that repository.
+        explanation: X-Error-Message of every refusal.
         drop_after: how many bytes of a body are sent before the connection is cut, once for each number.
         requests: (method, path, Range header) of every request.
     """
@@ -25,6 +26,7 @@ class FakeHub:
     files: dict[str, bytes] = field(default_factory=dict)
     announced: dict[str, str] = field(default_factory=dict)
     refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
+    explanation: str = ""
     drop_after: list[int] = field(default_factory=list)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
 
@@ -79,6 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: int, code: str) -> None:
         self.send_response(status)
         self.send_header("X-Error-Code", code)
+        self.send_header("X-Error-Message", self.hub.explanation)
         if code == "EntryNotFound":  # the hub's library notes in the cache of which commit that is so
             self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("Content-Length", "0")

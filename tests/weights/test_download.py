@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,6 +168,38 @@ def test_a_verified_file_is_not_hashed_again_until_it_changes(
     assert fetch(SPEC, progress=False).read_bytes() == CONTENT
 
 
+def test_a_file_that_somebody_linked_into_the_cache_is_never_deleted(hub: FakeHub, tmp_path: Path) -> None:
+    hub.files[KEY] = CONTENT
+    path = fetch(SPEC, progress=False)
+    mine = tmp_path / "mine.safetensors"
+    mine.write_bytes(b"fine-tuned")
+    path.unlink()
+    path.symlink_to(mine)
+    with pytest.raises(DownloadError, match=r"damaged and .*mine\.safetensors is linked no more") as error:
+        fetch(dataclasses.replace(SPEC, sha256="ab" * 32), progress=False)
+    one_line(error)
+    assert mine.read_bytes() == b"fine-tuned"
+    assert not path.is_symlink()
+    assert fetch(SPEC, progress=False).read_bytes() == CONTENT
+
+
+def test_a_blob_that_is_shared_between_repositories(hub: FakeHub) -> None:
+    """As the hub's library keeps them since its release 2: named by another hash, behind a second link."""
+    hub.files[KEY] = CONTENT
+    path = fetch(SPEC, progress=False)
+    blob = path.resolve()
+    shared = cache_dir() / "blobs" / "cd" / ("cd" * 32)
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared)
+    blob.symlink_to(shared)
+    blob.with_name(f"{blob.name}.verified").unlink()
+    assert fetch(SPEC, progress=False) == path
+    shared.write_bytes(CONTENT[::-1])
+    with pytest.raises(DownloadError, match="damaged and were deleted"):
+        fetch(SPEC, progress=False)
+    assert not any(file.exists() or file.is_symlink() for file in (path, blob, shared))
+
+
 def test_a_cache_without_links_asks_the_hub_for_the_hash(hub: FakeHub) -> None:
     hub.files[KEY] = CONTENT
     path = fetch(SPEC, progress=False)
@@ -232,15 +265,90 @@ def test_offline_uses_the_cache_and_says_what_is_missing(
         (404, "RevisionNotFound", r"someone/tiny has no revision 'main'"),
         (404, "EntryNotFound", r"someone/tiny has no file 'model.safetensors'"),
         (503, "", r"answered 503 for tiny: try again later"),
-        (403, "", r"answered 403 for tiny: try again later"),
+        (429, "", r"answered 429 for tiny: try again later"),
+        (403, "", r"answered 403 for tiny: set HF_TOKEN, or run `hf auth login`"),
+        (404, "", r"answered 404 for tiny: check the name, and HF_ENDPOINT"),
     ],
 )
 def test_every_refusal_is_one_line(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch, status: int, code: str, message: str
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     hub.refusals["someone/tiny"] = (status, code)
     with pytest.raises(DownloadError, match=message) as error:
+        fetch(SPEC, progress=False)
+    one_line(error)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_that_is_refused_is_told(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    hub.refusals["someone/tiny"] = (status, "")
+    hub.explanation = "Invalid credentials in Authorization header"
+    with pytest.raises(
+        DownloadError, match="your HF_TOKEN, or the login that hf stored, is refused"
+    ) as error:
+        fetch(SPEC, progress=False)
+    assert "later" not in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        (
+            ImportError("no socksio"),
+            r"^ALL_PROXY names a SOCKS proxy, which needs .*pip install 'httpx\[socks\]'",
+        ),
+        (
+            ValueError("Unknown scheme"),
+            r"^ALL_PROXY names a proxy that cannot be used \(Unknown scheme\): exp",
+        ),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_one_line(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, raised: Exception, message: str
+) -> None:
+    def get_session() -> None:
+        raise raised
+
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.get_session", get_session)
+    with pytest.raises(DownloadError, match=message) as error:
+        fetch(SPEC, progress=False)
+    one_line(error)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ALL_PROXY", "socks://127.0.0.1:9", "ALL_PROXY names a proxy that cannot be used (Unknown scheme"),
+        ("HF_ENDPOINT", "http://[bad", "HF_ENDPOINT is 'http://[bad', expected an address such as https://"),
+    ],
+)
+def test_a_bad_environment_is_one_line_of_the_command(
+    tmp_path: Path, name: str, value: str, message: str
+) -> None:
+    """In a process of its own: the hub's library looks at the environment when it is imported."""
+    proxies = ("all_proxy", "http_proxy", "https_proxy")
+    clean = {key: word for key, word in os.environ.items() if key.lower() not in proxies}
+    environment = {**clean, "DECOUPE_CACHE": str(tmp_path), name: value}
+    command = [sys.executable, "-m", "decoupe", "get", "someone/tiny"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stderr.startswith(f"decoupe: {message}")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("address", ["http://a:notaport", "ftp://a", "hub.example", "http://", "http://a..b"])
+def test_an_endpoint_that_is_no_address_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setenv("DECOUPE_CACHE", str(tmp_path))
+    with pytest.raises(DownloadError, match=r"HF_ENDPOINT is .*expected an address .*correct it") as error:
         fetch(SPEC, progress=False)
     one_line(error)
 

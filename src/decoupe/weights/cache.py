@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from decoupe.errors import InputError, unknown
-from decoupe.weights.download import cache_dir, marker_of
+from decoupe.weights.download import cache_dir, downloaded_marker, marker_of
 from decoupe.weights.registry import CATALOGUE
 
 if TYPE_CHECKING:
-    from huggingface_hub import CachedRepoInfo, CachedRevisionInfo
+    from huggingface_hub import CachedFileInfo, CachedRepoInfo, CachedRevisionInfo
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Cached:
         name: of the catalogue, or the hub id of a repository that it does not list.
         revision: the commit.
         megabytes: on disk, 10^6 bytes, with what it shares with other revisions.
-        current: whether this is the revision that the catalogue names; of other repositories always.
+        current: whether it is to stay: the catalogue names this revision, or another program may use it; of
+            other repositories always.
         path: of the revision's folder, or of the file where models share a repository.
     """
 
@@ -52,27 +54,37 @@ def cached() -> list[Cached]:
 
 def _in(repository: CachedRepoInfo, revision: CachedRevisionInfo) -> list[Cached]:
     """The models of one revision."""
-    # The hub's own cache is every program's: only what was verified came by decoupe.
-    ours = {
-        file.file_path.relative_to(revision.snapshot_path).as_posix(): file
-        for file in revision.files
-        if marker_of(file.blob_path).exists()
-    }
+    ours = _downloaded(repository, revision)
     if not ours:
         return []
-    commit, commits = revision.commit_hash, (revision.commit_hash, *revision.refs)
-    whole, size = str(revision.snapshot_path), revision.size_on_disk / 1e6
     rows = [model for model in CATALOGUE.values() if model.repo == repository.repo_id]
     here = [row for row in rows if row.file in ours]
+    # The hub's cache is every program's: one asked for the revision by a name, or added files of its own.
+    shared = bool(revision.refs) or len(ours) < len(revision.files)
+    commit, commits = revision.commit_hash, (revision.commit_hash, *revision.refs)
+    whole, size = str(revision.snapshot_path), sum(file.size_on_disk for file in ours.values()) / 1e6
     if not here:
-        return [Cached(repository.repo_id, commit, size, not rows, whole)]
+        return [Cached(repository.repo_id, commit, size, not rows or shared, whole)]
     if len(rows) == 1:
-        return [Cached(row.name, commit, size, row.revision in commits, whole) for row in here]
+        return [Cached(row.name, commit, size, row.revision in commits or shared, whole) for row in here]
     files = [(row, ours[row.file]) for row in here]
     return [
-        Cached(row.name, commit, file.size_on_disk / 1e6, row.revision in commits, str(file.file_path))
+        Cached(
+            row.name, commit, file.size_on_disk / 1e6, row.revision in commits or shared, str(file.file_path)
+        )
         for row, file in files
     ]
+
+
+def _downloaded(repository: CachedRepoInfo, revision: CachedRevisionInfo) -> dict[str, CachedFileInfo]:
+    """What decoupe downloaded of a revision, by name in the repository; no links to files elsewhere."""
+    named = {file.file_path.relative_to(revision.snapshot_path): file for file in revision.files}
+    return {
+        name.as_posix(): file
+        for name, file in named.items()
+        if downloaded_marker(repository.repo_path, revision.commit_hash, *name.parts).exists()
+        and file.blob_path.is_relative_to(repository.repo_path)
+    }
 
 
 def superfluous(names: Collection[str] = ()) -> list[Cached]:
@@ -90,25 +102,36 @@ def superfluous(names: Collection[str] = ()) -> list[Cached]:
 
 
 def remove(entries: Collection[Cached]) -> float:
-    """Delete them; how many megabytes that freed."""
+    """Delete them, and nothing that other programs downloaded; how many megabytes that freed."""
     from huggingface_hub import scan_cache_dir
 
-    paths = {entry.path for entry in entries}
-    scanned, freed = scan_cache_dir(cache_dir()), 0
+    paths, freed = {entry.path for entry in entries}, 0
+    scanned = scan_cache_dir(cache_dir())
     for repository in scanned.repos:
-        files = {file for revision in repository.revisions for file in revision.files}
-        gone = {file for file in files if str(file.file_path) in paths}
-        kept = {file.blob_path for file in files - gone}
-        for file in gone:
-            file.file_path.unlink()
-            if file.blob_path not in kept:
-                freed += file.size_on_disk
-                for rest in (file.blob_path, marker_of(file.blob_path)):
-                    rest.unlink(missing_ok=True)
-        whole = [one.commit_hash for one in repository.revisions if str(one.snapshot_path) in paths]
-        if whole:
-            # Of this repository alone, so that nothing else goes whatever its revision is called.
-            plan = dataclasses.replace(scanned, repos=frozenset({repository})).delete_revisions(*whole)
-            plan.execute()
-            freed += plan.expected_freed_size
+        gone = {
+            file
+            for revision in repository.revisions
+            for file in _downloaded(repository, revision).values()
+            if not paths.isdisjoint((str(file.file_path), str(revision.snapshot_path)))
+        }
+        kept = {file.blob_path for revision in repository.revisions for file in revision.files - gone}
+        blobs = {file.blob_path: file.size_on_disk for file in gone if file.blob_path not in kept}
+        empty = [revision for revision in repository.revisions if revision.files and revision.files <= gone]
+        # The hub's library also knows what it shares between repositories. Files go as folders do.
+        plan = dataclasses.replace(
+            scanned.delete_revisions(),
+            blobs=frozenset(blobs) - {file.file_path for file in gone},
+            snapshots=frozenset(file.file_path for file in gone),
+        )
+        plan.execute()
+        freed += sum(blobs.values())
+        for blob in blobs:
+            marker_of(blob).unlink(missing_ok=True)
+        for revision in empty:
+            shutil.rmtree(revision.snapshot_path)
+            shutil.rmtree(downloaded_marker(repository.repo_path, revision.commit_hash))
+            for name in revision.refs:
+                (repository.repo_path / "refs" / name).unlink()
+        if len(empty) == len(repository.revisions) > 0:
+            shutil.rmtree(repository.repo_path)
     return freed / 1e6

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import shutil
+import urllib.parse
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,7 +33,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def cache_dir() -> Path:
-    """The folder of downloaded weights: ``DECOUPE_CACHE`` where set, else the hub's own cache."""
+    """The folder of downloaded weights: ``DECOUPE_CACHE`` where set, else the hub's own cache.
+
+    Raises:
+        DownloadError: ``HF_ENDPOINT`` is no address.
+    """
+    _check_endpoint()
     chosen = os.environ.get("DECOUPE_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -113,6 +119,8 @@ def _download(spec: ModelSpec, repo: str, progress: bool) -> Path:
     from huggingface_hub import hf_hub_download
 
     _check_space(spec)
+    snapshots = _repository(repo) / "snapshots"
+    before = {*snapshots.glob(f"*/{spec.file}")}
     try:
         with _progress_bar(progress), _quiet_log(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Not enough free disk space")  # _explain says it
@@ -127,7 +135,30 @@ def _download(spec: ModelSpec, repo: str, progress: bool) -> Path:
             )
     except _transport_errors() as error:
         raise DownloadError(_explain(error, spec, repo)) from error
-    return Path(found)
+    path = Path(found)
+    if path not in before:
+        marker = downloaded_marker(_repository(repo), *path.relative_to(snapshots).parts)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    return path
+
+
+def _repository(repo: str) -> Path:
+    """The folder of a repository in the cache."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    return cache_dir() / repo_folder_name(repo_id=repo, repo_type="model")
+
+
+def downloaded_marker(repository: Path, revision: str, *file: str) -> Path:
+    """Where it is remembered that decoupe, not another program, downloaded a file of a revision.
+
+    Args:
+        repository: its folder in the cache.
+        revision: the commit.
+        file: the parts of its path in the repository.
+    """
+    return repository.joinpath(".decoupe", revision, *file)
 
 
 def _check_reached(spec: ModelSpec, repo: str) -> None:
@@ -149,10 +180,33 @@ def _check_reached(spec: ModelSpec, repo: str) -> None:
 
 
 def _metadata(spec: ModelSpec, repo: str) -> HfFileMetadata:
+    """What the hub says of a file; DownloadError where the environment keeps it from being asked."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(repo, spec.file, revision=spec.revision, endpoint=_endpoint())
+    _check_proxies()
     return get_hf_file_metadata(url)
+
+
+def _check_proxies() -> None:
+    """Make the HTTP client, which raises errors of all kinds where a proxy's address is not to its liking."""
+    from huggingface_hub import get_session
+
+    try:
+        get_session()
+    except OSError:  # of the certificates
+        raise
+    except Exception as error:
+        proxies = ("all_proxy", "http_proxy", "https_proxy")
+        names = " or ".join(name for name in os.environ if name.lower() in proxies) or "the system"
+        if isinstance(error, ImportError):
+            raise DownloadError(
+                f"{names} names a SOCKS proxy, which needs a library: pip install 'httpx[socks]'"
+            ) from error
+        raise DownloadError(
+            f"{names} names a proxy that cannot be used ({_reason(error)}): "
+            "expected http://HOST:PORT or socks5://HOST:PORT"
+        ) from error
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:
@@ -237,12 +291,26 @@ def _explain(error: Exception, spec: ModelSpec, repo: str) -> str:
     if isinstance(error, errors.EntryNotFoundError):
         return f"{repo} has no file {spec.file!r} at revision {spec.revision!r}: see {url}"
     if isinstance(error, errors.HfHubHTTPError):
-        return f"{_endpoint()} answered {error.response.status_code} for {spec.name}: try again later"
+        status = error.response.status_code
+        return f"{_endpoint()} answered {status} for {spec.name}: {_remedy(status)}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _full_disk(spec)
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"cannot write to the cache {cache_dir()} ({error.strerror}): set DECOUPE_CACHE to another"
     return f"the download of {spec.name} from {_endpoint()} broke off ({_reason(error)}): run it again"
+
+
+def _remedy(status: int) -> str:
+    """What to do about a refusal that the hub does not explain."""
+    from huggingface_hub import get_token
+
+    if status == 429 or status >= 500:
+        return "try again later"
+    if status not in (401, 403):
+        return "check the name, and HF_ENDPOINT where it is set"
+    if get_token() is None:
+        return "set HF_TOKEN, or run `hf auth login`"
+    return "your HF_TOKEN, or the login that hf stored, is refused: renew it, or unset it (`hf auth logout`)"
 
 
 def _reason(error: BaseException) -> str:
@@ -268,14 +336,31 @@ def _endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
 
 
+def _check_endpoint() -> None:
+    """Raise DownloadError where ``HF_ENDPOINT`` is no address: then the hub's library cannot be imported."""
+    address = os.environ.get("HF_ENDPOINT")
+    if not address:
+        return
+    try:
+        parts = urllib.parse.urlsplit(address)
+        host, _ = (parts.hostname or "").encode("idna"), parts.port
+    except ValueError:
+        host = b""
+    if not host or parts.scheme not in ("http", "https"):
+        raise DownloadError(
+            f"HF_ENDPOINT is {address!r}, expected an address such as https://huggingface.co: "
+            "correct it, or unset it"
+        )
+
+
 def _verify(spec: ModelSpec, repo: str, path: Path) -> None:
     """Compare the file's sha256 with the expected one; delete the file and raise where they differ.
 
     A hash once right is remembered beside the file with its size and time of change, so that a file that
-    nobody touched is not read twice.
+    nobody touched is not read twice. Where somebody set a link out of the cache, only the link is deleted.
     """
-    real = path.resolve()
-    marker = marker_of(real)
+    blob, real = _blob_of(path), path.resolve()
+    marker = marker_of(blob if _is_cached(blob) else path)
     remembered = _remembered(marker)
     expected = spec.sha256 or remembered.get("sha256") or _announced_sha256(spec, repo, path)
     status = real.stat()
@@ -284,28 +369,45 @@ def _verify(spec: ModelSpec, repo: str, path: Path) -> None:
         return
     actual = sha256_of(real)
     if actual != expected:
-        for file in (marker, path, real):
+        for file in filter(_is_cached, (marker, path, blob, real)):
             file.unlink(missing_ok=True)
+        gone = "were deleted" if _is_cached(real) else f"{real} is linked no more"
         raise DownloadError(
-            f"the weights of {spec.name} are damaged and were deleted: their sha256 is {actual[:12]}…, "
+            f"the weights of {spec.name} are damaged and {gone}: their sha256 is {actual[:12]}…, "
             f"expected {expected[:12]}…; run `decoupe get {spec.name}` to download them again"
         )
     with contextlib.suppress(OSError):  # a cache that cannot be written to costs a hash per load, no more
         marker.write_text(json.dumps(fingerprint))
 
 
-def marker_of(file: Path) -> Path:
-    """Where it is remembered that a file of the cache, links followed, was verified."""
-    return file.with_name(f"{file.name}.verified")
+def _blob_of(path: Path) -> Path:
+    """What a file of a snapshot links to, named by its hash: itself where the cache has no links.
+
+    It may be a link itself, to what the hub's library shares between repositories.
+    """
+    if not path.is_symlink():
+        return path
+    target = path.parent / path.readlink()
+    return target.parent.resolve() / target.name
+
+
+def _is_cached(file: Path) -> bool:
+    """Whether a file, or a link, lies in the cache."""
+    return any(file.is_relative_to(folder) for folder in (cache_dir().absolute(), cache_dir().resolve()))
+
+
+def marker_of(blob: Path) -> Path:
+    """Where it is remembered that a blob of the cache was verified."""
+    return blob.with_name(f"{blob.name}.verified")
 
 
 def _announced_sha256(spec: ModelSpec, repo: str, path: Path) -> str:
     """The hash that the hub announced: the blob's name, or asked for where the cache has no links."""
-    real = path.resolve()
-    if _SHA256.fullmatch(real.name):
-        return real.name
+    blob = _blob_of(path)
+    if _SHA256.fullmatch(blob.name):
+        return blob.name
     if _offline():
-        return _announced_before(repo, real)
+        return _announced_before(repo, path)
     try:
         etag = _metadata(spec, repo).etag
     except _transport_errors() as error:
@@ -319,10 +421,8 @@ def _announced_sha256(spec: ModelSpec, repo: str, path: Path) -> str:
 
 def _announced_before(repo: str, file: Path) -> str:
     """The hash as a blob of the same content is named: a copied cache may have files in place of links."""
-    from huggingface_hub.file_download import repo_folder_name
-
     actual = sha256_of(file)
-    if (cache_dir() / repo_folder_name(repo_id=repo, repo_type="model") / "blobs" / actual).is_file():
+    if (_repository(repo) / "blobs" / actual).is_file():
         return actual
     raise DownloadError(
         f"{file} cannot be verified: no blob of the cache has its content, and HF_HUB_OFFLINE is set: "
