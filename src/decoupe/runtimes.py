@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 import numpy.typing as npt
 
 from decoupe.arrays import Floats
-from decoupe.errors import DeviceError, InputError, ModelError, UnknownModelError, unknown
+from decoupe.errors import DeviceError, InputError, ModelError, unknown
 from decoupe.memory import Footprint
 from decoupe.onnx_runtime import open_file
 from decoupe.sessions import OPENVINO_SUFFIX, PROGRAM_SUFFIX, sentence_of
-from decoupe.weights import download, registry
+from decoupe.weights import download, located, registry
 from decoupe.weights.labels import Vocabulary
 from decoupe.weights.own import resolved
 from decoupe.weights.registry import ModelSpec, Preprocessing
@@ -369,19 +369,10 @@ def find_spec(model: str | os.PathLike[str] | None) -> ModelSpec | None:
     Raises:
         UnknownModelError: neither a file, a name nor a hub id; the message suggests the nearest name.
     """
-    model = resolved(model)
     if model is None:
         return registry.spec(registry.DEFAULT_MODEL)
-    path, name = Path(model), os.fspath(model)
-    if path.is_file():
-        return None
-    if path.is_dir() and name not in registry.CATALOGUE:
-        if registry.weights_in(path) is None:
-            raise UnknownModelError(f"{path} is a folder: name the .onnx, .safetensors or .pth file in it")
-        return None
-    if path.suffix.lower() in registry.WEIGHTS_SUFFIXES:
-        raise UnknownModelError(f"model file {path} does not exist: check the path")
-    return registry.spec(name)
+    found = located(model)
+    return found if isinstance(found, ModelSpec) else None
 
 
 def _check_choice(kind: str, value: str | None, known: tuple[str, ...]) -> None:

@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 import decoupe
 from decoupe import ConfigError, UnknownModelError
 from decoupe.cli import app
+from decoupe.commands.options import known_models
+from decoupe.weights import located
 from decoupe.weights.own import config_file, own_models, resolved
 from inference.tiny import write_onnx
 
@@ -65,6 +67,23 @@ def test_models_and_get_know_them(config: Path, tmp_path: Path, monkeypatch: pyt
     assert f"gone is your own model, and {gone} does not exist: check {config}" in refused.stderr
 
 
+def test_an_editors_byte_order_mark_is_no_text(config: Path, tmp_path: Path) -> None:
+    config.write_text(config.read_text(), encoding="utf-8-sig")
+    assert located("Mugs") == tmp_path / "tiny.onnx"
+
+
+def test_a_mistyped_name_of_ones_own_is_suggested(config: Path) -> None:
+    with pytest.raises(UnknownModelError, match=r"unknown model 'Mgs'; did you mean 'Mugs'\?"):
+        decoupe.load("Mgs")
+
+
+def test_completion_knows_them_and_says_nothing_of_a_broken_file(config: Path) -> None:
+    assert known_models("M") == ["Mugs"]
+    config.write_text("broken")
+    assert known_models("M") == []
+    assert known_models("toon") == ["toonout"]
+
+
 def test_other_names_are_what_they_were(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +91,8 @@ def test_other_names_are_what_they_were(
     assert resolved("birefnet") == "birefnet"
     with pytest.raises(UnknownModelError, match=r"no\.onnx does not exist: check the path"):
         decoupe.load("gone")
+    with pytest.raises(UnknownModelError, match=r"gone is your own model, and .*no\.onnx does not exist"):
+        located("gone")
     with pytest.raises(UnknownModelError, match="unknown model 'mugz'"):
         decoupe.load("mugz")
     monkeypatch.chdir(tmp_path)
@@ -89,6 +110,7 @@ def test_other_names_are_what_they_were(
         ("[models]\nbirefnet = a.onnx\n", "calls a model 'birefnet', as the catalogue does"),
         ("mugs = a.onnx\n", r"is not understood \(File contains no section headers.\): expected \[models\]"),
         ("[models]\na = 1\na = 2\n", "is not understood"),
+        ("[models]\nmugs = ~nobody-of-that-name/a.onnx\n", "has a ~ that cannot be followed .*whole path"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_line(config: Path, text: str, line: str) -> None:

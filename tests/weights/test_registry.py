@@ -101,7 +101,13 @@ def test_spec_takes_short_names_and_hub_ids() -> None:
     assert (stranger.repo, stranger.licence, stranger.commercial) == ("me/my-BiRefNet", "unknown", False)
 
 
-@pytest.mark.parametrize("name", ["folder/absent.pth", "absent.onnx", "/a/b", "../x", "a/b/c", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("folder/absent.pth", "folder/UPPER.PTH", "absent.onnx", "/a/b", "../x", "a/b/c", ""),
+        *("me/a--b", "me/a..b", "me/x.", "me/x.git", f"me/{'x' * 94}"),
+    ],
+)
 def test_a_path_is_no_hub_id(name: str) -> None:
     with pytest.raises(UnknownModelError):
         spec(name)

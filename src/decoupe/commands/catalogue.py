@@ -12,7 +12,7 @@ import typer
 
 from decoupe.commands.console import hush_downloads, say, told
 from decoupe.commands.options import AsJson, Quiet, known_models, known_needs
-from decoupe.errors import InputError, UnknownModelError
+from decoupe.errors import InputError
 
 if TYPE_CHECKING:
     from decoupe.weights.registry import CatalogueRow, ModelSpec
@@ -69,18 +69,13 @@ def get(
     quiet: Quiet = False,
 ) -> None:
     """Download a model and verify it. Its path is printed."""
-    from decoupe.weights import download, registry
-    from decoupe.weights.own import config_file, own_models
+    from decoupe.weights import download, located
 
     with told():
         hush_downloads(quiet)
-        path = own_models().get(name)
-        if path is None:
-            path = download.fetch(registry.spec(name))
-        elif not path.exists():
-            raise UnknownModelError(
-                f"{name} is your own model, and {path} does not exist: check {config_file()}"
-            )
+        path = found if isinstance(found := located(name), Path) else download.fetch(found)
+        if Path(name).exists() and not quiet:
+            say(f"{name} is here already: give it where a model's name goes")
         typer.echo(json.dumps({"name": name, "path": str(path)}) if as_json else path)
 
 
@@ -128,23 +123,28 @@ def prune(
 
 
 def _tell_one(name: str, as_json: bool) -> None:
-    from decoupe.weights import download, registry
-    from decoupe.weights.own import own_models
+    from decoupe.weights import download, located, registry
+    from decoupe.weights.own import own_models, resolved
 
+    # A name of the user's own is told, though its file be gone.
+    own = resolved(name) != name
+    found = own_models()[name] if own else located(name)
     path: Path | None
-    if (file := own_models().get(name)) is not None:
-        path = file if file.exists() else None
-        about: dict[str, Any] = {"name": name, "file": str(file)}
+    if isinstance(found, Path):
+        path = found if found.exists() else None
+        about: dict[str, Any] = {"name": name, "file": str(found)}
         facts = {
             "name": name,
-            "for": "your own",
+            "for": "your own" if own else "a file: give it where a model's name goes",
             "seconds": _seconds(name),
-            "here": str(path) if path else f"no: {file} does not exist",
+            "here": str(path) if path else f"no: {found} does not exist",
         }
     else:
-        spec = registry.spec(name)
-        path = download.cached_path(spec)
-        about, facts = dataclasses.asdict(spec), _facts(spec, path)
+        path = download.cached_path(found)
+        about = dataclasses.asdict(found)
+        if found.name not in registry.CATALOGUE:  # which nobody has looked into
+            about |= dict.fromkeys(("commercial", "preprocessing", "megabytes"))
+        facts = _facts(found, path)
     if as_json:
         typer.echo(json.dumps({**about, "path": None if path is None else str(path)}))
         return
@@ -161,9 +161,11 @@ def _seconds(name: str) -> str:
 
 def _facts(spec: ModelSpec, path: Path | None) -> dict[str, str]:
     """Everything about one model, in words."""
+    from decoupe.weights.registry import CATALOGUE
+
     height, width = spec.preprocessing.size
     least, largest = spec.preprocessing.size_range
-    return {
+    facts = {
         "name": spec.name,
         "for": spec.task,
         "family": f"{spec.family}, backbone {spec.backbone}" if spec.backbone else spec.family,
@@ -176,6 +178,9 @@ def _facts(spec: ModelSpec, path: Path | None) -> dict[str, str]:
         "sha256": spec.sha256 or "as the hub announces it",
         "here": str(path) if path else f"no: decoupe get {spec.name}",
     }
+    if spec.name in CATALOGUE:
+        return facts
+    return {**facts, **dict.fromkeys(("family", "size", "pictures", "licence"), "unknown"), "file": spec.file}
 
 
 def _table(rows: list[CatalogueRow]) -> None:

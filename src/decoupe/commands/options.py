@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -12,7 +13,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from decoupe.errors import InputError
+from decoupe.errors import ConfigError, InputError
 from decoupe.inference.edits import FARTHEST, Edits
 from decoupe.inference.preprocess import Size
 from decoupe.weights.own import own_models
@@ -66,7 +67,10 @@ def in_sections(sections: Mapping[str, str]) -> type[TyperCommand]:
 
 def known_models(beginning: str) -> list[str]:
     """Names of models for a shell to complete; uses no network."""
-    return [name for name in (*CATALOGUE, *own_models()) if name.startswith(beginning)]
+    own: Iterable[str] = ()
+    with contextlib.suppress(ConfigError):  # a command says what is wrong, in a prompt there is no room
+        own = own_models()
+    return [name for name in (*CATALOGUE, *own) if name.startswith(beginning)]
 
 
 def known_needs(beginning: str) -> list[str]:

@@ -10,18 +10,47 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from decoupe.errors import InputError, InstallationError, MissingExtraError, UnknownModelError
-from decoupe.weights.registry import CATALOGUE, WEIGHTS_SUFFIXES, spec, weights_in
+from decoupe.weights.own import config_file, own_models, resolved
+from decoupe.weights.registry import CATALOGUE, WEIGHTS_SUFFIXES, ModelSpec, spec, weights_in
 
 if TYPE_CHECKING:
     from decoupe.weights.checkpoint import LoadedModel
     from decoupe.weights.registry import Preprocessing
 
-__all__ = ["available_models", "load_model"]
+__all__ = ["available_models", "load_model", "located"]
 
 
 def available_models() -> tuple[str, ...]:
     """The names that `load_model` and ``decoupe.load`` take, the embedded default first."""
     return tuple(CATALOGUE)
+
+
+def located(model: str | os.PathLike[str]) -> Path | ModelSpec:
+    """What a user calls a model: its file, or else its row of the catalogue or one made up for a hub id.
+
+    Args:
+        model: weights or exported file, a folder that transformers wrote, name in the catalogue or of
+            `decoupe.weights.own.own_models`, or hub id ``owner/name``. What is on this machine goes first,
+            so that nobody can supply weights for a folder's name.
+
+    Raises:
+        ConfigError: the file of own names cannot be used.
+        UnknownModelError: a file that does not exist, a folder that holds no weights, or no known name; the
+            message suggests the nearest.
+    """
+    name, path = os.fspath(model), Path(resolved(model) or model)
+    if path.is_file():
+        return path
+    if (weights := weights_in(path)) is not None:
+        return weights
+    if path.is_dir() and name not in CATALOGUE:
+        raise UnknownModelError(f"{path} is a folder: name the .onnx, .safetensors or .pth file in it")
+    own = own_models()
+    if name in own:
+        raise UnknownModelError(f"{name} is your own model, and {path} does not exist: check {config_file()}")
+    if path.is_absolute() or path.suffix.lower() in WEIGHTS_SUFFIXES:
+        raise UnknownModelError(f"model file {path} does not exist: check the path")
+    return spec(name, own)
 
 
 def load_model(
@@ -30,8 +59,7 @@ def load_model(
     """A PyTorch model with its weights, downloaded where they are not yet here.
 
     Args:
-        name_or_path: weights file, a folder that transformers wrote, name in the catalogue or of
-            `decoupe.weights.own.own_models`, or hub id ``owner/name``. A file of that name goes first.
+        name_or_path: weights file or any other that `located` takes.
         preprocessing: how a picture becomes the input of a reference's file, which does not tell.
 
     Raises:
@@ -41,16 +69,13 @@ def load_model(
         CheckpointError: the file is broken, or another model's.
         MissingExtraError: PyTorch is not installed.
     """
-    from decoupe.weights import checkpoint, download, own
+    from decoupe.weights import checkpoint, download
 
-    name_or_path = own.resolved(name_or_path) or name_or_path
-    if Path(name_or_path).is_file() or weights_in(Path(name_or_path)) is not None:
-        return checkpoint.read_model(name_or_path, preprocessing=preprocessing)
-    if Path(name_or_path).suffix in WEIGHTS_SUFFIXES:
-        raise UnknownModelError(f"the weights file {name_or_path} does not exist: check the path")
+    model = located(name_or_path)
+    if isinstance(model, Path):
+        return checkpoint.read_model(model, preprocessing=preprocessing)
     if preprocessing is not None:
         raise InputError(f"the model {name_or_path!r} tells how it is fed: leave size, mean and std out")
-    model = spec(os.fspath(name_or_path))
     require_torch(f"the model {model.name!r}")
     if model.file.endswith(".onnx"):
         from decoupe.weights.embedded import read_embedded

@@ -30,13 +30,13 @@ def own_models() -> dict[str, Path]:
     """Name -> file; empty where there is no such file of names.
 
     Raises:
-        ConfigError: the file cannot be read, or takes a name of the catalogue.
+        ConfigError: the file cannot be read, takes a name of the catalogue, or leads to nobody's home.
     """
     file = config_file()
     parser = configparser.ConfigParser(interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # names keep their capitals
     try:
-        parser.read_string(file.read_text(encoding="utf-8"))
+        parser.read_string(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -46,7 +46,10 @@ def own_models() -> dict[str, Path]:
         raise ConfigError(f"{file} is not understood ({line}): expected [models], and NAME = FILE") from None
     if not parser.has_section("models"):
         return {}
-    found = {name: file.parent / Path(place).expanduser() for name, place in parser.items("models")}
+    try:
+        found = {name: file.parent / Path(place).expanduser() for name, place in parser.items("models")}
+    except RuntimeError as error:
+        raise ConfigError(f"{file} has a ~ that cannot be followed ({error}): write the whole path") from None
     for name in found:
         if name in CATALOGUE:
             raise ConfigError(f"{file} calls a model {name!r}, as the catalogue does: choose another name")

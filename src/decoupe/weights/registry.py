@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypeAlias, get_args
@@ -544,8 +545,9 @@ _REMBG = {
 }
 """What rembg calls its models, and what is nearest to each here."""
 
-_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-# Of a path, not of a repository.
+# As the hub's library checks it.
+_HUB_ID = re.compile(r"(?!.{97}|.*(--|\.\.|\.git$))\w([\w.-]*\w)?/\w([\w.-]*\w)?")
+# Of a path, not of a repository; in lower case.
 WEIGHTS_SUFFIXES = (".bin", ".onnx", ".pkl", ".pt", ".pt2", ".pth", ".safetensors", ".xml")
 _IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # as transformers' save_pretrained names them
 
@@ -555,13 +557,14 @@ def weights_in(folder: Path) -> Path | None:
     return next((folder / name for name in _IN_FOLDERS if (folder / name).is_file()), None)
 
 
-def spec(name: str) -> ModelSpec:
+def spec(name: str, own: Iterable[str] = ()) -> ModelSpec:
     """The catalogue's row called ``name``, or a row made up for a hub repository that it does not list.
 
     Args:
         name: short name (``"birefnet"``) or hub id (``"ZhengPeng7/BiRefNet"``, ``"me/my-BiRefNet"``). Of a
             repository outside the catalogue the file ``model.safetensors`` is taken; its family is found out
             from the names of its tensors.
+        own: further names to suggest.
 
     Raises:
         UnknownModelError: no model of that name; the message suggests the nearest.
@@ -571,7 +574,7 @@ def spec(name: str) -> ModelSpec:
     for model in _MODELS:
         if model.repo is not None and model.repo.lower() == name.lower():
             return model
-    if _HUB_ID.fullmatch(name) and PurePath(name).suffix not in WEIGHTS_SUFFIXES:
+    if _HUB_ID.fullmatch(name) and PurePath(name).suffix.lower() not in WEIGHTS_SUFFIXES:
         return ModelSpec(
             name=name,
             family="",
@@ -588,7 +591,7 @@ def spec(name: str) -> ModelSpec:
         raise UnknownModelError(
             f"unknown model {name!r}, which is rembg's: take {_REMBG[name]!r}, or give its .onnx file"
         )
-    raise UnknownModelError(unknown("model", name, CATALOGUE))
+    raise UnknownModelError(unknown("model", name, (*own, *CATALOGUE)))
 
 
 def suited(need: str) -> list[CatalogueRow]:
