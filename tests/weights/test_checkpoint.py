@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ import decoupe
 from decoupe.errors import CheckpointError, OutputError, UnknownModelError
 from decoupe.models import BiRefNet, BiRefNetConfig
 from decoupe.models.birefnet import PRESETS
-from decoupe.weights import load_model
+from decoupe.weights import load_model, located
 from decoupe.weights.checkpoint import read_model, save_model
-from decoupe.weights.registry import Preprocessing
+from decoupe.weights.registry import CATALOGUE, Preprocessing
 from weights.fake_hub import FakeHub
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -152,6 +153,23 @@ def test_a_truncated_pickle(tmp_path: Path, legacy: bool, keep: int) -> None:
     torch.save({"a": torch.zeros(1000)}, path, _use_new_zipfile_serialization=not legacy)
     path.write_bytes(path.read_bytes()[:keep])
     assert "truncated or damaged" in refused(path)
+
+
+def test_a_pickle_that_holds_itself(tmp_path: Path) -> None:
+    path = tmp_path / "knot.pth"
+    knot: dict[str, Any] = {}
+    knot["model"] = knot
+    torch.save(knot, path)
+    assert "holds dicts within dicts without end" in refused(path)
+
+
+def test_a_legacy_pickle_cut_anywhere(tmp_path: Path) -> None:
+    path = tmp_path / "cut.pth"
+    torch.save({"a.b": torch.zeros(10), "c": torch.zeros(3)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for keep in range(20, len(whole), 3):
+        path.write_bytes(whole[:keep])
+        assert re.search("truncated or damaged|holds more than tensors", refused(path))
 
 
 @pytest.mark.parametrize("name", ["picture.png", "notes.safetensors", "empty.pth"])
@@ -292,7 +310,11 @@ def test_a_file_of_a_later_version(
         read_model(saved)
 
 
-@pytest.mark.parametrize("written", ["{", "[]", "{}", '{"family": "birefnet", "version": "0.1"}'])
+@pytest.mark.parametrize(
+    "written",
+    ["{", "[]", "{}", '{"family": "birefnet", "version": "0.1"}', "[" * 200_000],
+    ids=["cut", "list", "empty", "part", "deep"],
+)
 def test_damaged_metadata_are_told(saved: Path, written: str) -> None:
     save_file(load_file(saved), saved, metadata={"decoupe": written})
     assert "metadata" in refused(saved)
@@ -312,9 +334,29 @@ def test_load_model_of_an_unknown_name() -> None:
         load_model("birefnt")
 
 
-def test_load_model_of_a_file_that_is_not_there() -> None:
-    with pytest.raises(UnknownModelError, match=r"weights file weights/absent\.pth does not exist"):
-        load_model("weights/absent.pth")
+@pytest.mark.parametrize("name", ["weights/absent.pth", "weights/ABSENT.PTH"])
+def test_load_model_of_a_file_that_is_not_there(name: str) -> None:
+    with pytest.raises(UnknownModelError, match=f"model file {re.escape(name)} does not exist"):
+        load_model(name)
+
+
+def test_a_folder_is_never_a_hub_id(
+    saved: Path, tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever owns that name on the hub could supply other weights than those in the folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/finetune")
+    folder.mkdir(parents=True)
+    (folder / "best.safetensors").write_bytes(saved.read_bytes())
+    hub.files["runs/finetune/model.safetensors"] = saved.read_bytes()
+    with pytest.raises(UnknownModelError, match=r"runs/finetune is a folder: name the .* file in it"):
+        load_model("runs/finetune")
+    assert hub.requests == []
+    (folder / "best.safetensors").rename(folder / "model.safetensors")
+    assert located("runs/finetune") == folder / "model.safetensors"
+    assert load_model("runs/finetune").config == CONFIG
+    Path("birefnet").mkdir()
+    assert located("birefnet") == CATALOGUE["birefnet"]  # a folder of pictures is no model
 
 
 def test_the_embedded_model_in_pytorch_is_the_exported_one(tmp_path: Path) -> None:

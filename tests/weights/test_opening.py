@@ -181,7 +181,8 @@ def test_without_a_config_the_classes_are_those_of_the_set_or_numbers() -> None:
 def test_labels_that_do_not_fit_are_one_line(tmp_path: Path, maskformer: MaskFormer) -> None:
     torch.save(convert.to_reference(maskformer), tmp_path / "pytorch_model.bin")
     write_config(tmp_path, ("only", "two"))
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: there are 2 labels for 3 classes"):
+    line = r"pytorch_model\.bin: there are 2 labels for 3 classes: give one each in .*config\.json, or move"
+    with pytest.raises(CheckpointError, match=line):
         read_model(tmp_path)
     (tmp_path / "config.json").write_text("{ broken")
     with pytest.raises(CheckpointError, match=r"config\.json cannot be read .*: get it again"):
@@ -263,6 +264,7 @@ def test_a_file_of_the_catalogue_is_known_by_its_hash(
     monkeypatch.setitem(CATALOGUE, "inspyrenet", row)
     loaded = read_model(file)
     assert loaded.preprocessing == row.preprocessing
+    assert loaded.licence == checkpoint.licence_of(str(file), loaded) == row.licence != ""
     assert loaded.config.base_size == (1024, 1024)
     assert not any("assumed" in note for note in loaded.notes)
 

@@ -14,6 +14,7 @@ import json
 import os
 import pickle
 import re
+import struct
 import tempfile
 import warnings
 from dataclasses import dataclass, field
@@ -30,9 +31,9 @@ from decoupe.errors import (
     UnknownModelError,
     unknown,
 )
-from decoupe.weights import beside
+from decoupe.weights import beside, located
 from decoupe.weights.labels import NO_NAMES, Vocabulary, vocabulary
-from decoupe.weights.registry import CATALOGUE, Preprocessing, spec, weights_in
+from decoupe.weights.registry import CATALOGUE, ModelSpec, Preprocessing, weights_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +48,8 @@ _UNREADABLE = (
     OSError,
     RuntimeError,
     EOFError,
+    RecursionError,
+    struct.error,
     ValueError,
     TypeError,
     LookupError,
@@ -72,7 +75,8 @@ class LoadedModel:
         preprocessing: how a picture becomes its input.
         notes: what had to be inferred or assumed because the file does not say it, one line each.
         vocabulary: the names of the classes of a model that gives segments; empty for the others.
-        licence: of the weights, as decoupe's own file tells it; empty where it does not.
+        licence: of the weights, as decoupe's own file tells it, or the catalogue's row with the same hash;
+            empty where neither does.
         extra: what else decoupe's own file keeps: of a training its recipe, step and scores.
     """
 
@@ -93,13 +97,13 @@ def licence_of(name: str, loaded: LoadedModel) -> str:
         name: by which it was loaded.
         loaded: what was.
     """
-    if loaded.licence or Path(name).is_file():  # a file of that name goes first
+    if loaded.licence:
         return loaded.licence
     try:
-        row = spec(name)
-    except UnknownModelError:  # a name of the user's own
+        row = located(name)
+    except UnknownModelError:  # what it was loaded by is gone
         return ""
-    return row.licence if row.name in CATALOGUE else ""
+    return row.licence if isinstance(row, ModelSpec) and row.name in CATALOGUE else ""
 
 
 def save_model(
@@ -233,7 +237,9 @@ def _from_reference(
     from decoupe.weights import convert
 
     notes = []
-    preprocessing = preprocessing or _known(path) or beside.preprocessing(path)
+    row = _known(path) if preprocessing is None else None
+    if preprocessing is None:
+        preprocessing = beside.preprocessing(path) if row is None else row.preprocessing
     try:
         tensors = convert.bare_state(state)
         if others := convert.others_in(state):
@@ -258,7 +264,7 @@ def _from_reference(
         words = NO_NAMES
         if family == "maskformer":
             names = beside.labels(path)
-            words = vocabulary(names, config.classes)
+            words = _vocabulary(path, names, config.classes)
             if names is None:
                 notes.append(
                     f"{path.name} does not name its {config.classes} classes; assumed: {words.names[0]}, "
@@ -266,8 +272,22 @@ def _from_reference(
                 )
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from error
+    except RecursionError:
+        raise CheckpointError(
+            f"{path} holds dicts within dicts without end, expected named tensors"
+        ) from None
     notes = [*(f"{path.name}: {note}" for note in convert.describe(family, config)), *notes]
-    return LoadedModel(model.eval(), family, config, preprocessing, notes, words)
+    licence = "" if row is None else row.licence
+    return LoadedModel(model.eval(), family, config, preprocessing, notes, words, licence)
+
+
+def _vocabulary(path: Path, names: tuple[str, ...] | None, classes: int) -> Vocabulary:
+    """The vocabulary of a reference's file, with the names that the ``config.json`` beside it gives."""
+    try:
+        return vocabulary(names, classes)
+    except ConfigError as error:
+        place = path.with_name("config.json")
+        raise ConfigError(f"{error} in {place}, or move that away if it is another model's") from error
 
 
 def _of_family(family: str, given: Preprocessing) -> Preprocessing:
@@ -288,12 +308,12 @@ def _of_family(family: str, given: Preprocessing) -> Preprocessing:
     )
 
 
-def _known(path: Path) -> Preprocessing | None:
-    """The preprocessing of the catalogue's file with the same hash, wherever it has been copied to."""
+def _known(path: Path) -> ModelSpec | None:
+    """The catalogue's row of the file with the same hash, wherever it has been copied to."""
     from decoupe.weights.download import sha256_of
 
     actual = sha256_of(path)
-    return next((spec.preprocessing for spec in CATALOGUE.values() if spec.sha256 == actual), None)
+    return next((row for row in CATALOGUE.values() if row.sha256 == actual), None)
 
 
 def _check_fit(path: Path, model: nn.Module, state: Mapping[str, Tensor], family: str) -> None:
@@ -322,10 +342,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
             start = file.read(9)
     except OSError as error:
         raise CheckpointError(f"cannot read the weights file {path}: {error.strerror}") from error
-    if path.suffix in (".onnx", ".pt2"):
+    suffix = path.suffix.lower()
+    if suffix in (".onnx", ".pt2"):
         raise CheckpointError(f"{path} is an exported model, not PyTorch weights: use decoupe.load")
     try:
-        if path.suffix == ".pkl" and not start.startswith(b"PK"):
+        if suffix == ".pkl" and not start.startswith(b"PK"):
             from decoupe.weights.detectron import read_pkl
 
             return read_pkl(path), None
@@ -358,7 +379,7 @@ def _parsed(written: str, path: Path) -> dict[str, Any]:
         required = {key: metadata[key] for key in ("family", "config", "preprocessing", "version")}
         optional = {"vocabulary": {"names": ()}, "licence": "", "extra": {}}
         return {**required, **{key: metadata.get(key, none) for key, none in optional.items()}}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(
             f"{path} holds damaged metadata of decoupe ({error}): copy or download it again"
         ) from error
