@@ -8,7 +8,9 @@ where something is drawn, so that ``decoupe cut photo.jpg`` starts quickly.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -40,6 +42,9 @@ app = typer.Typer(
 
 def main() -> None:
     """The ``decoupe`` command."""
+    # What an older encoding of a terminal or pipe has not, such as ×, is written as a question mark.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
     app()
 
 
