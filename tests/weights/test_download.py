@@ -130,7 +130,13 @@ def test_a_connection_that_never_holds_is_one_line(hub: FakeHub, monkeypatch: py
 
 
 @pytest.mark.parametrize("where", ["announced", "pinned"])
-def test_a_wrong_hash_is_refused_and_deleted(hub: FakeHub, where: str) -> None:
+@pytest.mark.parametrize("relative", [False, True], ids=["", "relative"])
+def test_a_wrong_hash_is_refused_and_deleted(
+    hub: FakeHub, where: str, relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if relative:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("DECOUPE_CACHE", "cache")
     hub.files[KEY] = CONTENT
     spec = SPEC
     if where == "announced":
@@ -143,7 +149,9 @@ def test_a_wrong_hash_is_refused_and_deleted(hub: FakeHub, where: str) -> None:
     one_line(error)
     assert cached_path(spec) is None
     assert not [
-        path for path in cache_dir().rglob("*") if path.is_file() and path.stat().st_size == len(CONTENT)
+        path
+        for path in cache_dir().rglob("*")
+        if path.is_symlink() or (path.is_file() and path.stat().st_size == len(CONTENT))
     ]
 
     hub.announced.clear()

@@ -78,11 +78,11 @@ def _in(repository: CachedRepoInfo, revision: CachedRevisionInfo) -> list[Cached
 
 def _downloaded(repository: CachedRepoInfo, revision: CachedRevisionInfo) -> dict[str, CachedFileInfo]:
     """What decoupe downloaded of a revision, by name in the repository; no links to files elsewhere."""
-    named = {file.file_path.relative_to(revision.snapshot_path): file for file in revision.files}
+    named = {file.file_path.relative_to(revision.snapshot_path).as_posix(): file for file in revision.files}
     return {
-        name.as_posix(): file
+        name: file
         for name, file in named.items()
-        if downloaded_marker(repository.repo_path, revision.commit_hash, *name.parts).exists()
+        if downloaded_marker(repository.repo_path, revision.commit_hash, name).exists()
         and file.blob_path.is_relative_to(repository.repo_path)
     }
 

@@ -120,7 +120,7 @@ def _download(spec: ModelSpec, repo: str, progress: bool) -> Path:
 
     _check_space(spec)
     snapshots = _repository(repo) / "snapshots"
-    before = {*snapshots.glob(f"*/{spec.file}")}
+    before = {folder.name for folder in snapshots.glob("*") if (folder / spec.file).exists()}
     try:
         with _progress_bar(progress), _quiet_log(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Not enough free disk space")  # _explain says it
@@ -136,10 +136,12 @@ def _download(spec: ModelSpec, repo: str, progress: bool) -> Path:
     except _transport_errors() as error:
         raise DownloadError(_explain(error, spec, repo)) from error
     path = Path(found)
-    if path not in before:
-        marker = downloaded_marker(_repository(repo), *path.relative_to(snapshots).parts)
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
+    revision = path.parents[spec.file.count("/")].name
+    if revision not in before:
+        marker = downloaded_marker(_repository(repo), revision, spec.file)
+        with contextlib.suppress(OSError):  # `decoupe cache list` leaves it out, no more
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
     return path
 
 
@@ -150,15 +152,15 @@ def _repository(repo: str) -> Path:
     return cache_dir() / repo_folder_name(repo_id=repo, repo_type="model")
 
 
-def downloaded_marker(repository: Path, revision: str, *file: str) -> Path:
+def downloaded_marker(repository: Path, revision: str, file: str = "") -> Path:
     """Where it is remembered that decoupe, not another program, downloaded a file of a revision.
 
     Args:
         repository: its folder in the cache.
         revision: the commit.
-        file: the parts of its path in the repository.
+        file: its path in the repository; without it, the folder of the revision's marks.
     """
-    return repository.joinpath(".decoupe", revision, *file)
+    return repository / ".decoupe" / revision / file
 
 
 def _check_reached(spec: ModelSpec, repo: str) -> None:
@@ -393,7 +395,7 @@ def _blob_of(path: Path) -> Path:
 
 def _is_cached(file: Path) -> bool:
     """Whether a file, or a link, lies in the cache."""
-    return any(file.is_relative_to(folder) for folder in (cache_dir().absolute(), cache_dir().resolve()))
+    return file.parent.resolve().is_relative_to(cache_dir().resolve())
 
 
 def marker_of(blob: Path) -> Path:
