@@ -147,6 +147,14 @@ def test_doctor_tells_of_a_pytorch_that_cannot_be_imported(here: Path) -> None:
     assert "cannot be imported (libcudart.so.13: not there): reinstall it" in done.stdout
 
 
+def test_doctor_goes_on_after_what_is_wrong(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "nonsense")
+    report = CliRunner().invoke(app, ["doctor"])
+    assert report.exit_code == 1
+    assert "HF_ENDPOINT is 'nonsense', expected an address" in report.stdout
+    assert "finer models" in report.stdout
+
+
 def test_doctor_tells_of_other_installations_that_do_not_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

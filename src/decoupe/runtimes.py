@@ -330,8 +330,8 @@ def open_runtime(
         MissingExtraError: the model needs PyTorch, which is not installed.
         ModelError: the weights cannot be had or read.
     """
-    model = resolved(model)
     spec = find_spec(model)
+    model = resolved(model)
     kind = _EXPORTED.get(Path(spec.file if spec is not None else str(model)).suffix.lower(), "torch")
     _check_choice("runtime", runtime, RUNTIMES)
     _check_choice("dtype", dtype, DTYPES)

@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from decoupe.errors import DecoupeError
@@ -72,13 +72,21 @@ def examine() -> Iterator[Check]:
         yield Check(library, _version(library) or "not installed")
     yield from map(_onnx_device, ("cpu", "cuda"))
     yield from _torch_devices()
-    yield _cache()
+    yield _told("cache", _cache)
     for name, extra in EXTRAS.items():
         if importlib.util.find_spec(extra.module) is None:
             remedy = f"pip install 'decoupe[{name}]', about {extra.megabytes} MB"
             yield Check(f"extra {name}", f"not installed; brings {extra.brings}: {remedy}")
-    yield _default_model()
-    yield _finer_models()
+    yield _told("default model", _default_model)
+    yield _told("finer models", _finer_models)
+
+
+def _told(name: str, check: Callable[[], Check]) -> Check:
+    """A check, and what decoupe has to say against it."""
+    try:
+        return check()
+    except DecoupeError as error:
+        return Check(name, str(error), ok=False)
 
 
 def _version(library: str) -> str | None:
@@ -169,11 +177,8 @@ def _default_model() -> Check:
     from decoupe.inference.predictor import load
 
     begun = time.perf_counter()
-    try:
-        predictor = load()
-        matte = predictor(np.full((64, 48, 3), 128, np.uint8))
-    except DecoupeError as error:
-        return Check("default model", str(error), ok=False)
+    predictor = load()
+    matte = predictor(np.full((64, 48, 3), 128, np.uint8))
     works = matte.alpha.shape == (64, 48)
     took = time.perf_counter() - begun
     return Check("default model", f"{predictor.describe()}: works, opened and run in {took:.2f} s", works)

@@ -74,14 +74,15 @@ def load_model(
     model = located(name_or_path)
     if isinstance(model, Path):
         return checkpoint.read_model(model, preprocessing=preprocessing)
-    if preprocessing is not None:
-        raise InputError(f"the model {name_or_path!r} tells how it is fed: leave size, mean and std out")
+    listed = model.name in CATALOGUE
+    if listed and preprocessing is not None:
+        raise InputError(f"the catalogue tells how {model.name} is fed: leave size, mean and std out")
     require_torch(f"the model {model.name!r}")
     if model.file.endswith(".onnx"):
         from decoupe.weights.embedded import read_embedded
 
         return read_embedded(model, download.fetch(model))
-    known = model.preprocessing if model.name in CATALOGUE else None
+    known = model.preprocessing if listed else preprocessing
     return checkpoint.read_model(download.fetch(model), model.family, known)
 
 
