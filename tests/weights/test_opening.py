@@ -178,6 +178,14 @@ def test_without_a_config_the_classes_are_those_of_the_set_or_numbers() -> None:
     assert vocabulary([f"thing {index}" for index in range(133)], 133).stuff == ()
 
 
+@pytest.mark.parametrize(("classes", "assumed"), [(1, "class 0"), (19, "road, sidewalk, building, …")])
+def test_class_names_that_are_assumed_are_told(tmp_path: Path, classes: int, assumed: str) -> None:
+    model = MaskFormer(MaskFormerConfig(backbone="resnet50", classes=classes, **SMALL))
+    torch.save(convert.to_reference(model), tmp_path / "bare.pth")
+    notes = read_model(tmp_path / "bare.pth").notes
+    assert any(f"does not name its {classes} classes, assumed: {assumed};" in note for note in notes), notes
+
+
 def test_labels_that_do_not_fit_are_one_line(tmp_path: Path, maskformer: MaskFormer) -> None:
     torch.save(convert.to_reference(maskformer), tmp_path / "pytorch_model.bin")
     write_config(tmp_path, ("only", "two"))

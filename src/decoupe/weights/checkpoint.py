@@ -235,6 +235,7 @@ def _from_reference(
     path: Path, state: dict[str, Tensor], family: str | None, preprocessing: Preprocessing | None
 ) -> LoadedModel:
     from decoupe.weights import convert
+    from decoupe.weights.naming import some
 
     notes = []
     row = _known(path) if preprocessing is None else None
@@ -267,8 +268,8 @@ def _from_reference(
             words = _vocabulary(path, names, config.classes)
             if names is None:
                 notes.append(
-                    f"{path.name} does not name its {config.classes} classes; assumed: {words.names[0]}, "
-                    f"{words.names[1]}, …, as id2label in a config.json beside it would name them"
+                    f"{path.name} does not name its {config.classes} classes, assumed: {some(words.names)}; "
+                    "id2label in a config.json beside it would name them"
                 )
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from error
