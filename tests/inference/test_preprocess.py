@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import struct
 import threading
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import EpsImagePlugin, Image, ImageCms, TiffImagePlugin
+from PIL.ExifTags import Base
 
 from decoupe.errors import InputError
 from decoupe.inference.png import encode_png
@@ -32,6 +34,7 @@ from inference import icc
 from inference.tiny import KEEP, STRETCH
 
 RAMP = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+TAGS = {tag.name: int(tag) for tag in Base}
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -188,6 +191,15 @@ def test_grey_goes_through_its_profile(values: np.ndarray, form: str) -> None:
     assert np.array_equal(foreign.pixels[0, :, 0], values)
 
 
+def test_grey_with_a_transparent_value_goes_through_its_profile() -> None:
+    image = Image.fromarray(np.array([[0, 64, 255]], np.uint8))
+    picture = read_image(encoded(image, transparency=255, icc_profile=icc.linear_grey()))
+    assert picture.pixels[0, :, 0].tolist() == [0, 137, GREY]  # IEC 61966-2-1
+    assert picture.icc_profile is None
+    assert picture.opacity is not None
+    assert picture.opacity.tolist() == [[1, 1, 0]]
+
+
 def test_grey_with_transparency_goes_through_its_profile() -> None:
     half = read_image(encoded(Image.new("LA", (8, 8), (128, 254)), "PNG", icc_profile=icc.linear_grey()))
     assert abs(int(half.pixels[0, 0, 0]) - 188) <= 2
@@ -233,6 +245,85 @@ def test_sixteen_bit_colour_files(channels: int) -> None:
 def test_sixteen_bit_colour_tiff(order: str) -> None:
     values = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype(f"{order}u2")
     np.testing.assert_array_equal(read_image(bare_tiff(values, order)).pixels, values)
+
+
+def test_a_pillow_image_of_sixteen_bits_keeps_them(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (5, 7, 3), np.uint16)
+    path = tmp_path / "wide.png"
+    path.write_bytes(encode_png(values, SRGB))
+    for file in (path, BytesIO(bare_tiff(values.astype("<u2"), "<"))):
+        with Image.open(file) as image:
+            for _ in range(2):  # what has been read before is read alike
+                np.testing.assert_array_equal(read_image(image).pixels, values)
+            assert read_image(image).icc_profile == image.info.get("icc_profile")
+            np.testing.assert_array_equal(np.asarray(image), values >> 8)
+
+
+def test_the_chosen_page_of_sixteen_bits_is_read() -> None:
+    pages = [np.full((4, 5, 3), value, np.uint16) for value in (1000, 60001)]
+    first, second = (bare_tiff(page, "<") for page in pages)
+    # The second directory, whose offsets count from the second file's start, follows the first file.
+    moved = bytearray(second[8:])
+    (count,) = struct.unpack_from("<H", moved)
+    for entry in range(count):
+        tag, _, _, value = struct.unpack_from("<HHII", moved, 2 + 12 * entry)
+        if tag in (258, 273):
+            struct.pack_into("<I", moved, 2 + 12 * entry + 8, value + len(first) - 8)
+    both = bytearray(first + moved)
+    struct.pack_into("<I", both, 8 + 2 + 12 * count, len(first))
+    opened = Image.open(BytesIO(both))
+    opened.seek(1)
+    np.testing.assert_array_equal(read_image(opened).pixels, pages[1])
+
+
+def described_tiff(**tags: object) -> bytes:
+    """A TIFF of 2×2 pixels that says so of itself, with room enough for its pixels."""
+    directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
+    plain = {"ImageWidth": 2, "ImageLength": 2, "Compression": 1, "RowsPerStrip": 2}
+    for name, value in {**plain, "PhotometricInterpretation": 2, "StripOffsets": 0, **tags}.items():
+        directory[TAGS[name]] = value
+    directory[TAGS["StripByteCounts"]] = 256
+    buffer = BytesIO()
+    directory.save(buffer)
+    return buffer.getvalue() + bytes(256)
+
+
+def test_wide_colours_in_separate_planes_are_refused() -> None:
+    """Pillow reads them, and takes the bytes of a value for two values."""
+    data = described_tiff(
+        BitsPerSample=(16, 16, 16), SamplesPerPixel=3, PlanarConfiguration=2, StripOffsets=(8, 16, 24)
+    )
+    for source in (data, Image.open(BytesIO(data))):
+        with pytest.raises(InputError, match=r"a plane of its own: save it with interleaved pixels"):
+            read_image(source)
+
+
+@pytest.mark.parametrize(
+    ("tags", "kind"),
+    [
+        (
+            {"BitsPerSample": (32,) * 3, "SamplesPerPixel": 3, "SampleFormat": (3,) * 3},
+            "3 channels of 32-bit floats",
+        ),
+        (
+            {"BitsPerSample": (64,), "SampleFormat": (3,), "PhotometricInterpretation": 1},
+            "1 channel of 64-bit floats",
+        ),
+        ({"BitsPerSample": (32,) * 3, "SamplesPerPixel": 3}, "3 channels of 32 bits"),
+        (
+            {
+                "BitsPerSample": (16, 16),
+                "SamplesPerPixel": 2,
+                "ExtraSamples": 2,
+                "PhotometricInterpretation": 1,
+            },
+            "2 channels of 16 bits",
+        ),
+    ],
+)
+def test_a_tiff_of_other_depths_is_called_one(tags: dict[str, object], kind: str) -> None:
+    with pytest.raises(InputError, match=f"image is a TIFF of {kind}, which cannot be read: save it as RGB"):
+        read_image(described_tiff(**tags))
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
@@ -287,6 +378,26 @@ def test_the_first_frame_is_read_and_the_others_are_told(kind: str, several: str
     assert (picture.pixels == (255, 0, 0)).all()
 
 
+def test_frames_of_a_pillow_image_are_told_and_the_chosen_one_is_read() -> None:
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+    opened = Image.open(BytesIO(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])))
+    with pytest.warns(FramesWarning, match="image has several frames: the first is read"):
+        assert read_image(opened).pixels[0, 0].tolist() == [255, 0, 0]
+    opened.seek(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(opened).pixels[0, 0].tolist() == [0, 0, 255]
+
+
+def test_frames_are_told_where_decoupe_is_called() -> None:
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    for source in (data, Image.open(BytesIO(data))):
+        with pytest.warns(FramesWarning) as told:
+            read_image(source)
+        assert told[0].filename == __file__
+
+
 def test_a_damaged_second_frame_does_not_matter() -> None:
     frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
     whole = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
@@ -324,6 +435,26 @@ def test_tensors_and_other_orders_of_bytes_are_arrays() -> None:
         read_image(torch.zeros(8, 8, 3, requires_grad=True))
 
 
+@pytest.mark.parametrize(
+    ("kind", "remedy"), [(bool, r"array \* numpy.uint8\(255\)"), (np.int32, "array.astype")]
+)
+def test_what_an_array_of_another_type_is_to_be_made_of(kind: type, remedy: str) -> None:
+    """As 8 bits, True would be nearly black."""
+    with pytest.raises(InputError, match=f"use {remedy}"):
+        read_image(np.ones((4, 4), kind))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_an_opaque_channel_is_none(kind: type) -> None:
+    most = 1 if kind is np.float32 else np.iinfo(kind).max
+    pixels = np.full((4, 6, 4), most, kind)
+    assert read_image(pixels).opacity is None
+    pixels[0, 0, 3] = 0
+    assert read_image(pixels).opacity is not None
+    wide = np.full((4, 6, 4), 65535, np.uint16)
+    assert read_image(encode_png(wide)).opacity is None
+
+
 def test_a_file_that_has_been_read_is_told_so() -> None:
     file = BytesIO(b"something")
     file.read()
@@ -335,6 +466,63 @@ def test_a_file_that_has_been_read_is_told_so() -> None:
 def test_what_nobody_means_as_a_path(name: str) -> None:
     with pytest.raises(InputError, match=r"a path is empty|is an address, and no pictures are fetched"):
         read_image(name)
+
+
+class Upload:
+    """A file as web frameworks hand it over."""
+
+    async def read(self) -> bytes:
+        return b""
+
+
+def test_an_asynchronous_file_is_told_so() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a coroutine that was never awaited
+        with pytest.raises(InputError, match=r"an asynchronous file: give the bytes, await file.read\(\)"):
+            read_image(Upload())
+        gc.collect()
+
+
+def test_a_long_name_is_not_repeated_whole() -> None:
+    for start in ("data:image/jpeg;base64,", "https://example.org/"):
+        with pytest.raises(InputError) as told:
+            read_image(start + "A" * 100_000)
+        assert len(str(told.value)) < 400
+
+
+def fake_ghostscript(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that Pillow starts for EPS; the file that it leaves where it was started."""
+    started = folder / "started"
+    for name in ("gs", "gswin64c"):
+        program = folder / name
+        program.write_text(f"#!/bin/sh\necho $* >> {started}\nexit 1\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    return started
+
+
+def test_no_program_is_started_for_what_only_claims_to_be_a_photograph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = fake_ghostscript(tmp_path, monkeypatch)
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(encoded(Image.fromarray(RAMP), "EPS"))
+    with pytest.raises(InputError, match=r"photo\.jpg is not a picture that can be read"):
+        read_image(photo)
+    told = r"image is a file of the format EPS: call its load\(\) first"
+    with Image.open(photo) as image, pytest.raises(InputError, match=told):
+        read_image(image)
+    assert not started.exists()
+
+
+@pytest.mark.parametrize(
+    "kind", ["JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "TGA"]
+)
+def test_every_format_that_is_named_is_read(kind: str) -> None:
+    data = encoded(Image.new("RGB", (16, 16), (200, 60, 30)), kind)
+    for source in (data, Image.open(BytesIO(data))):
+        assert np.abs(read_image(source).pixels.astype(int) - (200, 60, 30)).max() <= 20
 
 
 def test_unusable_sources(tmp_path: Path) -> None:
@@ -462,8 +650,11 @@ def test_sizes_by_hand() -> None:
         network_size((300, 400), STRETCH, 100)
     with pytest.raises(InputError, match="expected positive"):
         network_size((300, 400), KEEP, -32)
-    with pytest.raises(InputError, match="expected a number"):
-        network_size((300, 400), KEEP, "large")
+    for size in ("large", True, (True, True), 320.0, [320, 320], (320,)):
+        with pytest.raises(InputError, match="expected a number"):
+            network_size((300, 400), KEEP, size)
+    assert network_size((300, 400), STRETCH, np.int64(128)) == (128, 128)
+    assert network_size((300, 400), STRETCH, (np.int32(64), 128)) == (64, 128)
 
 
 def test_input_is_pillow_bilinear_then_normalised() -> None:
@@ -523,8 +714,13 @@ def test_grey_tiffs_of_more_than_8_bits(
     ("bits", "row"), [(1, b"\x40"), (2, b"\x1b"), (4, b"\x0f\x41"), (8, b"\0\1\x80\xff")]
 )
 def test_a_transparent_grey_of_few_bits(bits: int, row: bytes) -> None:
-    picture = read_image(grey_png(bits, [row], b"\0\1"))
+    data = grey_png(bits, [row], b"\0\1")
+    picture = read_image(data)
     assert picture.opacity is not None
+    opened = Image.open(BytesIO(data))
+    for again in (read_image(opened), read_image(opened)):
+        assert again.opacity is not None
+        np.testing.assert_array_equal(again.opacity, picture.opacity)
     packed = np.unpackbits(np.frombuffer(row, np.uint8)).reshape(-1, bits)
     values = packed @ (1 << np.arange(bits)[::-1])
     assert picture.opacity[0].tolist() == (values != 1).astype(float).tolist()

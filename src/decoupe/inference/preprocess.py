@@ -6,11 +6,11 @@ import math
 import os
 import re
 import threading
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
+from numbers import Integral
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, SupportsFloat, TypeAlias, runtime_checkable
 
@@ -20,13 +20,29 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from decoupe.arrays import Box, Floats
 from decoupe.errors import InputError
+from decoupe.inference.checks import shortened
 from decoupe.inference.metadata import DAMAGED, NO_METADATA, Metadata, metadata_of, pillow_lock, upright
 from decoupe.inference.sampling import on_threads, strips
-from decoupe.inference.sixteen import choose_low_bytes, has_sixteen_bits, scale_transparency, tiff_grey
+from decoupe.inference.sixteen import (
+    choose_low_bytes,
+    has_sixteen_bits,
+    has_wide_planes,
+    scale_transparency,
+    tiff_grey,
+    tiff_kind,
+)
+from decoupe.notices import warn
 from decoupe.weights.registry import Preprocessing
 
 Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 """RGB or grey values of 8 or 16 bits."""
+
+FORMATS = (
+    *("JPEG", "MPO", "PNG", "GIF", "BMP", "PPM"),  # those that Pillow knows from its start come first
+    *("WEBP", "TIFF", "AVIF", "JPEG2000", "TGA"),
+    *("HEIF", "JXL"),  # of plugins
+)
+"""The formats, as Pillow calls them, that are opened: some of the others start programs, as EPS does."""
 
 MAX_PIXELS = 178_956_970
 """Most pixels that a file may hold unless the caller raises the cap; Pillow's own bound for refusing."""
@@ -116,12 +132,14 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
     EXIF orientation is applied, once. CMYK, LAB and grey become sRGB through their ICC profile, RGB keeps
     its profile. 16-bit grey, RGB and RGBA files (PNG, TIFF), 16-bit arrays and float arrays stay
     16-bit. Of an animation the first frame is read, with a `FramesWarning`. HEIC files need pillow-heif.
-    Transparent parts are laid over mid-grey, with their transparency beside the pixels.
+    Transparent parts are laid over mid-grey, with their transparency beside the pixels. A file is one of
+    `FORMATS`, whatever its name ends in.
 
     Args:
         source: a path, the bytes of a file, a binary file object, a Pillow image, or an array ``(H, W)``,
             ``(H, W, 3)`` or ``(H, W, 4)``: uint8, uint16, or floats in [0, 1]; what gives such an array, as
-            a PyTorch tensor on the CPU does, is one.
+            a PyTorch tensor on the CPU does, is one. Arrays are RGB; of OpenCV's BGR give
+            ``frame[..., ::-1]``. A Pillow image that has not been loaded is read as its file is.
         max_pixels: largest width × height that is decoded. Arrays are already in memory and not bounded.
 
     Raises:
@@ -135,17 +153,7 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        _check_pixels(source.size, "image", max_pixels)
-        try:
-            with _LOADING[(id(source) >> 4) % len(_LOADING)]:  # objects begin at multiples of 16
-                source.load()
-            return _from_pillow(source, "image")
-        except InputError:
-            raise
-        except DAMAGED as error:  # Pillow reads pixels when they are first needed
-            raise InputError(
-                f"image is damaged, truncated or closed ({error}): open it again, or get the file again"
-            ) from None
+        return _from_opened(source, max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(BytesIO(source), "image", max_pixels)
     if isinstance(source, (str, os.PathLike)):
@@ -163,6 +171,50 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
         f"cannot read a picture from {type(source).__name__}; "
         f"expected a path, bytes, a binary file, a Pillow image or an array (H, W, 3){several}"
     )
+
+
+def _from_opened(image: Image.Image, max_pixels: int) -> Picture:
+    """A Pillow image, whose pixels Pillow may not have read yet."""
+    _check_pixels(image.size, "image", max_pixels)
+    picture, several = None, None
+    try:
+        with _LOADING[(id(image) >> 4) % len(_LOADING)]:  # objects begin at multiples of 16
+            if isinstance(image, ImageFile.ImageFile):
+                several = _further(image) if image.tell() == 0 else None
+                _check_unloaded(image, "image")
+                scale_transparency(image)
+                if has_sixteen_bits(image):
+                    # Opened anew, since this one keeps 8 bits once it is loaded.
+                    stream: Any = image.fp
+                    with _opened(stream, "image", max_pixels) as anew:
+                        anew.seek(image.tell())
+                        picture = _from_sixteen_bits(anew, stream, "image", max_pixels)
+            if picture is None:
+                image.load()
+        picture = picture or _from_pillow(image, "image")
+    except InputError:
+        raise
+    except DAMAGED as error:  # Pillow reads pixels when they are first needed
+        raise InputError(
+            f"image is damaged, truncated or closed ({error}): open it again, or get the file again"
+        ) from None
+    _warn_of_further(several, "image")
+    return picture
+
+
+def _check_unloaded(image: ImageFile.ImageFile, name: str) -> None:
+    """Refuse an open file, not loaded yet, for which Pillow may start a program, or of which it reads noise.
+
+    Raises:
+        InputError: another format than `FORMATS`, or more than 8 bits in separate planes.
+    """
+    if image.tile and image.format not in FORMATS:
+        raise InputError(f"{name} is a file of the format {image.format}: call its load() first")
+    if image.tile and has_wide_planes(image):
+        raise InputError(
+            f"{name} is a TIFF that keeps each colour of more than 8 bits in a plane of its own: "
+            "save it with interleaved pixels (PlanarConfiguration 1)"
+        )
 
 
 def _as_array(source: ArrayLike) -> npt.NDArray[Any]:
@@ -304,11 +356,10 @@ def check_size(size: Size) -> None:
         _as_pair(size)
 
 
-def _as_pair(size: int | tuple[int, int] | str) -> tuple[int, int]:
-    if isinstance(size, int):
-        return size, size
-    if isinstance(size, tuple) and len(size) == 2 and all(isinstance(side, int) for side in size):
-        return size
+def _as_pair(size: object) -> tuple[int, int]:
+    sides: tuple[Any, ...] = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
+    if all(isinstance(side, Integral) and not isinstance(side, bool) for side in sides):
+        return int(sides[0]), int(sides[1])
     raise InputError(f"size is {size!r}, expected a number, (height, width) or 'native'")
 
 
@@ -345,7 +396,7 @@ def check_place(name: str) -> None:
     if not name:
         raise InputError("a path is empty: check the variable that it came from")
     if name.startswith(("http://", "https://")):
-        raise InputError(f"{name} is an address, and no pictures are fetched: download it first")
+        raise InputError(f"{shortened(name)} is an address, and no pictures are fetched: download it first")
 
 
 @contextmanager
@@ -354,12 +405,12 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
     try:
         stream = path.open("rb")
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist: check the path") from None
+        raise InputError(f"{shortened(path)} does not exist: check the path") from None
     except IsADirectoryError:
-        raise InputError(f"{path} is a folder, expected a picture: name a file in it") from None
+        raise InputError(f"{shortened(path)} is a folder, expected a picture: name a file in it") from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{path} cannot be read ({reason}): check its name and permissions") from None
+        name, reason = shortened(path), error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{name} cannot be read ({reason}): check its name and permissions") from None
     with stream:
         yield stream
 
@@ -375,6 +426,10 @@ def _from_file_object(source: BinaryIO, max_pixels: int) -> Picture:
             raise InputError(f"{name} is closed: give it while it is open") from None
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"{name} cannot be read ({reason}): check that it is open for reading") from None
+    if isinstance(data, Awaitable):
+        if isinstance(data, Coroutine):
+            data.close()  # Python warns of one that is dropped
+        raise InputError(f"{name} is an asynchronous file: give the bytes, await file.read()")
     if data == b"" and _is_read(source):
         raise InputError(f"{name} has been read to its end: call seek(0) first")
     if not isinstance(data, bytes):
@@ -408,7 +463,8 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
     stream.seek(0)
     try:
         with _opened(stream, name, max_pixels) as image:
-            further = _further(image)
+            several = _further(image)
+            _check_unloaded(image, name)
             scale_transparency(image)
             wide = has_sixteen_bits(image)
             picture = (
@@ -419,13 +475,16 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
     except UnidentifiedImageError:
         if stream.seek(0, os.SEEK_END) == 0:
             raise InputError(f"{name} is empty (0 bytes), expected a picture: get the file again") from None
+        if (kind := tiff_kind(stream)) is not None:
+            raise InputError(
+                f"{name} is a TIFF of {kind}, which cannot be read: save it as RGB of 8 or 16 bits a channel"
+            ) from None
         raise InputError(
             f"{name} is not a picture that can be read: expected JPEG, PNG, WebP, TIFF or the like"
         ) from None
     except DAMAGED as error:
         raise InputError(f"{name} is damaged or truncated ({error}): get the file again") from None
-    if further is not None:
-        warnings.warn(f"{name} has several {further}: the first is read", FramesWarning, stacklevel=4)
+    _warn_of_further(several, name)
     return picture
 
 
@@ -435,6 +494,11 @@ def _further(image: ImageFile.ImageFile) -> str | None:
         return _ANIMATED.get(str(image.format)) if getattr(image, "is_animated", False) else None
     except DAMAGED:
         return None  # the second one is damaged, and nobody looks at it
+
+
+def _warn_of_further(several: str | None, name: str) -> None:
+    if several is not None:
+        warn(f"{name} has several {several}: the first is read", FramesWarning)
 
 
 def register_heic() -> bool:
@@ -450,18 +514,30 @@ def register_heic() -> bool:
 
 def _opened(stream: BinaryIO, name: str, max_pixels: int) -> ImageFile.ImageFile:
     with _without_pillow_limit():
-        image = Image.open(stream)
+        image = _identified(stream)
         _check_pixels(image.size, name, max_pixels)
         if image.format == "TIFF":
             image.load_prepare()  # its memory, which Pillow makes later and then measures once more
         return image
 
 
+def _identified(stream: BinaryIO) -> ImageFile.ImageFile:
+    """What Pillow makes of a file, by its header, as one of `FORMATS`."""
+    Image.preinit()
+    try:
+        return Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:
+        Image.init()  # knows the other formats, and takes a while
+        return Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
 def _from_sixteen_bits(image: ImageFile.ImageFile, stream: BinaryIO, name: str, max_pixels: int) -> Picture:
+    frame = image.tell()
     image.load()
     high = np.asarray(upright(image)).astype(np.uint16)
     stream.seek(0)
     with _opened(stream, name, max_pixels) as again:
+        again.seek(frame)
         choose_low_bytes(again)
         again.load()
         values = high << 8 | np.asarray(upright(again))
@@ -488,7 +564,7 @@ def _from_pillow(image: Image.Image, name: str) -> Picture:
         image = image.convert("LA")  # the one conversion that Pillow has for it
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        if image.mode == "LA":
+        if image.mode in ("L", "LA"):
             grey, profile = _to_rgb(image.getchannel("L"), profile)
             rgba = Image.merge("RGBA", (*grey.split(), rgba.getchannel("A")))
         opacity = np.asarray(rgba.getchannel("A"))
@@ -587,6 +663,8 @@ def _from_array(array: npt.NDArray[Any], name: str = "array") -> Picture:
     if 0 in array.shape:
         raise InputError(f"{name} has shape {array.shape}, expected at least one pixel")
     values = _integers(array[..., np.newaxis] if array.ndim == 2 else array, name)  # (H, W, 1 | 3 | 4)
+    if values.shape[2] == 4 and values[..., 3].min() == np.iinfo(values.dtype).max:
+        values = values[..., :3]
     colour = values[..., :3] if values.shape[2] > 1 else np.repeat(values, 3, axis=2)  # (H, W, 3)
     if values.shape[2] < 4:
         # A copy: the caller may reuse the array for the next picture before this one's matte is done with.
@@ -604,9 +682,9 @@ def _integers(array: npt.NDArray[Any], name: str) -> Pixels:
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:
         return array.astype(np.uint16, copy=False)  # whatever the order of their bytes
     if not np.issubdtype(array.dtype, np.floating):
+        remedy = "array * numpy.uint8(255)" if array.dtype == np.bool_ else "array.astype(numpy.uint8)"
         raise InputError(
-            f"{name} is of type {array.dtype}, expected uint8, uint16 or floats in [0, 1]: "
-            "use array.astype(numpy.uint8)"
+            f"{name} is of type {array.dtype}, expected uint8, uint16 or floats in [0, 1]: use {remedy}"
         )
     least, most = float(array.min()), float(array.max())
     if not (math.isfinite(least) and math.isfinite(most)):

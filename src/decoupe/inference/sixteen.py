@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+import warnings
 import zlib
 from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin
 from PIL.ExifTags import Base
 
-from decoupe.inference.metadata import loaded
+from decoupe.inference.metadata import DAMAGED, loaded, pillow_lock
 
 _OTHER_HALF = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
@@ -20,6 +21,35 @@ _OTHER_HALF = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L
 def has_sixteen_bits(image: ImageFile.ImageFile) -> bool:
     """Whether a file that is open and not yet loaded holds RGB or RGBA with 16 bits a channel."""
     return bool(image.tile) and all(map(_wide, image.tile))
+
+
+def has_wide_planes(image: ImageFile.ImageFile) -> bool:
+    """Whether a file is a TIFF whose channels, of more than 8 bits, lie one after the other.
+
+    Pillow takes their bytes for values of 8 bits, or loses the low ones.
+    """
+    tags = getattr(image, "tag_v2", {})
+    planes = tags.get(Base.PlanarConfiguration) == 2 and tags.get(Base.SamplesPerPixel, 1) > 1
+    return planes and max(tags.get(Base.BitsPerSample, (1,))) > 8
+
+
+def tiff_kind(stream: BinaryIO) -> str | None:
+    """How a TIFF's header says that its pixels are kept: "2 channels of 16 bits"; None of another file."""
+    stream.seek(0)
+    start = stream.read(8)
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(start + (stream.read(8) if start[2:3] == b"+" else b""))
+        stream.seek(tags.next)
+        with pillow_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tags that are damaged
+            tags.load(stream)
+        bits, channels = max(tags[Base.BitsPerSample]), tags.get(Base.SamplesPerPixel, 1)
+    except DAMAGED:
+        return None
+    several = "1 channel" if channels == 1 else f"{channels} channels"
+    floats = tags.get(Base.SampleFormat, (1,))[0] == 3
+    order = ", black the largest" if tags.get(Base.PhotometricInterpretation) == 0 else ""
+    return f"{several} of {bits}{'-bit floats' if floats else ' bits'}{order}"
 
 
 def choose_low_bytes(image: ImageFile.ImageFile) -> None:

@@ -34,12 +34,9 @@ from PIL import Image
 
 from decoupe.errors import DecoupeError, InputError, ModelError, TooLargeError
 from decoupe.inference.predictor import Predictor, Segmenter, load
-from decoupe.inference.preprocess import Picture, network_size, read_image, register_heic
+from decoupe.inference.preprocess import FORMATS, Picture, network_size, read_image, register_heic
 from decoupe.server.jobs import PLAIN, Answer, Cut, Job, Looks, Segmentation
 from decoupe.server.problems import ProblemError
-
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "JPEG2000", "HEIF")
-"""The formats, as Pillow calls them, that a server opens: some of the others start programs, as EPS does."""
 
 _TRY_SECONDS = 250  # for the picture that a model does before a worker is ready; the server waits 600
 
