@@ -389,6 +389,18 @@ def test_frames_of_a_pillow_image_are_told_and_the_chosen_one_is_read() -> None:
         assert read_image(opened).pixels[0, 0].tolist() == [0, 0, 255]
 
 
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_what_was_drawn_on_a_frame_stays(kind: str) -> None:
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+    opened = Image.open(BytesIO(encoded(frames[0], kind, save_all=True, append_images=frames[1:])))
+    opened.load()
+    opened.putpixel((1, 1), 1 if opened.mode == "P" else (9, 8, 7))
+    drawn = np.asarray(opened.convert("RGB"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FramesWarning)
+        np.testing.assert_array_equal(read_image(opened).pixels, drawn)
+
+
 def test_frames_are_told_where_decoupe_is_called() -> None:
     frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])

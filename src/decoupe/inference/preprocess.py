@@ -490,6 +490,8 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
 
 def _further(image: ImageFile.ImageFile) -> str | None:
     """What an open file has several of, frames or pages; None where it holds one picture."""
+    if image.format == "GIF" and not image.tile:
+        return None  # loaded: Pillow would look at the second frame, and undo what was drawn on the first
     try:
         return _ANIMATED.get(str(image.format)) if getattr(image, "is_animated", False) else None
     except DAMAGED:
