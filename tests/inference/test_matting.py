@@ -118,6 +118,8 @@ def test_any_matte_of_any_size(height: int, width: int, seed: int) -> None:
         ({"foreground": 1.2}, "two numbers from 0 to 1"),
         ({"erode": -1}, "erode is -1, expected pixels, or a share below 1 such as 0.02"),
         ({"dilate": float("nan")}, "dilate is nan"),
+        ({"dilate": "5%"}, "dilate is '5%', expected pixels, or a share below 1 such as 0.02"),
+        ({"foreground": "0.9"}, "foreground is '0.9', expected a number from 0 to 1"),
     ],
 )
 def test_values_out_of_range(options: dict[str, float], message: str) -> None:

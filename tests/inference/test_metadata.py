@@ -16,6 +16,7 @@ from decoupe.inference.media import encode, encode_layers
 from decoupe.inference.metadata import NO_METADATA, Metadata, as_written
 from decoupe.inference.preprocess import read_image
 from decoupe.inference.results import Matte
+from inference import icc
 
 BASE, EXIF, PLACE = ExifTags.Base, ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo
 
@@ -128,10 +129,26 @@ def test_more_exif_than_jpeg_holds(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif.get_ifd(EXIF)[int(BASE.MakerNote)] = bytes(70_000)
     full = replace(matte, metadata=Metadata(exif.tobytes()))
-    line = "JPEG has no room for so much EXIF: leave it out (--no-metadata), or save as .png"
+    line = "JPEG has no room for so much EXIF: leave it out (metadata=False, --no-metadata)"
     with pytest.raises(OutputError, match=re.escape(line)):
         full.encode(".jpg", over="white")
     assert len(full.encode(".png")) > 70_000
+    assert len(full.encode(".jpg", over="white", metadata=False)) < 70_000
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".jpg"])
+@pytest.mark.parametrize("wide", [False, True], ids=["8 bits", "16 bits"])
+def test_it_is_left_out_where_it_is_not_wanted(suffix: str, wide: bool, tmp_path: Path) -> None:
+    matte = replace(matte_of(photograph(tmp_path / "photo.jpg")), icc_profile=icc.display_p3())
+    if wide:
+        matte = replace(matte, image=matte.image.astype(np.uint16) * 257)
+    over = "white" if suffix == ".jpg" else None
+    matte.save(tmp_path / f"cut{suffix}", over=over, metadata=False)
+    data = (tmp_path / f"cut{suffix}").read_bytes()
+    assert data == matte.encode(suffix, over=over, metadata=False)
+    assert read_image(data).metadata.exif is None
+    assert opened(data).info.get("dpi") in (None, (1, 1))
+    assert read_image(data).icc_profile == icc.display_p3()
 
 
 def test_sixteen_bits_keep_it_too(tmp_path: Path) -> None:

@@ -60,6 +60,14 @@ def test_mask_is_alpha(matte: Matte) -> None:
     assert np.abs(np.asarray(mask) / 255 - matte.alpha).max() <= 0.5 / 255 + 1e-6
 
 
+def test_a_mask_of_sixteen_bits(matte: Matte) -> None:
+    mask = matte.mask(bits=16)
+    assert mask.mode == "I;16"
+    assert np.abs(np.asarray(mask) / 65535 - matte.alpha).max() <= 0.5 / 65535 + 1e-6
+    with pytest.raises(InputError, match="bits is 12, expected 8 or 16"):
+        matte.mask(bits=12)
+
+
 @pytest.mark.parametrize("background", ["#0000ff", "blue", (0, 0, 255)])
 def test_over_a_colour_shows_no_old_background(matte: Matte, background: str | tuple[int, int, int]) -> None:
     over = matte.over(background)
@@ -113,6 +121,8 @@ def test_blur_blurs_and_takes_any_alpha() -> None:
     [
         ("#ff000080", "'#ff000080' is translucent, expected an opaque colour"),
         ("redd", "'redd' is neither a colour nor a file"),
+        ("data:image/jpeg;base64," + "A" * 5000, "'data:image/jpeg;base64,A{137}…A{40}' is neither a colour"),
+        ("null\0", "is neither a colour nor a file"),
         ((0, 0, 300), r"expected \(r, g, b\)"),
         ((0, 0), r"expected \(r, g, b\)"),
         ([0, 0, 300], r"expected \(r, g, b\)"),
@@ -272,7 +282,7 @@ def test_an_aspect_sets_the_subject_in_the_middle_and_goes_beyond_the_picture() 
     [
         ({"margin": -1}, "margin is -1, expected pixels"),
         ({"margin": float("nan")}, "margin is nan"),
-        ({"margin": "8%"}, "margin is 8%, expected pixels, or a share below 1 such as 0.05"),
+        ({"margin": "8%"}, "margin is '8%', expected pixels, or a share below 1 such as 0.05"),
         ({"aspect": 1}, r"aspect is 1, expected width and height, such as \(4, 5\)"),
         ({"aspect": "1:1"}, "aspect is 1:1, expected width and height"),
         ({"aspect": "16"}, "aspect is 16, expected width and height"),
@@ -302,8 +312,9 @@ def test_a_shadow_lies_below_the_subject_and_darkens_what_is_behind() -> None:
     white = np.asarray(square().over("white", shadow=0.6)).astype(int)
     assert white[71, 30, 0] == pytest.approx(255 - shaded[71, 30, 3], abs=1)
     assert np.array_equal(np.asarray(square(alpha=0).cutout(shadow=1)), np.zeros((90, 100, 4), np.uint8))
-    with pytest.raises(InputError, match=r"shadow is 1\.5, expected a number from 0 to 1"):
-        square().cutout(shadow=1.5)
+    for shadow in (1.5, "a", float("nan"), True):
+        with pytest.raises(InputError, match=f"shadow is '?{shadow}'?, expected a number from 0 to 1"):
+            square().cutout(shadow=shadow)
 
 
 def test_sixteen_bits_have_the_same_shadow(tmp_path: Path) -> None:
@@ -382,8 +393,10 @@ def test_quality_makes_files_smaller(suffix: str) -> None:
 def test_quality_is_of_lossy_formats() -> None:
     with pytest.raises(InputError, match="PNG is lossless: leave quality out"):
         square().encode(".png", quality=80)
-    with pytest.raises(InputError, match="quality is 0, expected a number from 1 to 100"):
-        square().encode(".webp", quality=0)
+    for quality in (0, 101, "80", 80.5, True):
+        with pytest.raises(InputError, match=f"quality is '?{quality}'?, expected a number from 1 to 100"):
+            square().encode(".webp", quality=quality)
+    assert square().encode(".jpg", over="red", quality=np.int64(80))
 
 
 def test_a_colour_of_numpys_numbers_is_one(matte: Matte) -> None:

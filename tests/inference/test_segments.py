@@ -215,6 +215,8 @@ def test_a_class_has_one_colour_and_neighbours_differ() -> None:
         (lambda: Segment("cat", 0.5, np.zeros((3, 3), bool)), "mask of 'cat' is empty"),
         (lambda: Segment("cat", 1.5, np.ones((3, 3), bool)), "score is 1.5"),
         (lambda: Thresholds(score=2), "threshold score is 2"),
+        (lambda: Thresholds(score="0.5"), "threshold score is '0.5', expected a number"),
+        (lambda: Segment("cat", "1", np.ones((3, 3), bool)), "score is '1', expected a number"),
         (
             lambda: Segments(*logits_of([CAT], [0]), COCO_PANOPTIC, np.zeros((2, 2, 3), np.uint8)),
             "133 classes",

@@ -78,7 +78,7 @@ class Wanted:
         if self.kind == "layers":
             return encode_layers(matte.layers())
         if self.kind == "matte" and matte.image.dtype == np.uint16 and suffix.lower() in _DEEP:
-            return encode(Image.fromarray(np.rint(matte.alpha * 65535).astype(np.uint16)), suffix)
+            return encode(matte.mask(bits=16), suffix)
         return encode(self.image_of(matte), suffix, quality=self.quality)
 
     def changed(self, matte: Matte) -> Matte:
@@ -98,8 +98,9 @@ class Wanted:
         if self.kind == "over":
             assert self.background is not None  # Wanted is made by `wanted`
             return matte.over(self.background, shadow=self.shadow)
-        make = {"matte": matte.mask, "overlay": matte.overlay, "side-by-side": matte.side_by_side}
-        return make[self.kind]()
+        if self.kind == "matte":
+            return matte.mask()
+        return matte.overlay() if self.kind == "overlay" else matte.side_by_side()
 
     def check(self, outputs: Iterable[Path | None]) -> None:
         """Refuse, before the first picture is read, outputs that could not be written as wanted.
@@ -209,7 +210,11 @@ def read_background(over: str, max_pixels: int) -> Background:
     from decoupe.inference.preprocess import read_image
     from decoupe.inference.results import Matte
 
-    background: Background = read_image(over, max_pixels) if Path(over).is_file() else over
+    try:
+        file = Path(over).is_file()
+    except OSError:  # too long for a path
+        file = False
+    background: Background = read_image(over, max_pixels) if file else over
     Matte(np.zeros((1, 1), np.float32), np.zeros((1, 1, 3), np.uint8)).over(background)
     return background
 

@@ -12,7 +12,8 @@ from PIL import Image, ImageCms, ImageColor, ImageFilter, ImageOps
 
 from decoupe.arrays import Floats
 from decoupe.errors import InputError
-from decoupe.inference.compositing import alpha_bytes, in_bits
+from decoupe.inference.checks import shortened
+from decoupe.inference.compositing import alpha_in_bits, in_bits
 from decoupe.inference.preprocess import GREY, Picture, Pixels, Source, read_image
 from decoupe.readings import bounding_box
 
@@ -56,7 +57,7 @@ def blurred_background(image: Pixels, alpha: Floats, opacity: Floats | None = No
             beyond = (y0, height - y1), (x0, width - x1), (0, 0)
             return np.asarray(np.pad(inside, beyond, mode="symmetric"), np.uint8)
     shown = 1 - alpha if opacity is None else np.maximum(opacity - alpha, 0)
-    layer = np.dstack([in_bits(image, np.uint8), alpha_bytes(shown)])
+    layer = np.dstack([in_bits(image, np.uint8), alpha_in_bits(shown)])
     weighted = Image.fromarray(layer).convert("RGBa")
     # The blur is wide, so a small copy carries all of it.
     scale = min(1, 512 / max(height, width))
@@ -120,9 +121,9 @@ def named_colour(name: str) -> tuple[int, ...] | None:
 
 
 def _opened(background: Any) -> Picture:
-    if isinstance(background, str) and not Path(background).exists():
+    if isinstance(background, str) and not _exists(background):
         raise InputError(
-            f"background {background!r} is neither a colour nor a file; "
+            f"background {shortened(background)!r} is neither a colour nor a file; "
             "expected a name such as white, #rrggbb, 'blur' or an image"
         )
     picture = read_image(background)
@@ -133,6 +134,13 @@ def _opened(background: Any) -> Picture:
     missing = (most - GREY * (most // 255)) * (1 - picture.opacity[..., np.newaxis])
     pixels = np.rint(picture.pixels + missing).astype(picture.pixels.dtype)
     return replace(picture, pixels=pixels, opacity=None)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # too long for a path, as a picture in base64 is
+        return False
 
 
 def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:

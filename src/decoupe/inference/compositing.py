@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decoupe.arrays import Floats
-from decoupe.errors import InputError
+from decoupe.inference.checks import check_number
 from decoupe.inference.edits import feathered
 from decoupe.inference.foreground import HIDDEN
 from decoupe.inference.framing import subject_box
@@ -107,8 +107,7 @@ def shadow_of(alpha: Floats, darkness: float) -> Floats:
     Raises:
         InputError: ``darkness`` is outside [0, 1].
     """
-    if not 0 <= darkness <= 1:
-        raise InputError(f"shadow is {darkness}, expected a number from 0 to 1")
+    check_number("shadow", darkness, "a number from 0 to 1", least=0, most=1)
     x0, y0, x1, y1 = subject_box(alpha)
     away = max(1, round(0.02 * max(x1 - x0, y1 - y0)))
     lower = np.pad(alpha, ((away, 0), (0, 0)))[: len(alpha)]
@@ -143,6 +142,7 @@ def in_bits(pixels: Pixels, bits: npt.DTypeLike) -> Pixels:
     return pixels * np.uint16(257)
 
 
-def alpha_bytes(alpha: Floats) -> npt.NDArray[np.uint8]:
-    """Alpha as 8 bits, ``(H, W)``."""
-    return np.rint(alpha * 255).astype(np.uint8)
+def alpha_in_bits(alpha: Floats, bits: npt.DTypeLike = np.uint8) -> Pixels:
+    """Alpha ``(H, W)`` in [0, 1] as uint8 or uint16."""
+    whole: Pixels = np.rint(alpha * np.float32(np.iinfo(bits).max)).astype(bits)
+    return whole

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from decoupe.arrays import Box, Floats
 from decoupe.errors import InputError
+from decoupe.inference.checks import check_number
 from decoupe.inference.regions import components, dilated
 from decoupe.readings import bounding_box
 
@@ -47,14 +48,12 @@ class Edits:
     invert: bool = False
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise InputError(f"threshold is {self.threshold}, expected a number from 0 to 1")
-        if not hasattr(self.grow, "__index__"):
-            raise InputError(f"grow is {self.grow}, expected whole pixels")
+        if self.threshold is not None:
+            check_number("threshold", self.threshold, "a number from 0 to 1", least=0, most=1)
+        check_number("grow", self.grow, "whole pixels", whole=True)
         if abs(self.grow) > FARTHEST:
             raise InputError(f"grow is {self.grow}, expected at most {FARTHEST} pixels either way")
-        if not 0 <= self.feather <= FARTHEST:
-            raise InputError(f"feather is {self.feather}, expected pixels from 0 to {FARTHEST}")
+        check_number("feather", self.feather, f"pixels from 0 to {FARTHEST}", least=0, most=FARTHEST)
 
 
 def edited(alpha: Floats, edits: Edits) -> Floats:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sized
 from typing import Any, SupportsFloat
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from decoupe.arrays import Box, Floats
 from decoupe.errors import InputError, TooLargeError
+from decoupe.inference.checks import check_number
 from decoupe.inference.edits import CERTAIN, reach
 from decoupe.inference.regions import dilated
 from decoupe.readings import bounding_box
@@ -49,8 +49,7 @@ def framed(
     x0, y0, x1, y1 = subject
     if x0 >= x1:
         raise InputError(f"{source} shows no subject to crop to: leave crop out")
-    if not isinstance(margin, SupportsFloat) or not 0 <= margin < math.inf:
-        raise InputError(f"margin is {margin}, expected pixels, or a share below 1 such as 0.05")
+    check_number("margin", margin, "pixels, or a share below 1 such as 0.05", least=0)
     longer = max(x1 - x0, y1 - y0)
     share = 0 < float(margin) < 1  # pixels are whole
     room = round(float(margin) * longer) if share else round(float(margin))

@@ -19,6 +19,7 @@ import numpy as np
 
 from decoupe.arrays import Floats, Mask
 from decoupe.errors import InputError, MissingExtraError
+from decoupe.inference.checks import check_number
 from decoupe.inference.framing import subject_box
 from decoupe.inference.guided import enlarged
 from decoupe.inference.preprocess import Picture, Pixels, colours_at, resize_plane
@@ -57,16 +58,15 @@ class Matting:
     dilate: float = 0.02
 
     def __post_init__(self) -> None:
+        for name in ("foreground", "background"):
+            check_number(name, getattr(self, name), "a number from 0 to 1")
         if not 0 <= self.background < self.foreground <= 1:
             raise InputError(
                 f"the sure background is up to alpha {self.background}, the sure foreground from "
                 f"{self.foreground}: expected two numbers from 0 to 1, the first less"
             )
         for name in ("erode", "dilate"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}, expected pixels, or a share below 1 such as 0.02"
-                )
+            check_number(name, getattr(self, name), "pixels, or a share below 1 such as 0.02", least=0)
 
 
 def check_pymatting() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from decoupe.errors import InputError, OutputError, unknown
+from decoupe.inference.checks import check_number
 from decoupe.inference.metadata import loaded, with_resolution
 from decoupe.inference.png import encode_png
 
@@ -222,7 +223,7 @@ def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = No
     options = _FORMATS[suffix.lower()][1]
     if quality is not None:
         check_quality(suffix, quality)
-        options = {"quality": quality, **_OF_QUALITY[name]}
+        options = {"quality": int(quality), **_OF_QUALITY[name]}
     if name == "JPEG" and image.mode not in _MODES_OF_JPEG:
         raise OutputError(
             "JPEG has no transparency: save as .png, or put the cut-out over a background (over, --over)"
@@ -237,7 +238,9 @@ def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = No
     if name in ("WEBP", "AVIF") and "dpi" in told:
         told["exif"] = with_resolution(told.get("exif"), told.pop("dpi"))
     if name == "JPEG" and len(image.info.get("exif", b"")) > _LONGEST_EXIF_OF_JPEG:
-        raise OutputError("JPEG has no room for so much EXIF: leave it out (--no-metadata), or save as .png")
+        raise OutputError(
+            "JPEG has no room for so much EXIF: leave it out (metadata=False, --no-metadata), or save as .png"
+        )
     try:
         image.save(buffer, format=name, icc_profile=profile, **told, **options)
     except KeyError:
@@ -281,8 +284,9 @@ def check_quality(suffix: str, quality: int) -> None:
     name = image_format(suffix)
     if name not in _OF_QUALITY:
         raise InputError(f"{name} is lossless: leave quality out, or save as .webp, .avif or .jpg")
-    if not 1 <= quality <= 100:
-        raise InputError(f"quality is {quality}, expected a number from 1 to 100")
+    check_number(
+        "quality", quality, "a number from 1 to 100, without decimals", least=1, most=100, whole=True
+    )
 
 
 def write_bytes(data: bytes, target: Path, *, overwrite: bool = True) -> None:

@@ -21,7 +21,7 @@ from decoupe.inference.backgrounds import (
     is_blur,
 )
 from decoupe.inference.compositing import (
-    alpha_bytes,
+    alpha_in_bits,
     composited,
     in_bits,
     shadow_of,
@@ -174,9 +174,18 @@ class Matte:
             opacity=None if opacity is None else cropped(opacity, box),
         )
 
-    def mask(self) -> Image.Image:
-        """Alpha as a grey picture, mode L: white is the subject."""
-        return Image.fromarray(alpha_bytes(self.alpha))
+    def mask(self, *, bits: int = 8) -> Image.Image:
+        """Alpha as a grey picture, white is the subject: mode L, or I;16 where it is to have 16 bits.
+
+        Args:
+            bits: 8 or 16.
+
+        Raises:
+            InputError: other bits.
+        """
+        if bits not in (8, 16):
+            raise InputError(f"bits is {bits}, expected 8 or 16")
+        return Image.fromarray(alpha_in_bits(self.alpha, np.uint16 if bits == 16 else np.uint8))
 
     def cutout(self, *, shadow: float = 0, keep_hidden: bool = False) -> Image.Image:
         """The subject on transparent ground, mode RGBA.
@@ -264,6 +273,7 @@ class Matte:
         shadow: float = 0,
         keep_hidden: bool = False,
         quality: int | None = None,
+        metadata: bool = True,
     ) -> bytes:
         """The cut-out as the bytes of a PNG, WebP, TIFF or AVIF file, or `over` as those of any.
 
@@ -275,22 +285,26 @@ class Matte:
             shadow: as for `cutout`.
             keep_hidden: as for `cutout`.
             quality: 1 to 100, of WebP, AVIF and JPEG; None is lossless, or nearly.
+            metadata: keep what the photograph tells of itself, its place among it, and its resolution.
 
         Raises:
             OutputError: another suffix, or JPEG without a background: it has no transparency.
             InputError: a background, shadow or quality that cannot be used.
         """
         _check_hidden(keep_hidden, shadow, over)
+        told = self.metadata if metadata else NO_METADATA
         encoder = _ENCODERS.get(suffix.lower())
         wide = self.image.dtype == np.uint16
         # PNG of 8 bits not by way of Pillow, which copies the picture twice.
         direct = wide or (suffix.lower() == ".png" and over is None and not shadow)
         if encoder is not None and direct and quality is None:
             pixels = self.array(over=over, shadow=shadow, keep_hidden=keep_hidden)
-            return encoder(pixels, self.icc_profile, self.metadata.exif, self.metadata.dpi)
+            return encoder(pixels, self.icc_profile, told.exif, told.dpi)
         if over is not None:
-            return encode(self.over(over, shadow=shadow), suffix, quality=quality)
-        return encode(self.cutout(shadow=shadow, keep_hidden=keep_hidden), suffix, quality=quality)
+            pixels = self._over(over, shadow, np.uint8)
+        else:
+            pixels = self._cutout(shadow, keep_hidden, np.uint8)
+        return encode(self._finished(Image.fromarray(pixels), told), suffix, quality=quality)
 
     def save(
         self,
@@ -300,6 +314,7 @@ class Matte:
         shadow: float = 0,
         keep_hidden: bool = False,
         quality: int | None = None,
+        metadata: bool = True,
     ) -> None:
         """Write what `encode` gives in the format of the ending of ``path``; whole or not at all.
 
@@ -309,6 +324,7 @@ class Matte:
             shadow: as for `cutout`.
             keep_hidden: as for `cutout`.
             quality: as for `encode`.
+            metadata: as for `encode`.
 
         Raises:
             OutputError: as `encode` does, or a place that cannot be written; whatever stood at ``path`` is
@@ -318,7 +334,14 @@ class Matte:
         if not isinstance(path, (str, os.PathLike)):
             raise InputError(f"path is a {type(path).__name__}, expected a file name: encode gives bytes")
         target = Path(path)
-        data = self.encode(target.suffix, over=over, shadow=shadow, keep_hidden=keep_hidden, quality=quality)
+        data = self.encode(
+            target.suffix,
+            over=over,
+            shadow=shadow,
+            keep_hidden=keep_hidden,
+            quality=quality,
+            metadata=metadata,
+        )
         write_bytes(data, target)
 
     def _within_opacity(self, change: Callable[[Floats], Floats]) -> Matte:
@@ -357,8 +380,10 @@ class Matte:
         shade = shadow_of(self.alpha, shadow) if shadow else None
         return composited(self.foreground, below, self.alpha, shade=shade, bits=bits)
 
-    def _finished(self, image: Image.Image) -> Image.Image:
-        kept = {"icc_profile": self.icc_profile, "exif": self.metadata.exif, "dpi": self.metadata.dpi}
+    def _finished(self, image: Image.Image, told: Metadata | None = None) -> Image.Image:
+        """A picture made of this one, with its profile and what is told of it; None is all that there is."""
+        told = told or self.metadata
+        kept = {"icc_profile": self.icc_profile, "exif": told.exif, "dpi": told.dpi}
         image.info.update({name: value for name, value in kept.items() if value is not None})
         return image
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from decoupe import readings
 from decoupe.arrays import Box, Floats, Mask
 from decoupe.errors import InputError, unknown
+from decoupe.inference.checks import check_number
 from decoupe.inference.media import preview
 from decoupe.inference.once import computed_once
 from decoupe.inference.preprocess import Pixels
@@ -55,8 +56,7 @@ class Segment:
             raise InputError(
                 f"the mask of {self.label!r} is empty, expected at least one pixel: leave it out"
             )
-        if not 0 <= self.score <= 1:
-            raise InputError(f"score is {self.score}, expected a number in [0, 1]")
+        check_number("score", self.score, "a number in [0, 1]", least=0, most=1)
 
     def __repr__(self) -> str:
         return f"Segment({self.label!r}, {self.score:.2f}, box={self.box}, area={self.area})"
@@ -93,8 +93,7 @@ class Thresholds:
     def __post_init__(self) -> None:
         """Raise InputError for a value outside [0, 1]."""
         for name, value in dataclasses.asdict(self).items():
-            if not 0 <= value <= 1:
-                raise InputError(f"threshold {name} is {value}, expected a number in [0, 1]")
+            check_number(f"threshold {name}", value, "a number in [0, 1]", least=0, most=1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -200,8 +199,7 @@ class Segments:
         Raises:
             InputError: another reading or opacity.
         """
-        if not 0 <= opacity <= 1:
-            raise InputError(f"opacity is {opacity}, expected a number in [0, 1]")
+        check_number("opacity", opacity, "a number in [0, 1]", least=0, most=1)
         segments = sorted(self.read(reading), key=lambda segment: -segment.area)  # small ones on top
         owner = np.zeros(self.size, np.intp)
         weight = np.zeros(self.size, np.uint8)
