@@ -271,7 +271,7 @@ _MODELS = (
         repo=None,
         file="pocket.onnx",
         backbone="efficientnet_lite0",
-        sha256="6b47f98f72360ff9a425efd79b27c36ccade2a121d13016616f5e1a6dbce7231",
+        sha256="7fc0a51366d75e6aca9e4394917d77ec062e24e2d4d420830c81540462d83017",
     ),
     _released(
         "birefnet",
