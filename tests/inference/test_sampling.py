@@ -35,6 +35,15 @@ def test_callers_on_several_threads_do_not_wait_for_one_another(cores: int) -> N
         list(callers.map(lambda _: on_threads(work, range(2)), range(6)))
 
 
+def test_where_no_thread_starts_the_caller_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def submit(self, work: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(sampling, "_threads", lambda process: (Full(), 3))
+    assert on_threads(abs, [-1, -2, -3]) == [1, 2, 3]
+
+
 def test_work_may_be_divided_again(cores: int) -> None:
     assert on_threads(lambda part: sum(on_threads(abs, range(part))), range(9))[-1] == 28
 

@@ -6,7 +6,8 @@ import functools
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -50,8 +51,10 @@ def on_threads(work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done
             done[place] = work(part)
 
     threads, most = _threads(os.getpid())
-    helping = [threads.submit(share) for _ in range(min(most, len(parts) - 1))]
+    helping: list[Future[None]] = []
     try:
+        with suppress(RuntimeError):  # where memory is bounded, no thread may start any more
+            helping.extend(threads.submit(share) for _ in range(min(most, len(parts) - 1)))
         share()
     finally:
         left.clear()  # where a part has failed, the others need not be done
