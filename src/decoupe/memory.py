@@ -57,12 +57,14 @@ class Plan:
     Attributes:
         batch: how many at once; 0 where not even one fits.
         room: bytes that the run may take.
+        held: bytes that the process held before, where they count; None without a budget.
         needed: bytes that one picture takes, or None where nothing had to be found out.
         pixels: the most that fit at once.
     """
 
     batch: int
     room: int
+    held: int | None
     needed: int | None = None
     pixels: int = sys.maxsize
 
@@ -77,14 +79,19 @@ def plan(model: Measured, pixels: int, pictures: int, budget: int | None = None,
         budget: most bytes that the process may hold; None leaves it to what is free.
         results: bytes that what comes of them takes in memory, beside the computing.
     """
-    room = round(SHARE * free(model.device)) if budget is None else budget - held(model.device)
+    before: int | None = None
+    if budget is None:
+        room = round(SHARE * free(model.device))
+    else:
+        before = held(model.device)
+        room = budget - before
     if not model.device.startswith("cuda"):
         room -= results
     if GENEROUS * pixels * pictures <= room:
-        return Plan(pictures, room)
+        return Plan(pictures, room, before)
     footprint = model.footprint()
     most = footprint.pixels(room)
-    return Plan(max(0, min(pictures, most // pixels)), room, footprint.of(pixels), most)
+    return Plan(max(0, min(pictures, most // pixels)), room, before, footprint.of(pixels), most)
 
 
 def parse_memory(value: int | str) -> int:
@@ -128,6 +135,11 @@ def held(device: str) -> int:
 
     size: int = psutil.Process().memory_info().rss
     return size
+
+
+def left(budget: int, device: str) -> int:
+    """Bytes of a budget that this process does not hold yet; negative where it holds more."""
+    return budget - held(device)
 
 
 def container_free(root: Path = Path("/sys/fs/cgroup")) -> int:

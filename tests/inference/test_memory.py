@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 from decoupe import InputError, ModelError, Predictor, SizeWarning
+from decoupe.inference.preprocess import Picture, read_image
 from decoupe.inference.tiles import near_outlines, tile_side, tile_weights, tiled
 from decoupe.memory import Footprint, container_free, free, parse_memory, plan, shown
 from decoupe.models.footprint import HELD, footprint, peak
@@ -148,9 +151,57 @@ def test_a_picture_that_does_not_fit_is_seen_in_tiles() -> None:
 @pytest.mark.usefixtures("holding")
 def test_what_fits_nowhere_is_told_with_a_remedy() -> None:
     with pytest.raises(
-        ModelError, match=r"takes about 66 MB of memory at 256×256, 0 MB may be taken; no size fits: choose"
+        ModelError,
+        match=r"takes about 66 MB of memory at 256×256, 0 MB may be taken beside the 1 MB that the process "
+        r"holds; no size fits: choose a smaller model, or allow more \(memory=, --memory\)",
     ):
         Predictor(Known(), size=256, memory="1MB")(disc())
+
+
+def test_what_fits_only_by_itself_is_computed_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mattes of a batch are in memory together: those of eight such pictures take 4.7 MB."""
+    monkeypatch.setattr("decoupe.memory.free", lambda device: 8_300_000)
+    runtime = Known()
+    assert len(list(Predictor(runtime).map([disc(360)] * 8, batch_size=8))) == 8
+    assert runtime.batches == [(1, 3, 64, 64)] * 8
+
+
+def test_map_holds_no_more_than_a_budget_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures that it reads ahead are no reason to see one in tiles that fits by itself."""
+    alive: weakref.WeakSet[Picture] = weakref.WeakSet()
+
+    def read(source: Any, max_pixels: int) -> Picture:
+        picture = read_image(source, max_pixels)
+        alive.add(picture)
+        return picture
+
+    def held(device: str) -> int:
+        return 1_000_000 + sum(picture.pixels.nbytes for picture in list(alive))
+
+    monkeypatch.setattr("decoupe.inference.opened.read_image", read)
+    monkeypatch.setattr("decoupe.memory.held", held)
+    pictures = [disc(600)] * 6
+    # One megabyte is held, 4.2 are for computing, 1.1 for a picture, 2.9 for its matte while it is enlarged.
+    runtime = Known()
+    beside = [len(alive) for _ in Predictor(runtime, memory="10MB").map(iter(pictures), batch_size=4)]
+    assert runtime.batches == [(1, 3, 64, 64)] * 6
+    assert beside == [1] * 6
+    # Room for two in each of three batches.
+    runtime = Known()
+    assert len(list(Predictor(runtime, memory="50MB").map(pictures, batch_size=4))) == 6
+    assert runtime.batches == [(2, 3, 64, 64)] * 3
+    runtime = Known()
+    assert len(list(Predictor(runtime, memory=PLENTY).map(pictures, batch_size=4))) == 6
+    assert [batch[0] for batch in runtime.batches] == [4, 2]
+
+
+@pytest.mark.usefixtures("holding")
+def test_map_under_a_budget_gives_what_comes_before_an_error() -> None:
+    for budget in ("10MB", "50MB"):
+        results = Predictor(Known(), memory=budget).map([disc(600), disc(600), b"broken", disc(600)])
+        assert [next(results).alpha.shape for _ in range(2)] == [(600, 600)] * 2
+        with pytest.raises(InputError, match="not a picture"):
+            next(results)
 
 
 def test_a_budget_that_is_none_is_refused_when_the_model_is_opened() -> None:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import copy
+import os
 import pickle
+import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -119,9 +123,13 @@ def test_map_gives_what_comes_before_its_source_fails(batch_size: int) -> None:
         next(results)
 
 
-def test_map_refuses_a_batch_size_below_one_at_once() -> None:
+def test_map_refuses_a_batch_size_that_is_none_at_once() -> None:
     with pytest.raises(InputError, match="batch_size is 0, expected at least 1"):
         Predictor(Recorder()).map(pictures(), batch_size=0)
+    for size in (1.5, "8", None):
+        with pytest.raises(InputError, match=f"batch_size is {size!r}, expected a whole number: such as 8"):
+            Predictor(Recorder()).map(pictures(), batch_size=size)  # type: ignore[arg-type]
+    assert len(list(Predictor(Recorder()).map(pictures(), batch_size=np.int64(3)))) == len(SIZES)
 
 
 def test_map_refuses_one_picture_at_once() -> None:
@@ -133,6 +141,11 @@ def test_map_refuses_one_picture_at_once() -> None:
         with pytest.raises(InputError, match="images is one picture, expected several: put it in a list"):
             Predictor(Recorder()).map(image)
     assert len(list(Predictor(Recorder()).map(np.zeros((2, 9, 9, 3), np.uint8)))) == 2
+    for none in (None, 7):
+        with pytest.raises(
+            InputError, match=r"images is of type .*, expected several pictures: such as a list"
+        ):
+            Predictor(Recorder()).map(none)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"cannot read a picture from list; .* for several call map"):
         Predictor(Recorder())(["a.jpg", "b.jpg"])
 
@@ -186,6 +199,42 @@ def test_predicting_outside_the_size_range_warns_once(
     assert told[0].filename == __file__
 
 
+def test_a_warning_of_one_kind_does_not_silence_another() -> None:
+    predictor = Predictor(Recorder(), size="native")
+    with pytest.warns(SizeWarning, match="not at 16×16"):
+        predictor(pictures([(16, 16)])[0])
+    with pytest.warns(SizeWarning, match="is seen in tiles of 256"):
+        predictor(pictures([(400, 400)])[0])
+
+
+def test_opening_the_segment_model_keeps_no_thread_from_computing() -> None:
+    opening, opened = threading.Event(), threading.Event()
+
+    def open_it() -> None:
+        opening.set()
+        opened.wait(20)
+        raise decoupe.DownloadError("the line is down")
+
+    predictor = Predictor(Recorder(), segmenter=open_it)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(2) as pool:
+        named = pool.submit(predictor, pictures()[0], what="dog")
+        assert opening.wait(20)
+        try:
+            assert pool.submit(predictor, pictures()[0]).result(10).alpha.shape == SIZES[0]
+        finally:
+            opened.set()
+        with pytest.raises(decoupe.DownloadError, match="the line is down"):
+            named.result()
+
+
+def test_a_forked_process_does_not_wait_for_threads_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor(Recorder())
+    parent = os.getpid()
+    with ThreadPoolExecutor(1) as pool, predictor._turn():  # as a thread that computes has it
+        monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+        assert pool.submit(predictor, pictures()[0]).result(10).alpha.shape == SIZES[0]
+
+
 def test_what_was_chosen_is_told(tiny: Path) -> None:
     predictor = decoupe.load(tiny)
     assert repr(predictor) == "Predictor(tiny on cpu in float32 by OnnxRuntime, size 64×64 (keep))"
@@ -224,6 +273,48 @@ def test_cut_opens_a_model_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(opened) == 2
 
 
+def test_threads_that_cut_open_a_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_onnx(tmp_path / "shared.onnx")
+    opened, again = [], threading.Event()
+    open_runtime = predictor_module.open_runtime
+
+    def open_it(*arguments: object, **options: object) -> object:
+        opened.append(arguments)
+        if len(opened) > 1:
+            again.set()
+        again.wait(0.2)  # the others come meanwhile
+        return open_runtime(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predictor_module, "open_runtime", open_it)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(lambda picture: decoupe.cut(picture, path), pictures()[:4]))) == 4
+    assert len(opened) == 1
+
+
+def test_cutting_by_one_model_does_not_wait_for_another_to_be_opened(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = write_onnx(tmp_path / "slow.onnx")
+    opening, opened = threading.Event(), threading.Event()
+    open_runtime = predictor_module.open_runtime
+
+    def open_it(model: object, **options: object) -> object:
+        if model == slow:
+            opening.set()
+            opened.wait(20)
+        return open_runtime(model, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predictor_module, "open_runtime", open_it)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(decoupe.cut, pictures()[0], slow)
+        assert opening.wait(20)
+        try:
+            assert pool.submit(decoupe.cut, pictures()[0], tiny).result(10).alpha.shape == SIZES[0]
+        finally:
+            opened.set()
+        assert waiting.result().alpha.shape == SIZES[0]
+
+
 def test_red_is_the_subject(tiny: Path) -> None:
     picture = np.zeros((60, 80, 3), np.uint8)
     picture[20:40, 30:60] = (255, 0, 0)
@@ -241,10 +332,7 @@ def test_a_size_that_is_none_is_told(size: object) -> None:
 
 
 def test_an_open_model_is_not_pickled(tiny: Path) -> None:
-    with pytest.raises(decoupe.ModelError, match=r"not pickled: call decoupe.load in each process"):
+    with pytest.raises(decoupe.ModelError, match=r"threads share it, each process calls decoupe.load"):
         pickle.dumps(decoupe.load(tiny))
-
-
-def test_a_picture_where_a_model_should_be() -> None:
-    with pytest.raises(decoupe.UnknownModelError, match=r"out.png is a picture's name, expected a model"):
-        decoupe.cut("photo.jpg", "out.png")
+    with pytest.raises(decoupe.ModelError, match="neither copied nor pickled"):
+        copy.copy(decoupe.load(tiny))

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import os
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from decoupe.errors import InputError, ModelError
+from decoupe.inference.pipeline import STAGES, piped
 from decoupe.inference.preprocess import (
     MAX_PIXELS,
     Picture,
@@ -28,14 +27,16 @@ from decoupe.inference.preprocess import (
     second_size,
     to_network,
 )
-from decoupe.memory import Plan, parse_memory, plan, shown
-from decoupe.notices import called_here, warn
+from decoupe.inference.turns import Turns
+from decoupe.memory import Plan, left, parse_memory, plan, shown
+from decoupe.notices import warn
 from decoupe.runtimes import OpenModel
 from decoupe.weights.registry import ModelSpec, Preprocessing
 
 Result = TypeVar("Result")
-READERS = 2
-"""Threads that decode the pictures of the next batch."""
+
+SLACK = 2
+"""Bytes that are held for each byte of pictures: what is freed is not given back to the system at once."""
 
 Pair = tuple[int, int]
 """``(height, width)`` in pixels."""
@@ -43,6 +44,11 @@ Pair = tuple[int, int]
 
 class SizeWarning(UserWarning):
     """A prediction at a size at which the weights are not known to work, or that is seen in tiles."""
+
+
+def in_memory(picture: Picture) -> int:
+    """Bytes of a picture as it was read."""
+    return picture.pixels.nbytes + (0 if picture.opacity is None else picture.opacity.nbytes)
 
 
 def results_size(pictures: Sequence[Picture]) -> int:
@@ -66,9 +72,9 @@ class Opened(ABC, Generic[Result]):
         self.memory = None if memory is None else parse_memory(memory)
         self.spec = spec
         self._model = runtime
-        self._warned = False
+        self._warned: set[str] = set()
         # Threads may share a model: they read and write at the same time, and compute in turns.
-        self._turn = threading.Lock()
+        self._turn = Turns()
         network_size((1024, 1024), self.preprocessing, size)
 
     @property
@@ -87,7 +93,9 @@ class Opened(ABC, Generic[Result]):
         return self._model.dtype
 
     def __reduce__(self) -> NoReturn:
-        raise ModelError("an open model is not pickled: call decoupe.load in each process")
+        raise ModelError(
+            "an open model is neither copied nor pickled: threads share it, each process calls decoupe.load"
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.describe()})"
@@ -108,57 +116,65 @@ class Opened(ABC, Generic[Result]):
 
         Pictures that enter the model at the same size are computed together, ``batch_size`` at most. While
         the caller makes use of a batch the next is computed, and the one after that decoded and reduced.
+        A picture is taken as it is when it is asked for: its file may then be closed, its array filled anew.
 
         Args:
             images: pictures as `read_image` takes them.
-            batch_size: most pictures in one batch; up to three batches are in memory.
+            batch_size: most pictures in one batch; up to three batches are in memory, or as many pictures as
+                a ``memory`` that was set leaves room for.
             max_pixels: largest width × height that is decoded.
 
         Raises:
-            InputError: ``batch_size`` below 1, one picture instead of several, or a picture that cannot be
-                read; those before it come first.
+            InputError: ``batch_size`` is no whole number or below 1, or one picture instead of several.
+            DecoupeError: as a call with one picture does, after the results of those before it.
         """
         # A string is several too, of letters, a file of lines, and an array (H, W, 3) of grey pictures.
         one = isinstance(images, (str, bytes, os.PathLike, Image.Image, Picture)) or hasattr(images, "read")
         shape = getattr(images, "shape", (0, 0, 0, 0))
         if one or len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4)):
             raise InputError("images is one picture, expected several: put it in a list")
+        try:
+            batch_size = operator.index(batch_size)
+        except TypeError:
+            raise InputError(f"batch_size is {batch_size!r}, expected a whole number: such as 8") from None
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, expected at least 1")
-        return self._map(iter(images), batch_size, max_pixels)
+        try:
+            several = iter(images)
+        except TypeError:
+            raise InputError(
+                f"images is of type {type(images).__name__}, expected several pictures: such as a list"
+            ) from None
+        return self._map(several, batch_size, max_pixels)
 
     def _map(self, images: Iterator[Source], batch_size: int, max_pixels: int) -> Iterator[Result]:
-        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as computing:
-            read = functools.partial(readers.submit, functools.partial(self._read, max_pixels=max_pixels))
-            predict = called_here(self._predict)
+        room = self._room()
+        yield from piped(
+            images,
+            batch_size,
+            max_pixels=max_pixels,
+            read=functools.partial(self._read, max_pixels=max_pixels),
+            compute=self._predicted,
+            fit=None if room is None else functools.partial(self._fit, room),
+        )
 
-            # What came before an error, of a picture or of the caller's own iterator, is computed first.
-            def begin() -> tuple[list[Future[Picture]], Exception | None]:
-                begun: list[Future[Picture]] = []
-                try:
-                    for image in islice(images, batch_size):
-                        begun.append(read(image))  # noqa: PERF401 - kept on an error
-                except Exception as error:
-                    return begun, error
-                return begun, None
+    def _room(self) -> int | None:
+        """Bytes that a budget leaves to computing and to what `map` has in memory; None where none is set."""
+        if self.memory is None or self.device.startswith("cuda"):  # pictures are not on the device
+            return None
+        with self._turn():
+            self._model.footprint()  # measured before other threads ask for it
+            return left(self.memory, self.device)
 
-            ahead, failed = begin()
-            results: Future[list[Result]] | None = None
-            while ahead:
-                pictures: list[Picture] = []
-                try:
-                    for future in ahead:
-                        pictures.append(future.result())  # noqa: PERF401 - kept on an error
-                    ahead, failed = ([], failed) if failed else begin()
-                except Exception as error:
-                    ahead, failed = [], error
-                before, results = results, computing.submit(predict, pictures)
-                if before is not None:
-                    yield from before.result()
-            if results is not None:
-                yield from results.result()
-            if failed is not None:
-                raise failed
+    def _fit(self, room: int, pictures: Sequence[Picture]) -> bool:
+        """Whether a batch of such pictures leaves room for computing, and for those before and after it."""
+        if not pictures:
+            return True
+        taken = [in_memory(picture) + 4 * math.prod(picture.size) for picture in pictures]
+        seen = [math.prod(closer or size) for size, closer in map(self._sizes, pictures)]
+        # The caller may keep the last matte of the batch before, and while one is enlarged there are two.
+        together = STAGES * sum(taken) + 2 * max(taken)
+        return SLACK * together + self._model.footprint().of(max(seen)) <= room
 
     def _read(self, image: Source, max_pixels: int) -> Picture:
         """A picture, reduced to the sizes at which the model sees it: of a large one that takes a while."""
@@ -175,40 +191,44 @@ class Opened(ABC, Generic[Result]):
             second_size(picture.size, self.preprocessing, self.size),
         )
 
-    def _predict(self, pictures: Sequence[Picture]) -> list[Result]:
-        """The results of pictures that are in memory, each group of the same sizes in one batch."""
-        groups: dict[tuple[Pair, Pair | None], list[int]] = {}
-        for index, picture in enumerate(pictures):
-            groups.setdefault(self._sizes(picture), []).append(index)
-        results: dict[int, Result] = {}
-        for (size, closer), indices in groups.items():
-            group = [pictures[index] for index in indices]
-            results.update(zip(indices, self._planned(group, size, closer), strict=True))
-        return [results[index] for index in range(len(pictures))]
+    def _predict(self, picture: Picture) -> Result:
+        """The result of one picture that is in memory."""
+        ((_, result),) = self._predicted([picture])
+        return result
 
-    def _planned(self, pictures: Sequence[Picture], size: Pair, closer: Pair | None) -> list[Result]:
+    def _predicted(self, pictures: Sequence[Picture]) -> Iterator[tuple[int, Result]]:
+        """Each picture's place among them, and its result; those that enter at the same sizes together."""
+        groups: dict[tuple[Pair, Pair | None], list[int]] = {}
+        for place, picture in enumerate(pictures):
+            groups.setdefault(self._sizes(picture), []).append(place)
+        for (size, closer), places in groups.items():
+            group = [pictures[place] for place in places]
+            yield from zip(places, self._planned(group, size, closer), strict=True)
+
+    def _planned(self, pictures: Sequence[Picture], size: Pair, closer: Pair | None) -> Iterator[Result]:
         """The results of pictures that enter the model at one size, as many at once as fit in memory."""
         least, most = self.preprocessing.size_range
         if not least <= min(self._sides(size)) <= max(self._sides(size)) <= most:
             self._warn(
+                "range",
                 f"{self._model.name} is known to work at {least} to {most} pixels a side, "
-                f"not at {size[1]}×{size[0]}: leave size out, or choose another model"
+                f"not at {size[1]}×{size[0]}: leave size out, or choose another model",
             )
         height, width = closer or size
-        fits = self._fits(height * width, len(pictures), pictures)
-        results: list[Result] = []
-        while len(results) < len(pictures):
-            if fits.batch:
-                some = pictures[len(results) : len(results) + fits.batch]
-                results.extend(self._computed(some, size, closer))
-            else:
-                results.append(self._beyond(pictures[len(results)], (height, width), fits))
-        return results
+        fits = self._fits(height * width, pictures)
+        if fits.batch:
+            for start in range(0, len(pictures), fits.batch):
+                yield from self._computed(pictures[start : start + fits.batch], size, closer)
+        elif len(pictures) > 1:  # by itself each leaves more room
+            for picture in pictures:
+                yield from self._planned([picture], size, closer)
+        else:
+            yield self._beyond(pictures[0], (height, width), fits)
 
-    def _fits(self, pixels: int, batch: int, pictures: Sequence[Picture]) -> Plan:
+    def _fits(self, pixels: int, pictures: Sequence[Picture]) -> Plan:
         """What fits when the turn comes: memory that another thread computes in is free again by then."""
-        with self._turn:
-            return plan(self._model, pixels, batch, self.memory, results_size(pictures))
+        with self._turn():
+            return plan(self._model, pixels, len(pictures), self.memory, results_size(pictures))
 
     def _sides(self, size: Pair) -> tuple[float, float]:
         """The sides of a size as they compare with the range that the weights know."""
@@ -229,10 +249,11 @@ class Opened(ABC, Generic[Result]):
             ModelError: it cannot be had.
         """
         side = self._largest_side(fits.pixels)
+        beside = "" if fits.held is None else f" beside the {shown(fits.held)} that the process holds"
         remedy = f"size {side} fits" if side else "no size fits: choose a smaller model"
         raise ModelError(
             f"{self._model.name} takes about {shown(fits.needed or 0)} of memory at {size[1]}×{size[0]}, "
-            f"{shown(fits.room)} may be taken; {remedy}, or allow more (memory=, --memory)"
+            f"{shown(fits.room)} may be taken{beside}; {remedy}, or allow more (memory=, --memory)"
         )
 
     @abstractmethod
@@ -245,8 +266,8 @@ class Opened(ABC, Generic[Result]):
             return np.stack([reduced(picture, size) for picture in pictures])
         return np.stack([to_network(picture, size, self.preprocessing) for picture in pictures])
 
-    def _warn(self, message: str) -> None:
-        """Warn once, where decoupe was called, of a size at which the result may be poor."""
-        if not self._warned:
-            self._warned = True
+    def _warn(self, reason: Literal["range", "tiles", "memory"], message: str) -> None:
+        """Warn where decoupe was called, once for each reason for which a result may be poor."""
+        if reason not in self._warned:
+            self._warned.add(reason)
             warn(message, SizeWarning)

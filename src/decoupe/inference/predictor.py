@@ -5,25 +5,24 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from decoupe.arrays import Box, Floats
-from decoupe.errors import InputError, UnknownModelError
+from decoupe.errors import InputError
 from decoupe.inference.framing import VISIBLE
 from decoupe.inference.guided import LEAST_RATIO, enlarged
-from decoupe.inference.media import READABLE
+from decoupe.inference.loading import LoadOptions, check_loading, check_segment_options, other_kind, shared
 from decoupe.inference.opened import Opened, Pair
 from decoupe.inference.preprocess import (
     MAX_PIXELS,
     Picture,
     Size,
     Source,
-    check_size,
     from_network,
     network_size,
     read_image,
@@ -42,8 +41,9 @@ from decoupe.inference.subject import (
     under_point,
 )
 from decoupe.inference.tiles import tile_side, tiled
+from decoupe.inference.turns import Turns
 from decoupe.memory import Plan, shown
-from decoupe.runtimes import Runtime, SegmentRuntime, find_spec, open_runtime
+from decoupe.runtimes import Runtime, SegmentRuntime, open_runtime
 from decoupe.weights.labels import Vocabulary, plain
 from decoupe.weights.own import resolved
 from decoupe.weights.registry import (
@@ -105,11 +105,11 @@ class Segmenter(Opened[Segments]):
         Raises:
             InputError: a picture that cannot be read.
         """
-        return self._predict([read_image(image, max_pixels)])[0]
+        return self._predict(read_image(image, max_pixels))
 
     def _computed(self, pictures: Sequence[Picture], size: Pair, closer: Pair | None) -> list[Segments]:
         batch = self._batch(pictures, size)
-        with self._turn:
+        with self._turn():
             classes, masks = self.runtime(batch)
         return [
             Segments(
@@ -171,6 +171,7 @@ class Predictor(Opened[Matte]):
         self.file: tuple[str, int, int] | None = None
         self.guided = runtime.preprocessing.guided if guided is None else guided
         self._segmenter = segmenter
+        self._opening = Turns()  # not the turn to compute: opening may take a download
 
     @property
     def segmenter(self) -> Segmenter:
@@ -179,7 +180,7 @@ class Predictor(Opened[Matte]):
         Raises:
             DecoupeError: as `load` does.
         """
-        with self._turn:
+        with self._opening():
             if not isinstance(self._segmenter, Segmenter):
                 self._segmenter = (self._segmenter or open_segmenter)()
             return self._segmenter
@@ -214,7 +215,7 @@ class Predictor(Opened[Matte]):
         """
         picture = read_image(image, max_pixels)
         if what is None and box is None and point is None:
-            return self._predict([picture])[0]
+            return self._predict(picture)
         if box is not None:
             box = check_box(box, picture.size)
         if point is not None:
@@ -227,7 +228,7 @@ class Predictor(Opened[Matte]):
         elif box is not None:
             matte = self._cut(opaque, [part_of_box(box, picture.size)])
         else:
-            matte = self._predict([opaque])[0]
+            matte = self._predict(opaque)
         if what is None and point is not None:
             matte = replace(matte, alpha=under_point(matte.alpha, point))
         if picture.opacity is None:
@@ -260,7 +261,7 @@ class Predictor(Opened[Matte]):
 
     def _cut(self, picture: Picture, parts: Sequence[Part]) -> Matte:
         """The matte of chosen parts, each seen by itself."""
-        alphas = [self._predict([picture.crop(part.box)])[0].alpha for part in parts]
+        alphas = [self._predict(picture.crop(part.box)).alpha for part in parts]
         alpha = joined(parts, alphas, picture.size)
         if alpha.max() < VISIBLE:
             raise InputError(
@@ -276,19 +277,24 @@ class Predictor(Opened[Matte]):
             alphas = np.stack([stretched(alpha) for alpha in alphas])
         return [self._as_matte(alpha, picture) for alpha, picture in zip(alphas, pictures, strict=True)]
 
-    def _planned(self, pictures: Sequence[Picture], size: Pair, closer: Pair | None) -> list[Matte]:
+    def _planned(self, pictures: Sequence[Picture], size: Pair, closer: Pair | None) -> Iterator[Matte]:
         """See `Opened`; above the sizes that the weights know, tiles: whole, the subject would be lost."""
         least, most = self.preprocessing.size_range
         if max(self._sides(size)) <= most:
-            return super()._planned(pictures, size, closer)
-        fits = self._fits(most**2, 1, pictures)
-        if not (side := self._largest_side(fits.pixels)):
-            return [super(Predictor, self)._beyond(picture, size, fits) for picture in pictures]
-        self._warn(
-            f"{self.runtime.name} is known to work at {least} to {most} pixels a side: "
-            f"{size[1]}×{size[0]} is seen in tiles of {side}"
-        )
-        return [self._in_tiles(picture, size, side) for picture in pictures]
+            yield from super()._planned(pictures, size, closer)
+            return
+        for picture in pictures:
+            fits = self._fits(most**2, [picture])
+            side = self._largest_side(fits.pixels)
+            if not side:
+                yield super()._beyond(picture, size, fits)
+                continue
+            self._warn(
+                "tiles",
+                f"{self.runtime.name} is known to work at {least} to {most} pixels a side: "
+                f"{size[1]}×{size[0]} is seen in tiles of {side}",
+            )
+            yield self._in_tiles(picture, size, side)
 
     def _beyond(self, picture: Picture, size: Pair, fits: Plan) -> Matte:
         """The matte of a picture that does not fit in memory whole."""
@@ -296,8 +302,9 @@ class Predictor(Opened[Matte]):
         if not side:
             return super()._beyond(picture, size, fits)
         self._warn(
+            "memory",
             f"{self.runtime.name} takes about {shown(fits.needed or 0)} of memory at {size[1]}×{size[0]}, "
-            f"{shown(fits.room)} may be taken: seen in tiles of {side}"
+            f"{shown(fits.room)} may be taken: seen in tiles of {side}",
         )
         return self._in_tiles(picture, size, side)
 
@@ -311,7 +318,7 @@ class Predictor(Opened[Matte]):
         return self._as_matte(stretched(alpha) if self.minmax else alpha, picture)
 
     def _compute(self, *batches: Floats) -> Floats:
-        with self._turn:
+        with self._turn():
             return self.runtime(*batches)
 
     def _as_matte(self, alpha: Floats, picture: Picture) -> Matte:
@@ -320,23 +327,6 @@ class Predictor(Opened[Matte]):
         if self.guided and height * width >= LEAST_RATIO * alpha.size:
             alpha = enlarged(alpha.clip(0, 1), picture)
         return _matte(from_network(alpha, picture), picture)
-
-
-class LoadOptions(TypedDict, total=False):
-    """The options of `load`."""
-
-    device: str | torch.device | None
-    dtype: str | torch.dtype | None
-    size: Size | None
-    runtime: str | None
-    minmax: bool
-    guided: bool | None
-    segments: str | Path | None
-    fuse: bool
-    compile: bool
-    memory: int | str | None
-    preprocessing: Preprocessing | None
-    trust: bool
 
 
 @overload
@@ -407,13 +397,15 @@ def load(
         MissingExtraError: the model needs PyTorch, which is not installed.
         ModelError: the weights cannot be had or read.
     """
-    if model is not None and Path(model).suffix.lower() in READABLE:
-        raise UnknownModelError(
-            f"{model} is a picture's name, expected a model: an output is named in Matte.save, or with -o"
-        )
+    checked: LoadOptions = {
+        "size": size,
+        "minmax": minmax,
+        "guided": guided,
+        "segments": segments,
+        "memory": memory,
+    }
+    spec = check_loading(model, **checked)
     device, dtype = _name_of(device), _name_of(dtype)
-    if segments is not None:
-        find_spec(segments)  # an unknown name is told now, not when it is needed
     file = _version(model)  # as it is before it is read: what takes its place later counts as another
     opened = open_runtime(
         model,
@@ -425,13 +417,10 @@ def load(
         preprocessing=preprocessing,
         trust=trust,
     )
-    spec = find_spec(model)
     if isinstance(opened, SegmentRuntime):
-        if minmax or guided is not None or segments is not None:
-            raise InputError(
-                f"{opened.name} gives segments, not mattes: leave minmax, guided and segments out"
-            )
+        check_segment_options(opened.name, checked)
         return Segmenter(opened, size=size, spec=spec, memory=memory)
+    device, dtype = shared(device, dtype, model, segments)
     segmenter = functools.partial(
         open_segmenter, segments, device=device, dtype=dtype, memory=memory, trust=trust
     )
@@ -454,12 +443,10 @@ def open_predictor(model: str | Path | None = None, **options: Unpack[LoadOption
         InputError: it gives segments.
         DecoupeError: as `load` does.
     """
+    check_loading(model, "mattes", **options)
     opened = load(model, **options)
     if not isinstance(opened, Predictor):
-        raise InputError(
-            f"{opened.runtime.name} names segments and gives no matte: use it with `decoupe segment`, "
-            "or beside a matte model (segments=, --segments)"
-        )
+        raise other_kind(opened.runtime.name, "mattes")
     return opened
 
 
@@ -470,13 +457,16 @@ def open_segmenter(model: str | Path | None = None, **options: Unpack[LoadOption
         InputError: it gives mattes.
         DecoupeError: as `load` does.
     """
-    opened = load(DEFAULT_SEGMENT_MODEL if model is None else model, **options)
+    model = DEFAULT_SEGMENT_MODEL if model is None else model
+    check_loading(model, "segments", **options)
+    opened = load(model, **options)
     if not isinstance(opened, Segmenter):
-        raise InputError(
-            f"{opened.runtime.name} gives mattes and names no segments: choose a segment model, "
-            f"such as {DEFAULT_SEGMENT_MODEL}"
-        )
+        raise other_kind(opened.runtime.name, "segments")
     return opened
+
+
+_opening: dict[object, Turns] = {}
+"""Model and options -> the turns of the threads that want it open: one of them opens it."""
 
 
 @functools.lru_cache(maxsize=2)
@@ -525,21 +515,27 @@ def cut(
     Raises:
         DecoupeError: as `load` and `Predictor` do.
     """
-    if size is not None:
-        check_size(size)
-    predictor = _kept_open(
-        (_version(model), _version(segments)),
-        model,
-        device=device,
-        dtype=dtype,
-        size=size,
-        runtime=runtime,
-        minmax=minmax,
-        guided=guided,
-        segments=segments,
-        memory=memory,
-    )
-    return predictor(image, what=what, box=box, point=point, max_pixels=max_pixels)
+    options: LoadOptions = {
+        "device": _name_of(device),
+        "dtype": _name_of(dtype),
+        "size": size,
+        "runtime": runtime,
+        "minmax": minmax,
+        "guided": guided,
+        "segments": segments,
+        "memory": memory,
+    }
+    check_loading(model, "mattes", **options)
+    # Before a model is fetched for nothing.
+    picture = read_image(image, max_pixels)
+    if box is not None:
+        check_box(box, picture.size)
+    if point is not None:
+        check_point(point, picture.size)
+    versions = _version(model), _version(segments)
+    with _opening.setdefault((versions, model, *options.values()), Turns())():
+        predictor = _kept_open(versions, model, **options)
+    return predictor(picture, what=what, box=box, point=point)
 
 
 def _matte(alpha: Floats, picture: Picture) -> Matte:
