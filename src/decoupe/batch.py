@@ -23,10 +23,10 @@ import numpy as np
 
 from decoupe.errors import DecoupeError, InputError, MissingExtraError, ModelError, OutputError
 from decoupe.inference.backgrounds import Background, opened_background
+from decoupe.inference.loading import LoadOptions, check_loading
 from decoupe.inference.media import READABLE, find_images, result_names
-from decoupe.inference.predictor import LoadOptions, open_predictor
+from decoupe.inference.predictor import open_predictor
 from decoupe.inference.results import Matte
-from decoupe.runtimes import find_spec
 from decoupe.telemetry import import_ray
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def cut(
         over = opened_background(over)  # once, and here: the cluster's other machines have no such file
     nothing = Matte(np.zeros((1, 1), np.float32), np.zeros((1, 1, 3), np.uint8))
     nothing.encode(suffix, over=over, quality=quality)  # refuses now what every picture would be refused for
-    find_spec(model)
+    check_loading(model, "mattes", **options)
     places = _opened(source), _opened(target)
     names = _names(*places, suffix)
     stand = set() if overwrite else _standing(*places[1])
