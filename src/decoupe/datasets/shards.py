@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from decoupe.errors import InputError
+from decoupe.inference.preprocess import FORMATS
 
 
 @dataclass(frozen=True, order=True)
@@ -95,10 +96,10 @@ def opened(source: Source) -> Iterator[Image.Image]:
     """
     try:
         if isinstance(source, Path):
-            with Image.open(source) as file:
+            with Image.open(source, formats=FORMATS) as file:
                 yield file
         else:
-            with Image.open(io.BytesIO(source.read())) as file:
+            with Image.open(io.BytesIO(source.read()), formats=FORMATS) as file:
                 yield file
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{source} cannot be read ({error}): get it again, or remove the pair") from error
