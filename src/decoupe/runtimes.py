@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     from decoupe.weights.checkpoint import LoadedModel
 
-_EXPORTED = {".onnx": "onnx", OPENVINO_SUFFIX: "openvino", PROGRAM_SUFFIX: "program"}
-RUNTIMES = (*_EXPORTED.values(), "torch")
+EXPORTED = {".onnx": "onnx", OPENVINO_SUFFIX: "openvino", PROGRAM_SUFFIX: "program"}
+"""Endings of exported files, in small letters, and what computes them."""
+RUNTIMES = (*EXPORTED.values(), "torch")
 DTYPES = ("float32", "bfloat16", "float16")
 LOWERED = {("cpu", "bfloat16"), ("cuda", "bfloat16"), ("cuda", "float16")}
 """Kinds of device and precisions in which a fused model holds the weights of its products."""
@@ -332,7 +333,7 @@ def open_runtime(
     """
     spec = find_spec(model)
     model = resolved(model)
-    kind = _EXPORTED.get(Path(spec.file if spec is not None else str(model)).suffix.lower(), "torch")
+    kind = EXPORTED.get(Path(spec.file if spec is not None else str(model)).suffix.lower(), "torch")
     _check_choice("runtime", runtime, RUNTIMES)
     _check_choice("dtype", dtype, DTYPES)
     if runtime not in (None, "auto", kind):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 from PIL import Image
 
 from decoupe import InputError, ModelError, Predictor
-from decoupe.inference.preprocess import Picture, read_image
+from decoupe.inference.preprocess import FramesWarning, Picture, read_image
 from decoupe.memory import Footprint
 from decoupe.weights.registry import Preprocessing
 
@@ -205,3 +208,25 @@ def test_nothing_new_is_computed_once_nobody_wants_it(
         assert reds(iter([next(results)])) == [1]
         results.close()  # type: ignore[attr-defined]
         assert len(runtime.batches) <= 3  # the first batch, and what of the second had begun
+
+
+def test_frames_are_told_where_map_is_called() -> None:
+    """Not where a thread of it reads."""
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    data = BytesIO()
+    frames[0].save(data, "GIF", save_all=True, append_images=frames[1:])
+    with pytest.warns(FramesWarning) as told:
+        list(Predictor(Red()).map([data.getvalue()]))
+    assert told[0].filename == __file__
+
+
+def test_an_asynchronous_file_is_told_so() -> None:
+    class Upload:
+        async def read(self) -> bytes:
+            return b""
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a coroutine that was never awaited
+        with pytest.raises(InputError, match="an asynchronous file: give the bytes"):
+            list(Predictor(Red()).map([Upload()]))  # type: ignore[list-item]
+        gc.collect()

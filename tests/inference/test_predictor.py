@@ -239,6 +239,7 @@ def test_what_was_chosen_is_told(tiny: Path) -> None:
     predictor = decoupe.load(tiny)
     assert repr(predictor) == "Predictor(tiny on cpu in float32 by OnnxRuntime, size 64×64 (keep))"
     assert "size native" in decoupe.load(tiny, size="native").describe()
+    assert "size 64×64" in decoupe.load(tiny, size=np.int64(64)).describe()  # type: ignore[arg-type]
     assert predictor.preprocessing == KEEP
     assert (predictor.device, predictor.dtype, predictor.spec) == ("cpu", "float32", None)
 

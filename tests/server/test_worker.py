@@ -297,6 +297,7 @@ def test_a_model_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     # In a process of its own: it changes how that process opens pictures.
     process = multiprocessing.get_context("spawn").Process(target=start, args=(theirs, str(broken)))
     process.start()
+    theirs.close()  # where the process ends without a word, here is told
     assert "is not a usable ONNX model" in json.loads(here.recv_bytes())["error"]
     process.join(20)
     assert process.exitcode == 0

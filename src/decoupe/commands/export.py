@@ -81,9 +81,7 @@ def export(
             parts_of(int8)
         loaded = load_model(model)
         if int8 is not None and loaded.family in SEGMENT_FAMILIES:
-            raise InputError(
-                f"{model} gives segments, --int8 is for models that give mattes: leave it out"
-            )
+            raise InputError(f"{model} gives segments, --int8 is for models that give mattes: leave it out")
         stored = {
             "name": name or out.stem,
             "family": loaded.family,

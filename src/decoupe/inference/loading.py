@@ -12,17 +12,13 @@ from decoupe.inference.media import READABLE
 from decoupe.inference.opened import Opened
 from decoupe.inference.preprocess import Size, check_size, network_size
 from decoupe.memory import parse_memory
-from decoupe.runtimes import find_spec
-from decoupe.sessions import OPENVINO_SUFFIX, PROGRAM_SUFFIX
+from decoupe.runtimes import EXPORTED, find_spec
 from decoupe.weights.own import resolved
 from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, SEGMENT_FAMILIES, ModelSpec, Preprocessing
 
 if TYPE_CHECKING:
     import torch
     from typing_extensions import Unpack
-
-EXPORTED = (".onnx", OPENVINO_SUFFIX, PROGRAM_SUFFIX)
-"""Endings of exported files."""
 
 Kind: TypeAlias = Literal["mattes", "segments"]
 """What a model gives."""

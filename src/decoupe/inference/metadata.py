@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import threading
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import ExifTags, Image
+
+from decoupe.inference.turns import Turns
 
 DAMAGED = (
     OSError,
@@ -30,7 +31,7 @@ DAMAGED = (
 )
 """Whatever Pillow's decoders let escape on damaged files."""
 
-pillow_lock = threading.Lock()
+pillow_lock = Turns()
 """Held by whoever changes what is the whole process's: Pillow's limit and plugins, Python's warnings."""
 
 # EXIF orientation -> how the picture is turned upright.
@@ -105,7 +106,7 @@ def metadata_of(image: Image.Image) -> Metadata:
     """What an image that has been loaded, and not yet turned, says of itself; nothing where it is damaged."""
     dpi = image.info.get("dpi")
     try:
-        with pillow_lock, warnings.catch_warnings():
+        with pillow_lock(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")  # of damaged parts: the rest is kept
             told, turned = _told(image)
             if image.format in _RESOLVED_BY_EXIF:

@@ -103,7 +103,7 @@ class Opened(ABC, Generic[Result]):
     def describe(self) -> str:
         """Model, runtime, device, precision and size, in one line."""
         size = self.preprocessing.size if self.size is None else self.size
-        if isinstance(size, int):
+        if not isinstance(size, (str, tuple)):
             size = size, size
         shown = size if isinstance(size, str) else f"{size[1]}×{size[0]}"
         computed = f"{self.device} in {self.dtype} by {type(self._model).__name__}"

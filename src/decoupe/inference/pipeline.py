@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -53,11 +54,11 @@ def piped(
     stopped = threading.Event()
     readers, computing = ThreadPoolExecutor(READERS), ThreadPoolExecutor(1)
     run = functools.partial(_computed, compute, stopped)
-    run_there = called_here(run)
+    run_there, read_there = called_here(run), called_here(read)
 
     def take(image: Source) -> Future[Picture]:
         if fit is None:
-            return readers.submit(read, taken_over(image, max_pixels))
+            return readers.submit(read_there, taken_over(image, max_pixels))
         at_once: Future[Picture] = Future()
         at_once.set_result(read(image))
         return at_once
@@ -127,6 +128,8 @@ def taken_over(image: Source, max_pixels: int) -> Source:
                 held = BytesIO(data)
                 held.name = getattr(image, "name", "image")
                 return held
+            if inspect.iscoroutine(data):
+                data.close()  # nobody will wait for it
     return read_image(image, max_pixels)  # it tells as well what is wrong with a file
 
 

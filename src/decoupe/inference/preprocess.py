@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import threading
 from collections.abc import Awaitable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -31,6 +30,7 @@ from decoupe.inference.sixteen import (
     tiff_grey,
     tiff_kind,
 )
+from decoupe.inference.turns import Turns
 from decoupe.notices import warn
 from decoupe.weights.registry import Preprocessing
 
@@ -58,7 +58,7 @@ LARGEST_SIDE = 32768
 
 # Of two threads that let Pillow read the pixels of one image, one meets a half-read file. By the images' ids,
 # so that different ones are seldom read in turns.
-_LOADING = tuple(threading.Lock() for _ in range(16))
+_LOADING = tuple(Turns() for _ in range(16))
 
 # Formats whose further frames are not more of the same picture, as the depth map in a phone's JPEG is.
 _ANIMATED = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages"}
@@ -178,7 +178,7 @@ def _from_opened(image: Image.Image, max_pixels: int) -> Picture:
     _check_pixels(image.size, "image", max_pixels)
     picture, several = None, None
     try:
-        with _LOADING[(id(image) >> 4) % len(_LOADING)]:  # objects begin at multiples of 16
+        with _LOADING[(id(image) >> 4) % len(_LOADING)]():  # objects begin at multiples of 16
             if isinstance(image, ImageFile.ImageFile):
                 several = _further(image) if image.tell() == 0 else None
                 _check_unloaded(image, "image")
@@ -449,7 +449,7 @@ def _is_read(source: BinaryIO) -> bool:
 def _without_pillow_limit() -> Iterator[None]:
     # Pillow's bound is a global that warns, then refuses, and cannot be raised for one file; decoupe checks
     # its own as soon as the header is read. The lock keeps two threads from restoring each other's None.
-    with pillow_lock:
+    with pillow_lock():
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             yield
@@ -509,7 +509,7 @@ def register_heic() -> bool:
         import pillow_heif
     except ModuleNotFoundError:
         return False
-    with pillow_lock:
+    with pillow_lock():
         pillow_heif.register_heif_opener()
     return True
 

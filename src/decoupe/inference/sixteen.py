@@ -40,7 +40,7 @@ def tiff_kind(stream: BinaryIO) -> str | None:
     try:
         tags = TiffImagePlugin.ImageFileDirectory_v2(start + (stream.read(8) if start[2:3] == b"+" else b""))
         stream.seek(tags.next)
-        with pillow_lock, warnings.catch_warnings():
+        with pillow_lock(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tags that are damaged
             tags.load(stream)
         bits, channels = max(tags[Base.BitsPerSample]), tags.get(Base.SamplesPerPixel, 1)
