@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from decoupe.errors import InputError
-from decoupe.inference.preprocess import FORMATS
+from decoupe.inference.preprocess import identified
 
 
 @dataclass(frozen=True, order=True)
@@ -95,11 +95,10 @@ def opened(source: Source) -> Iterator[Image.Image]:
         InputError: it cannot be read; the message names it.
     """
     try:
-        if isinstance(source, Path):
-            with Image.open(source, formats=FORMATS) as file:
-                yield file
-        else:
-            with Image.open(io.BytesIO(source.read()), formats=FORMATS) as file:
-                yield file
+        with (
+            source.open("rb") if isinstance(source, Path) else io.BytesIO(source.read()) as stream,
+            identified(stream) as file,
+        ):
+            yield file
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{source} cannot be read ({error}): get it again, or remove the pair") from error

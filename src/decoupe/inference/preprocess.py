@@ -516,15 +516,19 @@ def register_heic() -> bool:
 
 def _opened(stream: BinaryIO, name: str, max_pixels: int) -> ImageFile.ImageFile:
     with _without_pillow_limit():
-        image = _identified(stream)
+        image = identified(stream)
         _check_pixels(image.size, name, max_pixels)
         if image.format == "TIFF":
             image.load_prepare()  # its memory, which Pillow makes later and then measures once more
         return image
 
 
-def _identified(stream: BinaryIO) -> ImageFile.ImageFile:
-    """What Pillow makes of a file, by its header, as one of `FORMATS`."""
+def identified(stream: BinaryIO) -> ImageFile.ImageFile:
+    """What Pillow makes of a file, by its header, as one of `FORMATS`.
+
+    Raises:
+        UnidentifiedImageError: it is none of them.
+    """
     Image.preinit()
     try:
         return Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
