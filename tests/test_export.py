@@ -660,6 +660,7 @@ def test_8_bits_look_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         export, "export_onnx", lambda *_, preprocessing, **__: exported.append(preprocessing) or []
     )
     monkeypatch.setattr(quantization, "quantise", lambda *_, **__: quantization.Effect(1, 0.0))
+    monkeypatch.setattr(quantization, "parts_of", lambda folder: ([], []))
     told = CliRunner().invoke(app, ["export", "pocket", str(tmp_path / "a.onnx"), "--int8", str(tmp_path)])
     assert (told.exit_code, exported) == (0, [dataclasses.replace(TWICE, two_scale=None)])
 
@@ -682,6 +683,7 @@ def test_what_calibration_warns_of_is_one_line(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(export, "export_onnx", lambda *_, **__: [])
     monkeypatch.setattr(quantization, "quantise", quantise)
+    monkeypatch.setattr(quantization, "parts_of", lambda folder: ([], []))
     done = CliRunner().invoke(app, ["export", "pocket", str(tmp_path / "a.onnx"), "--int8", "photos"])
     assert done.exit_code == 0, done.output
     assert done.stderr.splitlines()[0] == "decoupe: photos has several frames: the first is read"

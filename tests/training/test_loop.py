@@ -25,6 +25,7 @@ from decoupe.training import data, loop, state
 from decoupe.training.augment import POCKET
 from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
 from decoupe.training.ema import Average
+from decoupe.training.folder import write_recipe
 from decoupe.training.loop import Diverged, Ending, Trainer, accelerator_for, check_batch, set_training, train
 from decoupe.training.lora import LoRA
 from decoupe.training.recipes import RECIPES, Optimizer, Recipe, SetRule, Stage, read_recipe
@@ -337,7 +338,7 @@ def test_files_that_are_no_run_s_are_not_replaced(discs: Path, tmp_path: Path, n
 def test_a_run_killed_before_its_first_state_begins_again(discs: Path, tmp_path: Path) -> None:
     """With its log by the same recipe; without one by another, as who ran out of memory is asked for."""
     killed = prepared(discs, tmp_path)
-    killed._write_recipe()
+    write_recipe(killed.out, killed.recipe)
     (tmp_path / "tensorboard").mkdir()
     other = dataclasses.replace(SMALL, accumulate=2)
     prepared(discs, tmp_path, other)

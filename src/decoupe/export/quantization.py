@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from decoupe.datasets.sets import Pair, find_pairs, is_matte_set, read_pair, spread
+from decoupe.datasets.sets import Pair, find_pairs, masks_of, read_pair, spread
 from decoupe.errors import ConfigError, InputError, MissingExtraError
 from decoupe.inference.media import find_images, replacing
 from decoupe.inference.predictor import Predictor, open_predictor
@@ -98,7 +98,7 @@ def parts_of(folder: Path) -> tuple[Sequence[Picture], Sequence[Picture]]:
     Raises:
         InputError: too few of them.
     """
-    pairs: list[Picture] = [*(find_pairs(folder) if is_matte_set(folder) else find_images(folder))]
+    pairs: list[Picture] = [*(find_pairs(folder) if masks_of(folder) else find_images(folder))]
     calibrating = pairs[::4]
     judging = [pair for index, pair in enumerate(pairs) if index % 4]
     if not judging:
