@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
+import onnx
 import psutil
 import pytest
 import uvicorn
@@ -22,6 +24,7 @@ from PIL import Image
 
 from decoupe.server.guard import Guard, Limits, PatientProtocol
 from decoupe.server.metrics import Metrics
+from inference.tiny import write_onnx
 from server.running import Running, png, running, squares, until
 
 SQUARES = squares()
@@ -138,12 +141,27 @@ def test_a_picture_that_needs_too_much_memory_is_refused(tiny: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system bounds memory on Linux")
-def test_too_little_memory_for_a_small_picture_ends_the_command() -> None:
-    command = [sys.executable, "-m", "decoupe", "serve", "--port", "0", "--memory", "1"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+def test_too_little_memory_for_a_small_picture_ends_the_command(tmp_path: Path) -> None:
+    """Of a model that takes 200 MB at once: smaller pieces may lie in what the process reserved before."""
+    model = onnx.load(write_onnx(tmp_path / "large.onnx"))
+    many = onnx.numpy_helper.from_array(np.array([12_000, 1, 1, 1]), "many")
+    first = onnx.numpy_helper.from_array(np.array([0]), "first")
+    model.graph.initializer.extend([many, first])
+    model.graph.node[-1].output[0] = "one"
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Expand", ["one", "many"], ["copies"]),
+            onnx.helper.make_node("Gather", ["copies", "first"], ["alpha"]),
+        ]
+    )
+    onnx.save(model, tmp_path / "large.onnx")
+    command = [sys.executable, "-m", "decoupe", "serve", "-m", str(tmp_path / "large.onnx")]
+    ended = subprocess.run(
+        [*command, "--port", "0", "--memory", "1"], capture_output=True, text=True, timeout=60
+    )
     assert ended.returncode == 2
     assert re.fullmatch(
-        r"decoupe: --memory 1: a worker with pocket takes up to \d+ MB for one small picture, "
+        r"decoupe: --memory 1: a worker with large takes up to \d+ MB for one small picture, "
         r"give that or more\n",
         ended.stderr,
     )
