@@ -300,6 +300,21 @@ def test_files_of_other_inputs_and_outputs_than_their_metadata_promise(tmp_path:
         open_file(tmp_path / "none.onnx")
 
 
+@pytest.mark.parametrize("later", ["opset", "format"])
+def test_files_of_a_later_onnx_ask_for_a_later_runtime(tmp_path: Path, later: str) -> None:
+    model = onnx.load(write_onnx(tmp_path / "a.onnx"))
+    if later == "opset":
+        model.opset_import[0].version = 99
+    else:
+        model.ir_version = 99
+    onnx.save(model, tmp_path / "later.onnx")
+    with pytest.raises(CheckpointError, match=r"later\.onnx is of a later ONNX .*99.*: upgrade onnxruntime$"):
+        open_file(tmp_path / "later.onnx")
+    (tmp_path / "opset.onnx").write_bytes(b"no model")  # what a file is called says nothing
+    with pytest.raises(CheckpointError, match=r"export it again$"):
+        open_file(tmp_path / "opset.onnx")
+
+
 def test_masks_of_another_shape_are_refused(tmp_path: Path) -> None:
     runtime = open_file(write_onnx(tmp_path / "two.onnx", None))
     # Not every file says how many masks it gives.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ PROGRAM_SUFFIX = ".pt2"
 _OPENVINO_KEYS = ("family", "licence", "name", "preprocessing", "version", "vocabulary")
 PROGRAM_METADATA = "decoupe.json"
 """What a program's file calls decoupe's metadata."""
+_LATER = re.compile(r"Opset \d+ is under development|Unsupported model IR version: \d+")
 
 
 @dataclass(frozen=True)
@@ -278,8 +280,11 @@ def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
             raise DeviceError(
                 f"device {device!r} cannot be used by ONNX Runtime ({reason}): check the driver, or use 'cpu'"
             ) from None
-        remedy = "upgrade onnxruntime" if "opset" in reason else "export it again"
-        raise CheckpointError(f"{path} is not a usable ONNX model ({reason}): {remedy}") from None
+        if (later := _LATER.search(str(error))) is not None:
+            raise CheckpointError(
+                f"{path} is of a later ONNX than this ONNX Runtime knows ({later[0]}): upgrade onnxruntime"
+            ) from None
+        raise CheckpointError(f"{path} is not a usable ONNX model ({reason}): export it again") from None
 
 
 def _onnx_errors() -> tuple[type[Exception], ...]:
