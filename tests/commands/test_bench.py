@@ -11,27 +11,13 @@ from pathlib import Path
 import jsonschema
 import pytest
 from click.testing import Result
-from typer.testing import CliRunner
 
 import decoupe
-from decoupe.cli import app
 from decoupe.weights.timings import Timing, timings, timings_file, with_timing
 from inference.tiny import write_onnx
 
 SCHEMAS = Path(__file__).parents[2] / "docs/schemas"
 Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """decoupe with an empty cache."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DECOUPE_CACHE", str(tmp_path / "cache"))
-
-    def decoupe(*arguments: str) -> Result:
-        return CliRunner().invoke(app, list(arguments))
-
-    return decoupe
 
 
 def test_what_was_measured_is_shown_and_what_was_not_is_not(run: Run) -> None:

@@ -12,26 +12,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 from click.testing import Result
-from typer.testing import CliRunner
 
-from decoupe.cli import app
 from inference.tiny import write_onnx
 from weights.fake_hub import FakeHub
 
 SCHEMAS = Path(__file__).parents[2] / "docs/schemas"
 Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """decoupe in an empty folder, with an empty cache."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DECOUPE_CACHE", str(tmp_path / "cache"))
-
-    def decoupe(*arguments: str) -> Result:
-        return CliRunner().invoke(app, list(arguments))
-
-    return decoupe
 
 
 @pytest.mark.parametrize(

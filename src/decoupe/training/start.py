@@ -21,6 +21,7 @@ from decoupe.weights.naming import some
 from decoupe.weights.pretrained import load_backbone
 
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+"""Modules whose weights and biases are a norm's."""
 MOST_APART = 1.3
 """How many times larger one side may be, of the sizes at which a network is trained and used."""
 
