@@ -7,8 +7,6 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # as typing calls it, which takes a while to import
 if TYPE_CHECKING:
-    from typing import Any
-
     from decoupe.errors import (
         CheckpointError,
         ConfigError,
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
         DeviceError,
         DownloadError,
         InputError,
+        InstallationError,
         MissingExtraError,
         ModelError,
         OutputError,
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from decoupe.inference.results import Matte
     from decoupe.inference.segments import Segment, Segments
     from decoupe.notices import CompileWarning
-    from decoupe.weights.registry import catalogue
+    from decoupe.weights.registry import Preprocessing, catalogue
 
 __version__ = "0.1.0"
 
@@ -41,11 +40,13 @@ __all__ = [
     "DownloadError",
     "FramesWarning",
     "InputError",
+    "InstallationError",
     "Matte",
     "MissingExtraError",
     "ModelError",
     "OutputError",
     "Predictor",
+    "Preprocessing",
     "Segment",
     "Segmenter",
     "Segments",
@@ -67,18 +68,20 @@ _HOMES = {
     "inference.results": ["Matte"],
     "inference.segments": ["Segment", "Segments"],
     "notices": ["CompileWarning"],
-    "weights.registry": ["catalogue"],
+    "weights.registry": ["Preprocessing", "catalogue"],
 }
 
 
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
+if not TYPE_CHECKING:  # which would take every misspelt name for one that there is
 
-    for home, names in _HOMES.items():
-        if name in names:
-            found = globals()[name] = getattr(import_module(f"decoupe.{home}"), name)
-            return found
-    raise AttributeError(f"module 'decoupe' has no attribute {name!r}")
+    def __getattr__(name):
+        from importlib import import_module
+
+        for home, names in _HOMES.items():
+            if name in names:
+                found = globals()[name] = getattr(import_module(f"decoupe.{home}"), name)
+                return found
+        raise AttributeError(f"module 'decoupe' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -67,19 +67,25 @@ class MissingExtraError(DecoupeError, ImportError):
 
     def __init__(self, what: str, extra: str) -> None:
         """Say that ``what`` (a command, a model, a feature) needs the extra called ``extra``."""
+        super().__init__(what, extra)  # what it is made of again in another process
+
+    def __str__(self) -> str:
+        what, extra = self.args
         libraries = {"torch": "PyTorch", "export": "onnx and onnxscript", "openvino": "OpenVINO"}
-        super().__init__(
-            f"{what} needs {libraries.get(extra, f'the extra {extra!r}')}: pip install 'decoupe[{extra}]'"
-        )
+        needed = libraries.get(extra, f"the extra {extra!r}")
+        return f"{what} needs {needed}: pip install 'decoupe[{extra}]'"
 
 
 class InstallationError(DecoupeError):
     """A dependency that is installed and cannot be imported; the message says why."""
 
-    def __init__(self, library: str, error: Exception) -> None:
+    def __init__(self, library: str, error: Exception | str) -> None:
         """Say that importing ``library`` ended in ``error``."""
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        super().__init__(
+        super().__init__(library, (str(error).strip().splitlines() or [type(error).__name__])[0])
+
+    def __str__(self) -> str:
+        library, reason = self.args
+        return (
             f"{library} is installed and does not work ({reason}): "
             f"reinstall it, pip install --force-reinstall {library}"
         )
