@@ -62,7 +62,8 @@ class _File:
             self.preprocessing = _stored(Preprocessing, "preprocessing", session, path)
         else:
             raise InputError(
-                f"{path} tells its own size and normalisation: leave --input-size, --mean and --std out"
+                f"{path} tells its own size and normalisation: "
+                "leave preprocessing out (--input-size, --mean, --std)"
             )
 
     def footprint(self) -> Footprint:

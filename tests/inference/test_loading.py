@@ -51,6 +51,10 @@ SEGMENTS = "maskformer-swin-base-coco"
         (lambda: decoupe.cut(PICTURE, "birefnet", point=(8, 8)), "point is 8,8, expected"),
         (lambda: decoupe.load("birefnet", segments=7), "segments is 7, expected a name or a path: such as"),
         (lambda: decoupe.load(5), "model is 5, expected a name or a path: such as 'birefnet'"),
+        (lambda: decoupe.cut(PICTURE, ""), "model is '', expected a name or a path: such as 'birefnet'"),
+        (lambda: decoupe.load("birefnet", size=np.array([256, 256])), "size is .*expected a number, "),
+        (lambda: decoupe.load(preprocessing=3), "preprocessing is 3, expected a Preprocessing: decoupe.Pre"),
+        (lambda: decoupe.cut(PICTURE, what=" "), "what is .*, expected one label or several: such as"),
     ],
 )
 def test_what_the_catalogue_shows_to_be_wrong_is_told_at_once(

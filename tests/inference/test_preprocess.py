@@ -474,9 +474,21 @@ def test_a_file_that_has_been_read_is_told_so() -> None:
         read_image(file)
 
 
-@pytest.mark.parametrize("name", ["", "https://example.org/a.jpg"])
-def test_what_nobody_means_as_a_path(name: str) -> None:
-    with pytest.raises(InputError, match=r"a path is empty|is an address, and no pictures are fetched"):
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("", "a path is empty: check the variable"),
+        ("https://example.org/a.jpg", "is an address, and no pictures are fetched: download it first"),
+        ("HTTPS://example.org/a.jpg", "HTTPS://example.org/a.jpg is an address"),
+        ("s3://bucket/a.jpg", "is an address, and no pictures are fetched: download it first"),
+        (Path("s3://bucket/a.jpg"), "s3:/bucket/a.jpg is an address"),
+        ("file:///tmp/a.jpg", "is an address, and no pictures are fetched: give its path"),
+        ("C://a.jpg", "does not exist"),
+        ("a:/b.jpg", "does not exist"),
+    ],
+)
+def test_what_nobody_means_as_a_path(name: str | Path, line: str) -> None:
+    with pytest.raises(InputError, match=line):
         read_image(name)
 
 
@@ -493,6 +505,28 @@ def test_an_asynchronous_file_is_told_so() -> None:
         with pytest.raises(InputError, match=r"an asynchronous file: give the bytes, await file.read\(\)"):
             read_image(Upload())
         gc.collect()
+
+
+@pytest.mark.parametrize("name", [None, 7])
+def test_files_without_a_name_are_called_image(name: object) -> None:
+    """Temporary files have none, or the number of their descriptor."""
+
+    class File(BytesIO):
+        pass
+
+    file = File(encoded(Image.new("RGB", (2, 2)), "PNG"))
+    file.name = name  # type: ignore[attr-defined]
+    assert read_image(file).source == "image"
+
+
+def test_a_path_of_bytes_and_a_matrix(tmp_path: Path) -> None:
+    class Place:
+        def __fspath__(self) -> bytes:
+            return bytes(tmp_path / "a.png")
+
+    Image.new("RGB", (2, 3)).save(tmp_path / "a.png")
+    assert read_image(Place()).size == (3, 2)  # type: ignore[arg-type]
+    assert read_image(np.zeros((3, 2), np.uint8).view(np.matrix)).size == (3, 2)
 
 
 def test_a_long_name_is_not_repeated_whole() -> None:
@@ -548,6 +582,8 @@ def test_unusable_sources(tmp_path: Path) -> None:
         (empty, r"empty.jpg is empty \(0 bytes\)"),
         (text, "text.jpg is not a picture"),
         (b"", "image is empty"),
+        (b"\xff\x0a" + bytes(80), "image is a JPEG XL file, which is not read: save it as PNG or JPEG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(80), "image is a JPEG XL file"),
         (f"{tmp_path}/nul\0", "cannot be read"),
         (None, "cannot read a picture from NoneType"),
     ):

@@ -41,6 +41,14 @@ def test_sizes_types_and_ranges_are_checked() -> None:
     for wrong in (1.5, -0.1, np.nan):
         with pytest.raises(InputError, match="outside"):
             Matte(np.full_like(alpha, wrong), image)
+    with pytest.raises(InputError, match=r"image is a Image, expected an array: use numpy\.asarray"):
+        Matte(alpha, Image.new("RGB", (480, 640)))  # type: ignore[arg-type]
+    for opacity in (alpha[:3], alpha.astype(np.float64), 1.0):
+        with pytest.raises(InputError, match="opacity is no array like alpha"):
+            Matte(alpha, image, opacity=opacity)
+    for level in (0.4, 1.5, np.nan):
+        with pytest.raises(InputError, match="opacity is below alpha, above 1 or NaN"):
+            Matte(alpha + np.float32(0.5), image, opacity=np.full_like(alpha, level))
 
 
 def test_cutout_is_straight_and_hides_the_background(matte: Matte) -> None:
@@ -421,6 +429,15 @@ def test_methods_take_what_edits_and_matting_have() -> None:
 def test_an_open_file_is_no_path(matte: Matte) -> None:
     with pytest.raises(InputError, match="path is a BytesIO, expected a file name: encode gives bytes"):
         matte.save(BytesIO())  # type: ignore[arg-type]
+
+
+def test_endings_and_names_that_cannot_be(matte: Matte, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"unknown output format '\.gif': end it in one of \.png, .*\.jpeg"):
+        matte.save(tmp_path / "out.gif")
+    with pytest.raises(OutputError, match="no name holds a null byte"):
+        matte.save("a\0.png")
+    with pytest.raises(InputError, match=r"suffix is None, expected a file ending: such as '\.png'"):
+        matte.encode(None)  # type: ignore[arg-type]
 
 
 def test_a_name_without_an_ending_is_told(matte: Matte, tmp_path: Path) -> None:

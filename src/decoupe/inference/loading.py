@@ -59,6 +59,11 @@ def check_loading(
         InputError: a model of the other kind, or a size, a budget or options that it cannot take.
     """
     spec = _spec_of(model, "model")
+    preprocessing = options.get("preprocessing")
+    if not isinstance(preprocessing, (Preprocessing, NoneType)):
+        raise InputError(
+            f"preprocessing is {preprocessing!r}, expected a Preprocessing: decoupe.Preprocessing((320, 320))"
+        )
     if (memory := options.get("memory")) is not None:
         parse_memory(memory)
     if (size := options.get("size")) is not None:
@@ -77,7 +82,7 @@ def _spec_of(model: str | Path | None, option: str) -> ModelSpec | None:
     """The catalogue's row of a model; None where it is a file."""
     if isinstance(model, Opened):
         raise InputError(f"{option} is an open model, expected a name or a path: call it with the picture")
-    if not isinstance(model, (str, os.PathLike, NoneType)):
+    if not isinstance(model, (str, os.PathLike, NoneType)) or model == "":
         raise InputError(f"{option} is {model!r}, expected a name or a path: such as 'birefnet'")
     if model is not None and Path(model).suffix.lower() in READABLE:
         raise UnknownModelError(

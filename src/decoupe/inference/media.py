@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal, TypeVar
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from decoupe.errors import InputError, OutputError, unknown
+from decoupe.errors import InputError, OutputError
 from decoupe.inference.checks import check_number
 from decoupe.inference.metadata import loaded, with_resolution
 from decoupe.inference.png import encode_png
@@ -198,10 +198,12 @@ def image_format(suffix: str) -> str:
     Raises:
         OutputError: not a format that is written here.
     """
+    if not isinstance(suffix, str):
+        raise InputError(f"suffix is {suffix!r}, expected a file ending: such as '.png'")
     if not suffix:
         raise OutputError("the output has no file ending, which tells the format: end it in .png")
     if suffix.lower() not in _FORMATS:
-        raise OutputError(unknown("output format", suffix.lower(), _FORMATS))
+        raise OutputError(f"unknown output format {suffix!r}: end it in one of {', '.join(SUFFIXES)}")
     return _FORMATS[suffix.lower()][0]
 
 
@@ -328,6 +330,10 @@ def replacing(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     Raises:
         OutputError: whatever OSError the block or the replacing raises, as one line.
     """
+    if "\0" in str(target):
+        raise OutputError(
+            f"{str(target)!r} cannot be written, no name holds a null byte: name another output"
+        )
     if _is_special(target):
         raise OutputError(f"{target} is not a regular file: name another output")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -36,6 +36,7 @@ from decoupe.inference.subject import (
     check_point,
     chosen_segments,
     joined,
+    labels_of,
     part_of_box,
     part_of_segment,
     under_point,
@@ -190,8 +191,8 @@ class Predictor(Opened[Matte]):
         image: Source,
         *,
         what: str | Sequence[str] | None = None,
-        box: Box | None = None,
-        point: tuple[int, int] | None = None,
+        box: Sequence[int] | None = None,
+        point: Sequence[int] | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> Matte:
         """Cut out the subject of one picture.
@@ -216,21 +217,18 @@ class Predictor(Opened[Matte]):
         picture = read_image(image, max_pixels)
         if what is None and box is None and point is None:
             return self._predict(picture)
-        if box is not None:
-            box = check_box(box, picture.size)
-        if point is not None:
-            point = check_point(point, picture.size)
+        within = None if box is None else check_box(box, picture.size)
+        at = None if point is None else check_point(point, picture.size)
         # The picture's own opacity counts once, after the parts have been joined.
         opaque = replace(picture, opacity=None)
         if what is not None:
-            labels = [what] if isinstance(what, str) or not isinstance(what, Iterable) else list(what)
-            matte = self._cut(opaque, self._named_parts(picture, labels, box, point))
-        elif box is not None:
-            matte = self._cut(opaque, [part_of_box(box, picture.size)])
+            matte = self._cut(opaque, self._named_parts(picture, labels_of(what), within, at))
+        elif within is not None:
+            matte = self._cut(opaque, [part_of_box(within, picture.size)])
         else:
             matte = self._predict(opaque)
-        if what is None and point is not None:
-            matte = replace(matte, alpha=under_point(matte.alpha, point))
+        if what is None and at is not None:
+            matte = replace(matte, alpha=under_point(matte.alpha, at))
         if picture.opacity is None:
             return matte
         return replace(matte, alpha=matte.alpha * picture.opacity, opacity=picture.opacity)
@@ -239,8 +237,6 @@ class Predictor(Opened[Matte]):
         self, picture: Picture, labels: list[str], box: Box | None, point: tuple[int, int] | None
     ) -> list[Part]:
         """The parts of a picture that the segment model calls by one of ``labels``."""
-        if not labels or not all(isinstance(label, str) for label in labels):
-            raise InputError(f"what is {labels}, expected one label or several: such as what='dog'")
         vocabulary = self.segmenter.vocabulary
         indices = [index for label in labels for index in vocabulary.find(label)]
         segments = self.segmenter(picture).panoptic
@@ -403,6 +399,7 @@ def load(
         "guided": guided,
         "segments": segments,
         "memory": memory,
+        "preprocessing": preprocessing,
     }
     spec = check_loading(model, **checked)
     device, dtype = _name_of(device), _name_of(dtype)
@@ -495,8 +492,8 @@ def cut(
     model: MatteName | str | Path | None = None,
     *,
     what: str | Sequence[str] | None = None,
-    box: Box | None = None,
-    point: tuple[int, int] | None = None,
+    box: Sequence[int] | None = None,
+    point: Sequence[int] | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     size: Size | None = None,
@@ -532,6 +529,8 @@ def cut(
         check_box(box, picture.size)
     if point is not None:
         check_point(point, picture.size)
+    if what is not None:
+        labels_of(what)
     versions = _version(model), _version(segments)
     with _opening.setdefault((versions, model, *options.values()), Turns())():
         predictor = _kept_open(versions, model, **options)

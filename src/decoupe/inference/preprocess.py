@@ -40,7 +40,7 @@ Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 FORMATS = (
     *("JPEG", "MPO", "PNG", "GIF", "BMP", "PPM"),  # those that Pillow knows from its start come first
     *("WEBP", "TIFF", "AVIF", "JPEG2000", "TGA"),
-    *("HEIF", "JXL"),  # of plugins
+    "HEIF",  # of a plugin; JPEG XL's decodes a file whole before its size can be asked for
 )
 """The formats, as Pillow calls them, that are opened: some of the others start programs, as EPS does."""
 
@@ -65,6 +65,13 @@ _ANIMATED = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames
 
 # How a HEIC file begins: its brands, the major one or another (ISO/IEC 23008-12, section 10.2).
 _HEIC = re.compile(rb".{4}ftyp.{0,48}?(hei[cxms]|hev[cxms])", re.DOTALL)
+
+
+# With one slash as pathlib writes it; a scheme of one letter is a disk of Windows.
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|(https?|file|s3|gs):/", re.IGNORECASE)
+
+_JPEG_XL = b"\xff\x0a", b"\0\0\0\x0cJXL "
+"""How a JPEG XL file begins, bare and in a container (ISO/IEC 18181-2)."""
 
 
 class FramesWarning(UserWarning):
@@ -109,6 +116,13 @@ class Picture:
         return replace(self, pixels=self.pixels[y0:y1, x0:x1], opacity=opacity)
 
 
+class Readable(Protocol):
+    """A file object, of which no more than this is needed."""
+
+    def read(self) -> bytes:
+        """What is left of it."""
+
+
 @runtime_checkable
 class ArrayLike(Protocol):
     """What gives an array, as the tensors of PyTorch and other libraries do."""
@@ -118,7 +132,16 @@ class ArrayLike(Protocol):
 
 
 Source: TypeAlias = (
-    str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[Any] | ArrayLike | Picture
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | Readable
+    | Image.Image
+    | npt.NDArray[Any]
+    | ArrayLike
+    | Picture
 )
 """Whatever `read_image` takes."""
 
@@ -157,11 +180,12 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(BytesIO(source), "image", max_pixels)
     if isinstance(source, (str, os.PathLike)):
-        check_place(os.fspath(source))
-        with _reading(Path(source)) as stream:
+        place = os.fsdecode(source)
+        check_place(place)
+        with _reading(Path(place)) as stream:
             if not stream.seekable():  # a pipe that has a name, such as /dev/stdin
                 return _from_file_object(stream, max_pixels)
-            return _decode(stream, str(source), max_pixels)
+            return _decode(stream, place, max_pixels)
     if isinstance(source, ArrayLike):
         return _from_array(_as_array(source))
     if hasattr(source, "read"):
@@ -245,7 +269,7 @@ def network_size(
     """
     if preprocessing.fit == "whole" and size is not None:
         raise InputError("this model's file chooses the size by itself: leave size out")
-    if size == "native" or preprocessing.fit == "whole":
+    if preprocessing.fit == "whole" or (isinstance(size, str) and size == "native"):
         return _rounded(image_size, preprocessing.multiple)
     height, width = preprocessing.size if size is None else _as_pair(size)
     if min(height, width) < 1:
@@ -352,7 +376,7 @@ def resize_plane(plane: npt.NDArray[Any], size: tuple[int, int]) -> Floats:
 
 def check_size(size: Size) -> None:
     """Raise InputError for what is not a network size."""
-    if size != "native":
+    if not (isinstance(size, str) and size == "native"):  # an array is compared element by element
         _as_pair(size)
 
 
@@ -395,8 +419,9 @@ def check_place(name: str) -> None:
     """
     if not name:
         raise InputError("a path is empty: check the variable that it came from")
-    if name.startswith(("http://", "https://")):
-        raise InputError(f"{shortened(name)} is an address, and no pictures are fetched: download it first")
+    if _ADDRESS.match(name):
+        remedy = "give its path" if name[:5].lower() == "file:" else "download it first"
+        raise InputError(f"{shortened(name)} is an address, and no pictures are fetched: {remedy}")
 
 
 @contextmanager
@@ -415,8 +440,9 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _from_file_object(source: BinaryIO, max_pixels: int) -> Picture:
-    name = str(getattr(source, "name", "image"))
+def _from_file_object(source: Readable, max_pixels: int) -> Picture:
+    given = getattr(source, "name", None)
+    name = given if isinstance(given, str) and given else "image"  # a descriptor's number tells nobody
     try:
         data: Any = source.read()
     except UnicodeDecodeError:
@@ -437,10 +463,10 @@ def _from_file_object(source: BinaryIO, max_pixels: int) -> Picture:
     return _decode(BytesIO(data), name, max_pixels)
 
 
-def _is_read(source: BinaryIO) -> bool:
+def _is_read(source: Any) -> bool:
     """Whether a file object that gives nothing more stands behind something."""
     try:
-        return source.tell() > 0
+        return bool(source.tell() > 0)
     except (AttributeError, OSError, ValueError):
         return False  # a pipe
 
@@ -458,7 +484,10 @@ def _without_pillow_limit() -> Iterator[None]:
 
 
 def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
-    if _HEIC.match(stream.read(64)) and not register_heic():
+    start = stream.read(64)
+    if start.startswith(_JPEG_XL):
+        raise InputError(f"{name} is a JPEG XL file, which is not read: save it as PNG or JPEG")
+    if _HEIC.match(start) and not register_heic():
         raise InputError(f"{name} is a HEIC file, which needs pillow-heif: pip install 'decoupe[heic]'")
     stream.seek(0)
     try:
@@ -663,6 +692,7 @@ def _rgb_profile(profile: bytes | None) -> bytes | None:
 
 
 def _from_array(array: npt.NDArray[Any], name: str = "array") -> Picture:
+    array = np.asarray(array)  # no matrix, which has two axes whatever becomes of it
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         remedy = ": use array.transpose(1, 2, 0)" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
         raise InputError(f"{name} has shape {array.shape}, expected (H, W), (H, W, 3) or (H, W, 4){remedy}")

@@ -32,7 +32,7 @@ from decoupe.inference.edits import Edits, edited
 from decoupe.inference.foreground import estimate_foreground
 from decoupe.inference.framing import cropped, framed, subject_box
 from decoupe.inference.matting import Matting, refined
-from decoupe.inference.media import encode, preview, write_bytes
+from decoupe.inference.media import encode, image_format, preview, write_bytes
 from decoupe.inference.metadata import NO_METADATA, Metadata
 from decoupe.inference.once import computed_once
 from decoupe.inference.png import encode_png
@@ -57,7 +57,7 @@ class Matte:
             where it is 1 everywhere.
 
     Raises:
-        InputError: alpha or image of another shape, type or range, or of sizes that differ.
+        InputError: an array of another shape, type or range, sizes that differ, or an opacity below alpha.
     """
 
     alpha: Floats
@@ -68,6 +68,9 @@ class Matte:
     opacity: Floats | None = None
 
     def __post_init__(self) -> None:
+        for name, array in {"alpha": self.alpha, "image": self.image}.items():
+            if not isinstance(array, np.ndarray):
+                raise InputError(f"{name} is a {type(array).__name__}, expected an array: use numpy.asarray")
         if self.alpha.ndim != 2 or self.alpha.dtype != np.float32 or self.alpha.size == 0:
             raise InputError(
                 f"alpha is {self.alpha.dtype} {self.alpha.shape}, expected float32 (H, W): use alpha.astype"
@@ -82,6 +85,13 @@ class Matte:
         # A comparison with NaN is false, so this refuses NaN as well.
         if not (self.alpha.min() >= 0 and self.alpha.max() <= 1):
             raise InputError("alpha holds values outside [0, 1] or NaN: apply the sigmoid, or numpy.clip")
+        if (opacity := self.opacity) is None:
+            return
+        like = isinstance(opacity, np.ndarray) and opacity.dtype == np.float32
+        if not like or opacity.shape != self.alpha.shape:
+            raise InputError("opacity is no array like alpha, expected float32 of the same size: or None")
+        if not ((self.alpha <= opacity).all() and opacity.max() <= 1):
+            raise InputError("opacity is below alpha, above 1 or NaN: multiply alpha by it first")
 
     def __repr__(self) -> str:
         height, width = self.alpha.shape
@@ -291,6 +301,7 @@ class Matte:
             OutputError: another suffix, or JPEG without a background: it has no transparency.
             InputError: a background, shadow or quality that cannot be used.
         """
+        image_format(suffix)  # refuses others before the work
         _check_hidden(keep_hidden, shadow, over)
         told = self.metadata if metadata else NO_METADATA
         encoder = _ENCODERS.get(suffix.lower())

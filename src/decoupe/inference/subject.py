@@ -119,7 +119,19 @@ def chosen_segments(
     return chosen
 
 
-def check_box(box: Box, size: tuple[int, ...]) -> Box:
+def labels_of(what: str | Iterable[str]) -> list[str]:
+    """The labels that a caller asks for.
+
+    Raises:
+        InputError: none, an empty one, or what is no text.
+    """
+    labels = [what] if isinstance(what, str) or not isinstance(what, Iterable) else list(what)
+    if not labels or not all(isinstance(label, str) and label.strip() for label in labels):
+        raise InputError(f"what is {labels}, expected one label or several: such as what='dog'")
+    return labels
+
+
+def check_box(box: Sequence[int], size: tuple[int, ...]) -> Box:
     """``box`` in plain integers.
 
     Raises:
@@ -136,7 +148,7 @@ def check_box(box: Box, size: tuple[int, ...]) -> Box:
     return x0, y0, x1, y1
 
 
-def check_point(point: tuple[int, int], size: tuple[int, ...]) -> tuple[int, int]:
+def check_point(point: Sequence[int], size: tuple[int, ...]) -> tuple[int, int]:
     """``point`` in plain integers.
 
     Raises:
