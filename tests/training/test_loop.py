@@ -39,7 +39,9 @@ from drawn import draw_discs
 
 SMALL = Recipe(
     family="birefnet",
-    model=dataclasses.replace(PRESETS["pocket"], backbone="nano", block_width=16, context_width=16, inward_width=16),
+    model=dataclasses.replace(
+        PRESETS["pocket"], backbone="nano", block_width=16, context_width=16, inward_width=16
+    ),
     preprocessing=Preprocessing((64, 64), fit="keep"),
     stages=(Stage((32, 32), 0.5), Stage((64, 64))),
     epochs=4,
