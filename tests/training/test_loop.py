@@ -70,6 +70,10 @@ def prepared(discs: Path, out: Path, recipe: Recipe = SMALL, **more: Any) -> Tra
     return train(recipe, [discs], [], out, device="cpu", workers=0, **more)
 
 
+def copied(discs: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(discs, folder))
+
+
 def lines_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
@@ -352,10 +356,10 @@ def test_a_run_killed_before_its_first_state_begins_again(discs: Path, tmp_path:
 
 def test_a_run_is_judged_by_the_same_pictures_to_its_end(discs: Path, tmp_path: Path) -> None:
     """Else its best score would be another set's."""
-    few = draw_discs(tmp_path / "few", 5)
-    train(SMALL, [discs], [discs], tmp_path / "run", device="cpu", workers=0).state.save()
+    few, others = draw_discs(tmp_path / "few", 5), copied(discs, tmp_path / "others")
+    train(SMALL, [discs], [others], tmp_path / "run", device="cpu", workers=0).state.save()
     with pytest.raises(
-        ConfigError, match="judged by 24 pictures of discs, at step 0, this is judged by 5 pictures of few"
+        ConfigError, match="judged by 24 pictures of others, at step 0, this is judged by 5 pictures of few"
     ):
         train(SMALL, [discs], [few], tmp_path / "run", device="cpu", workers=0)
 
@@ -463,7 +467,7 @@ def test_a_run_goes_on_longer_but_never_as_another(discs: Path, tmp_path: Path) 
     with pytest.raises(
         ConfigError, match="a run on 20 pictures of discs, at step 2, this is on 24 pictures of discs: go on"
     ):
-        train(SMALL, [discs], [discs], tmp_path, device="cpu", workers=0)
+        train(SMALL, [discs], [copied(discs, tmp_path / "val")], tmp_path, device="cpu", workers=0)
 
 
 def test_a_loss_that_is_no_number_names_its_pictures_and_spoils_nothing(discs: Path, tmp_path: Path) -> None:
@@ -689,7 +693,7 @@ def test_processes_expect_what_costs_nothing(model: dict[str, Any], gradient: fl
 
 
 def test_nothing_to_train(discs: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="every pair is held out"):
+    with pytest.raises(InputError, match="every pair of discs is held out"):
         prepared(discs, tmp_path / "out", dataclasses.replace(SMALL, sets=(SetRule("discs", held_out=24),)))
     for path in (discs / "gt").iterdir():
         Image.open(path).point(lambda value: value // 255).save(path)
@@ -697,9 +701,24 @@ def test_nothing_to_train(discs: Path, tmp_path: Path) -> None:
         prepared(discs, tmp_path)
 
 
+def test_a_rule_that_leaves_a_set_without_training_pairs_is_told(discs: Path, tmp_path: Path) -> None:
+    """The recipe `pocket` has rules for sets of common names."""
+    people = draw_discs(tmp_path / "people", 5)
+    recipe = dataclasses.replace(SMALL, sets=(*SMALL.sets, SetRule("people", held_out=100)))
+    with pytest.raises(
+        InputError, match=r"every pair of people is held out.*rule .*held_out: 100.*--set sets=\[\]"
+    ):
+        divide(recipe, [discs, people], [])
+    train, out = divide(recipe, [discs, people], [draw_discs(tmp_path / "others", 5)])
+    assert (len(train["people"]), len(out["others"])) == (5, 5)
+
+
 def test_validation_data_of_their_own(discs: Path, tmp_path: Path) -> None:
-    trainer = train(SMALL, [discs], [discs], tmp_path / "out", device="cpu", workers=0)
+    others = copied(discs, tmp_path / "others" / "discs")
+    trainer = train(SMALL, [discs], [others], tmp_path / "out", device="cpu", workers=0)
     assert (len(trainer.task.repeats), trainer.task.held_out) == (24, {"discs": 24})
+    with pytest.raises(InputError, match="discs is given twice: give it once"):
+        train(SMALL, [discs], [discs], tmp_path / "out", device="cpu", workers=0)
 
 
 def test_the_mode_of_norms() -> None:
@@ -754,10 +773,10 @@ def test_a_run_killed_after_its_first_validation_knows_its_best(
 
 def test_sets_in_another_order_are_other_data(discs: Path, tmp_path: Path) -> None:
     """Samples are numbered through all sets, and classes are named after them."""
-    other = Path(shutil.copytree(discs, tmp_path / "other"))
-    train(SMALL, [discs, other], [discs], tmp_path / "run", device="cpu", workers=0).run(until=1)
+    other, val = (copied(discs, tmp_path / name) for name in ("other", "val"))
+    train(SMALL, [discs, other], [val], tmp_path / "run", device="cpu", workers=0).run(until=1)
     with pytest.raises(ConfigError, match="go on with the same data in their order"):
-        train(SMALL, [other, discs], [discs], tmp_path / "run", device="cpu", workers=0)
+        train(SMALL, [other, discs], [val], tmp_path / "run", device="cpu", workers=0)
 
 
 def test_the_last_batch_adds_no_epoch(discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

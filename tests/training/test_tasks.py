@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from decoupe.errors import InputError
 from decoupe.evaluation.mattes import are_soft
 from decoupe.training.recipes import read_recipe
 from decoupe.training.tasks import MatteTask, SegmentTask
@@ -22,9 +24,10 @@ from inference.queries import logits_of
 CPU = torch.device("cpu")
 
 
-def segment_task(folder: Path) -> SegmentTask:
-    settings = ["model.classes=3", "backbone=null", "preprocessing.size=[64, 64]"]
-    return SegmentTask(read_recipe("maskformer-swin-tiny-ade", settings), [folder], device=CPU)
+def segment_task(folder: Path, *validation: Path, settings: Sequence[str] = ()) -> SegmentTask:
+    common = ["model.classes=3", "backbone=null", "preprocessing.size=[64, 64]"]
+    recipe = read_recipe("maskformer-swin-tiny-ade", [*common, *settings])
+    return SegmentTask(recipe, [folder], validation, device=CPU)
 
 
 def scores_of(
@@ -77,6 +80,17 @@ def test_panoptic_quality_is_read_as_published(coco: Path) -> None:
     scores = scores_of(segment_task(coco), [0, 1, 2], [cat, dog, sky], unsure=unsure)
     assert scores["PQ"] == pytest.approx(1)
     assert segment_task(coco).worth(scores) == scores["PQ"]
+
+
+def test_a_segment_set_is_not_judged_by_what_it_is_trained_on(coco: Path) -> None:
+    """Given twice it is judged by its validation part, if there is one; a rule leaves something to train on."""
+    assert segment_task(coco, coco).held_out == {"val2017": 2}
+    for path in [*coco.glob("*val2017"), *(coco / "annotations").glob("*val2017*")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(InputError, match="coco is given twice: give it once"):
+        segment_task(coco, coco)
+    with pytest.raises(InputError, match="every pair of train2017 is held out by the recipe's rule"):
+        segment_task(coco, settings=["sets=[{name: train2017, held_out: 9}]"])
 
 
 def test_soft_truths_are_judged_by_their_error(discs: Path) -> None:

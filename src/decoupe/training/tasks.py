@@ -355,10 +355,13 @@ def _of_segment_set(
     if len(folders) != 1 or len(validation) > 1:
         raise InputError("segment sets are not joined: give one --data and at most one --val folder")
     scenes, judging = find_segment_set(folders[0]), (validation or folders)[0]
+    if not has_part(judging, "val"):
+        names_of([*folders, *validation])  # what is trained on judges nothing
     if not validation and not has_part(judging, "val"):
         counts = {scenes.name: held_out_of(recipe, scenes.name, len(scenes))}
         photographs = {scenes.name: [scenes.image_source(index) for index in range(len(scenes))]}
         train, out = split_photographs(photographs, counts, seed=recipe.split_seed)
+        check_left(recipe, train)
         judged_by = {name: (scenes, indices) for name, indices in out.items() if indices}
         return scenes, train[scenes.name], judged_by
     held_out = find_segment_set(judging, "val")
@@ -445,23 +448,36 @@ def divide(
     training, with its near duplicates.
 
     Raises:
-        InputError: a folder that holds no set, one that is given twice, or nothing is left to train on.
+        InputError: a folder that holds no set, one that is given twice, or one of which nothing is left to
+            train on.
     """
+    names_of([*folders, *validation])  # a set of both would be judged on what it was learnt from
     sets, counts = {}, {}
     for folder, name in zip(folders, names_of(folders), strict=True):
         sets[name] = pairs = find_pairs(folder)
         counts[name] = 0 if validation else held_out_of(recipe, name, len(pairs))
     train, held_out = split(sets, counts, seed=recipe.split_seed)
     out = {name: pairs for name, pairs in held_out.items() if pairs}
-    if not any(train.values()):
-        raise InputError(
-            "every pair is held out, or a near duplicate of one that is: add pairs, or hold out fewer"
-        )
+    check_left(recipe, train)
     for pairs in train.values():
         check_masks(pairs)
     for folder, name in zip(validation, names_of(validation), strict=True):
         out[name] = find_pairs(folder)
     return train, out
+
+
+def check_left(recipe: Recipe, train: Mapping[str, Sequence[Any]]) -> None:
+    """Raise InputError for a set that was given and of which nothing is left to train on."""
+    rules = {rule.name: rule.held_out for rule in recipe.sets}
+    for name in (name for name, left in train.items() if not left):
+        rule, other = "", "hold out fewer"
+        if rules.get(name):
+            rule = f" by the recipe's rule for sets of this name (held_out: {rules[name]})"
+            other = "--set sets=[] to hold out a share instead"
+        raise InputError(
+            f"every pair of {name} is held out{rule}, or a near duplicate of one that is: "
+            f"add pairs, or {other}"
+        )
 
 
 def check_backgrounds(recipe: Recipe, backgrounds: Path | None) -> list[str]:
