@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoupe.errors import InputError
-from decoupe.evaluation.segments import MeanIoU, PanopticQuality
+from decoupe.evaluation.segments import AveragePrecision, Instance, MeanIoU, PanopticQuality
 from decoupe.weights.labels import Vocabulary
 
 THREE = Vocabulary(("cat", "dog", "sky"), stuff=(2,))
@@ -19,6 +19,12 @@ def test_mean_iou_by_hand() -> None:
     scores = MeanIoU(THREE)
     scores.update(prediction, truth)
     assert scores.result() == {"mIoU": pytest.approx((2 / 4 + 3 / 5) / 2), "accuracy": pytest.approx(5 / 7)}
+
+
+def test_classes_of_one_name_are_averaged_apart() -> None:
+    scores = MeanIoU(Vocabulary(("cat", "cat")))
+    scores.update(np.array([[0, 0, 0, 1]]), np.array([[0, 0, 1, 1]]))
+    assert scores.result()["mIoU"] == pytest.approx((2 / 3 + 1 / 2) / 2)
 
 
 def test_panoptic_quality_by_hand() -> None:
@@ -140,3 +146,5 @@ def test_nothing_and_other_sizes_are_refused() -> None:
         MeanIoU(THREE).update(none.T, none)
     with pytest.raises(InputError, match="resize one of them"):
         PanopticQuality(THREE).update((none.T, np.zeros(0, int)), (none, np.zeros(0, int)))
+    with pytest.raises(InputError, match="resize one of them"):
+        AveragePrecision(THREE).update([Instance(none.T < 0, 0)], [Instance(none < 0, 0)])

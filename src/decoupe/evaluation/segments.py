@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -62,15 +63,17 @@ class MeanIoU:
             InputError: no pixel of any class so far.
         """
         right, truth = self.confusion.diagonal(), self.confusion.sum(1)
-        shares = [row["IoU"] for row in self.by_class().values()]
-        if not shares:
+        if not truth.any():
             raise InputError("nothing to score: no truth tells any pixel's class")
-        return {"mIoU": float(np.mean(shares)), "accuracy": float(right.sum() / truth.sum())}
+        return {
+            "mIoU": float((right / np.maximum(self._union(), 1))[truth > 0].mean()),
+            "accuracy": float(right.sum() / truth.sum()),
+        }
 
     def by_class(self) -> dict[str, dict[str, float]]:
         """``IoU`` and ``accuracy`` of each class that the truth holds, by its name."""
         right, truth = self.confusion.diagonal(), self.confusion.sum(1)
-        union = truth + self.confusion.sum(0)[:-1] - right
+        union = self._union()
         return {
             self.vocabulary.names[label]: {
                 "IoU": float(right[label] / union[label]),
@@ -78,6 +81,13 @@ class MeanIoU:
             }
             for label in np.flatnonzero(truth)
         }
+
+    def _union(self) -> NDArray[np.int64]:
+        """Pixels of each class in truth or prediction."""
+        union: NDArray[np.int64] = (
+            self.confusion.sum(1) + self.confusion.sum(0)[:-1] - self.confusion.diagonal()
+        )
+        return union
 
 
 class PanopticQuality:
@@ -211,7 +221,13 @@ class AveragePrecision:
         self._evaluation: Any = None  # of the pictures so far: half a minute's work for all of COCO's
 
     def update(self, prediction: Sequence[Instance], truth: Sequence[Instance]) -> None:
-        """Enter one picture."""
+        """Enter one picture.
+
+        Raises:
+            InputError: the two differ in size.
+        """
+        for told, found in itertools.product(truth[:1], prediction):
+            _check_sizes(found.mask, told.mask)
         self._evaluation = None
         self.pictures.append(([_annotation(one) for one in prediction], [_annotation(one) for one in truth]))
 
@@ -293,6 +309,6 @@ def _annotation(instance: Instance) -> dict[str, Any]:
     }
 
 
-def _check_sizes(prediction: NDArray[np.integer], truth: NDArray[np.integer]) -> None:
+def _check_sizes(prediction: NDArray[Any], truth: NDArray[Any]) -> None:
     if prediction.shape != truth.shape:
         raise InputError(f"the prediction is {prediction.shape}, its truth {truth.shape}: resize one of them")
