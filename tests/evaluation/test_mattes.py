@@ -255,6 +255,17 @@ def test_merging_is_seeing_all() -> None:
     assert [len(values) for values in merged.values.values()] == [5] * len(COLUMNS)
 
 
+def test_only_what_was_scored_alike_is_merged() -> None:
+    """Others were half entered before they failed, or gave means over different counts."""
+    scores = MatteScores(("S", "MAE"))
+    scores.update(*pictures(1)[0])
+    for other in (MatteScores(("S",)), MatteScores(("MAE", "S")), MatteScores(("S", "MAE"), stretch=True)):
+        other.update(*pictures(1)[0])
+        with pytest.raises(InputError, match="scores of S, MAE of mattes as they are do not merge with "):
+            scores.merge(other)
+    assert [len(values) for values in scores.values.values()] == [1, 1]
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.float64])
 def test_depth_does_not_matter(dtype: type) -> None:
     alpha, truth = pictures(1)[0]

@@ -88,10 +88,24 @@ class MatteScores:
         self._add_curves(scores.curves)
 
     def merge(self, other: MatteScores) -> None:
-        """Enter what another process has seen."""
+        """Enter what another process has seen.
+
+        Raises:
+            InputError: it was scored by other columns, or by another rule.
+        """
+        (own, rule), (others, other_rule) = self._scored_as(), other._scored_as()
+        if (own, rule) != (others, other_rule):
+            raise InputError(
+                f"scores of {own} of {rule} do not merge with those of {others} of {other_rule}: "
+                "score all pictures alike"
+            )
         for name, values in other.values.items():
             self.values[name] += values
         self._add_curves(other.curves)
+
+    def _scored_as(self) -> tuple[str, str]:
+        """Columns and rule, as messages name them."""
+        return ", ".join(self.columns), "stretched mattes" if self.stretch else "mattes as they are"
 
     def _add_curves(self, curves: Mapping[str, Array]) -> None:
         for name, curve in curves.items():
