@@ -158,6 +158,8 @@ def test_every_depth_and_mode_is_read(tmp_path: Path) -> None:
     assert (found.dtype, found.tolist()) == (np.uint16, deep.tolist())
     Image.fromarray(matte > 100).save(tmp_path / "bits.png")
     assert read_matte(tmp_path / "bits.png").tolist() == [[0, 0], [255, 255]]
+    Image.fromarray(np.dstack([colour, 0 * matte + 255])).save(tmp_path / "full.png")  # all is subject
+    assert read_matte(tmp_path / "full.png").tolist() == [[255, 255], [255, 255]]
 
 
 def test_what_is_no_matte_is_told(tmp_path: Path, folders: tuple[Path, Path]) -> None:

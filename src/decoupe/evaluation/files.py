@@ -107,23 +107,24 @@ def _by_name(folder: Path) -> dict[str, Path]:
 def read_matte(path: Source) -> NDArray[Any]:
     """The matte in a file, uint8 or uint16 ``(H, W)``.
 
-    Of a cut-out, whose alpha says more than that all is opaque, the alpha; else the grey values: of floats
-    from 0 to 1 in 16 bits.
+    Of a cut-out the alpha, unless that says no more than that a grey picture is opaque; else the grey values:
+    of floats from 0 to 1 in 16 bits.
 
     Raises:
         InputError: the file cannot be read, is a photograph, or holds values of another range.
     """
     with opened(path) as file:
         picture = ImageOps.exif_transpose(file)
-    if picture.has_transparency_data:
-        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
-        if alpha.min() < 255:
-            return alpha
+    alpha = np.asarray(picture.convert("RGBA"))[..., 3] if picture.has_transparency_data else None
+    if alpha is not None and alpha.min() < 255:
+        return alpha
     if (wide := wide_grey(picture, str(path))) is not None:
         return wide
     if picture.mode not in ("1", "L"):
         colours = np.asarray(picture.convert("RGB"))
         if int(np.ptp(colours, axis=2).max()) > COLOURFUL:
+            if alpha is not None:
+                return alpha
             raise InputError(f"{path} is a photograph: expected a grey matte, or a cut-out with alpha")
     return np.asarray(picture.convert("L"))
 
