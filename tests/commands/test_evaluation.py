@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +158,8 @@ def test_what_failed_is_named_and_the_rest_scored(here: Path) -> None:
             "unknown protocol 'dsi'; did you mean 'dis'?",
         ),
         (("--pred", "pred", "--gt", "set", "--measures", "F"), "unknown measure 'F'"),
+        (("--pred", "pred", "--gt", "set", "--measures", ""), "--measures names none: give one or more of S"),
+        (("join", "set", "--measures", ","), "--measures names none: give one or more of S, maxF"),
         (
             ("--pred", "pred", "--gt", "set", "--protocol", "semantic", "--measures", "S"),
             "--measures is for mattes, and semantic scores segments: leave it out",
@@ -178,6 +183,35 @@ def test_wrong_usage_is_one_line(here: Path, arguments: tuple[str, ...], message
     assert shown.stderr.count("\n") == 1
 
 
+def test_names_that_are_no_text_are_reported(here: Path) -> None:
+    """The report was written after all scoring, and failed where a name is not UTF-8."""
+    odd = os.fsdecode(b"caf\xe9.png")
+    for folder in ("pred", "set/gt", "set/im"):
+        (here / folder / "p0.png").rename(here / folder / odd)
+    (here / "set").rename(here / odd)
+    for out in ("one", "two"):
+        shown = run("--pred", "pred", "--gt", odd, "--measures", "S,MAE", "-o", out)
+        assert shown.exit_code == 0, shown.output
+    assert (here / "one/scores.csv").read_bytes().splitlines()[1].startswith(b"caf\xe9,")
+    assert "caf?.png" in (here / "one/index.html").read_text(encoding="utf-8")
+    assert "4 pictures of both" in run("compare", "one", "two").stderr
+
+
+def test_reports_are_read_whatever_the_locale(here: Path) -> None:
+    for folder in ("pred", "set/gt", "set/im"):
+        (here / folder / "p0.png").rename(here / folder / "é.png")
+    for out in ("one", "two"):
+        run("--pred", "pred", "--gt", "set", "--measures", "S", "-o", out, "-q")
+    code = (
+        "import sys; from pathlib import Path; from decoupe.evaluation.compare import compare;"
+        "from decoupe.evaluation.joined import join; one, two = Path('one'), Path('two');"
+        "print(compare(one, two).count, join([('', one), ('', two)]).notes)"
+    )
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    shown = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, check=False)
+    assert (shown.stdout, shown.stderr) == (b"4 []\n", b"")
+
+
 def test_nothing_that_can_be_scored(here: Path) -> None:
     for path in (here / "pred").iterdir():
         path.write_bytes(b"x")
@@ -189,7 +223,9 @@ def test_nothing_that_can_be_scored(here: Path) -> None:
 def test_what_there_is_is_listed() -> None:
     shown = run("--list")
     assert "dis       dichotomous segmentation, as on DIS5K; predictions stretched to [0, 1]" in shown.stdout
-    assert "mBA       mBA, higher is better: Mean boundary accuracy (Cheng et al." in shown.stdout
+    assert "mBA       mBA, higher is better: mean boundary accuracy (Cheng et al." in shown.stdout
+    assert "IoU       IoU, higher is better: intersection over union at one half" in shown.stdout
+    assert "MSE       MSE, lower is better: mean squared error (Rhemann et al." in shown.stdout
 
 
 def test_everything_is_scored_by_default(here: Path) -> None:

@@ -203,6 +203,9 @@ def _columns(protocol: str, measures: str | None) -> Any:
     if measures is None:
         return chosen
     names = [name.strip() for name in measures.split(",") if name.strip()]
+    if not names:
+        known = ", ".join(_evaluation("measures").COLUMNS)
+        raise InputError(f"--measures names none: give one or more of {known}")
     return protocols.of_columns(names, stretch=chosen.stretch)
 
 
@@ -412,8 +415,7 @@ def _list(protocols: Any) -> None:
         typer.echo(f"{reading:<9} {about}\n{'':<9} {', '.join(columns)}")
     typer.echo("measures")
     for name, column in _evaluation("measures").COLUMNS.items():
-        source = (column.measure.__doc__ or "").partition("\n")[0].rstrip(".")
-        typer.echo(f"{name:<9} {column.title}, {column.better} is better: {source}")
+        typer.echo(f"{name:<9} {column.title}, {column.better} is better: {column.about}")
     typer.echo(f"published results (--beside)\n{', '.join(_evaluation('published').PUBLISHED)}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from decoupe.evaluation.protocols import (
     text_rows,
     title_of,
 )
-from decoupe.evaluation.report import read_summary
+from decoupe.evaluation.report import read_csv, read_summary
 from decoupe.evaluation.scenes import COLUMNS as SCENES
 
 MARKS = {
@@ -163,7 +162,6 @@ def _notes(rows: Sequence[Row], reports: Sequence[tuple[str, Path]]) -> list[str
 def _pictures(folder: Path) -> frozenset[str]:
     """The names of a report's pictures; none where it does not tell them."""
     try:
-        with (folder / "scores.csv").open(newline="") as file:
-            return frozenset(row["name"] for row in csv.DictReader(file))
-    except (OSError, KeyError):
+        return frozenset(row["name"] for row in read_csv(folder))
+    except (OSError, ValueError, KeyError):
         return frozenset()

@@ -317,6 +317,7 @@ class Column:
 
     Attributes:
         title: for people.
+        about: what it is, with its source.
         measure: what computes it, perhaps with others.
         better: which way.
         curve: the curve whose mean over pictures it summarises; None where it is a mean itself.
@@ -324,6 +325,7 @@ class Column:
     """
 
     title: str
+    about: str
     measure: Callable[[Pair], Numbers]
     better: Literal["higher", "lower"] = "higher"
     curve: str | None = None
@@ -334,23 +336,30 @@ class Column:
         return float(curve.max() if self.summary == "max" else curve.mean())
 
 
+_F = "F-measure, β² = 0.3 (Achanta et al., CVPR 2009)"
+_E = "enhanced-alignment measure (Fan et al., IJCAI 2018)"
+_RHEMANN = "(Rhemann et al., CVPR 2009, section 4)"
 COLUMNS: dict[str, Column] = {
-    "S": Column("S-measure", s_measure),
-    "maxF": Column("max F", f_measure, curve="F"),
-    "meanF": Column("mean F", f_measure, curve="F", summary="mean"),
-    "adpF": Column("adaptive F", f_measure),
-    "wF": Column("weighted F", weighted_f),
-    "maxE": Column("max E", e_measure, curve="E"),
-    "meanE": Column("mean E", e_measure, curve="E", summary="mean"),
-    "adpE": Column("adaptive E", e_measure),
-    "MAE": Column("MAE", mae, "lower"),
-    "IoU": Column("IoU", f_measure),
-    "BIoU": Column("boundary IoU", boundary_iou),
-    "mBA": Column("mBA", boundary_accuracy),
-    "HCE": Column("HCE", human_correction_effort, "lower"),
-    "SAD": Column("SAD", matte_errors, "lower"),
-    "MSE": Column("MSE", matte_errors, "lower"),
-    "Grad": Column("Grad", gradient_error, "lower"),
-    "Conn": Column("Conn", connectivity_error, "lower"),
+    "S": Column("S-measure", "structure measure, α = 0.5 (Fan et al., ICCV 2017)", s_measure),
+    "maxF": Column("max F", f"largest {_F}, of the mean curve", f_measure, curve="F"),
+    "meanF": Column("mean F", f"mean {_F}, over all thresholds", f_measure, curve="F", summary="mean"),
+    "adpF": Column("adaptive F", f"{_F}, at twice the prediction's mean", f_measure),
+    "wF": Column("weighted F", "weighted F-measure, β² = 1 (Margolin et al., CVPR 2014)", weighted_f),
+    "maxE": Column("max E", f"largest {_E}, of the mean curve", e_measure, curve="E"),
+    "meanE": Column("mean E", f"mean {_E}, over all thresholds", e_measure, curve="E", summary="mean"),
+    "adpE": Column("adaptive E", f"{_E}, at twice the prediction's mean", e_measure),
+    "MAE": Column(
+        "MAE", "mean absolute error against the binary truth (Perazzi et al., CVPR 2012)", mae, "lower"
+    ),
+    "IoU": Column("IoU", "intersection over union at one half (Everingham et al., IJCV 2010)", f_measure),
+    "BIoU": Column(
+        "boundary IoU", "intersection over union of outlines (Cheng et al., CVPR 2021)", boundary_iou
+    ),
+    "mBA": Column("mBA", 'mean boundary accuracy (Cheng et al., "CascadePSP", CVPR 2020)', boundary_accuracy),
+    "HCE": Column("HCE", "human correction effort (Qin et al., ECCV 2022)", human_correction_effort, "lower"),
+    "SAD": Column("SAD", f"sum of absolute differences in thousands {_RHEMANN}", matte_errors, "lower"),
+    "MSE": Column("MSE", f"mean squared error {_RHEMANN}", matte_errors, "lower"),
+    "Grad": Column("Grad", f"gradient error in thousands {_RHEMANN}", gradient_error, "lower"),
+    "Conn": Column("Conn", f"connectivity error in thousands {_RHEMANN}", connectivity_error, "lower"),
 }
 """Every number that a table of mattes can show, by its short name."""

@@ -77,7 +77,7 @@ def check_folder(out: Path) -> None:
 def _holds_report(folder: Path) -> bool:
     """Whether the files of a report's names in a folder are a report's."""
     try:
-        summary = json.loads((folder / "scores.json").read_text())
+        summary = json.loads((folder / "scores.json").read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(summary, dict) and {"decoupe", "title", "results"} <= summary.keys()
@@ -106,10 +106,10 @@ def write_report(out: Path, evaluation: Evaluation, about: About, look: Callable
         {
             # First, since by this file a report is known: one that was broken off can be written again.
             "scores.json": json.dumps(_summary(evaluation, about, results), indent=1).encode(),
-            "scores.csv": csv_of("name", list(columns), rows).encode(),
+            "scores.csv": encoded_csv("name", list(columns), rows),
             "worst.png": encode(worst),
             "best.png": encode(best),
-            "index.html": render(_page(evaluation, about, results, worst, best)).encode(),
+            "index.html": encoded_page(_page(evaluation, about, results, worst, best)),
         },
     )
 
@@ -191,14 +191,28 @@ def difference(prediction: Array, truth: Array) -> Array:
     return mixed
 
 
-def csv_of(first: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, float]]) -> str:
-    """One line for each row, by its name under ``first``; a number that is not there is left empty."""
+def encoded_page(page: Page) -> bytes:
+    """``index.html``; of names that are not UTF-8 on disk, question marks for what cannot be shown."""
+    return render(page).encode(errors="replace")
+
+
+def encoded_csv(first: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, float]]) -> bytes:
+    """One line for each row, by its name under ``first``; a number that is not there is left empty.
+
+    Names that are not UTF-8 keep the bytes that they have on disk.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([first, *columns])
     for name, row in rows.items():
         writer.writerow([name, *(f"{row[column]:.6g}" if column in row else "" for column in columns)])
-    return text.getvalue()
+    return text.getvalue().encode(errors="surrogateescape")
+
+
+def read_csv(folder: Path) -> list[dict[str, str]]:
+    """The lines of a report's ``scores.csv``."""
+    with (folder / "scores.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
 
 
 def _summary(evaluation: Evaluation, about: About, results: dict[str, float]) -> dict[str, Any]:
@@ -230,8 +244,7 @@ def read_report(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, float
     if "reading" in summary:
         raise InputError(f"{folder} is a report of segments: only those of mattes are compared")
     try:
-        with (folder / "scores.csv").open(newline="") as file:
-            rows = {row.pop("name"): {k: float(v) for k, v in row.items()} for row in csv.DictReader(file)}
+        rows = {row.pop("name"): {k: float(v) for k, v in row.items()} for row in read_csv(folder)}
         return summary, rows
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _no_report(folder, error) from error
@@ -244,7 +257,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
         InputError: the folder holds no report.
     """
     try:
-        summary = json.loads((folder / "scores.json").read_text())
+        summary = json.loads((folder / "scores.json").read_bytes())
         required = ("title", "pictures", "reading" if "reading" in summary else "stretch")
         return {**summary, "results": dict(summary["results"]), **{key: summary[key] for key in required}}
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from decoupe import __version__
-from decoupe.evaluation.page import Page, Table, render
+from decoupe.evaluation.page import Page, Table
 from decoupe.evaluation.pictures import contact_sheet
 from decoupe.evaluation.published import Row
-from decoupe.evaluation.report import csv_of, ends, write_files
+from decoupe.evaluation.report import encoded_csv, encoded_page, ends, write_files
 from decoupe.evaluation.scenes import COLUMNS, Reading, SceneScores, class_rows
 
 Pictures = Sequence[NDArray[np.uint8]]
@@ -88,13 +88,13 @@ def write_scene_report(
         "notes": scores.notes,
     }
     contents = {
-        "scores.json": json.dumps(summary, indent=1),  # first, as in `write_report`
-        "classes.csv": csv_of("class", list(next(iter(classes.values()))), classes),
-        "index.html": render(_page(scores, about, results, classes, look)),
+        "scores.json": json.dumps(summary, indent=1).encode(),  # first, as in `write_report`
+        "classes.csv": encoded_csv("class", list(next(iter(classes.values()))), classes),
+        "index.html": encoded_page(_page(scores, about, results, classes, look)),
     }
     if scores.values:
-        contents["scores.csv"] = csv_of("name", columns, scores.values)
-    write_files(out, {name: content.encode() for name, content in contents.items()})
+        contents["scores.csv"] = encoded_csv("name", columns, scores.values)
+    write_files(out, contents)
 
 
 def _page(
