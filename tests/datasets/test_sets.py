@@ -27,7 +27,7 @@ from decoupe.datasets.sets import (
 )
 from decoupe.datasets.shards import Member, Source, members, opened
 from decoupe.errors import InputError
-from decoupe.evaluation.files import read_matte
+from decoupe.evaluation.files import match, read_matte
 from decoupe.evaluation.measures import unit
 from decoupe.training.check import DARK, EMPTY, IN_ALPHA, look_at_pair
 
@@ -132,6 +132,23 @@ def test_only_pictures_pair_and_each_name_once(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"a\.\w+ and a\.\w+ share a name: keep one of them"):
             find_pairs(tmp_path)
         twin.unlink()
+
+
+def test_folders_inside_are_read_as_they_are_scored(tmp_path: Path) -> None:
+    """Training left them out, and a model was scored on fewer pictures than files were."""
+    for name in ("b", "inside/a", "more/a"):
+        save(tmp_path / "im" / f"{name}.jpg")
+        save(tmp_path / "gt" / f"{name}.png", mode="L")
+    (tmp_path / "im" / ".hidden").mkdir()
+    pairs = find_pairs(tmp_path)
+    assert [pair.name for pair in pairs] == ["b", "inside/a", "more/a"]
+    assert pickle.loads(pickle.dumps(pairs)) == pairs
+    assert pairs[2].mask == tmp_path / "gt" / "more" / "a.png"
+    matching = match(tmp_path / "gt", shutil.copytree(tmp_path, tmp_path.with_name("truth")))
+    assert [pair.name for pair in matching.pairs] == [pair.name for pair in pairs]
+    save(tmp_path / "im" / "inside" / "c.jpg")
+    with pytest.raises(InputError, match=r"1 photographs of .* have no mask, c\.jpg first"):
+        find_pairs(tmp_path)
 
 
 def test_sets_are_named_by_as_many_folders_as_tell_them_apart(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from decoupe.datasets.shards import Member, Source, members, opened
 from decoupe.errors import InputError
-from decoupe.inference.media import READABLE
+from decoupe.inference.media import READABLE, find_images
 from decoupe.inference.preprocess import wide_grey
 
 Array = NDArray[np.uint8]
@@ -56,16 +56,18 @@ class Pair:
         image: where the photograph is.
         mask: where the mask is.
         label: class of the subject, where the file name tells it, as DIS5K's do.
+        within: folders inside the set's that it is in, as ``a/b``.
     """
 
     image: Source
     mask: Source
     label: str | None = None
+    within: str = ""
 
     @property
     def name(self) -> str:
-        """Of the photograph, without its suffix."""
-        return self.image.stem
+        """Of the photograph, without its suffix, with the folders inside the set's."""
+        return str(PurePosixPath(self.within, self.image.stem))
 
 
 class Pairing(NamedTuple):
@@ -84,6 +86,8 @@ class Pairing(NamedTuple):
 
 def find_pairs(folder: str | Path) -> list[Pair]:
     """The pairs of one matte set, by the photographs' names; all masks' may end in more, as ``_mask``.
+
+    Folders inside those of photographs and of masks are read too, and count as part of the names.
 
     Args:
         folder: in any of `LAYOUTS`, or with one such folder inside; a ``.tar`` shard, or a folder of them, in
@@ -157,6 +161,20 @@ def pictures_in(folder: Path) -> list[Path]:
         raise InputError(f"{folder} is not a folder: give one with photographs")
     files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     return sorted(path for path in files if path.suffix.lower() in READABLE)
+
+
+def pictures_below(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder and of those inside it, by their path from it without ending.
+
+    Raises:
+        InputError: it is no folder, or two share a name.
+    """
+    by_name: dict[str, Path] = {}
+    for path in find_images(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if (first := by_name.setdefault(name, path)) is not path:
+            raise InputError(f"{first} and {path.name} share a name: keep one of them")
+    return by_name
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
@@ -362,21 +380,13 @@ def _tails(names: Collection[str]) -> list[str]:
 
 
 def _in_folders(images: Path, masks: Path) -> Pairing:
-    pictures, truths = _by_stem(images), _by_stem(masks)
+    pictures, truths = pictures_below(images), pictures_below(masks)
     end, other = endings(pictures, truths)
     return _paired(
         [(name.removesuffix(end), path) for name, path in pictures.items()],
         {name.removesuffix(other): path for name, path in truths.items()},
+        images,
     )
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder by their names without endings; InputError where two share one."""
-    by_stem: dict[str, Path] = {}
-    for path in pictures_in(folder):
-        if (first := by_stem.setdefault(path.stem, path)) is not path:
-            raise InputError(f"{first} and {path.name} share a name: keep one of them")
-    return by_stem
 
 
 def _in_shards(shards: Sequence[Path]) -> Pairing:
@@ -400,11 +410,25 @@ def _in_shards(shards: Sequence[Path]) -> Pairing:
     return _paired(images, masks)
 
 
-def _paired(images: Sequence[tuple[str, Source]], masks: Mapping[str, Source]) -> Pairing:
-    pairs = [Pair(image, masks[name], _label(image.stem)) for name, image in images if name in masks]
+def _paired(
+    images: Sequence[tuple[str, Source]], masks: Mapping[str, Source], folder: Path | None = None
+) -> Pairing:
+    """Photographs and masks of the same names; ``folder`` is that of the photographs, if they are files."""
+    pairs = [
+        Pair(image, masks[name], _label(image.stem), _within(image, folder))
+        for name, image in images
+        if name in masks
+    ]
     named = {name for name, _ in images}
     bare = [image for name, image in images if name not in masks]
     return Pairing(pairs, bare, [mask for name, mask in masks.items() if name not in named])
+
+
+def _within(image: Source, folder: Path | None) -> str:
+    """The folders between a set's and a photograph; nothing in shards, whose keys name pictures."""
+    if folder is None or not isinstance(image, Path) or image.parent == folder:
+        return ""
+    return image.parent.relative_to(folder).as_posix()
 
 
 def _label(stem: str) -> str | None:

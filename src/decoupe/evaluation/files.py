@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from decoupe.datasets.sets import endings, masks_of, photographs_of
+from decoupe.datasets.sets import endings, masks_of, photographs_of, pictures_below
 from decoupe.datasets.shards import Source, opened
 from decoupe.errors import InputError
 from decoupe.evaluation.measures import unit
-from decoupe.inference.media import find_images
 from decoupe.inference.preprocess import wide_grey
 
 COLOURFUL = 24
@@ -92,13 +91,8 @@ def match(predictions: str | Path, truths: str | Path) -> Matching:
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder, by their path inside it without ending."""
-    by_name: dict[str, Path] = {}
-    for path in find_images(folder):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in by_name:
-            raise InputError(f"{by_name[name]} and {path.name} share a name: keep one of them")
-        by_name[name] = path
+    """`pictures_below` a folder; InputError where there are none."""
+    by_name = pictures_below(folder)
     if not by_name:
         raise InputError(f"{folder} holds no pictures")
     return by_name
