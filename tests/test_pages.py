@@ -23,7 +23,7 @@ from inference.tiny import write_onnx
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = ("index", "products", "portraits", "models", "cutting", "formats", "finetuning")
+PAGES = ("index", "products", "portraits", "segments", "models", "cutting", "formats", "finetuning")
 
 # Training is made as small as it can be.
 SMALL = "--set steps=1 --set batch_size=2 --set 'stages=[{size: [64, 64]}]' --device cpu --workers 0"
