@@ -50,9 +50,11 @@ class Matte:
     Attributes:
         alpha: float32 ``(H, W)`` in [0, 1], at the picture's own size.
         image: the picture, upright: RGB ``(H, W, 3)``, uint8, or uint16 where the source had more bits.
-        icc_profile: the RGB profile that ``image`` is in, kept in everything made of it; None means sRGB.
+        icc_profile: the RGB profile that ``image`` is in; None means sRGB.
         source: where the picture came from.
-        metadata: what else the photograph tells of itself, kept in everything in colour that is made of it.
+        metadata: what else the photograph tells of itself. `save` and `encode` write it and the profile; the
+            Pillow images in colour have both in ``info``, of which Pillow writes what it is told:
+            ``image.save(path, **image.info)``.
         opacity: the picture's own alpha, float32 ``(H, W)`` in [0, 1], which ``alpha`` is never above; None
             where it is 1 everywhere.
 
