@@ -15,6 +15,7 @@ from decoupe.cli import app
 from decoupe.training.recipes import read_recipe
 from inference.clips import uneven, write_clip
 from inference.queries import see
+from inference.tiny import write_onnx
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -42,6 +43,8 @@ def test_python_runs(snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     shutil.copy(ROOT / "examples" / "chelsea.jpg", tmp_path / "photo.jpg")
     if "clip.mp4" in snippet:
         write_clip(tmp_path / "clip.mp4", uneven(12))
+    if "u2net.onnx" in snippet:
+        write_onnx(tmp_path / "u2net.onnx", None)
     monkeypatch.chdir(tmp_path)
     exec(compile(snippet, "README.md", "exec"), {})
     assert (tmp_path / "photo.png").exists() == ("photo.png" in snippet)
