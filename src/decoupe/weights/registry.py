@@ -285,7 +285,7 @@ _MODELS = (
     _released(
         "birefnet-lite",
         "BiRefNet_lite",
-        "anything in the foreground, a fifth of the size",
+        "anything in the foreground, a fifth of the parameters",
         178,
         _AT_1024,
         revision="7838f1c3472f827cd8ce13ab5ccc2ce48077360f",
