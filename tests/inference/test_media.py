@@ -126,6 +126,18 @@ def test_what_cannot_be_written_says_so(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder.png"]
 
 
+@pytest.mark.parametrize(("suffix", "longest"), [(".webp", 16_383), (".jpg", 65_500), (".avif", 65_536)])
+def test_a_side_that_is_too_long_is_told_in_one_line(
+    capfd: pytest.CaptureFixture[str], suffix: str, longest: int
+) -> None:
+    for size in ((longest + 1, 1), (1, longest + 1)):
+        with pytest.raises(OutputError, match=f"holds at most {longest} pixels a side: save as .png or .tif"):
+            media.encode(Image.new("RGB", size), suffix)
+    if suffix in Image.registered_extensions():
+        assert media.encode(Image.new("RGB", (longest, 1)), suffix)
+    assert capfd.readouterr().err == ""
+
+
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path

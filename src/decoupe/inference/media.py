@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import sys
@@ -73,6 +74,7 @@ _OF_QUALITY: dict[str, dict[str, int | bool | str]] = {
     "AVIF": {"speed": 8},
 }
 _MODES_OF_PNG = frozenset({"L", "RGB", "RGBA"})  # of `encode_png`
+_LONGEST_SIDES = {"WEBP": 16_383, "JPEG": 65_500, "AVIF": 65_536}  # pixels; libjpeg's and libaom's own bounds
 _LONGEST_EXIF_OF_JPEG = 65_533  # bytes: those of a segment less its length
 _MODES_OF_JPEG = frozenset({"L", "RGB", "CMYK"})
 
@@ -218,7 +220,7 @@ def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = No
         quality: 1 to 100, of JPEG, WebP and AVIF; None is the best that is not wasteful.
 
     Raises:
-        OutputError: a format that is not written here, or that cannot hold the image.
+        OutputError: a format that is not written here, or that cannot hold the image or its size.
         InputError: a quality out of range, or of a format that is lossless.
     """
     name = image_format(suffix)
@@ -229,6 +231,12 @@ def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = No
     if name == "JPEG" and image.mode not in _MODES_OF_JPEG:
         raise OutputError(
             "JPEG has no transparency: save as .png, or put the cut-out over a background (over, --over)"
+        )
+    # Before it is tried: libjpeg prints its own line on standard error.
+    if max(image.size) > (longest := _LONGEST_SIDES.get(name, math.inf)):
+        raise OutputError(
+            f"the picture is {image.width}×{image.height}, and {name} holds at most {longest} pixels a side: "
+            "save as .png or .tif"
         )
     buffer = BytesIO()
     profile = image.info.get("icc_profile") if image.mode != "L" else None
@@ -247,7 +255,7 @@ def encode(image: Image.Image, suffix: str = ".png", *, quality: int | None = No
         image.save(buffer, format=name, icc_profile=profile, **told, **options)
     except KeyError:
         raise OutputError(f"the installed Pillow cannot write {name}: upgrade it, or save as .png") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last: AVIF's
         raise OutputError(f"the picture cannot be written as {name} ({error}): save as .png") from None
     return buffer.getvalue()
 
