@@ -254,7 +254,16 @@ def test_a_shorter_sequence_replaces_a_longer_one_whole(predictor: decoupe.Predi
     assert sorted(path.name for path in Path("out").iterdir()) == ["00001.png", "00002.png"]
 
 
-@pytest.mark.parametrize(("target", "names"), [("out/", "{:05d}.png"), ("out/f%d.png", "f{}.png")])
+@pytest.mark.parametrize(
+    ("target", "names"),
+    [
+        ("out/", "{:05d}.png"),
+        ("out/f%d.png", "f{}.png"),
+        ("out/f%01d.png", "f{}.png"),
+        ("out/a.%03d.b.png", "a.{:03d}.b.png"),
+        ("out/%012d.PNG", "{:012d}.PNG"),
+    ],
+)
 def test_no_frame_of_another_sequence_is_lost(predictor: decoupe.Predictor, target: str, names: str) -> None:
     write_clip(Path("in.mp4"), uneven(3), audio=None)
     Path("out").mkdir()
@@ -813,7 +822,11 @@ def test_times() -> None:
         ("out.mov", "h264", True, "h264 has no transparency"),
         ("out.mov", "prorez", True, "unknown codec 'prorez'; did you mean 'prores'?"),
         ("out.webm", "h264", False, ".webm cannot hold h264: it can hold vp9"),
-        ("out.png", None, True, "out.png is one picture: name a pattern such as frame%05d.png"),
+        ("out.png", None, True, "out.png is one picture: name a pattern with %d or %05d"),
+        ("out/%5d.png", None, True, "%5d.png is one picture: name a pattern with %d or %05d"),
+        ("out/%05D.png", None, True, "%05D.png is one picture"),
+        ("out/%0999999999d.png", None, True, "%0999999999d.png is one picture"),
+        ("o" * 240 + "%030d.png", None, True, r"o%030d.png makes names that are too long: .* shorter"),
         ("out", "prores", True, "is a sequence of PNG files: leave the codec out"),
     ],
 )

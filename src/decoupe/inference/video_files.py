@@ -22,6 +22,8 @@ from decoupe.inference.preprocess import Pixels, ShortVideoWarning
 from decoupe.inference.video_reader import FFmpegError, Look, VideoReader, av, sound_of, url_of
 
 _LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")  # by how many channels: RFC 7845
+_LONGEST_NAME = 255  # bytes, on the file systems in use
+_NUMBER = "%(?:0[1-9][0-9]?)?d"  # in a pattern; with spaces before the digits, files would not be found again
 _NO_MATRIX = 0  # ITU-T H.273's of RGB; without it QuickTime files tell nothing of their colours
 _TICK = Fraction(1, 1000)  # of pieces, which count frames: the one time base that all containers keep
 
@@ -165,9 +167,13 @@ def form_of(target: str | os.PathLike[str], codec: str | None, *, transparent: b
     if folder or not suffix or target.is_dir() or _is_pattern(target):
         if codec is not None:
             raise OutputError(f"{target} is a sequence of PNG files: leave the codec out")
+        if len(os.fsencode(sequence_path(target, 1).name)) > _LONGEST_NAME:
+            raise OutputError(f"{target} makes names that are too long: name a shorter pattern")
         return Form(None, None, "png", transparent)
     if suffix == ".png":
-        raise OutputError(f"{target} is one picture: name a pattern such as frame%05d.png, or a folder")
+        raise OutputError(
+            f"{target} is one picture: name a pattern with %d or %05d, such as frame%05d.png, or a folder"
+        )
     if suffix not in CONTAINERS:
         raise OutputError(unknown("kind of video", suffix, CONTAINERS))
     if codec is not None and codec not in CODECS:
@@ -190,7 +196,7 @@ def form_of(target: str | os.PathLike[str], codec: str | None, *, transparent: b
 
 
 def _is_pattern(target: Path) -> bool:
-    return re.fullmatch(r"[^%]*%0?\d*d[^%]*\.png", target.name, re.IGNORECASE) is not None
+    return re.fullmatch(rf"[^%]*{_NUMBER}[^%]*\.(?i:png)", target.name) is not None
 
 
 def sequence_path(target: Path, number: int) -> Path:
@@ -204,7 +210,7 @@ def sequence_files(target: Path) -> list[Path]:
     folder, name = _sequence(target)
     if not folder.is_dir():
         return []
-    numbers = re.compile(r"(\d+)".join(map(re.escape, re.split("%0?\\d*d", name))))
+    numbers = re.compile(r"(\d+)".join(map(re.escape, re.split(_NUMBER, name))))
     matches = (numbers.fullmatch(path.name) for path in folder.iterdir())
     found = sorted(int(match[1]) for match in matches if match and name % int(match[1]) == match[0])
     return [sequence_path(target, number) for number in found]
