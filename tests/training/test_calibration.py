@@ -13,11 +13,23 @@ from typer.testing import CliRunner
 import decoupe
 from decoupe import InputError
 from decoupe.cli import app
+from decoupe.evaluation.mattes import MatteScores
 from decoupe.models import BiRefNet
 from decoupe.models.birefnet import PRESETS
-from decoupe.training.calibration import Calibration, as_trained, calibrate, fit, seen
+from decoupe.training import calibration
+from decoupe.training.calibration import (
+    TRIED,
+    Calibration,
+    as_trained,
+    calibrate,
+    chosen_pairs,
+    costs,
+    fit,
+    seen,
+)
 from decoupe.training.recipes import RECIPES, SetRule
 from decoupe.training.tasks import VALIDATION_SIDE, divide
+from decoupe.weights import load_model
 from decoupe.weights.checkpoint import save_model
 from decoupe.weights.registry import Preprocessing
 from drawn import draw_pair, soft_disc
@@ -53,6 +65,29 @@ def test_what_was_done_to_good_logits_is_undone() -> None:
     assert -found.shift / found.scale == pytest.approx(1, abs=0.51)
 
 
+@pytest.mark.parametrize("kind", ["disc", "corner", "empty", "full", "soft"])
+def test_what_calibrations_cost_is_what_the_measures_say(kind: str) -> None:
+    """Counted once for all, whatever the subject."""
+    truth = {
+        "disc": np.hypot(*np.mgrid[-40:40, -60:50]) < 25,
+        "corner": np.pad(np.ones((9, 9)), ((60, 0), (0, 80))),
+        "empty": np.zeros((60, 70)),
+        "full": np.ones((60, 70)),
+        "soft": np.asarray(soft_disc(80, 60)) / 255,
+    }[kind]
+    truth = (255 * truth).round().astype(np.uint8)
+    logits = (truth / 64 - 2 + np.random.default_rng(0).normal(0, 2, truth.shape)).astype(np.float32)
+    columns = ("MSE",) if kind == "soft" else ("S", "MAE")
+    found = costs(logits, truth, soft=kind == "soft")
+    for cost, tried in [*zip(found, TRIED, strict=True)][::20]:
+        scores = MatteScores(columns)
+        scores.update(1 / (1 + np.exp(-(tried.scale * logits + tried.shift))), truth)
+        result = scores.result()
+        assert cost == pytest.approx(
+            result["MSE"] if kind == "soft" else result["MAE"] - result["S"], abs=2e-5
+        )
+
+
 def test_soft_truths_stay_soft() -> None:
     """What is right already is not hardened, though the S-measure cuts such truths at one half."""
     truth = np.asarray(soft_disc(80, 60)).copy()
@@ -67,7 +102,7 @@ def test_pieces_without_a_subject_are_looked_at_where_the_recipe_shows_them(disc
         recipe = dataclasses.replace(
             recipe, augmentation=dataclasses.replace(recipe.augmentation, empty=share)
         )
-        pictures = seen(decoupe.load(), recipe, [discs], most=8)
+        pictures = seen(decoupe.load(), recipe, chosen_pairs(recipe, [discs], most=8))
         assert all(logits.shape == truth.shape for logits, truth in pictures)
         empty = sum(not truth.any() for _, truth in pictures)
         return len(pictures) - empty, empty
@@ -91,20 +126,42 @@ def test_large_photographs_are_looked_at_as_while_training(tmp_path: Path) -> No
     for row in range(2):
         draw_pair(tmp_path / "set", f"{row}", seed=row, size=(1500, 900))
     recipe = dataclasses.replace(RECIPES["pocket"], held_out=0.0)
-    for logits, truth in seen(decoupe.load(), recipe, [tmp_path / "set"], most=2):
+    pairs = chosen_pairs(recipe, [tmp_path / "set"], most=2)
+    for logits, truth in seen(decoupe.load(), recipe, pairs):
         assert max(logits.shape) <= VALIDATION_SIDE
         assert logits.shape == truth.shape
 
 
 def test_the_command_writes_a_model_that_scores_better(discs: Path, tmp_path: Path) -> None:
+    """Which can be calibrated again: it still tells what its run held out."""
     torch.manual_seed(0)
-    model, out = BiRefNet(TINY), tmp_path / "calibrated.safetensors"
+    timid, out, again = (tmp_path / f"{name}.safetensors" for name in ("timid", "calibrated", "again"))
     preprocessing = Preprocessing((64, 64), fit="keep", size_range=(32, 128))
-    save_model(model, tmp_path / "timid.safetensors", family="birefnet", preprocessing=preprocessing)
-    arguments = ["calibrate", "pocket", str(tmp_path / "timid.safetensors"), str(out), "--data", str(discs)]
-    done = CliRunner().invoke(app, [*arguments, "--most", "6"])
-    assert done.exit_code == 0, done.stderr
-    assert done.stdout.strip() == str(out)
-    assert "logits are scaled by" in done.stderr
+    run = dataclasses.replace(RECIPES["pocket"], sets=(SetRule("discs", held_out=9),)).plain()
+    about = {"recipe": run, "step": 3, "scores": {"discs": {"S": 0.5}}}
+    save_model(BiRefNet(TINY), timid, family="birefnet", preprocessing=preprocessing, extra=about)
+
+    def told(source: Path, target: Path) -> str:
+        arguments = ["calibrate", "pocket", str(source), str(target), "--data", str(discs), "--most", "6"]
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.stderr
+        assert done.stdout.strip() == str(target)
+        return done.stderr
+
+    assert "logits are scaled by" in told(timid, out)
     assert decoupe.load(out).runtime.preprocessing == preprocessing
-    assert (out.stat().st_mode & 0o777) == (tmp_path / "timid.safetensors").stat().st_mode & 0o777
+    assert (out.stat().st_mode & 0o777) == timid.stat().st_mode & 0o777
+    assert load_model(out).extra == {"recipe": run, "step": 3}  # the scores are of other mattes
+    assert "does not tell which pairs" not in told(out, again)
+
+
+def test_an_optimum_at_the_edge_of_what_is_tried_is_told(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, edge = tmp_path / "model.safetensors", Calibration(3.0, -5.0)
+    save_model(BiRefNet(TINY), model, family="birefnet", preprocessing=Preprocessing((64, 64), fit="keep"))
+    for found, is_told in ((edge, True), (Calibration(1.0, 0.0), False)):
+        monkeypatch.setattr(calibration, "fit", lambda pictures, found=found: found)
+        arguments = ["pocket", str(model), str(tmp_path / f"{is_told}.safetensors"), "--data", str(discs)]
+        done = CliRunner().invoke(app, ["calibrate", *arguments, "--most", "1"])
+        assert ("scale 3 and shift -5 are at the edge of what is tried" in done.stderr) is is_told

@@ -83,7 +83,7 @@ def test_panoptic_quality_is_read_as_published(coco: Path) -> None:
 
 
 def test_a_segment_set_is_not_judged_by_what_it_is_trained_on(coco: Path) -> None:
-    """Given twice it is judged by its validation part, if there is one; a rule leaves something to train on."""
+    """Given twice it is judged by its validation part, if there is one; rules leave something to train on."""
     assert segment_task(coco, coco).held_out == {"val2017": 2}
     for path in [*coco.glob("*val2017"), *(coco / "annotations").glob("*val2017*")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()

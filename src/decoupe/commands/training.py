@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from decoupe.commands.console import drawn, hush_downloads, imported, say, told
+from decoupe.commands.console import drawn, hush_downloads, imported, progress_bar, say, told
 from decoupe.commands.options import AsJson, Overwrite, Quiet
 from decoupe.commands.plan import check_output
 from decoupe.errors import DeviceError, InputError, OutputError
@@ -189,7 +189,10 @@ def calibrate(
             chosen = calibration.as_trained(chosen, loaded.extra["recipe"])
         else:
             say(f"{model} does not tell which pairs its run held out: those of {recipe} are left alone")
-        found = calibration.fit(calibration.seen(decoupe.load(model), chosen, data, most=most))
+        pairs = calibration.chosen_pairs(chosen, data, most=most)
+        with progress_bar(len(pairs), drawn=drawn(False)) as advance:
+            pictures = calibration.seen(decoupe.load(model), chosen, pairs, advance)
+        found = calibration.fit(pictures)
         calibration.calibrate(loaded.model, found)
         save_model(
             loaded.model,
@@ -197,7 +200,13 @@ def calibrate(
             family=loaded.family,
             preprocessing=loaded.preprocessing,
             licence=licence_of(model, loaded),
+            extra={name: value for name, value in loaded.extra.items() if name != "scores"},  # others now
         )
+        if calibration.is_at_edge(found):
+            say(
+                f"scale {found.scale:g} and shift {found.shift:g} are at the edge of what is tried: "
+                "a model so far off gains more by longer training"
+            )
         if as_json:
             about = {"source": model, "target": str(out), "scale": found.scale, "shift": found.shift}
             typer.echo(json.dumps(about))
