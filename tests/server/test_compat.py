@@ -16,7 +16,7 @@ from PIL import Image
 from starlette.requests import Request
 
 from decoupe.inference.results import Matte
-from decoupe.server.compat import RemoveBg
+from decoupe.server.compat import RemoveBg, prefers_json
 from decoupe.server.forms import read_form
 from decoupe.server.guard import Limits
 from decoupe.server.problems import ProblemError
@@ -50,6 +50,37 @@ def test_the_documented_examples(client: httpx.Client) -> None:
     as_json = client.post("/v1.0/removebg", json=encoded, headers={"Accept": "application/json"}).json()
     assert base64.b64decode(as_json["data"]["result_b64"]) == answer.content
     assert as_json["data"]["foreground_left"] == int(answer.headers["x-foreground-left"])
+
+
+@pytest.mark.parametrize(
+    ("accept", "as_json"),
+    [
+        ("application/json", True),
+        ("Application/JSON; charset=utf-8", True),
+        ("application/json, text/javascript, */*; q=0.01", True),  # jQuery's, of a page that wants JSON
+        ("application/json, image/png;q=0.5", True),
+        ("application/json, text/plain, */*", False),  # axios's, whatever is wanted
+        ("application/json, image/*", False),
+        ("image/png, application/json;q=0.9", False),
+        ("application/json;q=0", False),
+        ("application/json;q=high", True),
+        ("text/plain", False),
+        ("", False),
+    ],
+)
+def test_json_is_for_who_wants_no_picture(accept: str, as_json: bool) -> None:
+    assert prefers_json(accept) == as_json
+
+
+def test_the_node_sample_of_remove_bg_gets_its_picture(client: httpx.Client) -> None:
+    answer = client.post(
+        "/v1.0/removebg",
+        headers={"Accept": "application/json, text/plain, */*", "User-Agent": "axios/1.7.9"},
+        files={"image_file": ("a.jpg", SQUARES)},
+        data={"size": "auto"},
+    )
+    assert answer.headers["content-type"] == "image/png"
+    assert opened(answer).format == "PNG"
 
 
 def test_a_recorded_call_of_the_ruby_client(client: httpx.Client) -> None:
@@ -218,6 +249,47 @@ def test_a_hostile_form_is_refused_before_it_is_unquoted(head: bytes, unit: byte
         assert tracemalloc.get_traced_memory()[1] < 15_000_000  # unquoted, the first takes 200 MB
     finally:
         tracemalloc.stop()
+
+
+def multipart(*parts: bytes, charset: str = "") -> Request:
+    """A form of parts, each with the rest of its head."""
+    body = b"".join(b"--x\r\nContent-Disposition: form-data; " + part + b"\r\n" for part in parts)
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": body + b"--x--\r\n"}
+
+    kind = f"multipart/form-data; {charset}boundary=x".encode()
+    return Request({"type": "http", "query_string": b"", "headers": [(b"content-type", kind)]}, receive)
+
+
+def test_no_form_chooses_the_codec_that_reads_it() -> None:
+    """Python's punycode takes time by the square of the length, and each unknown name stays in memory."""
+    for charset in ("punycode", "utf-7", "idna", "x" * 10_000):
+        request = multipart(b'name="over"\r\n\r\n' + 1_000 * b"a", charset=f"charset={charset}; ")
+        with pytest.raises(ProblemError, match="the form is not in UTF-8: send it so") as raised:
+            asyncio.run(read_form(request, Limits()))
+        assert raised.value.status == 415
+    for charset in ("", "charset=UTF-8; ", "charset=utf8; ", "charset=US-ASCII; ", "charset=ISO-8859-1; "):
+        request = multipart(b'name="over"\r\n\r\nred', charset=charset)
+        assert asyncio.run(read_form(request, Limits())).fields == {"over": ["red"]}
+
+
+def test_a_long_field_is_refused_before_it_has_come() -> None:
+    text = 4096 * "\N{CAT}"
+    request = multipart(b'name="what"\r\n\r\n' + text.encode())
+    assert asyncio.run(read_form(request, Limits())).fields == {"what": [text]}
+    part = b'name="%s"\r\n\r\n' + "\N{CAT}".encode() + 20_000_000 * b"a"
+    request = multipart(part % b"what")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProblemError, match="'what' is longer than 4096 characters: make it shorter"):
+            asyncio.run(read_form(request, Limits(), long="image_file_b64"))
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000  # read and decoded it takes 140 MB
+    finally:
+        tracemalloc.stop()
+    request = multipart(part % b"image_file_b64")
+    form = asyncio.run(read_form(request, Limits(), long="image_file_b64"))
+    assert [len(value) for value in form.fields["image_file_b64"]] == [20_000_001]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import decoupe
 from decoupe.server import documents
-from decoupe.server.compat import rembg_job, remove_bg_job
+from decoupe.server.compat import prefers_json, rembg_job, remove_bg_job
 from decoupe.server.forms import read_form
 from decoupe.server.guard import Guard, Limits
 from decoupe.server.jobs import Job
@@ -141,8 +141,8 @@ def _add_routes(app: FastAPI, pool: Pool, limits: Limits, place: Workplace, metr
 
     async def remove_bg(request: Request) -> Job:
         form = await read_form(request, limits, long="image_file_b64")
-        as_json = "application/json" in request.headers.get("accept", "")
-        return remove_bg_job(form, known(), as_json=as_json)
+        accept = ",".join(request.headers.getlist("accept"))
+        return remove_bg_job(form, known(), as_json=prefers_json(accept))
 
     async def rembg(request: Request) -> Job:
         return rembg_job(await read_form(request, limits), known())

@@ -92,6 +92,17 @@ Length = tuple[float, bool]
 """A number, and whether it is a share (percent) of something, else pixels."""
 
 
+def prefers_json(accept: str) -> bool:
+    """Whether a client's Accept header puts JSON above pictures; axios puts it first, and beside ``*/*``."""
+    weights: dict[str, float] = {}
+    for one in accept.lower().split(","):
+        kind, _, options = one.partition(";")
+        weight = re.search(r"\bq=([01](?:\.\d*)?)", options)
+        weights[kind.strip()] = float(weight[1]) if weight else 1.0
+    pictures = (weights[kind] for kind in weights if kind.startswith("image/") or kind == "*/*")
+    return weights.get("application/json", 0) > max(pictures, default=0)
+
+
 @dataclass(frozen=True)
 class RemoveBg(Job):
     """A picture to be cut as remove.bg does.

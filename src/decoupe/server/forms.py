@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import unquote_plus
 
+from python_multipart.multipart import parse_options_header
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -16,9 +17,11 @@ from decoupe.server.problems import ProblemError
 
 _MOST_FILES = 2
 _LONGEST_FIELD = 4096  # characters; remove.bg's base64 pictures alone are longer
+_LONGEST_ENCODED = 4 * _LONGEST_FIELD  # bytes in UTF-8
 _LONGEST_QUOTED = 3 * _LONGEST_FIELD  # bytes, each written as %XX
 _QUOTED = {b"%2B": b"+", b"%2F": b"/", b"%3D": b"=", b"%3A": b":", b"%3B": b";", b"%2C": b","}
 """What quotes of base64, and of the head of a ``data:`` address that may stand before it."""
+_CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1")
 _MOST_SIGNS = 4096  # commas and opening brackets of a JSON body: far more than all options need
 
 
@@ -36,6 +39,15 @@ class Form:
 
 class _InMemory(MultiPartParser):
     spool_max_size = 2**62  # Starlette's own writes files of more than a megabyte to disk
+    long: str | None = None
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Take some of a part; a field ends where it is too long, before it is decoded."""
+        part = self._current_part
+        long = part.file is None and part.field_name != self.long
+        if long and len(part.data) + end - start > _LONGEST_ENCODED:
+            raise _too_long(part.field_name, "characters")
+        super().on_part_data(data, start, end)
 
 
 async def read_form(
@@ -55,7 +67,7 @@ async def read_form(
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     parts: list[Part] = [*request.query_params.multi_items()]
     if kind == "multipart/form-data":
-        parts += await _multipart(request, limits)
+        parts += await _multipart(request, limits, long)
     # Not all that says so is a form: curl --data-binary says it of pictures.
     elif kind == "application/x-www-form-urlencoded" and (raw is None or (await request.body()).isascii()):
         parts += _urlencoded(await request.body(), limits, long)
@@ -93,15 +105,21 @@ def _too_many(limits: Limits) -> ProblemError:
     return ProblemError(400, f"there are more than {limits.fields} fields: leave some out")
 
 
-async def _multipart(request: Request, limits: Limits) -> list[Part]:
+async def _multipart(request: Request, limits: Limits, long: str | None) -> list[Part]:
+    _, options = parse_options_header(request.headers["content-type"])
+    # Starlette takes any codec of Python's, punycode too, whose time is quadratic.
+    if options.get(b"charset", b"utf-8").lower() not in _CHARSETS:
+        raise ProblemError(415, "the form is not in UTF-8: send it so, without a charset")
+    parser = _InMemory(
+        request.headers,
+        cast(Any, request.stream()),
+        max_files=_MOST_FILES,
+        max_fields=limits.fields,
+        max_part_size=int(limits.megabytes * 1e6),
+    )
+    parser.long = long
     try:
-        parsed = await _InMemory(
-            request.headers,
-            cast(Any, request.stream()),
-            max_files=_MOST_FILES,
-            max_fields=limits.fields,
-            max_part_size=int(limits.megabytes * 1e6),
-        ).parse()
+        parsed = await parser.parse()
     except MultiPartException as error:
         raise ProblemError(400, f"the form cannot be read: {error.message.rstrip('.')}") from None
     except (KeyError, ValueError, AssertionError):  # whatever a broken head of a part makes the parser raise
