@@ -19,6 +19,7 @@ from decoupe.datasets.segment_sets import (
     find_segment_set,
     has_part,
     is_segment_set,
+    judged_part,
 )
 from decoupe.datasets.sets import find_pairs
 from decoupe.errors import InputError
@@ -157,6 +158,16 @@ def test_sets_as_annotation_tools_write_them(coco: Path, tmp_path: Path) -> None
     assert [has_part(folder, part) for folder in (cvat, flow) for part in PARTS] == [True, False, True, True]
     assert is_segment_set(cvat)
     assert is_segment_set(flow)
+    # What is judged by a folder that is named for it is its only part, whatever that is called.
+    (flow / "valid").rename(flow / "test")
+    for folder, name in ((cvat, "default"), (flow / "test", "test"), (coco, "val2017")):
+        assert is_segment_set(folder)
+        assert find_segment_set(folder, judged_part(folder), ["instances"]).name == name
+    with pytest.raises(InputError, match="holds no segment set for validation"):
+        find_segment_set(flow, judged_part(flow))  # one of two
+    shutil.rmtree(flow / "train")
+    assert find_segment_set(flow, judged_part(flow)).name == "test"
+    assert [one.name for one in check([coco], [cvat], workers=1).sets] == ["coco", "cvat"]
 
 
 def test_one_matte_set_is_validated_on_another_whatever_their_names(discs: Path, tmp_path: Path) -> None:
@@ -215,10 +226,19 @@ def test_other_semantic_classes_are_named_in_a_file(ade: Path) -> None:
     (ade / "classes.txt").write_text("leaf\nstem\n\n")
     scenes = find_segment_set(ade)
     assert scenes.vocabulary.names == ("leaf", "stem")
+    (ade / "classes.txt").write_bytes("\ufeffleaf\r\nstem\r\n".encode())  # as Windows writes it
+    assert find_segment_set(ade).vocabulary.names == ("leaf", "stem")
     with pytest.raises(InputError, match=r"a\.png is not a map of 2 classes: .*classes\.txt"):
         scenes.read(0)
     Image.fromarray(np.array([[1, 1, 2, 2]] * 2, np.uint8)).save(ade / "annotations" / "training" / "a.png")
     assert scenes.read(0).segments.tolist() == [[0, 0, 1, 1]] * 2
+    for content, line in (
+        (b"leaf\nstem\nleaf", "names 'leaf' twice"),
+        (b"caf\xe9", "expected a class's name a"),
+    ):
+        (ade / "classes.txt").write_bytes(content)
+        with pytest.raises(InputError, match=f"classes.txt .*{line}"):
+            find_segment_set(ade)
 
 
 def drawn(file: Path, numbers: list[list[int]] | None = None) -> None:
@@ -229,18 +249,18 @@ def drawn(file: Path, numbers: list[list[int]] | None = None) -> None:
 
 
 def test_pascal_voc(tmp_path: Path) -> None:
-    for name in "ab":
+    for name in ("a", "my photo b"):
         drawn(tmp_path / "JPEGImages" / f"{name}.jpg")
         drawn(tmp_path / "SegmentationClass" / f"{name}.png", [[0, 20], [255, 0]])
     with pytest.raises(InputError, match=r"cannot read .*train\.txt .*expected a picture's name a line"):
         find_segment_set(tmp_path)
     lists = tmp_path / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
-    for part, name in (("train", "a"), ("val", "b")):
-        (lists / f"{part}.txt").write_text(f"{name}\n")
+    for part, name in (("train", "a"), ("val", "my photo b")):
+        (lists / f"{part}.txt").write_text(f" {name}\n\n")
     scenes = find_segment_set(tmp_path, "val")
     assert is_segment_set(tmp_path)
-    assert (len(scenes), scenes.name_of(0), scenes.vocabulary.names[20]) == (1, "b", "tvmonitor")
+    assert (len(scenes), scenes.name_of(0), scenes.vocabulary.names[20]) == (1, "my photo b", "tvmonitor")
     scene = scenes.read(0)
     assert (scene.segments.tolist(), scene.classes.tolist()) == ([[0, 1], [-1, 0]], [0, 20])
     (tmp_path / "classes.txt").write_text("nothing\nleaf\n")
@@ -315,15 +335,21 @@ def test_annotations_that_do_not_fit_are_named(coco: Path) -> None:
         scenes.read(0)
     with pytest.raises(InputError, match=r"has 0 annotations of 10\.jpg, expected one"):
         scenes.read(1)
-    Image.new("RGB", (40, 3)).save(coco / "train2017" / "9.jpg")
-    with pytest.raises(InputError, match="is 40×3, its segments 4×3: make them the same"):
-        find_segment_set(coco, kinds=["instances"]).read(0)
+    for size in ((40, 3), (2, 1), (8, 6)):  # also where only both sides were changed
+        Image.new("RGB", size).save(coco / "train2017" / "9.jpg")
+        with pytest.raises(InputError, match=r"is {}×{}, its segments 4×3: make them the same".format(*size)):
+            find_segment_set(coco, kinds=["instances"]).read(0, longest=2)
     instances = coco / "annotations" / "instances_train2017.json"
     content = json.loads(instances.read_text())
     for wrong, line in (
-        ({"size": [3, 4]}, "an instance's segmentation cannot be read"),
+        (
+            {"size": [3, 4]},
+            r"train2017\.json: annotation 5 of 9\.jpg: an instance's segmentation cannot be read",
+        ),
         ({"size": [4, 3], "counts": [0, 12]}, "it is 4×3, the picture 3×4"),
+        ([], r"annotation 5 of 9\.jpg: no outline \(boxes only\): draw one, or remove it"),
     ):
+        content["annotations"][0]["id"] = 5
         content["annotations"][0]["segmentation"] = wrong
         instances.write_text(json.dumps(content))
         with pytest.raises(InputError, match=line):
@@ -345,3 +371,93 @@ def test_what_annotations_lack_is_named(coco: Path, kind: Any, part: str, key: s
     file.write_text(json.dumps(content))
     with pytest.raises(InputError, match=f"not a COCO annotation file .*{part} without {key}.*: expected"):
         find_segment_set(coco, kinds=[kind])
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "key", "value", "line"),
+    [
+        ("instances", "annotations", "image_id", None, "annotations without image_id"),
+        ("instances", "annotations", "image_id", "cat", "annotations with image_id 'cat'"),
+        ("instances", "annotations", "image_id", 9.5, "annotations with image_id 9.5"),
+        ("instances", "annotations", "category_id", [1], r"annotations with category_id \[1\]"),
+        ("instances", "annotations", "area", "large", "annotations with area 'large'"),
+        ("instances", "annotations", "area", float("nan"), "annotations with area nan"),
+        ("instances", "annotations", "segmentation", "x", "annotations with segmentation 'x'"),
+        ("instances", "images", "height", None, "images without height"),
+        ("instances", "images", "width", -4, "images with width -4"),
+        ("instances", "images", "id", float("inf"), "images with id inf"),
+        ("instances", "categories", "name", None, "categories without name"),
+        ("panoptic", "annotations", "segments_info", [{"id": 1}], "annotations with segments_info"),
+        ("panoptic", "annotations", "segments_info", [3], "annotations with segments_info"),
+    ],
+)
+def test_damaged_values_are_named(
+    coco: Path, kind: Any, part: str, key: str, value: object, line: str
+) -> None:
+    """They ended checks and runs in tracebacks."""
+    file = coco / "annotations" / f"{kind}_train2017.json"
+    content = json.loads(file.read_text())
+    content[part][-1][key] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"not a COCO annotation file .*{line}.*: expected images, categ"):
+        find_segment_set(coco, kinds=[kind])
+
+
+@pytest.mark.parametrize("value", [{}, None, [3], "x"])
+def test_what_is_no_list_of_annotations_is_told(coco: Path, value: object) -> None:
+    file = coco / "annotations" / "panoptic_train2017.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": value}))
+    with pytest.raises(
+        InputError, match=r"not a COCO annotation file .*: expected images, categories, annot"
+    ):
+        find_segment_set(coco)
+
+
+def instances_of(coco: Path, **changed: object) -> SegmentSet:
+    """The instances of a set whose file is changed."""
+    file = coco / "annotations" / "instances_train2017.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    return find_segment_set(coco, kinds=["instances"])
+
+
+def test_ids_and_names_are_given_once(coco: Path) -> None:
+    """Two pictures of one id shared their annotations; two classes of one name were one in the scores."""
+    image = {"id": 9, "file_name": "9.jpg", "height": 3, "width": 4}
+    with pytest.raises(
+        InputError, match=r"train2017\.json lists two pictures with the id 9: give each its own"
+    ):
+        instances_of(coco, images=[image, {**image, "file_name": "10.jpg"}])
+    with pytest.raises(InputError, match="lists two categories with the id 7: give each its own"):
+        instances_of(coco, images=[image], categories=[*CATEGORIES, {"id": 7, "name": "dog"}])
+    with pytest.raises(InputError, match="lists two categories called 'cat': give each its own name"):
+        instances_of(coco, categories=[{"id": 7, "name": "cat"}, {"id": 3, "name": "cat"}])
+
+
+def test_a_set_s_own_name_among_its_classes_is_none(coco: Path) -> None:
+    """Roboflow lists it first, and it has no annotations; a class is often called the same."""
+    flow = [{"id": 0, "name": "cat", "supercategory": "none"}, *CATEGORIES]
+    assert (
+        instances_of(coco, categories=flow).vocabulary == instances_of(coco, categories=CATEGORIES).vocabulary
+    )
+    assert instances_of(coco, categories=flow, annotations=[]).vocabulary.ids == (3, 7, 90)
+    other = [{"id": 0, "name": "pets"}, *CATEGORIES]
+    assert instances_of(coco, categories=other).vocabulary.names == ("pets", "person", "cat", "sky")
+
+
+def test_annotations_of_no_picture_are_counted(coco: Path) -> None:
+    file = coco / "annotations" / "instances_train2017.json"
+    first, *others = json.loads(file.read_text())["annotations"]
+    for path in coco.glob("annotations/*"):
+        if path != file:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    instances_of(coco, annotations=[{**first, "id": 4, "image_id": 99}, *others])
+    (report,) = check([coco], workers=1).sets
+    assert report.notes["annotation of a picture that is not listed"] == ["annotation 4"]
+    assert not report.findings
+    instances_of(coco, annotations=[{**others[0], "id": 1, "segmentation": []}])
+    Image.new("RGB", (8, 6)).save(coco / "train2017" / "10.jpg")
+    (report,) = check([coco], workers=1).sets
+    assert dict(report.findings) == {
+        "no outline (boxes only): draw one, or remove it": ["9.jpg"],
+        "segments of another size than the photograph": ["10.jpg"],
+    }

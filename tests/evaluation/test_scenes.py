@@ -267,6 +267,55 @@ def test_json_that_is_built_otherwise(coco: Path, protocol: str, content: object
     assert shown.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_id", "cat"),
+        ("image_id", None),
+        ("score", None),
+        ("score", "high"),
+        ("score", float("nan")),
+        ("category_id", [17]),
+        ("category_id", 17.5),
+    ],
+)
+def test_damaged_results_are_one_line(coco: Path, key: str, value: object) -> None:
+    truth = json.loads((coco / "annotations" / "instances_val2017.json").read_text())["annotations"]
+    Path("odd.json").write_text(json.dumps([{**truth[0], "score": 0.9, key: value}]))
+    shown = run("--pred", "odd.json", "--gt", "coco", "--protocol", "instances")
+    assert shown.exit_code == 2
+    assert "odd.json is not understood" in shown.stderr
+    assert shown.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("info", [{"id": "x", "category_id": 17}, {"id": 1, "category_id": [17]}, 3, None])
+def test_damaged_panoptic_results_are_one_line(coco: Path, info: object) -> None:
+    content = {"annotations": [{"file_name": "one.png", "segments_info": [info]}]}
+    Path("odd.json").write_text(json.dumps(content))
+    shown = run("--pred", "odd.json", "--gt", "coco", "--protocol", "panoptic")
+    assert shown.exit_code == 2
+    assert "odd.json is not understood" in shown.stderr
+    assert shown.stderr.count("\n") == 1
+
+
+def test_the_only_part_is_scored_whatever_it_is_called(coco: Path) -> None:
+    """As of CVAT's sets, or Roboflow's folder of test pictures."""
+    file = coco / "annotations" / "instances_val2017.json"
+    truth = json.loads(file.read_text())["annotations"]
+    Path("results.json").write_text(json.dumps([{**one, "score": 0.9} for one in truth]))
+    shutil.copytree(coco / "val2017", "flow/test")
+    shutil.copy(file, "flow/test/_annotations.coco.json")
+    shutil.copytree(coco / "val2017", "cvat/images/default")
+    Path("cvat/annotations").mkdir()
+    shutil.copy(file, "cvat/annotations/instances_default.json")
+    for folder, part in (("flow", "test"), ("flow/test", ""), ("cvat", "default")):
+        shown = run("--pred", "results.json", "--gt", folder, "--protocol", "instances")
+        assert shown.exit_code == 0, shown.stderr
+        assert "100.0" in shown.stdout
+        note = f"decoupe: {folder} has no validation part: scored on {part}, its only one\n" if part else ""
+        assert shown.stderr == note
+
+
 def test_reports_of_segments_are_not_compared(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seer(monkeypatch)
     for name in ("a", "b"):

@@ -321,7 +321,13 @@ def _segments(
 ) -> None:
     """Score segments: a model or files against a segment set."""
     import decoupe
-    from decoupe.datasets.segment_sets import MatteSegments, SegmentSet, find_segment_set, is_segment_set
+    from decoupe.datasets.segment_sets import (
+        MatteSegments,
+        SegmentSet,
+        find_segment_set,
+        is_segment_set,
+        judged_part,
+    )
     from decoupe.datasets.sets import find_pairs, is_matte_set, names_of
 
     scenes_of, report = _evaluation("scenes"), _evaluation("scene_report")
@@ -329,6 +335,7 @@ def _segments(
     folder = gt if gt is not None else data
     if folder is None or (pred is None) == (model is None) or (gt is None) != (model is not None):
         raise InputError("give --pred and --gt, predictions and a set; or -m and --data, a model and a set")
+    notes: list[str] = []
     if reading != "instances" and not is_segment_set(folder) and is_matte_set(folder):
         # As it was trained on: the subject is a class named after the set.
         (subject,), pairs = names_of([folder]), find_pairs(folder)
@@ -336,7 +343,10 @@ def _segments(
     else:
         # Any truth but that of instances tells the class of every pixel.
         kinds: list[Any] = ["panoptic", "semantic"] if reading == "semantic" else [reading]
-        scenes = find_segment_set(folder, "val", kinds)
+        part = judged_part(folder)
+        scenes = find_segment_set(folder, part, kinds)
+        if part != "val" and scenes.name != folder.resolve().name:
+            notes.append(f"{folder} has no validation part: scored on {scenes.name}, its only one")
     if model is not None:
         segmenter = decoupe.load(model, **opening)
         if not isinstance(segmenter, decoupe.Segmenter):
@@ -345,11 +355,12 @@ def _segments(
             scenes = MatteSegments({scenes_of.subject_of(segmenter.vocabulary, subject): pairs})
         else:  # on matte sets what is unsure is left to no segment, as while training
             segmenter.thresholds = scenes_of.THRESHOLDS[reading]
-        predict, notes = scenes_of.model_predictions(segmenter, scenes, reading)
+        predict, unknown_classes = scenes_of.model_predictions(segmenter, scenes, reading)
+        notes += unknown_classes
         title = f"{model} on {folder.name}"
         settings = {"model": segmenter.describe(), "data": str(folder)}
     else:
-        predict, notes = scenes_of.file_predictions(pred, scenes, reading), []
+        predict = scenes_of.file_predictions(pred, scenes, reading)
         title, settings = str(pred), {"predictions": str(pred), "truth": str(folder)}
     with progress_bar(len(scenes), drawn=drawn(quiet)) as advance:
         scores = scenes_of.evaluate_scenes(scenes, predict, reading, advance=advance)

@@ -5,7 +5,7 @@ A set is found by its layout:
     COCO panoptic   annotations/panoptic_train2017.json and panoptic_train2017/*.png, train2017/*.jpg
     COCO instances  annotations/instances_train2017.json, train2017/*.jpg
     CVAT's          annotations/instances_default.json, images/default/*.jpg
-    Roboflow's      train/_annotations.coco.json, train/*.jpg
+    Roboflow's      train/_annotations.coco.json, train/*.jpg; or one such folder alone
     ADE20K          annotations/training/*.png, images/training/*.jpg
     Pascal VOC      SegmentationClass/*.png, JPEGImages/*.jpg, ImageSets/Segmentation/train.txt
     Cityscapes      gtFine/train/*/*_gtFine_labelIds.png, leftImg8bit/train/*/*_leftImg8bit.png
@@ -14,8 +14,12 @@ A set is found by its layout:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+import reprlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -23,18 +27,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from decoupe.datasets.sets import Pair, pictures_in, read_pair, read_picture
+from decoupe.datasets.sets import Pair, pictures_in, read_pair, read_photograph
 from decoupe.datasets.shards import Source, opened
 from decoupe.errors import InputError
 from decoupe.weights.labels import ADE20K, CITYSCAPES, VOC, Vocabulary
 
 Array = NDArray[np.uint8]
-Part = Literal["train", "val"]
+Part = Literal["train", "val", "test"]
 Kind = Literal["panoptic", "instances", "semantic"]
 KINDS: tuple[Kind, ...] = ("panoptic", "instances", "semantic")
-_LONG: Mapping[Part, str] = {"train": "training", "val": "validation"}
+_LONG: Mapping[Part, str] = {"train": "training", "val": "validation", "test": "testing"}
 _ROBOFLOW = "_annotations.coco.json"
+_EXPORTED: Mapping[Part, str] = {"train": "train", "val": "valid", "test": "test"}
+"""Roboflow's folders."""
 
+OTHER_SIZE = "segments of another size than the photograph"
+"""What is wrong with a picture, without its name: the cause of an error that names one."""
 SUBJECT = 128
 """Mask value from which a pixel of a matte set is its subject's."""
 
@@ -114,7 +122,7 @@ def find_segment_set(folder: str | Path, part: Part = "train", kinds: Sequence[K
 
     Args:
         folder: in one of the layouts above.
-        part: for training or for validation.
+        part: for training, which is the whole of a set of one nameless part; for validation; or for tests.
         kinds: which are wanted; where a folder holds several, the first of them.
 
     Raises:
@@ -138,19 +146,25 @@ def find_segment_set(folder: str | Path, part: Part = "train", kinds: Sequence[K
 
 
 def has_part(folder: Path, part: Part) -> bool:
-    """Whether a segment set has a part of its own for training or for validation."""
+    """Whether a segment set has a part of its own for training, for validation or for tests."""
     maps = (folder / layout.part.format(part) for layout in _MAPS if layout.is_in(folder))
     return bool(_annotated(folder, part)) or any(path.exists() for path in maps)
+
+
+def judged_part(folder: Path) -> Part:
+    """What is scored of a folder that is named for it: its validation part, or the only one that it has."""
+    parts = [part for part in _LONG if has_part(folder, part)]
+    return parts[0] if len(parts) == 1 else "val"
 
 
 def _annotated(folder: Path, part: Part) -> dict[Kind, Callable[[], SegmentSet]]:
     """What there is to open of sets whose annotations are in files or folders of their part's name."""
     annotations = folder / "annotations"
     found: dict[Kind, Callable[[], SegmentSet]] = {}
-    exported = folder / {"train": "train", "val": "valid"}[part] / _ROBOFLOW
+    exported = folder / _EXPORTED[part] / _ROBOFLOW
     instances = [*sorted(annotations.glob(f"instances_{part}*.json")), exported]
-    if part == "train":
-        instances.append(annotations / "instances_default.json")
+    if part == "train":  # and sets of one part, whatever it is for
+        instances += [annotations / "instances_default.json", folder / _ROBOFLOW]
     if files := [path for path in instances if path.is_file()]:
         found["instances"] = partial(CocoInstances, files[0])
     if files := sorted(annotations.glob(f"panoptic_{part}*.json")):
@@ -163,8 +177,44 @@ def _annotated(folder: Path, part: Part) -> dict[Kind, Callable[[], SegmentSet]]
 
 def is_segment_set(folder: Path) -> bool:
     """Whether a folder is laid out as a segment set, not as a set of mattes."""
-    exported = any((folder / part / _ROBOFLOW).is_file() for part in ("train", "valid"))
+    exported = any((folder / part / _ROBOFLOW).is_file() for part in ("", *_EXPORTED.values()))
     return exported or (folder / "annotations").is_dir() or any(layout.is_in(folder) for layout in _MAPS)
+
+
+def whole(value: Any) -> int:
+    """A whole number of a JSON file, which some tools write as text; any other value raises."""
+    number = int(value)
+    if isinstance(value, float) and number != value:
+        raise ValueError(f"{value} is no whole number")
+    return number
+
+
+def finite(value: Any) -> float:
+    """A number of a JSON file; any other value raises."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value} is no number")
+    return number
+
+
+def _side(value: Any) -> int:
+    if (number := whole(value)) < 1:
+        raise ValueError(f"{value} is no side of a picture")
+    return number
+
+
+def _outline(value: Any) -> Any:
+    if not isinstance(value, (list, dict)):
+        raise TypeError(f"{value} is neither polygons nor run lengths")
+    return value
+
+
+def _segments_info(value: Any) -> list[dict[str, Any]]:
+    return [{**one, "id": whole(one["id"]), "category_id": whole(one["category_id"])} for one in value]
+
+
+_WRONG = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
+"""What values of another kind than expected raise."""
 
 
 class _Coco:
@@ -174,45 +224,84 @@ class _Coco:
         path: the JSON file.
 
     Raises:
-        InputError: it cannot be read, lacks what its kind needs, or its pictures are not there.
+        InputError: it cannot be read, lacks what its kind needs, holds an id twice, or its pictures are not
+            there.
     """
 
-    NEEDS: ClassVar[Mapping[str, tuple[str, ...]]]
-    """Keys of each of its images and annotations."""
+    KEYS: ClassVar[Mapping[str, Mapping[str, Callable[[Any], Any]]]]
+    """What each of its categories, images and annotations holds, and what reads the values."""
+    OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    """Which of the keys may be missing."""
 
     def __init__(self, path: Path) -> None:
         try:
-            self.content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            categories = sorted(self.content["categories"], key=lambda one: int(one["id"]))
-            self.images: list[dict[str, Any]] = sorted(self.content["images"], key=lambda one: int(one["id"]))
-            self.index = {int(one["id"]): number for number, one in enumerate(categories)}
-            self.vocabulary = Vocabulary(
-                names=tuple(str(one["name"]) for one in categories),
-                stuff=tuple(i for i, one in enumerate(categories) if not one.get("isthing", 1)),
-                ids=tuple(self.index),
-            )
-            for part, keys in self.NEEDS.items():
-                for key in keys:
-                    if any(key not in one for one in self.content[part]):
-                        raise KeyError(f"{part} without {key}")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            content = json.loads(path.read_bytes())
+            listed = {part: self._understood(part, content[part]) for part in self.KEYS}
+        except (OSError, *_WRONG) as error:
             raise InputError(
                 f"{path} is not a COCO annotation file ({error!r}): expected images, categories, annotations"
             ) from error
         self.path = path
-        root, part = path.parent.parent, path.stem.partition("_")[2]
+        self.annotations = listed["annotations"]
+        self.images = sorted(listed["images"], key=itemgetter("id"))
+        for name, ones in (("pictures", self.images), ("categories", listed["categories"])):
+            if (twice := _twice(one["id"] for one in ones)) is not None:
+                raise InputError(f"{path} lists two {name} with the id {twice}: give each its own")
+        categories = self._told_apart(listed["categories"])
+        self.index = {one["id"]: number for number, one in enumerate(categories)}
+        self.vocabulary = Vocabulary(
+            names=tuple(one["name"] for one in categories),
+            stuff=tuple(i for i, one in enumerate(categories) if not one.get("isthing", 1)),
+            ids=tuple(self.index),
+        )
         if path.name == _ROBOFLOW:  # beside its pictures
-            part = path.parent.name
-        folders = [root / part, root / "images" / part, root / "images", root]
+            self.name, folders = path.parent.resolve().name, [path.parent]
+        else:
+            root, self.name = path.parent.parent, path.stem.partition("_")[2]
+            folders = [root / self.name, root / "images" / self.name, root / "images", root]
         self.folder = next((one for one in folders if one.is_dir() and self._holds(one)), None) or folders[0]
         if self.images and not self._holds(self.folder):
             raise InputError(
                 f"the pictures of {path} are not in {folders[0]}: {self._file(0)} is missing, put them there"
             )
-        self.name = part
+
+    def _understood(self, part: str, listed: Any) -> list[dict[str, Any]]:
+        """Images, categories or annotations with values as `KEYS` reads them."""
+        if not isinstance(listed, list):
+            raise TypeError(f"{part} is no list")
+        for one in listed:
+            for key, read in self.KEYS[part].items():
+                if (value := one.get(key)) is not None:
+                    try:
+                        one[key] = read(value)
+                    except _WRONG as error:
+                        raise ValueError(f"{part} with {key} {reprlib.repr(value)}") from error
+                elif key not in self.OPTIONAL:
+                    raise KeyError(f"{part} without {key}")
+        return listed
+
+    def _told_apart(self, categories: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The categories by their ids, each name once.
+
+        Roboflow lists a set's own name as a category without annotations, and a class may be called the same.
+        """
+        used = self._used()
+        alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for one in sorted(categories, key=itemgetter("id")):
+            alike[one["name"]].append(one)
+        for name, ones in alike.items():
+            if sum(one["id"] in used for one in ones) > 1:
+                raise InputError(f"{self.path} lists two categories called {name!r}: give each its own name")
+            ones.sort(key=lambda one: one["id"] in used)  # the last is the one that is meant
+        return sorted((ones[-1] for ones in alike.values()), key=itemgetter("id"))
+
+    def _used(self) -> set[int]:
+        """The ids of the categories that annotations have."""
+        raise NotImplementedError
 
     def _file(self, index: int) -> str:
-        return str(self.images[index]["file_name"])
+        file: str = self.images[index]["file_name"]
+        return file
 
     def _holds(self, folder: Path) -> bool:
         return bool(self.images) and (folder / self._file(0)).is_file()
@@ -238,29 +327,42 @@ class _Coco:
     @cached_property
     def of_image(self) -> dict[int, list[dict[str, Any]]]:
         """The annotations of each picture, by its id."""
-        of_image: dict[int, list[dict[str, Any]]] = {int(one["id"]): [] for one in self.images}
-        for annotation in self.content["annotations"]:
-            if int(annotation["image_id"]) in of_image:
-                of_image[int(annotation["image_id"])].append(annotation)
+        of_image: dict[int, list[dict[str, Any]]] = {one["id"]: [] for one in self.images}
+        for annotation in self.annotations:
+            if annotation["image_id"] in of_image:
+                of_image[annotation["image_id"]].append(annotation)
         return of_image
 
-    def class_of(self, category: object) -> int:
+    @property
+    def strays(self) -> list[str]:
+        """The annotations of pictures that are not listed, by their ids; nothing reads them."""
+        listed = {one["id"] for one in self.images}
+        return [f"annotation {one.get('id')}" for one in self.annotations if one["image_id"] not in listed]
+
+    def class_of(self, category: int) -> int:
         """The class index of a category id."""
         if category not in self.index:
             raise InputError(
                 f"{self.path} has an annotation of category {category}, which it does not list: add it there"
             )
-        return self.index[int(str(category))]
+        return self.index[category]
 
 
 class CocoPanoptic(_Coco):
     """COCO panoptic: a PNG of segment ids per picture, and a JSON that says what each id is."""
 
-    NEEDS: ClassVar = {"images": ("file_name",), "annotations": ("image_id", "file_name", "segments_info")}
+    KEYS: ClassVar = {
+        "categories": {"id": whole, "name": str},
+        "images": {"id": whole, "file_name": str},
+        "annotations": {"image_id": whole, "file_name": str, "segments_info": _segments_info},
+    }
+
+    def _used(self) -> set[int]:
+        return {one["category_id"] for annotation in self.annotations for one in annotation["segments_info"]}
 
     def read(self, index: int, *, longest: int | None = None) -> Scene:
         """A picture, its long side at most ``longest`` pixels."""
-        annotations = self.of_image[int(self.images[index]["id"])]
+        annotations = self.of_image[self.images[index]["id"]]
         if len(annotations) != 1:
             raise InputError(
                 f"{self.path} has {len(annotations)} annotations of {self._file(index)}, expected one: "
@@ -269,7 +371,7 @@ class CocoPanoptic(_Coco):
         (annotation,) = annotations
         told = annotation["segments_info"]
         file = self.path.with_suffix("") / annotation["file_name"]
-        segments = panoptic_segments(file, [int(one["id"]) for one in told])
+        segments = panoptic_segments(file, [one["id"] for one in told])
         classes = np.array([self.class_of(one["category_id"]) for one in told], np.int64)
         crowd = np.array([bool(one.get("iscrowd", 0)) for one in told], bool)
         return _scene(self.image_source(index), segments, classes, longest, crowd)
@@ -278,10 +380,15 @@ class CocoPanoptic(_Coco):
 class CocoInstances(_Coco):
     """COCO instances: polygons or run lengths; the smaller of two is in front, a crowd behind all."""
 
-    NEEDS: ClassVar = {
-        "images": ("file_name", "height", "width"),
-        "annotations": ("image_id", "category_id", "segmentation"),
+    KEYS: ClassVar = {
+        "categories": {"id": whole, "name": str},
+        "images": {"id": whole, "file_name": str, "height": _side, "width": _side},
+        "annotations": {"image_id": whole, "category_id": whole, "segmentation": _outline, "area": finite},
     }
+    OPTIONAL = ("area",)
+
+    def _used(self) -> set[int]:
+        return {one["category_id"] for one in self.annotations}
 
     def read(self, index: int, *, longest: int | None = None) -> Scene:
         """A picture, its long side at most ``longest`` pixels."""
@@ -296,21 +403,27 @@ class CocoInstances(_Coco):
 
     def objects(self, index: int) -> list[SceneObject]:
         """The objects of a picture, whole where they overlap, crowds among them."""
-        size = self.size_of(index)
         return [
             SceneObject(
-                instance_mask(one["segmentation"], size),
+                self._mask(one, index),
                 self.class_of(one["category_id"]),
                 bool(one.get("iscrowd", 0)),
-                None if one.get("area") is None else float(one["area"]),
+                one.get("area"),
             )
-            for one in self.of_image[int(self.images[index]["id"])]
+            for one in self.of_image[self.images[index]["id"]]
         ]
+
+    def _mask(self, annotation: Mapping[str, Any], index: int) -> NDArray[np.bool_]:
+        try:
+            return instance_mask(annotation["segmentation"], self.size_of(index))
+        except InputError as error:
+            number = annotation.get("id")
+            raise InputError(f"{self.path}: annotation {number} of {self._file(index)}: {error}") from error
 
     def size_of(self, index: int) -> tuple[int, int]:
         """A picture's ``(height, width)`` in pixels, as its masks have it."""
         image = self.images[index]
-        return int(image["height"]), int(image["width"])
+        return image["height"], image["width"]
 
 
 class SemanticMaps:
@@ -397,12 +510,7 @@ def voc_maps(root: Path, part: Part) -> SemanticMaps:
     They are named in ``classes.txt``, one a line, the background first; without it they are VOC's 21.
     """
     listed = root / "ImageSets" / "Segmentation" / f"{part}.txt"
-    try:
-        names = listed.read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise InputError(
-            f"cannot read {listed} ({error.strerror}): expected a picture's name a line"
-        ) from error
+    names = _lines(listed, "a picture's name")
     maps = {name: root / "SegmentationClass" / f"{name}.png" for name in names}
     pictures = _with_photographs(maps, root / "JPEGImages")
     return SemanticMaps(part, pictures, _numbered(_classes(root) or VOC.names, 0), (255,))
@@ -448,8 +556,24 @@ _MAPS = (
 def _classes(root: Path) -> tuple[str, ...]:
     """The names in a set's ``classes.txt``; none where there is no such file."""
     file = root / "classes.txt"
-    listed = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
-    return tuple(name.strip() for name in listed if name.strip())
+    names = _lines(file, "a class's name") if file.is_file() else []
+    if (twice := _twice(names)) is not None:
+        raise InputError(f"{file} names {twice!r} twice: give each class a name of its own")
+    return tuple(names)
+
+
+def _lines(file: Path, what: str) -> list[str]:
+    """What stands in the lines of a text file, with or without a byte order mark; empty ones are left out."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {file} ({error}): expected {what} a line, in UTF-8") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _twice(values: Iterable[Hashable]) -> Hashable | None:
+    """The first value that comes again; None where each comes once."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)
 
 
 def _numbered(names: tuple[str, ...], first: int) -> Vocabulary:
@@ -519,9 +643,11 @@ def panoptic_segments(file: Path, ids: Sequence[int]) -> NDArray[np.int32]:
 
 
 def instance_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Polygons or run lengths as a mask ``(H, W)``."""
+    """Polygons or run lengths as a mask ``(H, W)``; InputError where there are none that can be read."""
     from pycocotools import mask as coco_masks
 
+    if not segmentation:
+        raise InputError("no outline (boxes only): draw one, or remove it")
     height, width = size
     try:
         if isinstance(segmentation, list):
@@ -548,14 +674,11 @@ def _scene(
     crowd: NDArray[np.bool_] | None = None,
 ) -> Scene:
     """A scene of a photograph and its segments, which must be of one size on disk."""
-    image = read_picture(source, longest=longest)
-    height, width = segments.shape
-    # The photograph may have been made smaller: its aspect ratio tells whether it is that of the segments.
-    if abs(image.shape[0] * width - image.shape[1] * height) > max(height, width):
-        raise InputError(
-            f"{source} is {image.shape[1]}×{image.shape[0]}, its segments {width}×{height}: "
-            "make them the same"
-        )
+    picture, (width, height) = read_photograph(source, longest)
+    if segments.shape != (height, width):
+        sizes = "{}×{}, its segments {}×{}".format(width, height, *segments.shape[::-1])
+        raise InputError(f"{source} is {sizes}: make them the same") from InputError(OTHER_SIZE)
+    image = np.asarray(picture)
     if segments.shape != image.shape[:2]:
         small = Image.fromarray(segments).resize(image.shape[1::-1], Image.Resampling.NEAREST)
         segments = np.asarray(small, np.int32)

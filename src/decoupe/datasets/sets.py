@@ -203,7 +203,7 @@ def read_pair(pair: Pair, *, longest: int | None = None) -> tuple[Array, Array]:
     with opened(pair.mask) as file:
         mask = ImageOps.exif_transpose(file)
     mask = _eight_bit(mask, str(pair.mask)).convert("L")
-    image, size = _photograph(pair.image, longest)
+    image, size = read_photograph(pair.image, longest)
     if size != mask.size:
         sizes = ["{}×{}".format(*one) for one in (mask.size, size)]
         raise InputError(f"{pair.mask} is {sizes[0]}, its photograph {sizes[1]}: make them the same")
@@ -218,7 +218,25 @@ def read_picture(source: Source, *, longest: int | None = None) -> Array:
     Raises:
         InputError: it cannot be read.
     """
-    return np.asarray(_photograph(source, longest)[0])
+    return np.asarray(read_photograph(source, longest)[0])
+
+
+def read_photograph(source: Source, longest: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """A photograph upright in RGB, its long side at most ``longest``; and ``(width, height)`` as on disk.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with opened(source) as file:
+        upright = file.getexif().get(ExifTags.Base.Orientation, 1) < 5
+        size = file.size if upright else file.size[::-1]
+        if longest is not None and max(size) > longest:
+            file.draft("RGB", (longest, longest))  # JPEGs decode at a fraction of their size
+        image = ImageOps.exif_transpose(file)
+    image = _eight_bit(image, str(source)).convert("RGB")
+    if longest is not None and max(image.size) > longest:
+        image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
+    return image, size
 
 
 def fingerprint(source: Source) -> Array:
@@ -435,20 +453,6 @@ def _label(stem: str) -> str | None:
     """DIS5K names its files ``group#GROUP#class#CLASS#photograph``."""
     fields = stem.split("#")
     return fields[3] if len(fields) >= 5 else None
-
-
-def _photograph(source: Source, longest: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    """A photograph upright in RGB, its long side at most ``longest``, and its size as it is on disk."""
-    with opened(source) as file:
-        upright = file.getexif().get(ExifTags.Base.Orientation, 1) < 5
-        size = file.size if upright else file.size[::-1]
-        if longest is not None and max(size) > longest:
-            file.draft("RGB", (longest, longest))  # JPEGs decode at a fraction of their size
-        image = ImageOps.exif_transpose(file)
-    image = _eight_bit(image, str(source)).convert("RGB")
-    if longest is not None and max(image.size) > longest:
-        image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
-    return image, size
 
 
 def _eight_bit(picture: Image.Image, name: str) -> Image.Image:

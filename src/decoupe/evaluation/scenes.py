@@ -20,7 +20,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from decoupe.datasets.segment_sets import CocoInstances, SegmentSet, instance_mask, panoptic_segments
+from decoupe.datasets.segment_sets import (
+    CocoInstances,
+    SegmentSet,
+    finite,
+    instance_mask,
+    panoptic_segments,
+    whole,
+)
 from decoupe.datasets.shards import opened, predictable
 from decoupe.errors import InputError
 from decoupe.evaluation import Metric
@@ -215,10 +222,10 @@ def file_predictions(path: Path, scenes: SegmentSet, reading: Reading) -> Predic
         return lambda index: _label_map(path / f"{scenes.name_of(index)}.png", scenes.vocabulary)
     label_of = {scenes.vocabulary.id_of(label): label for label in range(len(scenes.vocabulary.names))}
 
-    def label(category: object) -> int:
+    def label(category: int) -> int:
         if category not in label_of:
             raise InputError(f"category {category} is none of {scenes.name}: write the set's own ids")
-        return label_of[int(str(category))]
+        return label_of[category]
 
     if reading == "panoptic":
         panoptic = _panoptic_files(path)
@@ -227,7 +234,7 @@ def file_predictions(path: Path, scenes: SegmentSet, reading: Reading) -> Predic
             if (name := scenes.name_of(index)) not in panoptic:
                 raise InputError(f"{name} has no prediction in {path}: make it")
             file, infos = panoptic[name]
-            places = panoptic_segments(file, [int(one["id"]) for one in infos])
+            places = panoptic_segments(file, [one["id"] for one in infos])
             return places, np.array([label(one["category_id"]) for one in infos], np.int64)
 
         return segments
@@ -237,7 +244,7 @@ def file_predictions(path: Path, scenes: SegmentSet, reading: Reading) -> Predic
     def objects(index: int) -> list[Instance]:
         size = scenes.size_of(index)
         return [
-            Instance(instance_mask(one["segmentation"], size), label(one["category_id"]), float(one["score"]))
+            Instance(instance_mask(one["segmentation"], size), label(one["category_id"]), one["score"])
             for one in results.get(scenes.name_of(index), [])
         ]
 
@@ -257,14 +264,16 @@ def _label_map(file: Path, vocabulary: Vocabulary) -> NDArray[np.int64]:
     return np.where(labels == none, -1, labels)
 
 
-def _panoptic_files(path: Path) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
+def _panoptic_files(path: Path) -> dict[str, tuple[Path, list[dict[str, int]]]]:
     """Picture of ids and what they are, by the picture's name."""
     found = {}
     for file, content in _json_files(path):
         folder = file.with_suffix("") if file.with_suffix("").is_dir() else file.parent
         with _understood(file, "annotations with file_name and segments_info: id, category_id"):
             for one in content["annotations"]:
-                infos = [{key: info[key] for key in ("id", "category_id")} for info in one["segments_info"]]
+                infos = [
+                    {key: whole(info[key]) for key in ("id", "category_id")} for info in one["segments_info"]
+                ]
                 picture = Path(one["file_name"]).with_suffix("")
                 for name in (picture.name, picture.as_posix()):  # as the set may call it
                     found[name] = folder / one["file_name"], infos
@@ -273,8 +282,12 @@ def _panoptic_files(path: Path) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
 
 def _result_files(path: Path, scenes: CocoInstances) -> dict[str, list[dict[str, Any]]]:
     """Results by the picture's name."""
-    name_of = {int(image["id"]): scenes.name_of(index) for index, image in enumerate(scenes.images)}
-    wanted = ("category_id", "segmentation", "score")
+    name_of = {image["id"]: scenes.name_of(index) for index, image in enumerate(scenes.images)}
+    wanted: dict[str, Callable[[Any], Any]] = {
+        "category_id": whole,
+        "segmentation": lambda value: value,  # read picture by picture: masks take memory
+        "score": finite,
+    }
     found: dict[str, list[dict[str, Any]]] = {}
     for file, content in _json_files(path):
         with _understood(file, f"a list of results with image_id, {', '.join(wanted)}"):
@@ -282,13 +295,13 @@ def _result_files(path: Path, scenes: CocoInstances) -> dict[str, list[dict[str,
                 name = Path(content["images"][0]["file_name"]).stem
                 results = [(name, one) for one in content["annotations"]]
             else:
-                results = [(name_of.get(int(one["image_id"]), ""), one) for one in content]
+                results = [(name_of.get(whole(one["image_id"]), ""), one) for one in content]
             for name, one in results:
                 if not name:
                     raise InputError(
                         f"{file} has a result of picture {one['image_id']} that is not in the set: remove it"
                     )
-                found.setdefault(name, []).append({key: one[key] for key in wanted})
+                found.setdefault(name, []).append({key: read(one[key]) for key, read in wanted.items()})
     return found
 
 
@@ -297,7 +310,9 @@ def _understood(file: Path, expected: str) -> Iterator[None]:
     """InputError where a JSON file is read that is built otherwise."""
     try:
         yield
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise InputError(f"{file} is not understood ({error!r}): expected {expected}") from error
 
 
@@ -307,7 +322,7 @@ def _json_files(path: Path) -> list[tuple[Path, Any]]:
     if not files:
         raise InputError(f"{path} holds no JSON: expected COCO's results, or what decoupe segment writes")
     try:
-        return [(file, json.loads(file.read_text(encoding="utf-8"))) for file in files]
+        return [(file, json.loads(file.read_bytes())) for file in files]
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}): expected COCO's results") from error
 

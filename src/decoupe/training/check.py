@@ -15,7 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageOps
 
-from decoupe.datasets.segment_sets import Part, SegmentSet, find_segment_set, has_part, is_segment_set
+from decoupe.datasets.segment_sets import (
+    CocoInstances,
+    CocoPanoptic,
+    Part,
+    SegmentSet,
+    find_segment_set,
+    has_part,
+    is_segment_set,
+    judged_part,
+)
 from decoupe.datasets.sets import Pair, fingerprint, names_of, near_duplicates, pairing
 from decoupe.datasets.shards import opened
 from decoupe.errors import InputError
@@ -161,7 +170,8 @@ IN_ALPHA = "mask has its matte in the alpha channel: save that as grey"
 NO_MASK = "photograph without a mask"
 NO_PHOTOGRAPH = "mask without a photograph"
 NO_SEGMENTS = "no segments"
-NOTES = frozenset({EMPTY, FULL, NO_PHOTOGRAPH, NO_SEGMENTS})
+STRAY = "annotation of a picture that is not listed"
+NOTES = frozenset({EMPTY, FULL, NO_PHOTOGRAPH, NO_SEGMENTS, STRAY})
 """What may be meant."""
 
 
@@ -174,7 +184,10 @@ def _parts(folders: Sequence[Path], held_out: Sequence[Path]) -> list[tuple[str,
     validation = held_out or own
     return [
         *((names[folder], folder, "train") for folder in folders),
-        *((f"{names[one]} (validation)" if one in own else names[one], one, "val") for one in validation),
+        *(
+            (f"{names[one]} (validation)" if one in own else names[one], one, judged_part(one))
+            for one in validation
+        ),
     ]
 
 
@@ -189,6 +202,8 @@ def _opened_set(
     report = SetReport(name, [])
     if is_segment_set(folder):
         scenes = find_segment_set(folder, part)
+        if isinstance(scenes, (CocoInstances, CocoPanoptic)) and scenes.strays:
+            report.notes[STRAY] = scenes.strays
         return report, range(len(scenes)), partial(look_at_scene, scenes)
     pairs, bare, spare = pairing(folder)
     if not pairs and not bare:
@@ -237,7 +252,9 @@ def look_at_scene(scenes: SegmentSet, index: int) -> Look:
         scene = scenes.read(index)
         print_of = fingerprint(source)
     except InputError as error:
-        return Look(source.name, None, "", (str(error),), None)
+        # The cause, where there is one, is the same of many pictures: a finding that names them all.
+        cause = error.__cause__
+        return Look(source.name, None, "", (str(cause if isinstance(cause, InputError) else error),), None)
     findings = (NO_SEGMENTS,) if scene.crowd.all() else ()  # of crowds nothing is learnt
     height, width = scene.segments.shape
     return Look(source.name, (width, height), "", findings, print_of)

@@ -24,6 +24,7 @@ from decoupe.datasets.segment_sets import (
     find_segment_set,
     has_part,
     is_segment_set,
+    judged_part,
 )
 from decoupe.datasets.sets import (
     Pair,
@@ -364,7 +365,7 @@ def _of_segment_set(
         check_left(recipe, train)
         judged_by = {name: (scenes, indices) for name, indices in out.items() if indices}
         return scenes, train[scenes.name], judged_by
-    held_out = find_segment_set(judging, "val")
+    held_out = find_segment_set(judging, judged_part(judging))
     if held_out.vocabulary != scenes.vocabulary:
         raise InputError(
             f"{judging}'s validation part has other classes than {folders[0]}'s training part: "
