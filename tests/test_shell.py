@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,3 +180,45 @@ def test_ctrl_c_while_modules_are_imported_ends_quietly(module: str, tmp_path: P
         check=False,
     )
     assert (run.returncode, run.stdout, run.stderr) == (130, "", "")
+
+
+PRESSED_AGAIN = """
+import os, signal, time
+from decoupe.interrupts import leave_at_once
+leave_at_once()
+from decoupe.commands.console import told
+with told():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    finally:
+        print("waiting for threads", flush=True)
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            print("no longer waiting", flush=True)
+"""
+
+
+def test_ctrl_c_again_leaves_at_once() -> None:
+    command = [sys.executable, "-c", PRESSED_AGAIN]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "waiting for threads\n", "")
+
+
+@pytest.mark.parametrize("pause", [0.03, 0.08, 0.15])
+def test_ctrl_c_however_often_it_is_pressed(tmp_path: Path, pause: float) -> None:
+    """Python ended under the threads, and C++ aborted."""
+    photos, out = tmp_path / "in", tmp_path / "out"
+    photos.mkdir()
+    for number in range(60):
+        Image.new("RGB", (16, 16)).save(photos / f"{number}.png")
+    command = [sys.executable, "-m", "decoupe", "cut", str(photos), "-o", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while len(list(out.glob("*.png"))) < 3 and process.poll() is None:
+            time.sleep(0.01)
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(pause)
+        assert (process.returncode, *process.communicate()) == (130, b"", b"")

@@ -143,6 +143,8 @@ def told() -> Iterator[None]:
         yield
     except BaseException as error:
         if interrupts.is_interrupt(error):
+            if leaving:
+                interrupts.leave()
             raise typer.Exit(interrupts.INTERRUPTED) from None
         _tell(error)
         raise
