@@ -4,14 +4,24 @@ import os
 import subprocess
 import sys
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from decoupe.errors import InputError, OutputError
 from decoupe.inference import media
 
+NAMES = st.builds(
+    lambda *parts: PurePosixPath("".join(parts)),
+    st.sampled_from(["", "d/", "D/"]),
+    st.sampled_from(["a", "A", "ß", "ss", "ſ", "İ", "i̇"]),
+    st.sampled_from(["", ".jpg", ".JPG", ".png"]),
+    st.sampled_from([".jpg", ".JPG", ".png", ".bmp", ".ß", ""]),
+)
+"""Names that are easily taken for one another."""
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -65,6 +75,72 @@ def test_no_two_outputs_alike_and_none_an_input(tmp_path: Path) -> None:
         media.refuse_overwriting([link], media.real_paths(sources))
 
 
+@given(st.lists(NAMES, unique=True, max_size=6), st.sampled_from([".png", ".webp"]))
+def test_no_two_names_are_the_same_whatever_they_are_of(sources: list[PurePosixPath], suffix: str) -> None:
+    """Nor the same but for their case, unless the sources are."""
+    names = media.result_names(sources, suffix)
+    assert list(names) == sources
+    assert len(set(names.values())) == len(sources)
+    assert all(name.suffix == suffix and name.parent == source.parent for source, name in names.items())
+    pairs = {(media.folded(name), media.folded(source)) for source, name in names.items()}
+    assert len(pairs) == len({name for name, _ in pairs})
+
+
+def test_case_is_told_apart_where_the_sources_disk_does() -> None:
+    def named(*sources: str) -> list[str]:
+        return [str(name) for name in media.result_names(map(PurePosixPath, sources), ".png").values()]
+
+    assert named("A.jpg", "a.jpg") == ["A.png", "a.png"]
+    assert named("Img/1.jpg", "img/1.jpg") == ["Img/1.png", "img/1.png"]
+    assert named("strasse.jpg", "straße.jpg") == ["strasse.png", "straße.png"]
+    assert named("a.JPG", "a.jpg") == ["a.JPG.png", "a.jpg.png"]
+    assert named("A.jpg", "a.jpg", "a.bmp") == ["A.jpg.png", "a.jpg.png", "a.bmp.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
+def test_where_files_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, *_ = touch(tmp_path, "far/a.png", "b.png")
+    (tmp_path / "near").symlink_to("far")
+    (tmp_path / "far" / "link.png").symlink_to("../b.png")
+    (tmp_path / "far" / "circle.png").symlink_to("circle.png")
+    monkeypatch.chdir(tmp_path / "near")
+    names = [
+        "a.png",
+        "../near/a.png",
+        "link.png",
+        "circle.png",
+        "none/a.png",
+        ".",
+        "..",
+        "../far",
+        "/",
+        "/a.png",
+        "",
+        "x" * 300,
+    ]
+    for name in names:
+        assert media.real_path_of()(Path(name)) == os.path.realpath(name)
+    assert media.real_paths(map(Path, names[:2])) == {str(real)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such pipes")
+def test_a_pipe_in_a_folder_is_no_picture(tmp_path: Path) -> None:
+    """Reading one that nobody writes to takes for ever."""
+    picture, link = touch(tmp_path, "a.png", "b.png")
+    os.mkfifo(tmp_path / "c.png")
+    link.unlink()
+    link.symlink_to("nowhere.png")  # which is told when it is read
+    assert media.find_images(tmp_path) == [picture, link]
+
+
+def test_the_folders_that_are_looked_into_can_be_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a/x.png", ".git/z.png", "out/b.png")
+    (tmp_path / "empty").mkdir()
+    listed: list[Path] = []
+    media.find_images(tmp_path, exclude=[tmp_path / "out"], listed=listed.append)
+    assert sorted(listed) == [tmp_path, tmp_path / "a", tmp_path / "empty"]
+
+
 def test_what_stands_is_done_and_may_be_outdated(tmp_path: Path) -> None:
     source, target = touch(tmp_path, "a.jpg", "a.png")
     assert not media.is_done(target)  # empty: what a crash of the machine leaves
@@ -76,10 +152,37 @@ def test_what_stands_is_done_and_may_be_outdated(tmp_path: Path) -> None:
     assert media.is_outdated(source, target)
     assert not media.is_done(tmp_path / "missing.png")
     assert not media.is_done(source / "below a file.png")
+    assert not media.is_done(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are others there")
+def test_what_takes_a_files_place_has_its_permissions(tmp_path: Path) -> None:
+    (target,) = touch(tmp_path, "a.png")
+    for mode in (0o600, 0o640, 0o444, 0o777):
+        target.chmod(mode)
+        with media.replacing(target) as temporary:
+            assert temporary.stat().st_mode & 0o177 == (mode | 0o600) & 0o177  # while it is written, too
+            temporary.write_bytes(b"whole")
+        assert target.stat().st_mode & 0o777 == mode
+    media.write_bytes(b"", tmp_path / "new.png")
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / "new.png").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_what_a_block_refuses_is_told_in_its_own_words(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"^it is so$"), media.replacing(tmp_path / "a.png"):
+        raise OutputError("it is so")
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="the folder of open files")
+def test_a_folder_where_no_files_are_made_is_not_said_to_be_missing() -> None:
+    with pytest.raises(OutputError, match=r"/dev/fd/a\.png cannot be written \(.*\): (name another|check)"):
+        media.write_bytes(b"", Path("/dev/fd/a.png"))
 
 
 def test_a_name_that_is_too_long_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="File name too long"):
+    with pytest.raises(OutputError, match=r"\(File name too long\): name another output"):
         media.write_bytes(b"", tmp_path / ("x" * 300 + ".png"))
 
 
@@ -121,7 +224,7 @@ def test_what_cannot_be_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         write_image(image, tmp_path / "file" / "a.png")
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match=r"folder\.png is a folder: name another output"):
         write_image(image, tmp_path / "folder.png")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder.png"]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import math
 import os
 import stat
 import sys
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -99,16 +100,19 @@ def find_images(
     pattern: str = "**",
     exclude: Collection[Path] = (),
     problem: Callable[[str], object] | None = None,
+    listed: Callable[[Path], object] | None = None,
 ) -> list[Path]:
     """The pictures in the folder ``path`` and the folders below it, by file ending, sorted.
 
-    Hidden files and folders are skipped, and so are the folders ``exclude`` (outputs that lie inside).
+    Hidden files and folders are skipped, and so are the folders ``exclude`` (outputs that lie inside), and
+    pipes, which nobody may ever write to.
 
     Args:
         path: folder.
         pattern: what pictures have to match, from the folder on, as ``*.jpg`` or ``**/a*``.
         exclude: folders to leave out.
         problem: called with one line for each folder that cannot be listed; None raises it.
+        listed: called with each folder that is looked into.
 
     Raises:
         InputError: ``path`` is no folder, or one that cannot be listed.
@@ -126,8 +130,11 @@ def find_images(
 
     for folder, folders, files in os.walk(path, onerror=refuse):
         here = Path(folder)
+        if listed is not None:
+            listed(here)
         folders[:] = [n for n in folders if n[0] != "." and os.path.realpath(here / n) not in skipped]
-        found += [here / name for name in files if name[0] != "." and Path(name).suffix.lower() in READABLE]
+        named = [here / name for name in files if name[0] != "." and Path(name).suffix.lower() in READABLE]
+        found += [picture for picture in named if not _is_special(picture)]
     if pattern != "**":
         matching = set(path.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
         found = [picture for picture in found if picture in matching]
@@ -147,43 +154,81 @@ def output_paths(sources: Iterable[Path], root: Path, out: Path, suffix: str = "
 
 
 def result_names(sources: Iterable[AnyPath], suffix: str) -> dict[AnyPath, AnyPath]:
-    """The name of each result, which ends in ``suffix``; no two are alike.
+    """The name of each result, which ends in ``suffix``; no two are the same.
 
     Where two sources differ in their ending only, as ``a.jpg`` and ``a.bmp``, the results keep it:
     ``a.jpg.png``. So does that of ``a.jpg.tif``, if it lies beside the two. Many disks take ``A.png`` and
-    ``a.png`` for one file, and so does this.
+    ``a.png`` for one file, and so does this, unless the sources' disk tells ``A.jpg`` from ``a.jpg``.
     """
     names = {source: source.with_suffix(suffix) for source in sources}
-    while alike := {name for name, count in Counter(map(_folded, names.values())).items() if count > 1}:
+    while alike := _shared(names):
         for source, name in names.items():
-            if _folded(name) in alike:
+            if folded(name) in alike:
                 names[source] = source.with_name(f"{source.name}{suffix}")
     return names
 
 
-def _folded(name: PurePath) -> str:
-    return str(name).casefold()
+def _shared(names: Mapping[AnyPath, AnyPath]) -> set[str]:
+    """The names, folded, that several sources would have; one that kept its ending is among them no more."""
+    takers: dict[str, list[AnyPath]] = {}
+    for source, name in names.items():
+        takers.setdefault(folded(name), []).append(source)
+    return {
+        name
+        for name, sources in takers.items()
+        if len({names[source] for source in sources}) < len(sources) or len(set(map(folded, sources))) > 1
+    }
+
+
+def folded(path: PurePath | str) -> str:
+    """What is the same of names that differ in case only."""
+    return str(path).casefold()
+
+
+def real_path_of() -> Callable[[Path], str]:
+    """A function that finds where files lie, links followed: quickly, as it asks once for each folder.
+
+    It is for one look at the disk: it never learns that a folder has become another.
+    """
+    real_folder = functools.cache(os.path.realpath)  # Path.resolve raises where links lead in a circle
+
+    def real_path(path: Path) -> str:
+        folder, name = os.path.split(path)
+        if name in ("", os.curdir, os.pardir) or _is_link(path):
+            return os.path.realpath(path)
+        return f"{real_folder(folder).rstrip(os.sep)}{os.sep}{name}"
+
+    return real_path
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError:  # too long a name
+        return False
 
 
 def real_paths(paths: Iterable[Path]) -> frozenset[str]:
     """Where the files lie, links followed."""
-    return frozenset(map(os.path.realpath, paths))  # Path.resolve raises where links lead in a circle
+    return frozenset(map(real_path_of(), paths))
 
 
 def refuse_overwriting(targets: Iterable[Path], inputs: Collection[str]) -> None:
     """Raise OutputError where one of ``targets`` is one of ``inputs`` (`real_paths`), under whatever name."""
+    real_path = real_path_of()
     for target in targets:
-        if os.path.realpath(target) in inputs:
+        if real_path(target) in inputs:
             raise OutputError(f"{target} is an input, and would be overwritten: choose another output")
 
 
 def is_done(target: Path) -> bool:
     """Whether ``target`` stands: files are written whole or not at all; an empty one is a crash's remains."""
     try:
-        return target.stat().st_size > 0
+        status = target.stat()
     except OSError:
         # Neither done nor undoable as far as is known here: doing it finds out, and tells.
         return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def is_outdated(source: Path, target: Path) -> bool:
@@ -332,8 +377,9 @@ def _homeless(target: Path) -> OutputError:
 def replacing(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """A temporary path beside ``target``: takes its place when the block ends, vanishes when it fails.
 
-    Where ``target`` is a link it stays one, and the file that it points to is replaced. Without ``overwrite``
-    a file that holds something is never replaced, even if it has come while the block ran.
+    Where ``target`` is a link it stays one, and the file that it points to is replaced; what takes a file's
+    place has its permissions. Without ``overwrite`` a file that holds something is never replaced, even if it
+    has come while the block ran.
 
     Raises:
         OutputError: whatever OSError the block or the replacing raises, as one line.
@@ -345,24 +391,37 @@ def replacing(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     if _is_special(target):
         raise OutputError(f"{target} is not a regular file: name another output")
     try:
+        if target.is_dir():
+            raise OutputError(f"{target} is a folder: name another output")
         place = Path(os.path.realpath(target)) if target.is_symlink() else target
         with _held_file(place.parent) as temporary:
             try:
+                _take_permissions(temporary, place, stat.S_IRUSR | stat.S_IWUSR)  # to be written meanwhile
                 yield temporary
                 if overwrite or not is_done(place):
+                    _take_permissions(temporary, place)
                     temporary.replace(place)
                 else:
                     raise OutputError(f"{target} has come meanwhile and was left as it is: see --overwrite")
             finally:
                 with suppress(OSError):
                     temporary.unlink()
-    except FileNotFoundError:
-        raise _homeless(place) from None
+    except OutputError:
+        raise
     except OSError as error:
+        if error.errno == errno.ENOENT and not place.parent.is_dir():
+            raise _homeless(place) from None
         reason = error.strerror or str(error)
-        raise OutputError(
-            f"{target} cannot be written ({reason}): check the folder's permissions and free space"
-        ) from None
+        remedy = "check the folder's permissions and free space"
+        if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):  # as in /dev/fd, where no files are made
+            remedy = "name another output"
+        raise OutputError(f"{target} cannot be written ({reason}): {remedy}") from None
+
+
+def _take_permissions(file: Path, of: Path, beside: int = 0) -> None:
+    """Give ``file`` the permissions of ``of``, if that stands, and the bits ``beside``."""
+    with suppress(OSError):  # some disks know none
+        file.chmod(of.stat().st_mode & 0o777 | beside)
 
 
 @contextmanager
