@@ -47,16 +47,22 @@ def write_clip(
     turn: int | str = 0,
     audio: str | None = "aac",
     layout: str = "mono",
-    silent_seconds: float = 0,
     noise: float = 3,
     tags: Mapping[str, str] | None = None,
+    codec: str = "libx264",
+    options: Mapping[str, str] | None = None,
 ) -> Path:
     """A video with frames at ``times`` (of `TIME_BASE`), ``size`` (width, height) as stored, and a tone."""
     width, height = size
-    with av.open(str(path), "w", options={"movie_timescale": str(TIME_BASE.denominator)}) as out:
+    made = {"movie_timescale": str(TIME_BASE.denominator), **(options or {})}
+    with av.open(str(path), "w", options=made) as out:
         out.metadata.update(tags or {})
-        stream: Any = out.add_stream("libx264", rate=25, options={"crf": "8"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream: Any = out.add_stream(codec, rate=25, options={"crf": "8"} if codec == "libx264" else {})
+        stream.width, stream.height, stream.pix_fmt = (
+            width,
+            height,
+            stream.codec_context.codec.video_formats[0].name,
+        )
         stream.codec_context.time_base = stream.time_base = TIME_BASE
         sound: Any = out.add_stream(audio, rate=RATE, layout=layout) if audio else None
         for number, time in enumerate(times):

@@ -231,16 +231,18 @@ def test_mattes_are_edited(predictor: decoupe.Predictor) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".webm"])
+@pytest.mark.parametrize("part", [0.5, 0.94])
 def test_a_matroska_file_cut_short_is_done_as_far_as_it_goes_and_told(
-    predictor: decoupe.Predictor, suffix: str
+    predictor: decoupe.Predictor, suffix: str, part: float
 ) -> None:
-    write_clip(Path("in.mp4"), uneven(60), audio=None)
+    write_clip(Path("in.mp4"), uneven(60))
     cut_video("in.mp4", f"whole{suffix}", predictor, over="white")
     whole = Path(f"whole{suffix}").read_bytes()
-    Path(f"short{suffix}").write_bytes(whole[: len(whole) // 2])
+    Path(f"short{suffix}").write_bytes(whole[: int(len(whole) * part)])
     with pytest.warns(ShortVideoWarning, match=rf"short{suffix} ends after .* it may be damaged"):
         written = cut_video(f"short{suffix}", "out.mp4", predictor, over="white")
     assert 10 < written.frames < 60
+    assert part < 0.9 or written.frames > 50
     assert len(frames_of(Path("out.mp4"))) == written.frames
     assert cut_video(f"whole{suffix}", "all.mp4", predictor, over="white").frames == 60
 
@@ -900,20 +902,46 @@ def test_frames_that_change_their_size_and_clocks_that_start_anywhere(predictor:
     assert {pixels.shape[:2] for _, pixels in frames} == {(64, 96)}
 
 
-def test_a_file_cut_short_is_told_and_what_there_is_can_be_had(predictor: decoupe.Predictor) -> None:
-    source = write_clip(Path("in.mp4"), uneven(150), audio=None)
-    with av.open(str(source)) as clip, av.open("fast.mp4", "w", options={"movflags": "+faststart"}) as out:
-        stream = out.add_stream_from_template(clip.streams.video[0])
-        for packet in clip.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                out.mux(packet)
-    whole = Path("fast.mp4").read_bytes()
-    Path("fast.mp4").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(decoupe.InputError, match=r"fast.mp4 .*damaged.*end before \(end, --to\)"):
-        cut_video("fast.mp4", "out.mov", predictor)
+def test_a_matroska_file_that_lost_its_index_alone_is_no_damage(predictor: decoupe.Predictor) -> None:
+    whole = write_clip(Path("in.mkv"), uneven(40)).read_bytes()
+    Path("short.mkv").write_bytes(whole[: whole.rindex(b"\x1c\x53\xbb\x6b")])  # its cues
+    assert cut_video("short.mkv", "out.mov", predictor).frames == 40
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
+@pytest.mark.parametrize("part", [0.6, 0.98])
+def test_a_file_cut_short_is_told_at_once_and_what_there_is_can_be_had(
+    predictor: decoupe.Predictor, codec: str, part: float
+) -> None:
+    source = write_clip(Path("in.mov"), uneven(150), options={"movflags": "+faststart"}, codec=codec)
+    whole = source.read_bytes()
+    Path("fast.mov").write_bytes(whole[: int(len(whole) * part)])
+    shown: list[int] = []
+    with pytest.raises(
+        decoupe.InputError, match=r"fast.mov ends after .* damaged.*end before \(end, --to\)"
+    ) as told:
+        cut_video("fast.mov", "out.mov", predictor, progress=lambda done, _: shown.append(done))
+    assert not shown
     assert not Path("out.mov").exists()
-    assert cut_video("fast.mp4", "out.mov", predictor, end=1, overwrite=True).frames > 10
+    last = str(told.value).split("ends after ")[1].split(" s of ")[0]
+    with pytest.raises(decoupe.InputError, match=rf"fast.mov ends after {last} s"):
+        cut_video("fast.mov", "out.mov", predictor, end=float(last) + 0.2)
+    written = cut_video("fast.mov", "out.mov", predictor, end=last)
+    assert written.frames == sum(time * TIME_BASE < Fraction(last) for time in uneven(150)) > 50
+
+
+def test_an_interrupted_recording_in_fragments_is_done_as_far_as_it_goes_and_told(
+    predictor: decoupe.Predictor,
+) -> None:
+    options = {"movflags": "+empty_moov+frag_every_frame"}
+    source = write_clip(Path("in.mp4"), uneven(150), audio=None, options=options)
+    assert cut_video(source, "whole.mov", predictor).frames == 150
+    whole = source.read_bytes()
+    place = whole.index(b"moof", len(whole) * 9 // 10)
+    Path("short.mp4").write_bytes(whole[: whole.index(b"mdat", place) + 8])
+    with pytest.warns(ShortVideoWarning, match=r"short.mp4 ends after .* it may be damaged"):
+        written = cut_video("short.mp4", "out.mov", predictor)
+    assert 50 < written.frames < 150
 
 
 def test_outputs_that_cannot_be_written(predictor: decoupe.Predictor) -> None:

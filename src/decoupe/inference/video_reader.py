@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import re
 import sys
@@ -132,6 +133,7 @@ class VideoReader:
         self.ends = end is not None
         self._last: int | None = None  # ticks of the source at which the last frame read begins
         self._until = 0  # and those at which the frames read end
+        self._check_samples()
 
     def ticks(self, seconds: Fraction) -> int:
         """Seconds in the source's time base."""
@@ -316,19 +318,64 @@ class VideoReader:
             return self.ticks(Fraction(self._container.start_time, av.time_base))
         return 0
 
+    def _check_samples(self) -> None:
+        """Refuse a MOV or MP4 file that is cut short behind its table of samples."""
+        lost = self._first_lost() if self._stream.frames else None  # in fragments there are none yet
+        if lost is None:
+            return
+        before, sample = lost
+        if self._end is None or self._end > sample:
+            raise InputError(self._damaged_after(before))
+
+    def _first_lost(self) -> tuple[int, int] | None:
+        """Ticks of the last sample of a MOV or MP4 file that is there, and of the first that is not.
+
+        None where all are there.
+        """
+        if "mov" not in self._container.format.name:
+            return None
+        size, before = self._container.size, self._zero
+        for sample in self._stream.index_entries:
+            if sample.pos + sample.size > size:
+                return before, sample.timestamp
+            before = sample.timestamp
+        return None
+
+    def _damaged_after(self, last: int) -> str:
+        # Rounded down: a frame that is there is what ends the reading where this time is given as the end.
+        here = Fraction(math.floor((last - self._zero) * self.time_base * 1000), 1000)
+        whole = "" if self.duration is None else f" of {_clock(self.duration * self.time_base)}"
+        told = f"{self.name} ends after {_clock(here)}{whole}"
+        return f"{told}, it is damaged: get it whole, or end before (end, --to)"
+
     def _check_end(self) -> None:
-        """Refuse, or tell of, a file that tells its duration and ends long before."""
+        """Refuse, or tell of, a file that has less than it tells to have."""
         whole = self.duration
-        if self._end is not None or self.live or whole is None or self._last is None:
+        if self.live or self._last is None or whole is None:
             return
-        missing = (self._zero + whole - max(self._last, self._until)) * self.time_base
-        if missing <= max(Fraction(1), 3 / self.rate, whole * self.time_base / 20):
+        wanted = whole if self._end is None else min(whole, self._end - self._zero)
+        missing = wanted - (self._last + self.lasting(self._last - self.origin) - self._zero)
+        # Where the file is all there, its duration may be that of the sound, or a frame's that lasts.
+        unsure = max(Fraction(1), 3 / self.rate, whole * self.time_base / 20)
+        if missing * self.time_base <= (1 / (2 * self.rate) if self._is_cut_short() else unsure):
             return
-        last, end = (_clock(ticks * self.time_base) for ticks in (self._last, whole))
-        told = f"{self.name} ends after {last} of {end}"
-        if "mov" in self._container.format.name:
-            raise InputError(f"{told}, it is damaged: get it whole, or end before (end, --to)")
-        warnings.warn(f"{told}: it may be damaged, what is there was taken", ShortVideoWarning, stacklevel=2)
+        # In fragments are recordings of which the beginning is to be had when they are interrupted.
+        if "mov" in self._container.format.name and self._stream.frames:
+            raise InputError(self._damaged_after(self._last))
+        last, end = (_clock(ticks * self.time_base) for ticks in (self._last - self._zero, whole))
+        warnings.warn(
+            f"{self.name} ends after {last} of {end}: it may be damaged, what is there was taken",
+            ShortVideoWarning,
+            stacklevel=2,
+        )
+
+    def _is_cut_short(self) -> bool:
+        """Whether the file has fewer bytes than it tells; only MOV, MP4, Matroska and WebM are looked at."""
+        if "matroska" not in self._container.format.name:
+            return self._first_lost() is not None
+        with Path(self.name).open("rb") as file:
+            told = _end_of_segment(file.read(1024))
+        return told is not None and told > self._container.size
 
     def _look_of(self, frame: av.VideoFrame) -> Look:
         aspect = self._stream.sample_aspect_ratio or Fraction(1)
@@ -339,6 +386,25 @@ class VideoReader:
             transfer=self._stream.codec_context.color_trc,
             aspect=1 / aspect if turned else aspect,
         )
+
+
+def _end_of_segment(head: bytes) -> int | None:
+    """Bytes of a Matroska file, by its beginning: two elements of a name, a size and a content (RFC 8794).
+
+    None where it does not tell, as of a recording that was never ended.
+    """
+    place = 0
+    for _ in ("header", "segment"):
+        place += 4
+        if len(head) < place + 8 or not head[place]:
+            return None
+        length = 9 - head[place].bit_length()
+        most = (1 << 7 * length) - 1  # which stands for a size that is not known
+        size = int.from_bytes(head[place : place + length], "big") & most
+        if size == most:
+            return None
+        place += length + size
+    return place
 
 
 def url_of(path: str | os.PathLike[str]) -> str:
