@@ -84,6 +84,24 @@ def test_who_leaves_leaves_the_queue(server: Running, threads: ThreadPoolExecuto
     assert {one.result().status_code for one in asked} == {200}
 
 
+def test_who_leaves_takes_a_place_until_the_worker_has_let_go(server: Running) -> None:
+    """Else those who send and leave at once fill the memory, by what waits on its way to the worker."""
+    head = f"POST /v1/cut HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(SQUARES)}\r\n\r\n".encode()
+    port = int(server.address.rpartition(":")[2])
+    with server.stopped():
+        for _ in range(3):
+            gone = [socket.create_connection(("127.0.0.1", port)) for _ in range(IN_WORK)]
+            for one in gone:
+                one.sendall(head + SQUARES)
+            until(lambda: server.gauge("decoupe_held_bytes") >= IN_WORK * len(SQUARES))
+            for one in gone:
+                one.close()
+            until(lambda: server.gauge("decoupe_waiting") == 0)
+            assert server.gauge("decoupe_held_bytes") == IN_WORK * len(SQUARES)
+    until(lambda: server.gauge("decoupe_held_bytes") == 0)
+    assert post(server).status_code == 200
+
+
 def test_half_a_request_is_forgotten(server: Running) -> None:
     port = int(server.address.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)) as half:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -41,7 +42,7 @@ class Quiet(pools._Worker):
     def end(self) -> None:
         self.killed = True
 
-    def send(self, number: int, job: object) -> None:
+    def send(self, ticket: object) -> None:
         pass
 
     def say(self, about: object, body: bytes = b"") -> None:
@@ -120,6 +121,36 @@ def test_a_silent_worker_is_ended_and_a_busy_one_is_not(monkeypatch: pytest.Monk
     played(monkeypatch, play, seconds=0.2)
 
 
+def test_what_nobody_waits_for_is_not_handed_over() -> None:
+    async def scene() -> list[Any]:
+        waited, left = (
+            pools._Ticket(number, JOB, asyncio.get_running_loop().create_future()) for number in (0, 1)
+        )
+        left.done.cancel()
+        here, theirs = multiprocessing.Pipe()
+        for ticket in (waited, left):
+            pools._send(theirs, ticket)
+        return [here.recv(), here.recv()]
+
+    assert asyncio.run(scene()) == [(0, JOB), (1, None)]
+
+
+def test_a_silent_worker_is_ended_also_when_all_have_left_whose_jobs_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def play(pool: Pool, one: Quiet) -> None:
+        for task in await asked(pool, 4):
+            task.cancel()
+        (late,) = await asked(pool)
+        one.say({"number": 9, "dropped": True})  # no sign of life of what it computes
+        assert (pool.waiting, one.killed) == (1, False)
+        with pytest.raises(ProblemError, match="longer than"):
+            await late
+        assert one.killed
+
+    played(monkeypatch, play, seconds=0.2)
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -131,6 +162,7 @@ def test_a_silent_worker_is_ended_and_a_busy_one_is_not(monkeypatch: pytest.Monk
         {"number": 0, **DONE, "headers": {"X-A": "1\r\nSet-Cookie: a=b"}},
         {"number": 0, **DONE, "headers": {"Content-Security-Policy": "none"}},
         {"number": [], **DONE},
+        {"number": 0, "dropped": True},
     ],
 )
 def test_a_worker_that_makes_no_sense_is_ended(monkeypatch: pytest.MonkeyPatch, said: object) -> None:
@@ -153,7 +185,12 @@ def test_jobs_wait_their_turn_and_the_next_is_refused(monkeypatch: pytest.Monkey
         tasks[-1].cancel()
         tasks[0].cancel()
         await asyncio.sleep(0.01)
-        assert (len(one.given), pool.waiting) == (4, 1)
+        assert (len(one.given), pool.waiting) == (4, 2)  # the worker still has the first
+        assert (tasks[-1].done(), tasks[0].done()) == (True, False)
+        one.say({"number": 0, "dropped": True})
+        await asyncio.sleep(0.01)
+        assert (sorted(one.given), pool.waiting) == ([1, 2, 3, 4], 1)
+        assert tasks[0].cancelled()
         for task in tasks:
             task.cancel()
 

@@ -191,9 +191,29 @@ def test_what_nobody_waits_for_is_not_computed(hire: Hire, monkeypatch: pytest.M
         one.here.send((number, None))
     time.sleep(0.3)
     gate.set()
-    answered = {json.loads(one.here.recv_bytes().partition(b"\n")[0])["number"] for _ in range(2)}
-    assert answered == {0, 3}
+    assert said(one, 4) == {0: False, 1: True, 2: True, 3: False}
     assert seen == [1, 1]
+
+
+def said(one: Hired, count: int) -> dict[int, bool]:
+    """The numbers of jobs that a worker told of, and whether it let go of them."""
+    told = []
+    for _ in range(count):
+        assert one.here.poll(20)
+        told.append(json.loads(one.here.recv_bytes().partition(b"\n")[0]))
+    return {each["number"]: each == {"number": each["number"], "dropped": True} for each in told}
+
+
+def test_a_job_that_is_let_go_of_is_told_of_wherever_it_was(hire: Hire) -> None:
+    one = hire(threads=1)
+    with one.worker._budget._changed:  # the first waits for memory, the second for the first
+        for number in (0, 1):
+            one.here.send((number, Cut(SQUARES, "tiny")))
+        for number in (1, 7):  # the last never came: its sender left before it was handed over
+            one.here.send((number, None))
+        assert said(one, 1) == {7: True}
+    assert said(one, 2) == {0: False, 1: True}
+    assert one.worker._budget._left == one.worker._budget._total
 
 
 def test_labels_choose_and_segments_are_told(hire: Hire) -> None:

@@ -190,6 +190,8 @@ async def _answered(request: Request, pool: Pool, job: Job) -> Response:
     try:
         await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
+            work.cancel()
+            await asyncio.wait((work,))  # the request's bytes are counted until no worker has them
             return Response(status_code=499)  # for the log: nobody reads it
         answer = work.result()
         return Response(answer.body, media_type=answer.media_type, headers=dict(answer.headers))

@@ -36,8 +36,9 @@ class _Ticket:
 
     number: int
     job: Job
-    done: asyncio.Future[Answer]
+    done: asyncio.Future[Answer]  # also done when nobody waits for it any more
     worker: _Worker | None = None
+    gone: asyncio.Event = field(default_factory=asyncio.Event)  # nobody has its bytes any more
 
 
 @dataclass(eq=False)
@@ -109,9 +110,15 @@ class _Worker:
         self.end()
         self.sender.shutdown(wait=False, cancel_futures=True)
 
-    def send(self, number: int, job: Job | None) -> None:
-        """Give it a job, or None where nobody waits for one any more; returns before it has been taken."""
-        self.sender.submit(_send, self.connection, (number, job))
+    def send(self, ticket: _Ticket) -> None:
+        """Give it a job, or tell that nobody waits for it any more; returns before it has been taken."""
+        self.sender.submit(_send, self.connection, ticket)
+
+    def let_go(self) -> None:
+        """Have no job any more."""
+        for ticket in self.given.values():
+            ticket.gone.set()
+        self.given.clear()
 
 
 class Pool:
@@ -168,9 +175,13 @@ class Pool:
         self._ready.clear()
         for one in self._workers:
             one.close()
+            one.let_go()
 
     async def do(self, job: Job) -> Answer:
-        """The answer to a job; a caller that is cancelled leaves the queue.
+        """The answer to a job.
+
+        A caller that is cancelled leaves the queue, and ends when no worker has the job any more: until then
+        it takes memory, and a place among those that are in work.
 
         Raises:
             ProblemError: the queue is full, the time is over, the worker died, or the job cannot be done.
@@ -187,23 +198,37 @@ class Pool:
             return await asyncio.wait_for(ticket.done, self._seconds)
         except asyncio.TimeoutError:
             self._check(ticket)
+            self._give_up(ticket)
             raise ProblemError(
                 504, f"the picture took longer than {self._seconds:g} seconds: make it smaller"
             ) from None
-        finally:
-            if ticket.worker is None:  # else it is not there, and the deque's error would spell its bytes out
-                self._waiting.remove(ticket)
-            elif ticket.worker.given.pop(ticket.number, None) is not None:
-                ticket.worker.send(ticket.number, None)
-                self._dispatch()
+        except asyncio.CancelledError:
+            self._give_up(ticket)
+            await ticket.gone.wait()
+            raise
+
+    def _give_up(self, ticket: _Ticket) -> None:
+        """Take a job from the queue, or have its worker let go of it."""
+        if ticket.worker is None:  # else it is not there, and the deque's error would spell its bytes out
+            self._waiting.remove(ticket)
+            ticket.gone.set()
+        elif ticket.number in ticket.worker.given:
+            ticket.worker.send(ticket)
 
     def _check(self, ticket: _Ticket) -> None:
-        """End a worker that had a job until its time was over, unless it was busy with others."""
-        one = ticket.worker
-        if one is not None and ticket.number in one.given:
-            silent = time.monotonic() - one.answered
-            if silent > self._seconds / 2:
-                one.process.kill()  # nothing else can stop what it is doing
+        """End a worker that had a job until its time was over, unless it was busy with others.
+
+        Of a job that got none, all that said nothing for as long: of those whose jobs they have, none may
+        be left to wait.
+        """
+        now = time.monotonic()
+        if ticket.worker is None:
+            silent = [one for one in self._ready if one.given and now - one.answered > self._seconds]
+        else:
+            one = ticket.worker
+            silent = [one] if ticket.number in one.given and now - one.answered > self._seconds / 2 else []
+        for one in silent:
+            one.process.kill()  # nothing else can stop what it is doing
 
     def _dispatch(self) -> None:
         """Give waiting jobs to the workers that have fewest, and no more than keeps them busy."""
@@ -216,20 +241,26 @@ class Pool:
             if not free.given:
                 free.answered = time.monotonic()
             free.given[ticket.number] = ticket
-            free.send(ticket.number, ticket.job)
+            free.send(ticket)
 
     def _heard(self, one: _Worker, message: bytes) -> None:
         """A worker's answer; one that makes no sense ends the worker."""
         line, _, body = message.partition(b"\n")
         try:
             told = json.loads(line)
-            ticket = one.given.pop(told["number"], None)
+            ticket = one.given.get(told["number"])
             result = _result(told, body)
+            if result is None and ticket and not ticket.done.done():
+                raise ValueError("somebody waits for it")
             seconds = {stage: float(told["seconds"][stage]) for stage in STAGES if "seconds" in told}
         except (ValueError, KeyError, TypeError, AttributeError):
             one.process.kill()
             return
-        one.answered = time.monotonic()
+        if result is not None:  # one that only lets go may do nothing else any more
+            one.answered = time.monotonic()
+        if ticket is not None:
+            del one.given[ticket.number]
+            ticket.gone.set()
         self._dispatch()
         if ticket is None or ticket.done.done():
             return  # whoever asked is gone
@@ -237,7 +268,7 @@ class Pool:
             self._metrics.stages.labels(stage).observe(took)
         if isinstance(result, Answer):
             ticket.done.set_result(result)
-        else:
+        elif result is not None:
             ticket.done.set_exception(result)
 
     def _lost(self, one: _Worker) -> None:
@@ -250,7 +281,7 @@ class Pool:
             if not ticket.done.done():
                 line = "the worker ended while it had this picture: try again"
                 ticket.done.set_exception(ProblemError(503, line, retry_after=2))
-        one.given.clear()
+        one.let_go()
         task = asyncio.get_running_loop().create_task(self._restart(one))
         self._restarts.add(task)
         task.add_done_callback(self._restarts.discard)
@@ -273,8 +304,10 @@ class Pool:
         self._dispatch()
 
 
-def _result(told: dict[str, Any], body: bytes) -> Answer | ProblemError:
-    """What a worker's answer says, where it makes sense."""
+def _result(told: dict[str, Any], body: bytes) -> Answer | ProblemError | None:
+    """What a worker's answer says, where it makes sense; None is that it let go of a job."""
+    if told.get("dropped") is True:
+        return None
     if "failed" in told:
         code = None if told.get("code") is None else str(told["code"])
         return ProblemError(_STATUS[told["failed"]], str(told["line"]), code=code)
@@ -289,6 +322,7 @@ def _is_header(pair: tuple[str, str]) -> bool:
     return bool(re.fullmatch(r"X-[A-Za-z-]+", name)) and value.isascii() and value.isprintable()
 
 
-def _send(connection: Any, message: tuple[int, Job | None]) -> None:
+def _send(connection: Any, ticket: _Ticket) -> None:
+    job = None if ticket.done.done() else ticket.job  # many may have left while others were handed over
     with suppress(OSError, ValueError):  # a worker that died is noticed where its answers are awaited
-        connection.send(message)
+        connection.send((ticket.number, job))

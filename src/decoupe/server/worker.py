@@ -2,8 +2,8 @@
 
 It reads pictures, lets the model see those that are ready in one batch, and writes answers, each in threads
 of its own. Jobs come pickled from the server, which is trusted; a number without a job is of one that nobody
-waits for any more. Answers go back as a line of JSON and bytes: the server believes nothing else of a process
-in which strangers' files were opened.
+waits for any more. Every job is answered, if only by that it was let go of. Answers go back as a line of JSON
+and bytes: the server believes nothing else of a process in which strangers' files were opened.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from io import BytesIO
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image
@@ -65,6 +66,10 @@ class Workplace:
     max_pixels: int = 50_000_000
     max_frames: int = 100
     memory: int = 4096
+
+
+_DROPPED = MappingProxyType({"dropped": True})
+"""What is said of a job for whose answer nobody waits: it takes no memory here any more."""
 
 
 @dataclass
@@ -340,10 +345,12 @@ class _Worker:
                 number, job = self._connection.recv()
             except (EOFError, OSError):
                 break
-            if job is None:
-                self._wanted.discard(number)
-                continue
-            self._take(number, job)
+            if job is not None:
+                self._take(number, job)
+            elif number in self._wanted:
+                self._wanted.discard(number)  # whichever step comes next lets go of it
+            else:
+                self._say(number, _DROPPED)
         for pool in (self._readers, self._writers):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -353,6 +360,7 @@ class _Worker:
 
     def _open(self, task: _Task) -> None:
         if task.number not in self._wanted:
+            self._send(task, _DROPPED)
             return
         check_size_of(task.job.looks, self.models[task.job.model])
         cap, frames = self._place.max_pixels, self._place.max_frames
@@ -369,7 +377,7 @@ class _Worker:
                 if task.number in self._wanted:
                     groups.setdefault((task.job.model, task.job.looks), []).append((task, picture))
                 else:
-                    self._budget.give(task.pixels)
+                    self._send(task, _DROPPED)
             for (name, looks), group in groups.items():
                 self._predict(looking(self.models[name], looks), group)
 
@@ -413,10 +421,13 @@ class _Worker:
         about = {"media_type": answer.media_type, "headers": dict(answer.headers), "seconds": seconds}
         self._send(task, about, answer.body)
 
-    def _send(self, task: _Task, about: dict[str, Any], body: bytes = b"") -> None:
+    def _send(self, task: _Task, about: Mapping[str, Any], body: bytes = b"") -> None:
         self._budget.give(task.pixels)
         self._wanted.discard(task.number)
-        line = json.dumps({"number": task.number, **about}).encode()
+        self._say(task.number, about, body)
+
+    def _say(self, number: int, about: Mapping[str, Any], body: bytes = b"") -> None:
+        line = json.dumps({"number": number, **about}).encode()
         try:
             with self._sending:
                 self._connection.send_bytes(line + b"\n" + body)
