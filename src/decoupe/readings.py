@@ -166,7 +166,7 @@ def panoptic(
     if len(kept) == 0:
         return []
     weighed = sigmoid(mask_logits[kept]) * scores[kept, None, None]
-    owner = np.empty(size, np.int64)
+    owner = np.empty(size, np.min_scalar_type(len(kept)))  # of queries: read once for each of them
     sure = np.empty(size, np.bool_)
     own_areas = np.zeros(len(kept), np.int64)
     for tile in _tiles(weighed, size):
@@ -220,7 +220,7 @@ def _check(class_logits: Floats, mask_logits: Floats, size: tuple[int, int]) -> 
         )
     if not (np.isfinite(class_logits).all() and np.isfinite(mask_logits).all()):
         raise InputError("the logits hold NaN or infinity: compute them in float32")
-    if len(size) != 2 or min(size) < 1:
+    if not isinstance(size, Sequence) or len(size) != 2 or min(size) < 1:
         raise InputError(f"size is {size}, expected (height, width) in pixels")
 
 
@@ -293,4 +293,6 @@ def neighbours(fine: int, coarse: int) -> tuple[Indices, Indices, Floats]:
 
 
 def _nearest(fine: int, coarse: int) -> Indices:
-    return (np.arange(fine) * (coarse / fine)).astype(np.intp)
+    """For each of ``fine`` places the one of ``coarse`` that torch's ``"nearest"`` takes: its float32."""
+    places = np.arange(fine, dtype=np.float32) * np.float32(coarse / fine)
+    return np.minimum(places.astype(np.intp), coarse - 1)

@@ -80,6 +80,11 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
         ({"classes": -1}, "classes is -1, expected a whole number of at least 0"),
         ({"block_width": 0}, "block_width is 0, expected a whole number of at least 1"),
         ({"outward_width": "16"}, "outward_width is '16', expected a whole number"),
+        ({"outward": "yes"}, "outward is 'yes', expected True or False"),
+        ({"classes": True}, "classes is True, expected a whole number"),
+        ({"dropout": "x"}, "dropout is 'x', expected a share from 0 to below 1"),
+        ({"backbone": ["swin_t"]}, r"backbone is \['swin_t'\], expected a name"),
+        ({"inward_width": None}, "inward_width is None, expected a whole number"),
         ({"squeeze": "none", "context_fusion": True}, "needs a squeeze block"),
     ],
 )

@@ -202,8 +202,12 @@ def test_contexts_do_not_overflow_in_half_precision() -> None:
         ({"backbone": "vgg16"}, "unknown backbone with a stem 'vgg16'"),
         ({"depth": 12}, "depth is 12, expected a positive multiple of 8"),
         ({"depth": 0}, "depth is 0"),
+        ({"depth": 8.0}, "depth is 8.0, expected a whole number"),
+        ({"base_size": 384}, "base_size is 384, expected two whole numbers"),
+        ({"base_size": [384, 384]}, "expected two whole numbers"),
+        ({"base_size": (384, 384, 384)}, "expected two whole numbers"),
         ({"base_size": (384, 100)}, "expected two multiples of 32"),
-        ({"base_size": (0, 0)}, "expected two multiples of 32"),
+        ({"base_size": (0, 0)}, "expected two whole numbers"),
     ],
 )
 def test_impossible_configurations_are_refused(change: dict[str, object], line: str) -> None:

@@ -130,14 +130,17 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     [
         ({"backbone": "swin_x"}, "unknown backbone 'swin_x'; did you mean 'swin_"),
         ({"backbone": "dinov3_vits16"}, r"maps at strides \(16, 16, 16, 16\)"),
-        ({"queries": 0}, "queries is 0, expected at least 1"),
-        ({"encoder_layers": -1}, "encoder_layers is -1, expected at least 0"),
+        ({"queries": 0}, "queries is 0, expected a whole number of at least 1"),
+        ({"queries": 7.5}, "queries is 7.5, expected a whole number"),
+        ({"classes": "150"}, "classes is '150', expected a whole number"),
+        ({"layers": None}, "layers is None, expected a whole number"),
+        ({"encoder_layers": -1}, "encoder_layers is -1, expected a whole number of at least 0"),
         ({"width": 62}, "width is 62, expected a multiple of 4"),
         ({"heads": 3}, r"expected a multiple of 4 and of heads \(3\)"),
         ({"pyramid_width": 80}, "expected a multiple of 32"),
         ({"pyramid_width": 32}, "expected a multiple of 32 from 64"),
         ({"encoder_layers": 1, "heads": 16, "width": 64, "pyramid_width": 72}, r"of heads \(16\)"),
-        ({"dropout": 1.0}, "expected a rate in"),
+        ({"dropout": 1.0}, "dropout is 1.0, expected a share from 0 to below 1"),
     ],
 )
 def test_impossible_configurations_are_refused(change: dict[str, object], line: str) -> None:
@@ -211,6 +214,12 @@ def logits(pictures: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     classes = 4 * torch.randn(pictures, 6, 5, generator=generator)
     coarse = torch.randn(pictures, 6, 3, 4, generator=generator)
     return classes, 8 * F.interpolate(coarse, size=(12, 16), mode="bilinear")
+
+
+def test_a_batch_of_no_pictures_reads_as_none() -> None:
+    empty = torch.zeros(0, 5, 4), torch.zeros(0, 5, 2, 2)
+    assert semantic(*empty, (6, 7)).shape == (0, 6, 7)
+    assert instances(*empty, (6, 7)) == []
 
 
 def test_semantic_is_the_formula() -> None:

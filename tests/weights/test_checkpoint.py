@@ -294,6 +294,8 @@ def test_own_files_must_fit_their_configuration(saved: Path, model: BiRefNet) ->
         ({"config": {"backbone": "later"}, "version": "9.9"}, "written by decoupe 9.9, this is .*upgrade"),
         ({"config": None, "version": "9.9"}, "written by decoupe 9.9, this is .*upgrade"),
         ({"config": None, "version": decoupe.__version__}, r"its description was changed \("),
+        ({"config": {"dropout": "x"}}, "dropout is 'x', expected a share"),
+        ({"config": {"backbone": "nano", "inward_width": 10**13}}, "written by decoupe 0, this is"),
     ],
 )
 def test_a_file_of_a_later_version(

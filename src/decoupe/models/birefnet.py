@@ -12,7 +12,7 @@ where the subject is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from decoupe.backbones import BACKBONES, build_backbone
 from decoupe.errors import ConfigError, InputError, unknown
 from decoupe.layers.blocks import ASPP, ConvNormAct, resize
+from decoupe.models.checks import check_fields
 
 MultiScale = Literal["none", "add", "cat"]
 Squeeze = Literal["none", "basic", "residual", "aspp", "aspp_deformable"]
@@ -76,6 +77,7 @@ class BiRefNetConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that names nothing."""
+        check_fields(self, {"classes": 0})
         choices = {
             "backbone": tuple(BACKBONES),
             "multi_scale": get_args(MultiScale),
@@ -87,14 +89,7 @@ class BiRefNetConfig:
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise ConfigError(unknown(name.replace("_", "-"), str(getattr(self, name)), known))
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}, expected a share from 0 to below 1")
-        for field in fields(self):
-            value, least = getattr(self, field.name), 0 if field.name == "classes" else 1
-            counts = field.type == "int" or (field.type == "int | None" and value is not None)
-            if counts and not (isinstance(value, int) and value >= least):
-                raise ConfigError(f"{field.name} is {value!r}, expected a whole number of at least {least}")
+                raise ConfigError(unknown(name.replace("_", "-"), getattr(self, name), known))
         if self.squeeze == "none" and self.context_fusion:
             raise ConfigError(
                 "context_fusion=True needs a squeeze block to bring the channels back: name one in squeeze"

@@ -24,6 +24,7 @@ from decoupe.backbones import STEM_BACKBONES, StemBackbone, build_backbone
 from decoupe.errors import ConfigError, InputError, unknown
 from decoupe.layers.blocks import ConvNormAct, resize, without_autocast
 from decoupe.layers.pyramid import morphological_gradient, reconstruct
+from decoupe.models.checks import check_fields
 
 MULTIPLE = 32
 """Sides that are no multiple of it are padded for the network, and the logits cropped."""
@@ -46,9 +47,10 @@ class InSPyReNetConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that no model can be built from."""
+        check_fields(self)
         if self.backbone not in STEM_BACKBONES:
             raise ConfigError(unknown("backbone with a stem", self.backbone, STEM_BACKBONES))
-        if self.depth < 8 or self.depth % 8:
+        if self.depth % 8:
             raise ConfigError(f"depth is {self.depth}, expected a positive multiple of 8")
         if min(self.base_size) < MULTIPLE or any(side % MULTIPLE for side in self.base_size):
             raise ConfigError(f"base_size is {self.base_size}, expected two multiples of {MULTIPLE}")

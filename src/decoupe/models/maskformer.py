@@ -16,7 +16,7 @@ stand beside it on the same modules.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ from decoupe import readings
 from decoupe.arrays import Floats
 from decoupe.backbones import BACKBONES, build_backbone
 from decoupe.errors import ConfigError, InputError, unknown
+from decoupe.models.checks import check_fields
 from decoupe.models.maskformer_decoders import GROUPS, PixelDecoder, Sizes, TransformerDecoder
 from decoupe.readings import Reading
 
@@ -65,12 +66,9 @@ class MaskFormerConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that names or builds nothing."""
+        check_fields(self, {"encoder_layers": 0})
         if self.backbone not in BACKBONES:
-            raise ConfigError(unknown("backbone", str(self.backbone), BACKBONES))
-        for field in fields(self):
-            value, least = getattr(self, field.name), 0 if field.name == "encoder_layers" else 1
-            if field.type == "int" and value < least:
-                raise ConfigError(f"{field.name} is {value}, expected at least {least}")
+            raise ConfigError(unknown("backbone", self.backbone, BACKBONES))
         if self.width % 4 or self.width % self.heads:
             raise ConfigError(
                 f"width is {self.width}, expected a multiple of 4 and of heads ({self.heads}): "
@@ -87,8 +85,6 @@ class MaskFormerConfig:
                 f"pyramid_width is {self.pyramid_width}, expected a multiple of {GROUPS} from {2 * GROUPS} "
                 f"(groups of a norm), and with encoder_layers of heads ({self.heads})"
             )
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}, expected a rate in [0, 1)")
 
     def sizes(self, width: int) -> Sizes:
         """The sizes of transformer layers that are ``width`` channels wide."""
@@ -126,6 +122,8 @@ def semantic(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -
         InputError: logits of other shapes.
     """
     labels = [readings.semantic(*one, size) for one in _pictures(class_logits, mask_logits)]
+    if not labels:
+        return torch.empty(0, *size, dtype=torch.int64, device=class_logits.device)
     return torch.stack([torch.from_numpy(one) for one in labels]).to(class_logits.device)
 
 

@@ -210,14 +210,14 @@ def _from_own(
         words = Vocabulary(**_as_tuples(metadata["vocabulary"]))
         if written == "maskformer" and not words.names:
             words = vocabulary(None, config.classes)
-    except (TypeError, AttributeError, ConfigError) as error:
+        with Uninitialised():
+            model = model_class(config)
+    except (TypeError, AttributeError, RuntimeError, ConfigError) as error:  # of sizes beyond all memory too
         own = metadata["version"] == decoupe.__version__
         raise CheckpointError(
             f"{path} was written by decoupe {metadata['version']}, this is {decoupe.__version__}: "
             f"{'its description was changed' if own else 'upgrade'} ({error})"
         ) from error
-    with Uninitialised():
-        model = model_class(config)
     _check_fit(path, model, state, written)
     model.load_state_dict(state, strict=True)
     return LoadedModel(
