@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from decoupe.arrays import Box, Floats
-from decoupe.errors import InputError
+from decoupe.errors import InputError, TooLargeError
 from decoupe.inference.checks import shortened
 from decoupe.inference.metadata import DAMAGED, NO_METADATA, Metadata, metadata_of, pillow_lock, upright
 from decoupe.inference.sampling import on_threads, strips
@@ -166,8 +166,9 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
         max_pixels: largest width × height that is decoded. Arrays are already in memory and not bounded.
 
     Raises:
-        InputError: no such file, a folder, an empty, damaged or truncated file, not a picture, larger than
-            ``max_pixels``, or an array of another shape, type or range.
+        InputError: no such file, a folder, an empty, damaged or truncated file, not a picture, or an array of
+            another shape, type or range.
+        TooLargeError: one of more than ``max_pixels``.
     """
     if not isinstance(max_pixels, SupportsFloat):
         raise InputError(f"max_pixels is {max_pixels!r}, expected a number of pixels: leave it out")
@@ -403,7 +404,7 @@ def _check_multiple(size: tuple[int, int], multiple: int) -> None:
 def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
-        raise InputError(
+        raise TooLargeError(
             f"{name} is {width}×{height}, {width * height:,} pixels; the cap is {max_pixels:,}: "
             "make it smaller, or raise the cap (max_pixels=, --max-pixels)"
         )
