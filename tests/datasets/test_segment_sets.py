@@ -20,6 +20,7 @@ from decoupe.datasets.segment_sets import (
     has_part,
     is_segment_set,
     judged_part,
+    panoptic_segments,
 )
 from decoupe.datasets.sets import find_pairs
 from decoupe.errors import InputError
@@ -96,6 +97,8 @@ def test_coco_panoptic(coco: Path) -> None:
     assert scene.segments.tolist() == [[1, 1, 0, 0], [1, 1, 0, 2], [-1, 2, 2, 2]]
     assert scene.told.tolist() == [[1, 1, 0, 0], [1, 1, 0, -1], [-1, -1, -1, -1]]
     assert scene.image.shape == (3, 4, 3)
+    file = coco / "annotations" / "panoptic_train2017" / "9.png"
+    assert (panoptic_segments(file, [2**40]) == -1).all()  # more than a picture can hold
     empty = scenes.read(1)
     assert (empty.classes.tolist(), set(empty.segments.ravel())) == ([], {-1})
     assert find_segment_set(coco, "val").image_source(0) == coco / "val2017" / "9.jpg"

@@ -635,7 +635,7 @@ def panoptic_segments(file: Path, ids: Sequence[int]) -> NDArray[np.int32]:
     pixels = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
     if not ids:
         return np.full(pixels.shape, -1, np.int32)
-    known = np.array(ids, np.int32)
+    known = np.array(ids, np.int64)
     order = np.argsort(known)
     place = np.searchsorted(known[order], pixels).clip(max=len(known) - 1)
     segments: NDArray[np.int32] = np.where(known[order][place] == pixels, order[place], -1).astype(np.int32)
