@@ -184,7 +184,7 @@ def test_logits_that_are_not_finite_are_refused() -> None:
 
 def test_a_size_that_is_none_is_refused() -> None:
     for size in (4, (4,), (4, 0), (0, 5)):
-        with pytest.raises(InputError, match="expected .height, width. in pixels"):
+        with pytest.raises(InputError, match=r"expected \(height, width\) in pixels"):
             readings.semantic(*logits(0, (3, 3)), size)  # type: ignore[arg-type]
 
 
