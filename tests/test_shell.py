@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from decoupe.cli import app
 from decoupe.commands import cut_options
 from decoupe.commands import video as video_command
+from decoupe.weights.registry import CATALOGUE
 from inference.tiny import write_onnx
 from weights.fake_hub import FakeHub
 
@@ -222,3 +223,26 @@ def test_ctrl_c_however_often_it_is_pressed(tmp_path: Path, pause: float) -> Non
             process.send_signal(signal.SIGINT)
             time.sleep(pause)
         assert (process.returncode, *process.communicate()) == (130, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("columns", "titles"),
+    [
+        (200, "name for size sides MB seconds licence commercial here"),
+        (120, "name size sides MB seconds licence commercial here"),
+        (80, "name MB licence commercial here"),
+        (40, "name MB"),
+        (20, "name"),
+    ],
+)
+def test_models_can_be_read_in_a_terminal_of_any_width(tmp_path: Path, columns: int, titles: str) -> None:
+    """In 80 columns the table left out what models are for, and how large they are."""
+    drawn = said("models", folder=tmp_path, terminal=True, COLUMNS=str(columns), NO_COLOR="1")
+    lines = re.sub(r"\x1b\[\d*m", "", drawn).splitlines()
+    assert lines[0].split() == titles.split()
+    assert "…" not in drawn
+    whole = " ".join(" ".join(lines).split())
+    for name, spec in CATALOGUE.items():
+        assert sum(line.split()[0] == name for line in lines) == 1
+        assert spec.task in whole
+    assert columns < 40 or max(map(len, lines)) <= columns

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -102,7 +105,11 @@ def list_cache(as_json: AsJson = False) -> None:
 def prune(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME...]", help="Models to delete; by default unused revisions."),
+        typer.Argument(
+            metavar="[NAME...]",
+            help="Models to delete; by default unused revisions.",
+            autocompletion=known_models,
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     as_json: AsJson = False,
@@ -183,21 +190,37 @@ def _facts(spec: ModelSpec, path: Path | None) -> dict[str, str]:
     return {**facts, **dict.fromkeys(("family", "size", "pictures", "licence"), "unknown"), "file": spec.file}
 
 
-def _table(rows: list[CatalogueRow]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+LEAST_FIRST = ("for", "sides", "size", "seconds", "commercial", "licence", "here", "MB")
+"""Columns of the table, in the order in which they make room on a narrow terminal."""
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("name", "for", "size", "sides", "MB", "seconds", "licence", "commercial", "here"):
-        justify: Literal["left", "right"] = "right" if title in ("MB", "seconds") else "left"
-        table.add_column(title, justify=justify, no_wrap=title != "for")
-    for row in rows:
-        height, width = row.size
-        sides = f"{row.size_range[0]}–{row.size_range[1]}"
-        licence = row.licence.partition(" (")[0]
-        facts = ("yes" if fact else "no" for fact in (row.commercial, row.downloaded))
-        seconds = "" if row.seconds is None else f"{row.seconds:.2f}"
-        size = f"{width}×{height}"
-        table.add_row(row.name, row.task, size, sides, f"{row.megabytes:.0f}", seconds, licence, *facts)
-    # A pipe has no width to fit into.
-    Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 200).print(table)
+
+def _table(rows: list[CatalogueRow]) -> None:
+    """Print the models. Where a terminal is too narrow, what each is for stands below it."""
+    cells = {
+        "name": [row.name for row in rows],
+        "for": [row.task for row in rows],
+        "size": [f"{row.size[1]}×{row.size[0]}" for row in rows],
+        "sides": [f"{row.size_range[0]}–{row.size_range[1]}" for row in rows],
+        "MB": [f"{row.megabytes:.0f}" for row in rows],
+        "seconds": ["" if row.seconds is None else f"{row.seconds:.2f}" for row in rows],
+        "licence": [row.licence.partition(" (")[0] for row in rows],
+        "commercial": ["yes" if row.commercial else "no" for row in rows],
+        "here": ["yes" if row.downloaded else "no" for row in rows],
+    }
+    widths = {title: max(map(len, (title, *column))) for title, column in cells.items()}
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    columns = shutil.get_terminal_size().columns if terminal else sys.maxsize  # a pipe has no width
+    for title in LEAST_FIRST:
+        if sum(widths.values()) + 2 * len(widths) - 2 > columns:
+            del widths[title]
+
+    def line(texts: Mapping[str, str]) -> str:
+        right = ("MB", "seconds")
+        parts = (f"{texts[title]:{'>' if title in right else '<'}{width}}" for title, width in widths.items())
+        return "  ".join(parts).rstrip()
+
+    typer.echo(typer.style(line({title: title for title in widths}), bold=True))
+    for number, row in enumerate(rows):
+        typer.echo(line({title: cells[title][number] for title in widths}))
+        if "for" not in widths:
+            typer.echo(textwrap.fill(row.task, columns, initial_indent="  ", subsequent_indent="  "))
