@@ -12,6 +12,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from decoupe.server.app import Settings, create_app
 from server.running import Running
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -45,6 +46,28 @@ def test_examples_are_in_the_document(server: Running) -> None:
         assert route["summary"]
         if "requestBody" in route:
             assert route["requestBody"]["content"]["multipart/form-data"]["examples"], path
+
+
+def test_how_the_token_is_sent_is_in_the_document(server: Running) -> None:
+    with server.client() as client:
+        told = client.get("/openapi.json").json()
+    assert told["components"]["securitySchemes"] == {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "apiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+    }
+    assert told["security"] == [{"bearer": []}, {"apiKey": []}, {}]  # the last: this server asks for none
+    asked = create_app(Settings(token="correct-horse-battery")).openapi()
+    assert asked["security"] == [{"bearer": []}, {"apiKey": []}]
+    routes = {path: next(iter(methods.values())) for path, methods in told["paths"].items()}
+    assert {path for path in routes if "security" in routes[path]} == {"/healthz", "/readyz"}
+    assert routes["/readyz"]["security"] == []
+
+
+def test_remove_bgs_body_is_told_in_each_of_its_forms(server: Running) -> None:
+    with server.client() as client:
+        body = client.get("/openapi.json").json()["paths"]["/v1.0/removebg"]["post"]["requestBody"]
+    kinds = ("multipart/form-data", "application/json", "application/x-www-form-urlencoded")
+    assert body["content"].keys() == {*kinds}
 
 
 def test_every_option_that_other_clients_may_send_is_in_the_document(server: Running) -> None:

@@ -138,7 +138,12 @@ def test_requests_without_a_picture(client: httpx.Client) -> None:
     broken = client.post("/v1/cut", content=b"--x", headers={"Content-Type": "multipart/form-data"})
     assert "the form cannot be read" in detail(broken)
     assert "more than 40 fields" in detail(client.post("/v1/cut", params={f"a{n}": "1" for n in range(50)}))
-    for path, method, allowed in (("/v1/cut", "GET", "POST"), ("/static/page.js", "POST", "GET, HEAD")):
+    for path, method, allowed in (
+        ("/v1/cut", "GET", "POST"),
+        ("/static/page.js", "POST", "GET, HEAD"),
+        ("/", "POST", "GET, HEAD"),
+        ("/v1/models", "OPTIONS", "GET, HEAD"),
+    ):
         wrong = client.request(method, path)
         assert (wrong.status_code, wrong.headers["allow"]) == (405, allowed)
         assert detail(wrong) == f"{method} does nothing here: use {allowed}"
@@ -315,6 +320,37 @@ def test_pages_of_the_web_cannot_reach_a_server_on_this_machine(client: httpx.Cl
         assert client.get("/v1/models", headers={"Host": host}).status_code == 200
     foreign = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
     assert client.post("/v1/cut", files={"image": SQUARES}, headers=foreign).status_code == 403
+
+
+def test_browsers_that_tell_their_pages_origin_alone(client: httpx.Client) -> None:
+    def status(origin: str, **headers: str) -> int:
+        return client.post("/v1/cut", content=SQUARES, headers={"Origin": origin, **headers}).status_code
+
+    evil = (
+        "https://evil.example",
+        "null",
+        "https://localhost.evil.example",
+        "https://evil.example/127.0.0.1",
+    )
+    assert {status(origin) for origin in evil} == {403}
+    assert {status(f"http://127.0.0.1{port}") for port in ("", ":7000")} == {200}
+    for host in ("localhost:7000", "LOCALHOST", "[::1]:7000", "[::1]"):
+        assert status(f"http://{host}", Host=host) == 200
+    assert status("https://127.0.0.1:8443", Host="127.0.0.1") == 200  # a proxy's port, which is not passed on
+    assert status("null", **{"Sec-Fetch-Site": "same-origin"}) == 200
+
+
+@pytest.mark.parametrize("parts", ["bytes=0-3", "bytes=999999-", "bytes=x"])
+def test_files_come_whole(client: httpx.Client, parts: str) -> None:
+    for path in ("/", "/static/example.jpg"):
+        answer = client.get(path, headers={"Range": parts})
+        assert (answer.status_code, answer.content) == (200, client.get(path).content)
+
+
+def test_a_slash_too_many_is_told_and_not_redirected(client: httpx.Client) -> None:
+    """A redirect would lead from TLS to plain HTTP, and out of the path that a proxy has the server under."""
+    for path in ("/v1/models/", "/v1/cut/", "/static"):
+        assert detail(client.get(path)) == "there is nothing here: see /openapi.json"
 
 
 def test_what_the_server_tells(client: httpx.Client, server: Running) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -51,6 +52,15 @@ class Settings:
     origins: Sequence[str] = ()
 
 
+class _App(FastAPI):
+    """FastAPI, whose document also tells how to send the token."""
+
+    security: Mapping[str, Any] = MappingProxyType({})
+
+    def openapi(self) -> dict[str, Any]:
+        return {**super().openapi(), **self.security}
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The server as an ASGI application; its workers start and end with its lifespan."""
     metrics = Metrics()
@@ -69,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             await pool.close()
 
-    app = FastAPI(
+    app = _App(
         title="decoupe",
         version=decoupe.__version__,
         description="Cut the subject out of any picture, down to the hair.",
@@ -77,7 +87,10 @@ def create_app(settings: Settings) -> FastAPI:
         # Their pages load scripts from elsewhere; the document itself is at /openapi.json.
         docs_url=None,
         redoc_url=None,
+        # Its redirects leave out a proxy's TLS and its path; a wrong path is told as one.
+        redirect_slashes=False,
     )
+    app.security = documents.security(settings.token is not None)
     metrics.waiting.set_function(lambda: pool.waiting)
     _add_errors(app)
     _add_routes(app, pool, settings.limits, settings.workplace, metrics)
@@ -109,8 +122,8 @@ def _add_errors(app: FastAPI) -> None:
     async def explain(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # it is registered for nothing else
         headers = dict(error.headers or {})
-        if error.status_code == 405:
-            headers.setdefault("Allow", "GET, HEAD")  # Starlette's files do not say it
+        if error.status_code == 405 and headers.get("Allow", "GET") == "GET":
+            headers["Allow"] = "GET, HEAD"  # files do not say it, and other routes say the first alone
         lines = {
             404: "there is nothing here: see /openapi.json",
             405: f"{request.method} does nothing here: use {headers.get('Allow')}",

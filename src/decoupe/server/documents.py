@@ -154,6 +154,11 @@ SEGMENT = _picture_route(
     {"polygons": {"image": "street.jpg"}, "COCO": {"image": "street.jpg", "format": "coco"}},
 )
 
+_ENCODED = _form(
+    {name: one for name, one in PARAMETERS.items() if one is not FILE},
+    ["image_file_b64"],
+    {"documentation": {"image_file_b64": "…", "size": "auto"}},
+)
 REMOVE_BG = _post(
     "Cut as remove.bg does: its clients work with this address.",
     _given("The picture.", "image/png", "image/jpeg", "image/webp", "application/zip", "application/json")
@@ -162,11 +167,8 @@ REMOVE_BG = _post(
         "multipart/form-data": _form(
             PARAMETERS, [], {"documentation": {"image_file": "file.jpg", "size": "auto"}}
         ),
-        "application/json": _form(
-            {name: one for name, one in PARAMETERS.items() if one is not FILE},
-            ["image_file_b64"],
-            {"documentation": {"image_file_b64": "…", "size": "auto"}},
-        ),
+        "application/json": _ENCODED,
+        "application/x-www-form-urlencoded": _ENCODED,
     },
 )
 REMBG = _post(
@@ -177,9 +179,20 @@ REMBG = _post(
 MODELS = _get(
     "The models that are loaded, and the limits.", _given("Both.", "application/json"), "401", "403"
 )
-HEALTH = _get("Whether the server lives.", _given("It does.", "application/json"))
-READY = _get("Whether a worker is ready.", _given("One is.", "application/json"), "503")
+_OPEN: Route = {"openapi_extra": {"security": []}}
+HEALTH = _get("Whether the server lives.", _given("It does.", "application/json")) | _OPEN
+READY = _get("Whether a worker is ready.", _given("One is.", "application/json"), "503") | _OPEN
 METRICS = _get("Counters for Prometheus.", _given("Text.", "text/plain"), "401", "403")
+
+
+def security(needed: bool) -> dict[str, Any]:
+    """How a token is sent with all that is not open; where none is needed, nothing is another way."""
+    schemes = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "apiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+    }
+    ways: list[dict[str, list[str]]] = [{name: []} for name in schemes]
+    return {"components": {"securitySchemes": schemes}, "security": ways if needed else [*ways, {}]}
 
 
 def limits_told(limits: Limits, place: Workplace) -> dict[str, Any]:
