@@ -204,6 +204,14 @@ def test_a_pattern_is_a_folder_of_which_what_matches_is_cut(run: Run, here: Path
     )
 
 
+def test_what_killed_runs_left_is_removed_where_nothing_is_left_to_do(run: Run, here: Path) -> None:
+    photograph(here / "in" / "deep" / "a.jpg")
+    run("in")
+    (here / "in-cut" / "deep" / ".decoupe-0123456789abcdef.part").write_text("half")
+    assert lines(run("in")) == ["decoupe: 1 there already: --overwrite does them again"]
+    assert [path.name for path in (here / "in-cut" / "deep").iterdir()] == ["a.png"]
+
+
 def test_an_interrupted_folder_is_taken_up_again(
     run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -446,9 +454,101 @@ def test_a_folder_that_cannot_be_listed(run: Run, here: Path, monkeypatch: pytes
 
 def test_an_input_that_is_named_twice_is_cut_once(run: Run, here: Path) -> None:
     photograph(here / "photo.jpg")
-    result = run("photo.jpg", "photo.jpg")
+    for number, twin in enumerate(("photo.jpg", "./photo.jpg", str(here / "photo.jpg"))):
+        result = run("photo.jpg", twin, "-o", f"{number}.png")
+        assert result.exit_code == 0
+        assert lines(result) == [f"decoupe: wrote {number}.png (tiny on cpu in float32)"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "made"),
+    [
+        (("in", "in/"), ["a.png", "b.png"]),
+        (("in", "in/**"), ["a.png", "b.png"]),
+        (("in/*.jpg", "./in/*.jpg"), ["a.png", "b.png"]),
+        (("in", "in/*.jpg"), ["in/a.png", "in/b.png"]),
+        (("in/a*", "in/*.jpg"), ["in/a.png", "in/b.png"]),
+        (("in/a.jpg", "./in/a.jpg", "in/b.jpg"), ["a.png", "b.png"]),
+        (("in/a.jpg", "in/link.jpg", "in/b.jpg"), ["a.png", "b.png", "link.png"]),
+        (("near", "in"), ["a.png", "b.png"]),
+    ],
+)
+def test_pictures_that_are_named_in_two_ways_are_cut_once(
+    run: Run, here: Path, inputs: tuple[str, ...], made: list[str]
+) -> None:
+    photo = photograph(here / "in" / "a.jpg")
+    photograph(here / "in" / "b.jpg")
+    (here / "near").symlink_to("in")
+    if "in/link.jpg" in inputs:
+        (here / "in" / "link.jpg").symlink_to(photo)
+    result = run(*inputs, "-o", "out/")
     assert result.exit_code == 0
-    assert lines(result) == ["decoupe: wrote photo.cut.png (tiny on cpu in float32)"]
+    assert lines(result) == [f"decoupe: {len(made)} cut; tiny on cpu in float32"]
+    found = [path.relative_to(here / "out").as_posix() for path in (here / "out").rglob("*.png")]
+    assert sorted(found) == made
+    said = f"decoupe: {len(made)} there already: --overwrite does them again"
+    if not any(name.endswith("a.jpg") for name in inputs):
+        assert lines(run(*inputs, "-o", "out/")) == [said]
+
+
+def test_names_that_differ_in_case_only(run: Run, here: Path) -> None:
+    photograph(here / "in" / "A.jpg")
+    if (here / "in" / "a.jpg").exists():
+        pytest.skip("this disk takes them for one")
+    photograph(here / "in" / "a.jpg", (30, 30))
+    assert run("in").exit_code == 0
+    assert sorted(path.name for path in (here / "in-cut").iterdir()) == ["A.png", "a.png"]
+    with Image.open("in-cut/a.png") as image:
+        assert image.size == (30, 30)
+    for name in ("x/photo.jpg", "y/Photo.jpg"):
+        photograph(here / name)
+    result = run("x/photo.jpg", "y/Photo.jpg", "-o", "out/")
+    assert result.exit_code == 1
+    assert "y/Photo.jpg would overwrite out/Photo.png, made of x/photo.jpg" in lines(result)[0]
+
+
+def test_the_output_of_a_name_that_is_nearly_too_long(run: Run, here: Path) -> None:
+    name = f"{250 * 'a'}.jpg"
+    photograph(here / name)
+    result = run(name)
+    assert result.exit_code == 1
+    (said,) = lines(result)
+    assert said.endswith("a.cut.png cannot be written (File name too long): name another output")
+    assert run(name, "-o", "a.png").exit_code == 0
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="the folder of open files")
+def test_a_picture_that_a_shell_gives_as_a_pipe(run: Run, here: Path) -> None:
+    """As ``<(cat photo.jpg)``, beside which nothing can be written."""
+    photo = photograph(here / "photo.jpg").read_bytes()
+    for more, status in (([], 1), (["-o", "a.png"], 0)):
+        reader, writer = os.pipe()
+        os.write(writer, photo)
+        os.close(writer)
+        result = run(f"/dev/fd/{reader}", *more)
+        os.close(reader)
+        assert result.exit_code == status
+        assert more or lines(result)[0].endswith("(No such file or directory): name another output")
+    assert (here / "a.png").exists()
+
+
+def test_planning_asks_once_where_a_folder_lies(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = photograph(here / "in" / "0.jpg").read_bytes()
+    for number in range(1, 50):
+        (here / "in" / f"{number}.jpg").write_bytes(photo)
+    assert run("in").exit_code == 0
+    asked = []
+    realpath = os.path.realpath
+
+    def counted(path: str, **options: bool) -> str:
+        asked.append(path)
+        return realpath(path, **options)
+
+    monkeypatch.setattr(os.path, "realpath", counted)
+    assert lines(run("in"))[0].startswith("decoupe: 50 there already")
+    assert len(asked) < 50
 
 
 def test_a_device_is_never_replaced(run: Run, here: Path) -> None:
@@ -542,6 +642,32 @@ def test_folders_of_earlier_runs_are_not_cut_again(run: Run, here: Path) -> None
     assert not (here / "in-cut-cut").exists()
     assert not (here / "sea-cut-cut-cut").exists()
     assert lines(again)[0].startswith("decoupe: 2 left out, made of the pictures beside them")
+
+
+@pytest.mark.parametrize("place", ["/", "in"])
+def test_the_root_has_no_folder_beside_it(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    photograph(here / "in" / "photo.jpg")
+    monkeypatch.chdir(here / place)
+    result = run(os.path.relpath("/"))
+    assert result.exit_code == 2
+    assert lines(result)[0].endswith(" has no folder beside it: name one with -o")
+
+
+def test_a_folder_where_an_output_should_be_is_told(run: Run, here: Path) -> None:
+    for name in ("in/a.jpg", "in/b.jpg"):
+        photograph(here / name)
+    (here / "in-cut" / "a.png").mkdir(parents=True)
+    result = run("in")
+    assert result.exit_code == 1
+    assert lines(result) == [
+        f"decoupe: {here / 'in-cut/a.png'} is a folder: name another output",
+        "decoupe: 1 cut, 1 failed; tiny on cpu in float32",
+    ]
+    (here / "in" / "a.cut.png").mkdir()
+    for more in ([], ["--overwrite"]):
+        assert lines(run("in/a.jpg", *more)) == ["decoupe: in/a.cut.png is a folder: name another output"]
 
 
 def test_a_folder_is_never_its_own_output(run: Run, here: Path) -> None:

@@ -76,7 +76,62 @@ def test_a_matte_is_told_in_numbers(run: Run) -> None:
 def test_inputs_that_are_not_there_are_told_too(run: Run) -> None:
     done = run("cut", "photos/square.png", "gone.png", "-o", "out/", "--json")
     assert done.exit_code == 1
-    assert "gone.png does not exist" in valid(done.stdout.splitlines()[0], "cut")["error"]
+    line = valid(done.stdout.splitlines()[0], "cut")
+    assert (line["source"], line["error"][:23]) == ("gone.png", "gone.png does not exist")
+
+
+@pytest.mark.parametrize("command", ["cut", "segment"])
+def test_what_is_refused_before_it_is_begun_names_its_picture(run: Run, command: str) -> None:
+    Path("more/photos").mkdir(parents=True)
+    Path("photos/broken.png").rename("more/photos/square.png")
+    Path("empty").mkdir()
+    done = run(command, "photos", "more/photos", "empty", "-o", "out/", "--json")
+    assert done.exit_code == 1
+    lines = [valid(line, command) for line in done.stdout.splitlines()]
+    assert [line.get("source") for line in lines] == ["more/photos/square.png", None, "photos/square.png"]
+    assert lines[1]["error"] == "empty holds no pictures: name another folder, or the files"
+    Path("a.png").write_bytes(b"stands")
+    again = run(command, "-", "-o", "a.png", "--json")
+    assert valid(again.stdout, command)["source"] == "-"
+    if command == "segment":
+        Path("b.json").write_text("mine")
+        again = run(command, "photos/square.png", "-o", "b.png", "--json")
+        assert valid(again.stdout, command)["source"] == "photos/square.png"
+
+
+@pytest.mark.parametrize(
+    ("command", "out", "log"),
+    [
+        ("cut", "a.png", "a.png"),
+        ("cut", "a.png", "./here/../a.png"),
+        ("cut", "out/", "out/square.png"),
+        ("segment", "a.png", "a.json"),
+        ("segment", "a.json", "a.json"),
+        ("segment", "out/", "out/square.json"),
+    ],
+)
+def test_the_log_is_no_output(run: Run, command: str, out: str, log: str) -> None:
+    Path("here").mkdir()
+    Path("out").mkdir()
+    for source in ("photos/square.png", "-", "photos"):
+        if (source == "-") == out.endswith("/") or (source == "photos") != out.endswith("/"):
+            continue
+        refused = run(command, source, "-o", out, "--log", log)
+        assert refused.exit_code == 2
+        (line,) = refused.stderr.splitlines()
+        assert line.endswith("is an output and the log: name another --log")
+        assert not Path(log).exists()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"mine": 1}\n', "{\n", "[]\n", '"source"\n', "{" * 99999, "\n", "{}\n", "\xff\n"]
+)
+def test_a_log_is_not_added_to_what_is_none(run: Run, text: str) -> None:
+    Path("user.json").write_text(text, encoding="latin-1")
+    refused = run("cut", "photos/square.png", "--log", "user.json")
+    assert refused.exit_code == 2
+    assert "user.json is no log of decoupe, and nothing is added to it: name another log" in refused.stderr
+    assert Path("user.json").read_text(encoding="latin-1") == text
 
 
 def test_json_and_a_picture_cannot_both_go_to_standard_output(run: Run) -> None:
@@ -90,7 +145,7 @@ def test_a_log_that_cannot_be_written_is_told_before_the_first_picture(run: Run)
     refused = run("cut", "photos/square.png", "--log", "photos/square.png")
     assert refused.exit_code == 2
     assert (
-        "photos/square.png holds no JSON lines, and nothing is added to it: name another log"
+        "photos/square.png is no log of decoupe, and nothing is added to it: name another log"
         in refused.stderr
     )
     assert Path("photos/square.png").read_bytes() == before

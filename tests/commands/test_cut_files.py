@@ -107,6 +107,12 @@ def test_formats_and_quality_of_folders(run: Run, tmp_path: Path) -> None:
     assert Path("photos/squares.cut.jpg").read_bytes().startswith(b"\xff\xd8")
 
 
+@pytest.mark.parametrize(("form", "out"), [("jpg", "a.jpeg"), ("JPEG", "a.jpg"), ("tif", "a.TIFF")])
+def test_a_format_and_an_ending_may_spell_it_in_two_ways(run: Run, form: str, out: str) -> None:
+    assert run("squares.png", "--over", "white", "--format", form, "-o", out).exit_code == 0
+    assert Path(out).exists()
+
+
 def test_hidden_pixels_are_kept_when_asked(run: Run) -> None:
     alpha_of(run, "--threshold", "0.5", "--keep-hidden")
     assert pixels("out.png")[60, 90].tolist() == [128, 128, 128, 0]

@@ -89,6 +89,44 @@ def test_each_frame_is_told_as_json(run: Run) -> None:
     assert piped["target"] is None
 
 
+def test_what_killed_runs_left_is_removed(run: Run) -> None:
+    parts = [Path(f"{number}/.decoupe-0123456789abcdef.part") for number in (1, 2)]
+    for part in parts:
+        part.parent.mkdir()
+        part.write_bytes(b"half")
+    assert run("-o", "%d/a.png", stdin=frames(2).tobytes()).exit_code == 0
+    assert not any(part.exists() for part in parts)
+
+
+def test_neither_the_background_nor_the_log_is_an_output(run: Run) -> None:
+    Path("out").mkdir()
+    Image.new("RGB", (8, 8), "blue").save("out/1.png")
+    background = Path("out/1.png").read_bytes()
+    options = ["--over", "out/1.png", "--log", "out/../out/2.png", "--overwrite"]
+    done = run("-o", "out/%d.png", *options, stdin=frames(3).tobytes())
+    assert done.exit_code == 1
+    told = [line.partition(": choose")[0].partition(": name")[0] for line in done.stderr.splitlines()]
+    assert told[:2] == [
+        "decoupe: frame 1: out/1.png is an input, and would be overwritten",
+        "decoupe: frame 2: out/2.png is an output and the log",
+    ]
+    assert Path("out/1.png").read_bytes() == background
+    assert [json.loads(line)["source"] for line in Path("out/2.png").read_text().splitlines()] == [
+        "frame 1",
+        "frame 2",
+        "frame 3",
+    ]
+    with Image.open("out/3.png") as image:
+        assert image.size == (64, 48)
+
+
+def test_a_folder_in_a_frames_place_is_not_done(run: Run) -> None:
+    Path("1.png").mkdir()
+    done = run("-o", "%d.png", stdin=frames(2).tobytes())
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[0] == "decoupe: frame 1: 1.png is a folder: name another output"
+
+
 def test_what_is_cut_off_is_told_and_the_rest_is_done(run: Run) -> None:
     done = run(stdin=frames(2).tobytes()[:-1])
     assert done.exit_code == 1

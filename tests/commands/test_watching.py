@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from decoupe.cli import app
 from decoupe.commands import watching
-from decoupe.commands.plan import Job, Plan
+from decoupe.commands.plan import Job, Plan, Problem
 from decoupe.commands.watching import arrivals
 from inference.tiny import write_onnx
 
@@ -72,15 +72,67 @@ def test_each_is_tried_once_and_problems_are_told_once(
         looks += 1
         if looks == 4:
             files[1].write_bytes(b"22")  # it has changed, and is tried again a look later
-        return Plan(jobs=[Job(file, file.with_suffix(".out")) for file in files], problems=["one line"])
+        return Plan(jobs=[Job(file, file.with_suffix(".out")) for file in files], problems=[one])
 
+    one = Problem("one line")
     monkeypatch.setattr(watching, "INTERVAL", 0)
+    monkeypatch.setattr(watching, "TRUST", 1)
     found = arrivals(look)
     first, second, third = (next(found) for _ in range(3))
-    assert (first.problems, first.jobs, looks >= 1) == (["one line"], [], True)
+    assert (first.problems, first.jobs, looks >= 1) == ([one], [], True)
     assert [job.source for job in second.jobs] == files
     assert (second.problems, [job.source for job in third.jobs]) == ([], [files[1]])
     assert looks == 5
+
+
+def test_the_plan_is_made_again_when_a_folder_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand pictures that are done cost nothing; what changes in its place is seen without a plan."""
+    inbox, out = tmp_path / "in", tmp_path / "out"
+    (inbox / "deep").mkdir(parents=True)
+    looks: list[int] = []
+    ticks = 0
+    late = inbox / "deep" / "a.png"
+
+    def look() -> Plan:
+        looks.append(ticks)
+        jobs = [Job(late, out / "a.png")] if late.exists() and not (out / "a.png").exists() else []
+        return Plan(jobs=jobs, listed={inbox, inbox / "deep", out})
+
+    def tick(_: float) -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks == 20:
+            late.write_bytes(b"1")
+        if ticks == 21:
+            late.write_bytes(b"22")
+        assert ticks < 100
+
+    monkeypatch.setattr(watching, "TRUST", 1000)
+    monkeypatch.setattr(watching.time, "sleep", tick)
+    found = arrivals(look)
+    assert [job.source for job in next(found).jobs] == [late]
+    assert (ticks, looks) == (22, [0, 1, 20])  # a second time, as the folders were not known before the first
+    out.mkdir()
+    (out / "a.png").touch()
+    with pytest.raises(AssertionError):
+        next(found)
+    assert looks == [0, 1, 20, 23]  # the folder of the outputs, too
+
+
+def test_folders_without_a_time_of_change_are_looked_into_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    def look() -> Plan:
+        nonlocal looks
+        looks += 1
+        return Plan(problems=[Problem("late")] if looks == 3 else [])
+
+    monkeypatch.setattr(watching, "INTERVAL", 0)
+    assert next(arrivals(look)).problems == [Problem("late")]
 
 
 def test_only_folders_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,8 @@ from decoupe.errors import (
     OutputError,
 )
 
+_LONGEST_RECORD = 1 << 16  # bytes; a path has at most 4096
+
 
 def recorder(path: Path | None, printed: bool) -> Callable[[dict[str, Any]], None] | None:
     """A function that records jobs as JSON Lines in a file, on standard output, or both; else None.
@@ -34,7 +36,7 @@ def recorder(path: Path | None, printed: bool) -> Callable[[dict[str, Any]], Non
             raises the first.
     """
     if path is not None and not _is_log(path):
-        raise OutputError(f"{path} holds no JSON lines, and nothing is added to it: name another log")
+        raise OutputError(f"{path} is no log of decoupe, and nothing is added to it: name another log")
     if printed and sys.stdout is None:
         raise OutputError("standard output is closed, where --json prints: give --log FILE instead")
 
@@ -58,11 +60,18 @@ def recorder(path: Path | None, printed: bool) -> Callable[[dict[str, Any]], Non
 
 
 def _is_log(path: Path) -> bool:
-    """Whether JSON Lines may be added: to a new file or an empty one, to a device, or to what begins so."""
-    if path.is_file():
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            return file.read(1) in (b"", b"{")
-    return True  # or writing finds out, and tells
+    """Whether records may be added: to a new or empty file, to a device, or to what begins with one."""
+    if not path.is_file():
+        return True  # or writing finds out, and tells
+    try:
+        with path.open("rb") as file:
+            first = file.readline(_LONGEST_RECORD)
+        record = json.loads(first) if first else {"source": "-"}
+    except (ValueError, RecursionError):
+        return False
+    except OSError:
+        return True  # likewise
+    return isinstance(record, dict) and not record.keys().isdisjoint({"source", "error"})
 
 
 def opened(stream: TextIO | None, name: str) -> TextIO:

@@ -54,6 +54,7 @@ def cut(options: CutOptions) -> None:
             suffix=output.suffix,
             waiting=options.watch,
             beside=[Path(options.over)] if options.over and Path(options.over).is_file() else [],
+            log=options.log,
         )
         for name in options.inputs if options.watch else ():
             if folder_of(Path(name)) is None:

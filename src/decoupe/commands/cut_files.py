@@ -252,6 +252,7 @@ def _suffix(form: str | None, out: str | None, kind: str) -> str:
     suffix = f".{form.lower().removeprefix('.')}"
     if suffix not in SUFFIXES:
         raise OutputError(unknown("format", form, [known[1:] for known in SUFFIXES]))
-    if out is not None and Path(out).suffix.lower() in SUFFIXES and Path(out).suffix.lower() != suffix:
-        raise InputError(f"--format is {form}, and -o names {Path(out).name}: leave one of them out")
+    named = Path(out or "").suffix.lower()
+    if named in SUFFIXES and image_format(named) != image_format(suffix):
+        raise InputError(f"--format is {form}, and -o names {out}: leave one of them out")
     return suffix

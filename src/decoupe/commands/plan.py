@@ -17,11 +17,13 @@ from decoupe.inference.media import (
     READABLE,
     check_folder,
     find_images,
+    folded,
     folder_of,
     image_format,
     is_done,
     is_outdated,
     output_paths,
+    real_path_of,
     real_paths,
     refuse_overwriting,
 )
@@ -44,6 +46,19 @@ class Job:
         return "-" if self.source is None else str(self.source)
 
 
+@dataclass(frozen=True)
+class Problem:
+    """A line about an input of which nothing can be made; ``source`` is what it is called, if one picture."""
+
+    line: str
+    source: str | None = None
+
+    def record(self) -> dict[str, str]:
+        """What is recorded of it."""
+        named = {} if self.source is None else {"source": self.source}
+        return {**named, "error": self.line}
+
+
 @dataclass
 class Plan:
     """What a command line asks for.
@@ -53,37 +68,49 @@ class Plan:
         skipped: how many pictures of folders are done already.
         outdated: how many of those were changed after they were done.
         own: how many are left out, as earlier runs made them of pictures that stand beside them.
-        problems: one line for each input of which nothing can be made.
+        problems: the inputs of which nothing can be made.
         several: whether the outputs are counted; the one of a single picture is named.
         folders: whether the outputs' folders are made where they do not exist.
         overwrite: whether outputs that exist are replaced.
         owners: the input of every output, by where the output lies.
         outputs: every output, those that stand already too; None is standard output.
+        listed: the folders of pictures, those below them, and those of outputs.
     """
 
     jobs: list[Job] = field(default_factory=list)
     skipped: int = 0
     outdated: int = 0
     own: int = 0
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     several: bool = False
     folders: bool = False
     overwrite: bool = False
     owners: dict[str, Path] = field(default_factory=dict)
     outputs: list[Path | None] = field(default_factory=list)
+    listed: set[Path] = field(default_factory=set)
+    _folded: dict[str, Path] = field(default_factory=dict)
+    _real_path: Callable[[Path], str] = field(default_factory=real_path_of)
 
-    def claim(self, source: Path, target: Path) -> None:
-        """Note that ``target`` is made of ``source``.
+    def claim(self, source: Path, target: Path) -> bool:
+        """Note that ``target`` is made of ``source``; False where that is noted already.
 
         Raises:
-            OutputError: it is made of another input.
+            OutputError: it is made of another input, or would be on a disk that takes names for one which
+                differ in case only. The inputs' own disk may tell such names apart: then so do their outputs.
         """
-        owner = self.owners.setdefault(os.path.realpath(target), source)
-        if owner != source:
+        place = self._real_path(target)
+        owner = self.owners.get(place)
+        if owner is not None and os.path.realpath(owner) == os.path.realpath(source):
+            return False
+        other = owner or self._folded.setdefault(folded(place), source)
+        if owner is not None or folded(other) != folded(source):
             raise OutputError(
-                f"{source} would overwrite {target}, made of {owner}: cut it alone, with another -o"
+                f"{source} would overwrite {target}, made of {other}: cut it alone, with another -o"
             )
+        self.owners[place] = source
         self.outputs.append(target)
+        self.listed.add(target.parent)
+        return True
 
 
 @dataclass(frozen=True)
@@ -113,6 +140,7 @@ def make_plan(
     suffix: str = ".png",
     waiting: bool = False,
     beside: Collection[Path] = (),
+    log: Path | None = None,
 ) -> Plan:
     """Which picture goes where.
 
@@ -126,20 +154,22 @@ def make_plan(
         suffix: the ending of outputs that are not named as files.
         waiting: whether pictures may still come, so that an empty folder is no problem.
         beside: what else is read, as a background.
+        log: what is added to, and is no output.
 
     Raises:
         InputError: inputs and output that do not go together.
-        OutputError: an output that stands in the way, or is one of the inputs.
+        OutputError: an output that stands in the way, or is one of the inputs, or the log.
     """
     for name in (*inputs, *([] if out is None else [out])):
         check_place(name)
-    inputs = list(dict.fromkeys(inputs))
+    inputs = _distinct(inputs)
     several = len(inputs) > 1 or folder_of(Path(inputs[0])) is not None
     if "-" in inputs or out == "-":
         if several:
             raise InputError("- stands for one picture: give no other inputs, and no folder")
         if out is not None and out != "-":
             refuse_overwriting([Path(out)], real_paths(beside))
+            refuse_log([Path(out)], log)
         return _plan_stream(inputs[0], out, overwrite, text)
     folder = _output_folder(out, several)
     plan = Plan(several=several, folders=several or folder is not None, overwrite=overwrite)
@@ -161,7 +191,29 @@ def make_plan(
     # Each input has been compared with itself; a folder's outputs could still be another folder's pictures.
     sources = real_paths([*beside, *(job.source for job in plan.jobs if job.source is not None)])
     refuse_overwriting((job.target for job in plan.jobs if job.target is not None), sources)
+    refuse_log(plan.outputs, log)
     return plan
+
+
+def _distinct(inputs: list[str]) -> list[str]:
+    """Each input once, however it is spelled; a link to a picture stays, as its name gives another output."""
+    names: dict[tuple[str, str], str] = {}
+    for name in inputs:
+        path = Path(name)
+        folder, rest = _folder_of(path) or (path.parent, path.name)
+        names.setdefault((os.path.realpath(folder), rest), name)
+    return list(names.values())
+
+
+def refuse_log(outputs: Iterable[Path | None], log: Path | None) -> None:
+    """Raise OutputError where ``log`` is one of the outputs, under whatever name."""
+    if log is None:
+        return
+    real_path = real_path_of()
+    place = real_path(log)
+    for target in outputs:
+        if target is not None and real_path(target) == place:
+            raise OutputError(f"{target} is an output and the log: name another --log")
 
 
 def _folder_of(source: Path) -> tuple[Path, str] | None:
@@ -196,16 +248,19 @@ def _target(
 
 
 def _plan_input(plan: Plan, rules: _Rules, source: Path, target_of: Callable[[Path], Path]) -> None:
+    picture: str | None = str(source)
     try:
         if (found := folder_of(source)) is not None:
+            picture = None
             folder, pattern = found
             _plan_folder(plan, rules, folder, target_of(folder), pattern=pattern)
         else:
             _plan_file(plan, rules, source, target_of(source))
     except DecoupeError as error:
-        plan.problems.append(str(error))
+        plan.problems.append(Problem(str(error), picture))
     except OSError as error:
-        plan.problems.append(f"{source} cannot be read ({error.strerror}): check its name and permissions")
+        line = f"{source} cannot be read ({error.strerror}): check its name and permissions"
+        plan.problems.append(Problem(line, picture))
 
 
 def _plan_stream(name: str, out: str | None, overwrite: bool, text: bool) -> Plan:
@@ -218,19 +273,23 @@ def _plan_stream(name: str, out: str | None, overwrite: bool, text: bool) -> Pla
             )
     elif target.is_dir() or str(out).endswith(("/", os.sep)):
         raise OutputError(f"{out} is a folder, and what comes from standard input has no name: name a file")
-    plan = Plan(outputs=[target], overwrite=overwrite)
+    plan, job = Plan(outputs=[target], overwrite=overwrite), Job(source, target)
     try:
         if target is not None:
             _refuse_standing(target, overwrite)
-        plan.jobs.append(Job(source, target))
+        plan.jobs.append(job)
     except OutputError as error:
-        plan.problems.append(str(error))
+        plan.problems.append(Problem(str(error), job.name))
     return plan
 
 
 def _plan_folder(plan: Plan, rules: _Rules, folder: Path, out: Path, *, pattern: str) -> None:
     _refuse_own_folder(folder, out)
-    found = find_images(folder, pattern, exclude=rules.made, problem=plan.problems.append)
+
+    def note(line: str) -> None:
+        plan.problems.append(Problem(line))
+
+    found = find_images(folder, pattern, exclude=rules.made, problem=note, listed=plan.listed.add)
     pictures = _without_own(found, plan)
     if not pictures and not rules.waiting:
         if pattern != "**":
@@ -239,9 +298,10 @@ def _plan_folder(plan: Plan, rules: _Rules, folder: Path, out: Path, *, pattern:
     _check_folder(out)
     for source, target in output_paths(pictures, folder, out, rules.suffix).items():
         try:
-            plan.claim(source, target)
+            if not plan.claim(source, target):
+                continue
         except OutputError as error:
-            plan.problems.append(str(error))
+            plan.problems.append(Problem(str(error), str(source)))
             continue
         if plan.overwrite or not is_done(target):
             plan.jobs.append(Job(source, target))
@@ -283,9 +343,9 @@ def _plan_file(plan: Plan, rules: _Rules, source: Path, target: Path) -> None:
     _check_folder(target.parent)
     if not plan.folders:
         check_folder(target)
-    plan.claim(source, target)
-    _refuse_standing(target, plan.overwrite)
-    plan.jobs.append(Job(source, target))
+    if plan.claim(source, target):
+        _refuse_standing(target, plan.overwrite)
+        plan.jobs.append(Job(source, target))
 
 
 def check_output(target: Path, overwrite: bool) -> None:
@@ -306,7 +366,13 @@ def _check_folder(folder: Path) -> None:
 
 
 def _refuse_standing(target: Path, overwrite: bool) -> None:
-    if target.exists() and not overwrite:
+    try:
+        stands, folder = target.exists(), target.is_dir()
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written ({error.strerror}): name another output") from None
+    if folder:
+        raise OutputError(f"{target} is a folder: name another output")
+    if stands and not overwrite:
         raise OutputError(f"{target} exists: add --overwrite, or name another output")
 
 
@@ -314,6 +380,8 @@ def _beside(source: Path, word: str, suffix: str) -> Path:
     """Where the output goes that nobody named: ``photo.cut.png``, or the folder ``photos-cut``."""
     if source.is_dir():
         whole = source.resolve()
+        if not whole.name:
+            raise OutputError(f"{source} has no folder beside it: name one with -o")
         return whole.with_name(f"{whole.name}-{word}")
     return source.with_name(f"{source.stem}.{word}{suffix}")
 
@@ -337,9 +405,8 @@ def refuse_foreign(plan: Plan, beside: Callable[[Path], Path], mark: Callable[[P
         except OSError:
             ours = False
         if not ours:
-            plan.problems.append(
-                f"{other} exists and is of something else: add --overwrite, or name another -o"
-            )
+            line = f"{other} exists and is of something else: add --overwrite, or name another -o"
+            plan.problems.append(Problem(line, job.name))
             plan.jobs.remove(job)
 
 

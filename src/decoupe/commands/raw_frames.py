@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,10 @@ from decoupe.commands.console import opened, recorder, say
 from decoupe.commands.cut_files import Wanted, describe
 from decoupe.commands.cut_options import CutOptions
 from decoupe.commands.options import parse_sides
+from decoupe.commands.plan import refuse_log
 from decoupe.commands.running import Telling, announced, in_order, said_warnings, write
 from decoupe.errors import DecoupeError, InputError, OutputError
-from decoupe.inference.media import is_done
+from decoupe.inference.media import is_done, real_paths, refuse_overwriting, remove_stale
 from decoupe.inference.results import Matte
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def cut_frames(
     """
     size = _frame_size(options)
     target_of = _targets(options, output)
+    over = real_paths([Path(options.over)] if options.over else [])
+    clear = functools.cache(remove_stale)
     record = recorder(telling.log, telling.as_json)
     model = announced(open_model(), telling)
     work = functools.partial(
@@ -66,6 +69,8 @@ def cut_frames(
         output=output,
         choice=choice,
         overwrite=options.overwrite,
+        over=over,
+        log=telling.log,
     )
     counts = {"cut": 0, "there already": 0, "failed": 0}
 
@@ -73,6 +78,8 @@ def cut_frames(
         read = functools.partial(opened(sys.stdin, "input").buffer.read, size[0] * size[1] * 3)
         for number, data in enumerate(iter(read, b""), 1):  # the last may be cut off
             target = target_of(number)
+            if target is not None:
+                clear(target.parent)
             if target is None or options.overwrite or not is_done(target):
                 yield Frame(number, data, target)
             else:
@@ -116,9 +123,14 @@ def _cut_frame(
     output: Wanted,
     choice: dict[str, Any],
     overwrite: bool,
+    over: Collection[str],
+    log: Path | None,
 ) -> tuple[bytes, dict[str, Any]]:
     """The bytes of one frame's output, already written where it has a file; and its record."""
     begun = time.perf_counter()
+    if frame.target is not None:
+        refuse_overwriting([frame.target], over)
+        refuse_log([frame.target], log)
     height, width = size
     expected = height * width * 3
     if len(frame.data) < expected:

@@ -97,12 +97,14 @@ def do(
         say(f"{plan.own} left out, made of the pictures beside them: to cut one, name it alone")
     opened_model = functools.cache(lambda: announced(open_model(), telling))
     failed = 0
+    for folder in {target.parent for target in plan.outputs if target is not None}:
+        remove_stale(folder)
     record = recorder(telling.log, telling.as_json)
     for part in [plan] if look is None else arrivals(look):
         for problem in part.problems:
-            say(problem)
+            say(problem.line)
             if record is not None:
-                record({"error": problem})
+                record(problem.record())
         failed += len(part.problems)
         if part.jobs:
             model = opened_model()
@@ -134,8 +136,6 @@ def _run(
     """Do the plan's jobs; how many failed."""
     failed = 0
     work_job = functools.partial(_worked, work=work, plan=plan, recorded=record is not None)
-    for folder in {job.target.parent for job in plan.jobs if job.target is not None}:
-        remove_stale(folder)
     total = len(plan.jobs)
     with (
         progress_bar(total, drawn=total > 1 and drawn(telling.quiet)) as advance,

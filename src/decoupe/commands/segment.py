@@ -92,8 +92,8 @@ def segment(
             raise InputError(
                 "--score chooses segments, the semantic reading names every pixel: leave one out"
             )
-        plan = make_plan(inputs, out, word="segments", overwrite=overwrite, text=True)
-        check_targets(plan, form, overwrite)
+        plan = make_plan(inputs, out, word="segments", overwrite=overwrite, text=True, log=log)
+        check_targets(plan, form, overwrite, log)
 
         def open_model() -> Segmenter:
             from decoupe.inference.predictor import open_segmenter

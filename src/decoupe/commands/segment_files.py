@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 import decoupe
-from decoupe.commands.plan import Plan, check_formats, refuse_foreign
+from decoupe.commands.plan import Plan, check_formats, refuse_foreign, refuse_log
 from decoupe.commands.running import Files
 from decoupe.errors import InputError, OutputError, unknown
 from decoupe.inference.media import encode, real_paths, refuse_overwriting
@@ -45,8 +45,8 @@ def check_form(form: str, reading: str | None) -> tuple[str, ReadingName]:
     return form, wanted.get(form, kind)
 
 
-def check_targets(plan: Plan, form: str, overwrite: bool) -> None:
-    """Refuse outputs that the format cannot hold, and those whose JSON would take another's place."""
+def check_targets(plan: Plan, form: str, overwrite: bool, log: Path | None) -> None:
+    """Refuse outputs that the format cannot hold, and JSON that would take a picture's or the log's place."""
     for target in plan.outputs:
         suffix = target.suffix.lower() if target is not None else ".json"
         if form in ("labels", "coco-panoptic") and suffix != ".png":
@@ -55,6 +55,7 @@ def check_targets(plan: Plan, form: str, overwrite: bool) -> None:
     check_formats(pictures, flat=True)
     sources = real_paths(job.source for job in plan.jobs if job.source is not None)
     refuse_overwriting((_json_of(job.target) for job in plan.jobs if job.target is not None), sources)
+    refuse_log((_json_of(target) for target in plan.outputs if target is not None), log)
     if not overwrite:
         refuse_foreign(plan, _json_of, lambda source: _mark(form, source))
 
