@@ -56,6 +56,11 @@ def test_what_cannot_be_opened_is_told_and_the_rest_is_done(run: Run) -> None:
     assert done.exit_code == 1
     assert "broken.onnx" in done.stderr
     assert done.stdout.startswith("pocket ")
+    alone = run("bench", "broken.onnx")
+    assert (alone.exit_code, alone.stdout) == (2, "")
+    device = run("bench", "pocket", "--device", "cude")
+    assert (device.exit_code, device.stdout) == (2, "")
+    assert "does not run on device 'cude'" in device.stderr
     unknown = run("bench", "pocket", "birefnt")
     assert (unknown.exit_code, unknown.stdout) == (2, "")
     assert "unknown model 'birefnt'; did you mean 'birefnet'?" in unknown.stderr

@@ -173,6 +173,12 @@ def test_what_failed_is_named_and_the_rest_scored(here: Path) -> None:
         (("--pred", "pred", "--gt", "set", "-o", "pred"), "pred holds p0.png, which is not part of a report"),
         (("-m", "pockett", "--data", "set"), "did you mean 'pocket'"),
         (("--pred", "pred", "--gt", "set", "--size", "64"), "--precision and --size are of a model"),
+        (("--pred", "pred", "--gt", "set", "--device", "cude"), "--device, --precision and --size are of a"),
+        (
+            ("--pred", "pred", "compare", "one", "two"),
+            "--pred is not of decoupe eval compare: leave it out, or see decoupe eval compare -h",
+        ),
+        (("-q", "join", "one"), "--quiet is not of decoupe eval join"),
         (("-m", "pocket", "--data", "pred"), "pred holds no matte set"),
     ],
 )
@@ -181,6 +187,16 @@ def test_wrong_usage_is_one_line(here: Path, arguments: tuple[str, ...], message
     assert shown.exit_code == 2
     assert message in shown.stderr
     assert shown.stderr.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_scoring(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("decoupe.evaluation.run.evaluate", lambda *_, **__: pytest.fail("it was scored"))
+    (here / "file").touch()
+    shown = run("--pred", "pred", "--gt", "set", "-o", "file/report")
+    assert shown.exit_code == 2
+    assert shown.stderr == "decoupe: cannot make the folder file/report (Not a directory): name another\n"
 
 
 def test_names_that_are_no_text_are_reported(here: Path) -> None:

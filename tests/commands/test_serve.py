@@ -40,6 +40,7 @@ TOKEN = "correct-horse-battery"
         ),
         (["--timeout", "inf"], "--timeout is inf, expected a number: such as 60"),
         (["--max-megabytes", "inf"], "--max-megabytes is inf, expected a number"),
+        (["-m", "birefnet", "--precision", "float61"], "unknown dtype 'float61'; did you mean 'float16'?"),
         (["-m", "birefnt"], "unknown model 'birefnt'; did you mean 'birefnet'?"),
         (["-m", "pocket", "-m", "pocket"], "two models are called pocket"),
     ],
@@ -92,6 +93,19 @@ def test_models_are_downloaded_before_workers_start(monkeypatch: pytest.MonkeyPa
     served = CliRunner().invoke(app, ["serve", "--port", "0", "-m", "pocket", "-m", "birefnet"])
     assert served.exit_code == 0, served.stderr
     assert order == ["birefnet", "serve"]
+
+
+@pytest.mark.parametrize("device", ["cude", "cuda:9"])
+def test_a_device_that_is_not_there_is_told_before_a_download(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "cached_path", lambda spec: None)
+    monkeypatch.setattr(download, "fetch", lambda spec: pytest.fail("it was downloaded"))
+    options = ["--port", "0", "-m", "birefnet", "--device", "cpu", "--device", device]
+    refused = CliRunner().invoke(app, ["serve", *options])
+    assert refused.exit_code == 2
+    line = f"device '{device}' cannot be used here (no such device): use 'cpu', or 'auto'"
+    assert refused.stderr == f"decoupe: {line}\n"
 
 
 def test_a_precision_that_the_model_lacks_names_the_option() -> None:

@@ -87,6 +87,7 @@ def test_from_pairs_to_a_model_that_cuts_and_is_exported(run: Run, monkeypatch: 
     ("arguments", "line"),
     [
         ([], "which recipe? decoupe train --list names them"),
+        (["--list", "--json"], "--json tells how a run ended: leave it out with --list and --print"),
         (["pokcet", "--data", "discs"], "unknown recipe 'pokcet'; did you mean 'pocket'?"),
         (["none.yaml", "--data", "discs"], "cannot read the recipe none.yaml: No such file or directory"),
         (["pocket"], "training needs data: --data DIR, a folder with im/ and gt/"),
@@ -229,6 +230,10 @@ def test_a_preview_is_a_sheet_of_samples(run: Run) -> None:
     again = ("data", "preview", "discs", *grounds, "--count", "1")
     assert "preview.png exists: add --overwrite, or name another output" in run(*again).stderr
     assert run(*again, "--overwrite").exit_code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("decoupe.training.preview.preview", lambda *_, **__: pytest.fail("it was drawn"))
+        ending = run("data", "preview", "discs", "-o", "sheet.txt")
+    assert (ending.exit_code, "unknown output format '.txt'" in ending.stderr) == (2, True)
     wrong = run("data", "preview", "nothing")
     assert (wrong.exit_code, len(wrong.stderr.splitlines())) == (2, 1)
 

@@ -15,7 +15,7 @@ import typer
 from decoupe.commands.console import hush_downloads, say, told
 from decoupe.commands.options import AsJson, Compile, Device, Precision, Quiet, known_models
 from decoupe.commands.running import said_warnings
-from decoupe.errors import DecoupeError, OutputError
+from decoupe.errors import DecoupeError, DownloadError, OutputError
 from decoupe.inference.media import write_bytes
 from decoupe.runtimes import find_spec
 from decoupe.weights.registry import catalogue
@@ -47,14 +47,15 @@ def bench(
         hush_downloads(quiet)
         for name in names or ():  # an unknown one is told before anything else
             find_spec(name)
-        measured, failed = [], False
+        measured: list[Timing] = []
+        failed: list[DecoupeError] = []
         for name in names or [row.name for row in catalogue() if row.downloaded]:
             try:
                 with said_warnings(quiet):
                     measured.append(_measured(name, device, precision, compile, repeats))
             except DecoupeError as error:
                 say(str(error))
-                failed = True
+                failed.append(error)
                 continue
             last = measured[-1]
             if not as_json:
@@ -64,7 +65,8 @@ def bench(
         if as_json:
             typer.echo(json.dumps([dataclasses.asdict(one) for one in measured]))
         if failed:
-            raise typer.Exit(1)
+            misused = not measured and not any(isinstance(error, DownloadError) for error in failed)
+            raise typer.Exit(2 if misused else 1)
 
 
 def _measured(name: str, device: str, precision: str, compiled: bool, repeats: int) -> Timing:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decoupe.commands.console import hush_downloads, say, told
-from decoupe.commands.options import AsJson, Quiet, known_models, known_needs
+from decoupe.commands.options import AsJson, Quiet, among, known_models
 from decoupe.errors import InputError
+from decoupe.weights.registry import SUITED
 
 if TYPE_CHECKING:
     from decoupe.weights.registry import CatalogueRow, ModelSpec
@@ -36,7 +37,7 @@ def models(
             "--for",
             metavar="NEED",
             help="Only models that suit a need, the best first: hair, products, …",
-            autocompletion=known_needs,
+            autocompletion=among(SUITED),
         ),
     ] = None,
     commercial: Annotated[

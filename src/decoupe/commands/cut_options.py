@@ -32,6 +32,8 @@ from decoupe.commands.options import (
     Threshold,
     Trust,
     Verbose,
+    among,
+    known_models,
 )
 from decoupe.inference.matting import Matting
 from decoupe.inference.preprocess import MAX_PIXELS
@@ -84,7 +86,10 @@ class CutOptions:
     form: Annotated[
         str | None,
         typer.Option(
-            "--format", metavar="FORMAT", help="For outputs not named as files: png, webp, tiff, avif or jpg."
+            "--format",
+            metavar="FORMAT",
+            help="For outputs not named as files: png, webp, tiff, avif or jpg.",
+            autocompletion=among(("png", "webp", "tiff", "avif", "jpg")),
         ),
     ] = None
     quality: Annotated[int | None, typer.Option(metavar="Q", help="Of WebP, AVIF and JPEG: 1 to 100.")] = None
@@ -107,7 +112,13 @@ class CutOptions:
         str | None, typer.Option("--point", metavar="X,Y", help="Cut what is at this pixel.")
     ] = None
     segments: Annotated[
-        str | None, typer.Option("--segments", metavar="MODEL", help="Model that finds what --what names.")
+        str | None,
+        typer.Option(
+            "--segments",
+            metavar="MODEL",
+            help="Model that finds what --what names.",
+            autocompletion=known_models,
+        ),
     ] = None
     threshold: Threshold = None
     keep_largest: KeepLargest = False

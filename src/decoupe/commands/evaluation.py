@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decoupe.commands.console import drawn, hush_downloads, imported, progress_bar, say, told
-from decoupe.commands.options import AsJson, NetworkSize, Precision, parse_size
+from decoupe.commands.options import (
+    AsJson,
+    NetworkSize,
+    Precision,
+    among,
+    known_models,
+    known_protocols,
+    parse_size,
+)
 from decoupe.commands.running import said_warnings
 from decoupe.cores import cores
 from decoupe.errors import InputError, unknown
@@ -40,13 +48,25 @@ def evaluate(
         Path | None, typer.Option("--gt", metavar="DIR", help="Truths of the same names, or a whole set.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("-m", "--model", metavar="MODEL", help="A model to score instead of files.")
+        str | None,
+        typer.Option(
+            "-m",
+            "--model",
+            metavar="MODEL",
+            help="A model to score instead of files.",
+            autocompletion=known_models,
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", metavar="DIR", help="The set to score the model on.")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(metavar="NAME", help="Columns and rules of a field; see --list.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Columns and rules of a field; see --list.",
+            autocompletion=known_protocols,
+        ),
     ] = "all",
     measures: Annotated[
         str | None, typer.Option(metavar="S,MAE,…", help="Columns of your own instead of a protocol's.")
@@ -61,7 +81,12 @@ def evaluate(
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Write a report into this folder.")
     ] = None,
     table: Annotated[
-        str, typer.Option(metavar="FORMAT", help="Format of the table: text, markdown, latex or json.")
+        str,
+        typer.Option(
+            metavar="FORMAT",
+            help="Format of the table: text, markdown, latex or json.",
+            autocompletion=among(TABLES),
+        ),
     ] = "text",
     beside: Annotated[
         list[str] | None, typer.Option(metavar="MODEL", help="Print this model's published results beside.")
@@ -79,6 +104,8 @@ def evaluate(
 ) -> None:
     """Score predictions against truth, or a model on a set. `compare` and `join` put reports side by side."""
     if context.invoked_subcommand is not None:
+        with told():
+            _refuse_options(context)
         return
     with told(), said_warnings(quiet):
         hush_downloads(quiet)
@@ -90,8 +117,10 @@ def evaluate(
             raise InputError(unknown("format", table, TABLES))
         if out is not None:
             _evaluation("report").check_folder(out)
-        if model is None and (precision != "auto" or size is not None):
-            raise InputError("--precision and --size are of a model: name one with -m, or leave them out")
+        if model is None and ((device, precision) != ("auto", "auto") or size is not None):
+            raise InputError(
+                "--device, --precision and --size are of a model: name one with -m, or leave them out"
+            )
         opening = {"device": device, "dtype": precision, "size": parse_size(size)}
         if protocol in protocols.READINGS:
             for option, given in {
@@ -107,6 +136,7 @@ def evaluate(
         stretches = chosen.stretch if stretch is None else stretch
         known = _evaluation("published").rows_beside(beside or (), chosen.names)
         jobs, count, title, settings, look = _work(pred, gt, model, data, opening, quiet)
+        _make_folder(out)
         with progress_bar(count, drawn=drawn(quiet)) as advance:
             evaluation: Evaluation = _evaluation("run").evaluate(
                 jobs,
@@ -124,6 +154,15 @@ def evaluate(
                 say(f"wrote {out / 'index.html'}")
         if evaluation.problems:
             raise typer.Exit(1)
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """Raise InputError for options before `compare` or `join`, which have their own."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            command = f"decoupe eval {context.invoked_subcommand}"
+            raise InputError(f"{parameter.opts[-1]} is not of {command}: leave it out, or see {command} -h")
 
 
 @eval_app.command()
@@ -168,13 +207,23 @@ def join(
         list[str], typer.Argument(metavar="[NAME=]DIR...", help="Folders of reports, and how rows are named.")
     ],
     protocol: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Columns of a field; else those of the first report.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Columns of a field; else those of the first report.",
+            autocompletion=known_protocols,
+        ),
     ] = None,
     measures: Annotated[
         str | None, typer.Option(metavar="S,MAE,…", help="Columns of your own instead of a protocol's.")
     ] = None,
     table: Annotated[
-        str, typer.Option(metavar="FORMAT", help="Of the table: text, markdown, latex or json.")
+        str,
+        typer.Option(
+            metavar="FORMAT",
+            help="Of the table: text, markdown, latex or json.",
+            autocompletion=among(TABLES),
+        ),
     ] = "text",
 ) -> None:
     """Put many reports into one table, the best of each column marked; json is a line for each."""
@@ -362,6 +411,7 @@ def _segments(
     else:
         predict = scenes_of.file_predictions(pred, scenes, reading)
         title, settings = str(pred), {"predictions": str(pred), "truth": str(folder)}
+    _make_folder(out)
     with progress_bar(len(scenes), drawn=drawn(quiet)) as advance:
         scores = scenes_of.evaluate_scenes(scenes, predict, reading, advance=advance)
     scores.notes += notes
@@ -375,6 +425,12 @@ def _segments(
             say(f"wrote {out / 'index.html'}")
     if scores.problems:
         raise typer.Exit(1)
+
+
+def _make_folder(out: Path | None) -> None:
+    """Make a report's folder before the work, which takes long; OutputError where it cannot be."""
+    if out is not None:
+        _evaluation("report").write_files(out, {})
 
 
 def _say_notes(scored: Any, quiet: bool) -> None:

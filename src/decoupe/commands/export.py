@@ -130,6 +130,8 @@ def _check_options(
         raise InputError("--half is for .onnx and .xml files: leave it out")
     if int8 is not None and (half or pixels):
         raise InputError("--int8 excludes --half and --with-preprocessing: leave them out")
+    if int8 is not None and not int8.is_dir():
+        raise InputError(f"--int8 {int8} is not a folder: name one that holds photographs")
     if int8 is None and most_lost is not None:
         raise InputError("--most-lost goes with --int8: add --int8, or leave --most-lost out")
     if most_lost is not None and not 0 <= most_lost <= 1:

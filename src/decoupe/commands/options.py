@@ -16,8 +16,9 @@ from typer.core import TyperCommand
 from decoupe.errors import ConfigError, InputError
 from decoupe.inference.edits import FARTHEST, Edits
 from decoupe.inference.preprocess import Size
+from decoupe.runtimes import DTYPES
 from decoupe.weights.own import own_models
-from decoupe.weights.registry import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD, SUITED, Preprocessing
+from decoupe.weights.registry import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 Options = TypeVar("Options")
 Three = tuple[float, float, float]
@@ -73,9 +74,31 @@ def known_models(beginning: str) -> list[str]:
     return [name for name in (*CATALOGUE, *own) if name.startswith(beginning)]
 
 
-def known_needs(beginning: str) -> list[str]:
-    """What ``--for`` takes, likewise."""
-    return [need for need in SUITED if need.startswith(beginning)]
+def among(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Names for a shell to complete, likewise."""
+
+    def known(beginning: str) -> list[str]:
+        return [name for name in names if name.startswith(beginning)]
+
+    return known
+
+
+def known_recipes(beginning: str) -> list[str]:
+    """Names of recipes, where PyTorch is installed, which takes a second to load."""
+    with contextlib.suppress(ImportError):
+        from decoupe.training.recipes import RECIPES
+
+        return among(RECIPES)(beginning)
+    return []
+
+
+def known_protocols(beginning: str) -> list[str]:
+    """Protocols of ``decoupe eval``, where its extra is installed."""
+    with contextlib.suppress(ImportError):
+        from decoupe.evaluation.protocols import PROTOCOLS, READINGS
+
+        return among([*PROTOCOLS, *READINGS])(beginning)
+    return []
 
 
 def parse_numbers(option: str, text: str | None, count: int, form: str) -> tuple[int, ...] | None:
@@ -184,7 +207,14 @@ NetworkSize = Annotated[
     str | None, typer.Option(metavar="N|WxH|native", help="Size at which the model sees the picture.")
 ]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
-Precision = Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="DTYPE",
+        help="auto, float32, bfloat16 or float16.",
+        autocompletion=among(("auto", *DTYPES)),
+    ),
+]
 Compile = Annotated[
     bool,
     typer.Option("--compile", help="Compile the model, which takes minutes; faster from then on, on CUDA."),

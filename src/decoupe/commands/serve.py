@@ -7,7 +7,6 @@ import math
 import os
 import re
 import socket as sockets
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -15,10 +14,10 @@ from urllib.parse import urlsplit
 import typer
 
 from decoupe.commands.console import hush_downloads, imported, say, told
-from decoupe.commands.options import MaxPixels, Precision
+from decoupe.commands.options import MaxPixels, Precision, known_models
 from decoupe.cores import cores
-from decoupe.errors import InputError, OutputError
-from decoupe.runtimes import find_spec
+from decoupe.errors import DeviceError, InputError, OutputError, unknown
+from decoupe.runtimes import DTYPES, find_spec
 from decoupe.server.loopback import is_loopback
 from decoupe.weights import download
 from decoupe.weights.registry import DEFAULT_MODEL
@@ -35,6 +34,7 @@ Models = Annotated[
         "--model",
         metavar="MODEL",
         help="Model that clients may use; may be repeated, the first is the default.",
+        autocompletion=known_models,
     ),
 ]
 Token = Annotated[
@@ -95,6 +95,8 @@ def serve(
         for option, number in {"--timeout": seconds, "--max-megabytes": max_megabytes}.items():
             if not math.isfinite(number):
                 raise InputError(f"{option} is {number}, expected a number: such as 60")
+        if precision not in ("auto", *DTYPES):
+            raise InputError(unknown("dtype", precision, ("auto", *DTYPES)))
         models = named(model or [DEFAULT_MODEL])
         place = server.Workplace(
             models=models,
@@ -132,13 +134,14 @@ def run(settings: Settings, host: str, port: int, *, log: bool, browser: bool = 
         OutputError: the address cannot be listened on.
         DownloadError: a model cannot be downloaded.
         ModelError: a model cannot be opened.
+        DeviceError: a device that is not there.
     """
     import logging
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("decoupe.server").setLevel(logging.INFO if log else logging.WARNING)
     with listening(host, port) as socket:
-        _fetch(settings.workplace.models.values())
+        _fetch(settings)
         _imported().serve(settings, socket, lambda address: _tell(address, browser))
 
 
@@ -201,15 +204,34 @@ def named(models: list[str]) -> dict[str, str]:
     return found
 
 
-def _fetch(models: Iterable[str | None]) -> None:
+def _fetch(settings: Settings) -> None:
     """Download what is not here yet: workers have ten minutes to be ready, and would do it out of sight."""
-    for model in models:
+    for model in settings.workplace.models.values():
         spec = find_spec(model)
         if spec is None or download.cached_path(spec) is not None:
             continue
-        # What PyTorch would compute is of no use without it: the worker says so.
-        if spec.file.endswith(".onnx") or importlib.util.find_spec("torch"):
+        if spec.file.endswith(".onnx"):
             download.fetch(spec)
+        # What PyTorch would compute is of no use without it: the worker says so.
+        elif importlib.util.find_spec("torch"):
+            for device in settings.devices:
+                _check_device(device)
+            download.fetch(spec)
+
+
+def _check_device(device: str) -> None:
+    """Raise DeviceError for a device that is not there. It is not used: that would take its memory here."""
+    import torch
+
+    if device == "auto":
+        return
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = None
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if chosen is None or (chosen.type in there and (chosen.index or 0) >= there[chosen.type]):
+        raise DeviceError(f"device {device!r} cannot be used here (no such device): use 'cpu', or 'auto'")
 
 
 def _imported() -> Any:

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from decoupe.commands.console import drawn, hush_downloads, imported, progress_bar, say, told
-from decoupe.commands.options import AsJson, Overwrite, Quiet
+from decoupe.commands.options import AsJson, Overwrite, Quiet, known_models, known_recipes
 from decoupe.commands.plan import check_output
 from decoupe.errors import DeviceError, InputError, OutputError
-from decoupe.inference.media import encode, write_bytes
+from decoupe.inference.media import encode, image_format, write_bytes
 
 Data = Annotated[
     list[Path], typer.Option("--data", metavar="DIR", help="A set's folder; several are joined.")
@@ -28,7 +28,12 @@ Set = Annotated[
 ]
 From = Annotated[
     str | None,
-    typer.Option("--from", metavar="MODEL", help="Checkpoint to begin from: a name, a file or a hub id."),
+    typer.Option(
+        "--from",
+        metavar="MODEL",
+        help="Checkpoint to begin from: a name, a file or a hub id.",
+        autocompletion=known_models,
+    ),
 ]
 Backgrounds = Annotated[Path | None, typer.Option(metavar="DIR", help="Photographs to set subjects on.")]
 Sets = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sets.")]
@@ -40,7 +45,12 @@ data_app = typer.Typer(
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help="Name of a recipe (see --list), or a .yaml file.")
+        str | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help="Name of a recipe (see --list), or a .yaml file.",
+            autocompletion=known_recipes,
+        ),
     ] = None,
     data: Annotated[
         list[Path] | None, typer.Option("--data", metavar="DIR", help="A set's folder; several are joined.")
@@ -66,6 +76,8 @@ def train(
     with told():
         hush_downloads(quiet)
         recipes = _training("recipes")
+        if as_json and (listed or show):
+            raise InputError("--json tells how a run ended: leave it out with --list and --print")
         if listed:
             for name, one in recipes.RECIPES.items():
                 typer.echo(f"{name:<28} {one.about}")
@@ -164,8 +176,18 @@ def _tell(
 
 
 def calibrate(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe that the model was trained by.")],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name in the catalogue, a file, a hub id.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="Recipe that the model was trained by.", autocompletion=known_recipes
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A name in the catalogue, a file, a hub id.", autocompletion=known_models
+        ),
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     data: Data,
     most: Annotated[int, typer.Option(min=1, metavar="N", help="Pairs to look at, evenly chosen.")] = 200,
@@ -238,7 +260,10 @@ def preview(
         "preview.png"
     ),
     recipe: Annotated[
-        str, typer.Option(metavar="RECIPE", help="Recipe whose augmentation is shown.")
+        str,
+        typer.Option(
+            metavar="RECIPE", help="Recipe whose augmentation is shown.", autocompletion=known_recipes
+        ),
     ] = "birefnet-general",
     settings: Set = None,
     count: Annotated[int, typer.Option(min=1, max=200, metavar="N", help="Samples to show.")] = 24,
@@ -248,6 +273,7 @@ def preview(
     """Write a contact sheet of augmented samples, as the recipe's training would see them."""
     with told():
         check_output(out, overwrite)
+        image_format(out.suffix)  # told now, not after the samples are drawn
         chosen = _training("recipes").read_recipe(recipe, settings or ())
         sheet = _training("preview").preview(chosen, folders, count=count, backgrounds=backgrounds)
         write_bytes(encode(sheet, out.suffix), out)
