@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import tracemalloc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +141,8 @@ def test_a_picture_that_does_not_fit_is_seen_in_tiles() -> None:
     whole, tiles = Known(), Known()
     wanted = Predictor(whole, size=256, memory=PLENTY)(disc()).alpha
     with pytest.warns(
-        SizeWarning, match=r"known takes about 66 MB of memory at 256×256, 18 MB may be taken: seen in tiles"
+        SizeWarning,
+        match=r"known takes about 66 MB of memory at 256×256, 18 MB may be taken: seen in tiles of 112×112",
     ) as told:
         found = Predictor(tiles, size=256, memory="20MB")(disc()).alpha
     assert told[0].filename == __file__
@@ -220,11 +223,14 @@ def test_tiles_cover_a_side_and_their_weights_sum_to_one(length: int, tile: int)
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
-@given(st.integers(1, 3000), st.integers(8, 400), st.sampled_from([1, 32]))
-def test_tiles_are_no_larger_than_their_number_needs(length: int, most: int, multiple: int) -> None:
+@given(st.integers(1, 3000), st.integers(8, 400), st.sampled_from([1, 32]), st.integers(1, 300))
+def test_tiles_are_no_larger_than_their_number_needs(
+    length: int, most: int, multiple: int, least: int
+) -> None:
     most = max(1, most // multiple) * multiple
-    side = tile_side(length, most, multiple)
+    side = tile_side(length, most, multiple, least)
     assert side <= min(length, most)
+    assert side >= min(length, most, least)
     assert len(tile_weights(length, side)) <= len(tile_weights(length, min(most, length)))
 
 
@@ -241,31 +247,61 @@ def test_neighbouring_tiles_share_a_quarter() -> None:
 
 
 def test_a_tile_that_lost_the_subject_is_not_believed() -> None:
-    image = np.zeros((3, 256, 256), np.float32)
     glance = np.zeros((64, 64), np.float32)
     glance[16:48, 16:48] = 1
     plain = np.asarray(Image.fromarray(glance).resize((256, 256), Image.Resampling.BILINEAR))
-    found = tiled(lambda part: 1 - np.zeros_like(part[:, :1]), image, glance, (96, 96))
+    found = tiled(lambda place: np.ones((96, 96), np.float32), (256, 256), glance, (96, 96))
     np.testing.assert_allclose(found, plain, atol=1e-6)
 
 
 def test_tiles_are_seen_only_where_there_is_an_outline() -> None:
     seen = []
 
-    def compute(part: np.ndarray) -> np.ndarray:
-        seen.append(part.shape)
-        return np.zeros_like(part[:, :1])
+    def compute(place: tuple[slice, slice]) -> np.ndarray:
+        seen.append(place)
+        return np.zeros((64, 64), np.float32)
 
     glance = np.zeros((128, 128), np.float32)
     glance[30:34, 30:34] = 0.5
-    tiled(compute, np.zeros((3, 512, 512), np.float32), glance, (64, 64))
+    tiled(compute, (512, 512), glance, (64, 64))
     assert 1 <= len(seen) <= 36  # of 121
     near = near_outlines(glance)
     assert near[31, 31] == pytest.approx(1, abs=1e-3)
     assert near[100, 100] == 0
     seen.clear()
-    tiled(compute, np.zeros((3, 512, 512), np.float32), np.ones((64, 64), np.float32), (64, 64))
+    tiled(compute, (512, 512), np.ones((64, 64), np.float32), (64, 64))
     assert not seen
+
+
+def test_tiles_take_the_room_that_they_are_planned_with() -> None:
+    """Of a picture of six megapixels at its own size: its alpha twice, no copy of it as the model sees it."""
+    image = np.zeros((2000, 3000, 3), np.uint8)
+    image[500:1500, 1000:2000] = 230, 20, 20
+    picture = read_image(image)
+    predictor = Predictor(Known(), size="native", memory="800MB")
+    tracemalloc.start()
+    try:
+        with pytest.warns(SizeWarning, match="seen in tiles"):
+            predictor(picture)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 12 * 2000 * 3000
+
+
+@pytest.mark.usefixtures("holding")
+def test_no_tile_is_smaller_than_the_weights_know() -> None:
+    preprocessing = replace(PREPROCESSING, size_range=(96, 256))
+
+    class Narrow(Known):
+        def __init__(self) -> None:
+            super().__init__()
+            self.preprocessing = preprocessing
+
+    runtime = Narrow()
+    with pytest.warns(SizeWarning, match="seen in tiles of 96×96"):
+        Predictor(runtime, size=160, memory="11.5MB")(disc(160))
+    assert {batch[2:] for batch in runtime.batches[1:]} == {(96, 96)}
 
 
 def test_tensors_alive_at_once_are_counted() -> None:

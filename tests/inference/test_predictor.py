@@ -178,8 +178,8 @@ def test_size_chooses_the_networks_size() -> None:
     ("preprocessing", "size", "told_of"),
     [
         (STRETCH, (16, 64), "a side, not at 64×16: leave size out"),
-        (STRETCH, (64, 512), "a side: 512×64 is seen in tiles of 256"),
-        (KEEP, 512, "is seen in tiles of 256"),
+        (STRETCH, (64, 512), "a side: 512×64 is seen in tiles of 208×64"),
+        (KEEP, 512, "624×416 is seen in tiles of 256×240"),
     ],
 )
 def test_predicting_outside_the_size_range_warns_once(
@@ -203,7 +203,7 @@ def test_a_warning_of_one_kind_does_not_silence_another() -> None:
     predictor = Predictor(Recorder(), size="native")
     with pytest.warns(SizeWarning, match="not at 16×16"):
         predictor(pictures([(16, 16)])[0])
-    with pytest.warns(SizeWarning, match="is seen in tiles of 256"):
+    with pytest.warns(SizeWarning, match="is seen in tiles of 240×240"):
         predictor(pictures([(400, 400)])[0])
 
 

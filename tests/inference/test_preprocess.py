@@ -27,6 +27,7 @@ from decoupe.inference.preprocess import (
     Picture,
     from_network,
     network_size,
+    part_to_network,
     read_image,
     to_network,
 )
@@ -713,6 +714,26 @@ def test_input_is_pillow_bilinear_then_normalised() -> None:
     wanted = (resized / 255 - STRETCH.mean) / STRETCH.std
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, wanted.transpose(2, 0, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@given(
+    own=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    seen=st.tuples(st.integers(2, 90), st.integers(2, 90)),
+    corner=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_part_is_that_of_the_whole(
+    wide: bool, own: tuple[int, int], seen: tuple[int, int], corner: tuple[float, float]
+) -> None:
+    kind = np.uint16 if wide else np.uint8
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (*own, 3), endpoint=True).astype(kind)
+    starts = [int(share * (side - 1)) for share, side in zip(corner, seen, strict=True)]
+    place = tuple(slice(start, min(start + 24, side)) for start, side in zip(starts, seen, strict=True))
+    part = part_to_network(Picture(pixels), seen, place, STRETCH)
+    whole = to_network(Picture(pixels), seen, STRETCH)[(slice(None), *place)]
+    # Pillow rounds what it resizes of 8 bits to a level, and now and then the other way.
+    assert np.abs(part - whole).max() <= (1e-5 if wide else 1.01 / 255 / min(STRETCH.std))
 
 
 @settings(max_examples=20, deadline=None)

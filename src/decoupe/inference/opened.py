@@ -225,10 +225,16 @@ class Opened(ABC, Generic[Result]):
         else:
             yield self._beyond(pictures[0], (height, width), fits)
 
-    def _fits(self, pixels: int, pictures: Sequence[Picture]) -> Plan:
-        """What fits when the turn comes: memory that another thread computes in is free again by then."""
+    def _fits(self, pixels: int, pictures: Sequence[Picture], beside: int = 0) -> Plan:
+        """What fits when the turn comes: memory that another thread computes in is free again by then.
+
+        Args:
+            pixels: of each picture, as the model sees it.
+            pictures: what is seen.
+            beside: bytes that are taken beside the results.
+        """
         with self._turn():
-            return plan(self._model, pixels, len(pictures), self.memory, results_size(pictures))
+            return plan(self._model, pixels, len(pictures), self.memory, results_size(pictures) + beside)
 
     def _sides(self, size: Pair) -> tuple[float, float]:
         """The sides of a size as they compare with the range that the weights know."""

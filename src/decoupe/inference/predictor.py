@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -25,8 +25,8 @@ from decoupe.inference.preprocess import (
     Source,
     from_network,
     network_size,
+    part_to_network,
     read_image,
-    to_network,
 )
 from decoupe.inference.results import Matte
 from decoupe.inference.segments import Segments, Thresholds
@@ -41,7 +41,7 @@ from decoupe.inference.subject import (
     part_of_segment,
     under_point,
 )
-from decoupe.inference.tiles import tile_side, tiled
+from decoupe.inference.tiles import Place, tile_side, tiled
 from decoupe.inference.turns import Turns
 from decoupe.memory import Plan, shown
 from decoupe.runtimes import Runtime, SegmentRuntime, open_runtime
@@ -279,38 +279,55 @@ class Predictor(Opened[Matte]):
         if max(self._sides(size)) <= most:
             yield from super()._planned(pictures, size, closer)
             return
+        why = (
+            f"{self.runtime.name} is known to work at {least} to {most} pixels a side: {size[1]}×{size[0]} is"
+        )
         for picture in pictures:
-            fits = self._fits(most**2, [picture])
-            side = self._largest_side(fits.pixels)
-            if not side:
-                yield super()._beyond(picture, size, fits)
-                continue
-            self._warn(
-                "tiles",
-                f"{self.runtime.name} is known to work at {least} to {most} pixels a side: "
-                f"{size[1]}×{size[0]} is seen in tiles of {side}",
-            )
-            yield self._in_tiles(picture, size, side)
+            yield self._in_tiles(picture, size, most**2, "tiles", why)
 
     def _beyond(self, picture: Picture, size: Pair, fits: Plan) -> Matte:
         """The matte of a picture that does not fit in memory whole."""
+        why = (
+            f"{self.runtime.name} takes about {shown(fits.needed or 0)} of memory at {size[1]}×{size[0]}, "
+            f"{shown(fits.room)} may be taken:"
+        )
+        return self._in_tiles(picture, size, fits.pixels, "memory", why)
+
+    def _in_tiles(
+        self, picture: Picture, size: Pair, pixels: int, reason: Literal["tiles", "memory"], why: str
+    ) -> Matte:
+        """The matte of a picture at ``size`` in tiles, guided by a glance at it whole.
+
+        Args:
+            picture: what is seen.
+            size: at which it is seen.
+            pixels: most of a tile.
+            reason: of a warning.
+            why: how it begins.
+
+        Raises:
+            ModelError: no tile that the weights know fits in memory.
+        """
+        multiple, least = self.preprocessing.multiple, self.preprocessing.size_range[0]
+        beside = 4 * math.prod(size)  # of the alpha that tiles add to
+        fits = self._fits(max(pixels, least**2), [picture], beside)
+        fits = replace(fits, pixels=min(pixels, fits.pixels))
         side = self._largest_side(fits.pixels)
         if not side:
-            return super()._beyond(picture, size, fits)
-        self._warn(
-            "memory",
-            f"{self.runtime.name} takes about {shown(fits.needed or 0)} of memory at {size[1]}×{size[0]}, "
-            f"{shown(fits.room)} may be taken: seen in tiles of {side}",
-        )
-        return self._in_tiles(picture, size, side)
-
-    def _in_tiles(self, picture: Picture, size: Pair, side: int) -> Matte:
-        """The matte of a picture at ``size`` in tiles of at most ``side``, guided by a glance at it whole."""
+            whole = self.runtime.footprint().of(math.prod(size))
+            return super()._beyond(picture, size, replace(fits, needed=whole))
+        tile = tile_side(size[0], side, multiple, least), tile_side(size[1], side, multiple, least)
+        self._warn(reason, f"{why} seen in tiles of {tile[1]}×{tile[0]}")
         own = math.prod(self.preprocessing.size) <= side**2
         glance = network_size(picture.size, self.preprocessing, None if own else side)
-        seen = self._compute(self._batch([picture], glance))[0, 0]
-        height, width = (tile_side(length, side, self.preprocessing.multiple) for length in size)
-        alpha = tiled(self._compute, to_network(picture, size, self.preprocessing), seen, (height, width))
+        first = self._compute(self._batch([picture], glance))[0, 0]
+
+        def compute(place: Place) -> Floats:
+            part = part_to_network(picture, size, place, self.preprocessing)
+            seen: Floats = self._compute(part[np.newaxis])[0, 0]
+            return seen
+
+        alpha = tiled(compute, size, first, tile)
         return self._as_matte(stretched(alpha) if self.minmax else alpha, picture)
 
     def _compute(self, *batches: Floats) -> Floats:

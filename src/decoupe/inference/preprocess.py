@@ -319,7 +319,39 @@ def second_size(
 
 def to_network(picture: Picture, size: tuple[int, int], preprocessing: Preprocessing) -> Floats:
     """A picture as a model's input: ``(3, height, width)`` float32, resized to ``size`` and normalised."""
-    values = np.ascontiguousarray(colours_at(picture, size).transpose(2, 0, 1))  # (3, h, w)
+    return _normalised(colours_at(picture, size), preprocessing)
+
+
+def part_to_network(
+    picture: Picture, size: tuple[int, int], place: tuple[slice, slice], preprocessing: Preprocessing
+) -> Floats:
+    """The rows and columns ``place`` of `to_network`'s ``(3, height, width)``, without the rest of it."""
+    scales = [own / wanted for own, wanted in zip(picture.size, size, strict=True)]
+    (top, bottom), (left, right) = (
+        (part.start * scale, part.stop * scale) for part, scale in zip(place, scales, strict=True)
+    )
+    # What the filter reaches, so that nothing shows where the part was cut out.
+    down, across = (math.ceil(max(1, scale)) + 1 for scale in scales)
+    y, x = max(0, math.floor(top) - down), max(0, math.floor(left) - across)
+    end = min(picture.size[1], math.ceil(right) + across), min(picture.size[0], math.ceil(bottom) + down)
+    around = np.ascontiguousarray(picture.pixels[y : end[1], x : end[0]])
+    box = left - x, top - y, right - x, bottom - y
+    wide, high = place[1].stop - place[1].start, place[0].stop - place[0].start
+
+    def resized(values: npt.NDArray[Any]) -> Image.Image:
+        return Image.fromarray(values).resize((wide, high), Image.Resampling.BILINEAR, box=box)
+
+    if around.dtype == np.uint8:
+        return _normalised(_unit(np.asarray(resized(around))), preprocessing)
+    planes = np.moveaxis(around.astype(np.float32), -1, 0)
+    channels: list[Floats] = [np.asarray(resized(plane)) for plane in planes]
+    colours = np.stack(channels, axis=-1) / np.float32(65535)
+    return _normalised(colours, preprocessing)
+
+
+def _normalised(colours: Floats, preprocessing: Preprocessing) -> Floats:
+    """Colours ``(h, w, 3)`` in [0, 1] as the model takes them, ``(3, h, w)``."""
+    values = np.ascontiguousarray(colours.transpose(2, 0, 1))
     values -= np.asarray(preprocessing.mean, dtype=np.float32)[:, np.newaxis, np.newaxis]
     values /= np.asarray(preprocessing.std, dtype=np.float32)[:, np.newaxis, np.newaxis]
     return values
@@ -353,8 +385,9 @@ def from_network(alpha: Floats, picture: Picture) -> Floats:
 
     Bilinear, so nothing overshoots and what is flat stays flat.
     """
-    resized = alpha if alpha.shape == picture.size else resize_plane(alpha, picture.size)
-    resized = np.clip(resized, 0, 1)
+    same = alpha.shape == picture.size
+    resized = alpha if same else resize_plane(alpha, picture.size)
+    resized = np.clip(resized, 0, 1, out=None if same else resized)
     return resized if picture.opacity is None else resized * picture.opacity
 
 

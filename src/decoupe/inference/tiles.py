@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
+from PIL import Image
 
 from decoupe.arrays import Floats
 from decoupe.inference.edits import feathered, grown
 from decoupe.inference.preprocess import resize_plane
 
-Pair = tuple[int, int]
+Pair: TypeAlias = tuple[int, int]
+Place: TypeAlias = tuple[slice, slice]
+"""Rows and columns."""
 
 OVERLAP = 0.25
 """Least share of a tile's side that it has in common with each neighbour."""
@@ -28,11 +32,14 @@ UNLIKE = 0.15
 """Mean difference of alpha from the glance at which a tile has lost the subject."""
 
 
-def tile_side(length: int, most: int, multiple: int) -> int:
-    """The smallest side, a multiple of ``multiple``, of as few tiles of ``length`` as ``most`` allows."""
+def tile_side(length: int, most: int, multiple: int, least: int = 1) -> int:
+    """The smallest side, a multiple of ``multiple``, of as few tiles of ``length`` as ``most`` allows.
+
+    At least ``least``: the weights know no smaller ones, and more overlap costs nothing.
+    """
     if length <= most:
         return length
-    sides = range(multiple, most, multiple)
+    sides = range(-(-max(least, 1) // multiple) * multiple, most, multiple)
     return next((side for side in sides if _count(length, side) == _count(length, most)), most)
 
 
@@ -44,33 +51,43 @@ def _count(length: int, tile: int) -> int:
     return -(-(length - tile) // max(1, tile - _shared(tile))) + 1
 
 
-def tiled(compute: Callable[[Floats], Floats], image: Floats, glance: Floats, tile: Pair) -> Floats:
+def tiled(compute: Callable[[Place], Floats], size: Pair, glance: Floats, tile: Pair) -> Floats:
     """The matte of a picture, its outlines seen in tiles.
 
     Args:
-        compute: the model, ``(1, 3, h, w)`` -> alpha ``(1, 1, h, w)``.
-        image: the picture as the model takes it, ``(3, H, W)``.
+        compute: what the model says of a part of the picture at ``size``: alpha of the part's size.
+        size: ``(H, W)`` at which the picture is seen.
         glance: alpha of the whole picture, seen small: ``(h, w)``.
-        tile: ``(height, width)`` of a tile, at most the image's.
+        tile: ``(height, width)`` of a tile, at most ``size``.
 
     Returns:
         Alpha ``(H, W)`` in [0, 1]: the glance, enlarged, plus what each tile adds to it near its outlines.
         The weights of overlapping tiles fall off towards their edges and sum to 1.
     """
-    height, width = image.shape[1:]
-    whole = resize_plane(glance, (height, width)).clip(0, 1)
-    near = resize_plane(near_outlines(glance), (height, width))
-    added = np.zeros((height, width), np.float32)
-    rows, columns = (tile_weights(*sides) for sides in zip((height, width), tile, strict=True))
+    near = near_outlines(glance)
+    alpha = resize_plane(glance, size)
+    alpha.clip(0, 1, out=alpha)
+    rows, columns = (tile_weights(*sides) for sides in zip(size, tile, strict=True))
     for (top, across), (left, along) in itertools.product(rows, columns):
         place = slice(top, top + tile[0]), slice(left, left + tile[1])
-        if near[place].max() > 0.01:
-            piece = np.ascontiguousarray(image[(slice(None), *place)])[np.newaxis]
-            difference = compute(piece)[0, 0] - whole[place]
+        nearness = _enlarged(near, size, place)
+        if nearness.max() > 0.01:
+            # Not of alpha, to which the tiles before have added.
+            difference = compute(place) - _enlarged(glance, size, place).clip(0, 1)
             if np.abs(difference).mean() <= UNLIKE:
-                added[place] += np.outer(across, along) * difference
-    alpha: Floats = (whole + near * added).clip(0, 1)
-    return alpha
+                alpha[place] += np.outer(across, along) * nearness * difference
+    return alpha.clip(0, 1, out=alpha)
+
+
+def _enlarged(plane: Floats, size: Pair, place: Place) -> Floats:
+    """The rows and columns ``place`` of a plane ``(h, w)`` that is enlarged to ``size``."""
+    (top, bottom), (left, right) = (
+        (part.start * own / whole, part.stop * own / whole)
+        for part, own, whole in zip(place, plane.shape, size, strict=True)
+    )
+    sides = place[1].stop - place[1].start, place[0].stop - place[0].start
+    part = Image.fromarray(plane).resize(sides, Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    return np.asarray(part)
 
 
 def tile_weights(length: int, tile: int) -> list[tuple[int, Floats]]:
