@@ -19,7 +19,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from decoupe.cli import app
-from inference.clips import TIME_BASE, frames_of, uneven, write_clip
+from inference.clips import TIME_BASE, add_subtitles, frames_of, uneven, write_clip
 from inference.tiny import write_onnx
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/schemas/video.json").read_text())
@@ -51,6 +51,9 @@ def test_what_was_written_is_told(run: Run) -> None:
     told = "wrote out.mov: 20 frames of 96×64, prores, audio kept (tiny on cpu in float32)"
     assert told in done.stderr
     assert run("in.mp4", "out.webm", "-q").output == ""
+    add_subtitles(Path("in.mp4"), Path("words.mkv"), {(0.1, 0.2): "words"})
+    assert "prores, audio kept, subtitles left out (tiny" in run("words.mkv", "a.mov").stderr
+    assert "ffv1, audio kept, subtitles kept (tiny" in run("words.mkv", "a.mkv").stderr
 
 
 def test_a_size_at_which_the_model_is_not_known_to_work_is_told_once(run: Run) -> None:

@@ -21,6 +21,18 @@ TURNS = {
     "mirror": (-65536, 0, 0, 65536),
 }
 """Display matrices (a, b, c, d) by the degrees that players turn frames clockwise."""
+_STYLE = {"Name": "Default", "Fontname": "Arial", "Fontsize": "16", "PrimaryColour": "&Hffffff"}
+_SUBTITLE_HEADER = "\n".join(
+    [
+        "[Script Info]",
+        "ScriptType: v4.00+",
+        "[V4+ Styles]",
+        f"Format: {', '.join(_STYLE)}",
+        f"Style: {','.join(_STYLE.values())}",
+        "[Events]",
+        "Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n",
+    ]
+).encode()
 
 
 def uneven(count: int, seed: int = 0) -> list[int]:
@@ -88,6 +100,44 @@ def write_clip(
         data[matrix : matrix + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
         path.write_bytes(data)
     return path
+
+
+def add_subtitles(clip: Path, path: Path, lines: Mapping[tuple[float, float], str]) -> Path:
+    """A video with lines of French text besides, each from some second to another."""
+    text = path.suffix in (".mp4", ".mov")
+    options = {"avoid_negative_ts": "disabled"}
+    with av.open(str(clip)) as source, av.open(str(path), "w", options=options) as out:
+        tracks = {track.index: out.add_stream_from_template(track) for track in source.streams}
+        words: Any = out.add_stream("mov_text" if text else "srt")
+        words.codec_context.subtitle_header = _SUBTITLE_HEADER
+        words.metadata["language"] = "fra"
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = tracks[packet.stream.index]
+                out.mux(packet)
+        for (start, end), line in lines.items():
+            data = line.encode()
+            packet = av.Packet(len(data).to_bytes(2, "big") + data if text else data)
+            packet.stream, packet.time_base = words, Fraction(1, 1000)
+            packet.pts = packet.dts = round(start * 1000)
+            packet.duration = round((end - start) * 1000)
+            out.mux(packet)
+    return path
+
+
+def subtitles_of(path: Path) -> dict[tuple[float, float], str]:
+    """The lines of the first track of text, by the seconds from which and to which they are shown."""
+    with av.open(str(path)) as clip:
+        (words,) = clip.streams.subtitles
+        assert words.metadata["language"] == "fra"
+        shown = [packet for packet in clip.demux(words) if packet.size]
+    found = {}
+    for packet in shown:
+        times = packet.pts * packet.time_base, (packet.pts + packet.duration) * packet.time_base
+        text = bytes(packet)[2:] if path.suffix in (".mp4", ".mov") else bytes(packet)
+        if text:  # between lines there is none
+            found[tuple(round(float(time), 3) for time in times)] = text.decode()
+    return found
 
 
 def frames_of(path: Path) -> list[tuple[Fraction, np.ndarray]]:

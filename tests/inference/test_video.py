@@ -23,10 +23,12 @@ from inference.clips import (
     RATE,
     TIME_BASE,
     TURNS,
+    add_subtitles,
     frames_of,
     packets_of,
     picture,
     sound_of,
+    subtitles_of,
     uneven,
     write_clip,
 )
@@ -406,6 +408,20 @@ def test_files_tell_the_rate_and_the_length_of_the_source(predictor: decoupe.Pre
     reader.close()
 
 
+def test_a_file_that_tells_no_rate(predictor: decoupe.Predictor) -> None:
+    """The clock of its codec is none: VP9 could not be written with a rate that is beyond the file's own."""
+    write_clip(Path("in.mp4"), uneven(5))
+    with av.open("in.mp4") as clip, av.open("in.mkv", "w") as out:
+        stream = out.add_stream_from_template(clip.streams.video[0])
+        for packet in clip.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    with av.open("in.mkv") as clip:
+        assert clip.streams.video[0].average_rate == TIME_BASE.denominator
+    assert cut_video("in.mkv", "out.webm", predictor).frames == 5
+
+
 @pytest.mark.parametrize("target", ["out.mov", "out.mkv"])
 def test_the_last_picture_of_a_slide_show_is_shown_as_long_as_before(
     predictor: decoupe.Predictor, target: str
@@ -476,6 +492,62 @@ def test_audio_of_a_listed_codec_that_the_container_refuses(
     source = write_clip(Path(name), uneven(3), audio=codec, layout="5.1" if codec == "ac3" else "mono")
     assert cut_video(source, target, predictor, over="white").audio == audio
     assert packets_of(Path(target))
+
+
+@pytest.mark.parametrize("target", ["out.mp4", "out.mkv", "out.webm"])
+def test_tracks_keep_their_names_and_which_is_chosen(predictor: decoupe.Predictor, target: str) -> None:
+    source = write_clip(Path("in.mkv"), uneven(10))
+    told = ({"language": "ger", "title": "Regie"}, {"language": "fra", "title": "Version"})
+    with av.open(str(source)) as clip, av.open("two.mkv", "w") as out:
+        sound = clip.streams.audio[0]
+        tracks: list[Any] = [out.add_stream_from_template(track) for track in (*clip.streams, sound)]
+        for track, tags in zip(tracks[1:], told, strict=True):
+            track.metadata.update(tags)
+        tracks[2].disposition = av.stream.Disposition.default.value
+        for packet in clip.demux():
+            for track in tracks[1:] if packet.stream is sound else tracks[:1]:
+                if packet.size:
+                    packet.stream = track
+                    out.mux(packet)
+    cut_video("two.mkv", target, predictor, over="white")
+    with av.open(target) as clip:
+        found = [(track.metadata, track.disposition.value) for track in clip.streams.audio]
+    assert len(found) == 2
+    for (metadata, _), tags in zip(found, told, strict=True):
+        assert metadata["language"] == tags["language"]
+        assert metadata["handler_name" if target == "out.mp4" else "title"] == tags["title"]
+    assert [chosen & 1 for _, chosen in found] == [0, 1]
+
+
+LINES = {(0.1, 0.5): "un", (0.7, 1.3): "deux", (1.4, 1.5): "trois"}
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [("in.mkv", "out.mkv"), ("in.mp4", "out.mov"), ("in.mp4", "out.mp4")]
+)
+@pytest.mark.parametrize("audio", ["aac", None])
+def test_subtitles_are_kept_and_stay_at_their_times(
+    predictor: decoupe.Predictor, name: str, target: str, audio: str | None
+) -> None:
+    source = add_subtitles(write_clip(Path("clip.mp4"), uneven(50), audio=audio), Path(name), LINES)
+    written = cut_video(source, target, predictor, over="white")
+    assert (written.audio, written.subtitles) == ("kept" if audio else "none", "kept")
+    assert subtitles_of(Path(target)) == LINES
+    cut_video(source, target, predictor, over="white", start=0.3, end=1, overwrite=True)
+    assert subtitles_of(Path(target)) == {(0, 0.2): "un", (0.4, 0.7): "deux"}
+    with av.open(target) as clip:
+        assert clip.duration == pytest.approx(0.7e6, abs=0.05e6)
+    none = cut_video(source, target, predictor, over="white", start=0.51, end=0.69, overwrite=True)
+    assert (none.subtitles, subtitles_of(Path(target))) == ("kept", {})
+
+
+def test_subtitles_that_the_container_cannot_hold_are_left_out(predictor: decoupe.Predictor) -> None:
+    source = add_subtitles(write_clip(Path("clip.mp4"), uneven(10)), Path("in.mkv"), {(0.1, 0.2): "un"})
+    for target in ("out.mov", "out.webm"):
+        assert cut_video(source, target, predictor).subtitles == "left out"
+        with av.open(target) as clip:
+            assert not clip.streams.subtitles
+    assert cut_video(source, "frames", predictor).subtitles == "none"
 
 
 def broadcast(path: Path, *parts: tuple[float, str]) -> Path:
@@ -643,6 +715,16 @@ def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(
     assert (written.frames, written.resumed) == (32, 12)
     assert Path("out.mov").read_bytes() == Path("whole.mov").read_bytes()
     assert not Path("out.mov.part").exists()
+
+
+@pytest.mark.parametrize("target", ["out.mkv", "out.webm", "out.mp4"])
+def test_two_runs_write_the_same_bytes(predictor: decoupe.Predictor, target: str) -> None:
+    write_clip(Path("in.mp4"), uneven(5))
+    made = []
+    for _ in range(2):
+        cut_video("in.mp4", target, predictor, over="white", overwrite=True)
+        made.append(Path(target).read_bytes())
+    assert made[0] == made[1]
 
 
 def _interrupted(target: str, predictor: decoupe.Predictor, **options: Any) -> None:

@@ -227,6 +227,9 @@ def _summary(written: Written, out: str, predictor: Predictor) -> str:
     if written.resumed:
         parts.append(f"{written.resumed} of them from the interrupted run")
     parts.append({"none": "no audio"}.get(written.audio, f"audio {written.audio}"))
+    if written.subtitles != "none":
+        some = written.subtitles == "some left out"
+        parts.append("some subtitles left out" if some else f"subtitles {written.subtitles}")
     return f"{', '.join(parts)} ({predictor.runtime.name} on {predictor.device} in {predictor.dtype})"
 
 

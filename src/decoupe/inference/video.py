@@ -63,6 +63,8 @@ class Written:
         codec: of its frames: ``"prores"``, ``"qtrle"``, ``"vp9"``, ``"ffv1"``, ``"h264"``, ``"h265"``,
             ``"mpeg4"`` or ``"png"``.
         audio: ``"kept"``, ``"encoded again"`` where the container cannot hold it as it was, or ``"none"``.
+        subtitles: ``"kept"``, ``"some left out"`` or ``"left out"`` where the container cannot hold them, or
+            ``"none"``.
     """
 
     frames: int
@@ -72,6 +74,7 @@ class Written:
     seconds: float
     codec: str
     audio: str
+    subtitles: str
 
 
 def mattes(
@@ -134,8 +137,8 @@ def cut_video(
     """Cut the subject out of a video, and write it: with its transparency, over something, or the matte.
 
     Alpha is straight, and colours at soft edges are the subject's own. Where the source has more than 8 bits,
-    so have ProRes, FFV1, H.265 and PNG. Each frame keeps its time, audio is copied where the container can
-    hold it, and what the video says about turning it is applied.
+    so have ProRes, FFV1, H.265 and PNG. Each frame keeps its time, audio and subtitles are copied where the
+    container can hold them, and what the video says about turning it is applied.
 
     Args:
         source: a video file, or a webcam: ``"webcam"``, ``"webcam:1"``, ``"/dev/video0"``.
@@ -211,12 +214,21 @@ def cut_video(
                 stop=stop,
                 progress=progress,
             )
-            audio = pieces.finish()
+            beside = pieces.finish()
         finally:
             pieces.leave()
         height, width = size_in(form, reader.size)
         seconds = round(float((pieces.last or 0) * reader.time_base), 3)
-        return Written(pieces.frames, pieces.resumed, width, height, seconds, form.word, audio)
+        return Written(
+            frames=pieces.frames,
+            resumed=pieces.resumed,
+            width=width,
+            height=height,
+            seconds=seconds,
+            codec=form.word,
+            audio=beside.audio,
+            subtitles=beside.subtitles,
+        )
 
 
 def _advance(

@@ -24,6 +24,7 @@ from decoupe.inference.video_reader import FFmpegError, Look, VideoReader, av, s
 _LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")  # by how many channels: RFC 7845
 _LONGEST_NAME = 255  # bytes, on the file systems in use
 _NUMBER = "%(?:0[1-9][0-9]?)?d"  # in a pattern; with spaces before the digits, files would not be found again
+_NAMES = {"language", "title", "handler_name"}  # of a track; other tags are of its data, such as its size
 _NO_MATRIX = 0  # ITU-T H.273's of RGB; without it QuickTime files tell nothing of their colours
 _TICK = Fraction(1, 1000)  # of pieces, which count frames: the one time base that all containers keep
 
@@ -110,9 +111,13 @@ class Container:
 
 CONTAINERS = {
     ".mov": Container("mov", ("prores", "qtrle", "h264", "h265", "mpeg4"), "aac"),
-    ".webm": Container("webm", ("vp9",), "libopus"),
+    # Without bitexact, Matroska files are numbered at random.
+    ".webm": Container("webm", ("vp9",), "libopus", {"fflags": "+bitexact"}),
     ".mkv": Container(
-        "matroska", ("ffv1", "h264", "h265", "vp9", "mpeg4"), "aac", {"avoid_negative_ts": "disabled"}
+        "matroska",
+        ("ffv1", "h264", "h265", "vp9", "mpeg4"),
+        "aac",
+        {"avoid_negative_ts": "disabled", "fflags": "+bitexact"},
     ),
     ".mp4": Container("mp4", ("h264", "h265", "mpeg4"), "aac", {"movflags": "+faststart"}),
 }
@@ -335,15 +340,28 @@ def _frame(pixels: Pixels, stream: Any, time: int, time_base: Fraction, look: Lo
     return frame
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What became of what a source has beside its pictures.
+
+    Attributes:
+        audio: ``"kept"``, ``"encoded again"`` or ``"none"``.
+        subtitles: ``"kept"``, ``"some left out"``, ``"left out"`` or ``"none"``.
+    """
+
+    audio: str = "none"
+    subtitles: str = "none"
+
+
 def join_pieces(
     path: Path,
     form: Form,
     pieces: Iterable[tuple[Path, list[int]]],
     reader: VideoReader,
-) -> str:
-    """One file of encoded pieces, each frame at its time, and of the source's audio.
+) -> Beside:
+    """One file of encoded pieces, each frame at its time, and of the source's audio and subtitles.
 
-    Nothing is encoded again but audio that the container cannot hold.
+    Nothing is encoded again but audio that the container cannot hold; such subtitles are left out.
 
     Args:
         path: the file.
@@ -352,7 +370,7 @@ def join_pieces(
         reader: the source.
 
     Returns:
-        What became of the audio: ``"kept"``, ``"encoded again"`` or ``"none"``.
+        What became of audio and subtitles.
     """
     container, codec = form.container, form.codec
     assert container is not None
@@ -372,18 +390,18 @@ def join_pieces(
         if "alpha_mode" in first.streams.video[0].metadata:
             stream.metadata["alpha_mode"] = "1"
         out.metadata.update(reader.tags)
-        source = reader.audio()
-        sound = _Sound(source, out, container, reader, end) if source is not None else None
+        source = reader.beside()
+        tracks = _Tracks(source, out, container, reader, end) if source is not None else None
         out.start_encoding()
-        tracks = [
+        packets = [
             _video_packets(pieces, [*times, end], codec.delay, stream, reader),
-            sound.packets() if sound else iter(()),
+            tracks.packets() if tracks else iter(()),
         ]
-        for _, _, packet in heapq.merge(*tracks, key=lambda one: one[:2]):
+        for _, _, packet in heapq.merge(*packets, key=lambda one: one[:2]):
             out.mux(packet)
         if source is not None:
             source.close()
-    return "none" if sound is None else sound.done
+    return Beside() if tracks is None else tracks.done
 
 
 Timed = tuple[Fraction, int, Any]
@@ -414,7 +432,7 @@ def _video_packets(
         base += len(some)
 
 
-def _holds(container: Container, track: av.AudioStream) -> bool:
+def _holds(container: Container, track: Any) -> bool:
     """Whether a container takes a track as it is.
 
     Its beginning is written to find out: libavformat's list of the codecs of a .mov has Opus and FLAC,
@@ -441,6 +459,21 @@ def _layout(track: av.AudioStream, encoder: str) -> str:
     count = track.layout.nb_channels
     known = encoder != "libopus" and _placed(track)
     return track.layout.name if known or count > len(_LAYOUTS) else _LAYOUTS[count - 1]
+
+
+def _name(stream: Any, source: Any, container: Container) -> None:
+    """Call a track as in the source, and have it chosen as there."""
+    names = {name: source.metadata[name] for name in _NAMES & source.metadata.keys()}
+    if container.name in ("mov", "mp4") and "title" in names:  # which have one name of a track
+        names.setdefault("handler_name", names["title"])
+    stream.metadata.update(names)
+    stream.disposition = source.disposition.value
+
+
+def _kept(kept: int, count: int) -> str:
+    if count == 0:
+        return "none"
+    return "kept" if kept == count else "some left out" if kept else "left out"
 
 
 class _Resampler:
@@ -476,8 +509,11 @@ class _Resampler:
         return [*rest, *self._resampler.resample(frame)]
 
 
-class _Sound:
-    """The audio tracks of a source, as they are where the container takes them, else encoded again."""
+class _Tracks:
+    """The audio and subtitles of a source, as they are where the container takes them.
+
+    Other audio is encoded again, other subtitles are left out.
+    """
 
     def __init__(
         self,
@@ -502,13 +538,20 @@ class _Sound:
                 layout = _layout(track, container.audio)
                 stream = out.add_stream(container.audio, rate=rate, layout=layout)
                 self._encoded[track.index] = stream
-        self.done = "encoded again" if self._encoded else "kept"
+        audio = "encoded again" if self._encoded else "kept" if self._copied else "none"
+        subtitles = source.streams.subtitles
+        held = [one for one in subtitles if one.codec_context is not None and _holds(container, one)]
+        self._copied |= {one.index: out.add_stream_from_template(one) for one in held}
+        for index, stream in (self._copied | self._encoded).items():
+            _name(stream, source.streams[index], container)
+        self.done = Beside(audio, _kept(len(held), len(subtitles)))
 
     def packets(self) -> Iterator[Timed]:
         """The packets of all tracks, in the source's order."""
         resamplers = {index: _Resampler(stream) for index, stream in self._encoded.items()}
         damaged = False
-        for packet in self._source.demux(sound_of(self._source)):
+        written = [self._source.streams[index] for index in (*self._copied, *self._encoded)]
+        for packet in self._source.demux(written) if written else ():
             index = packet.stream.index
             if index in self._copied:
                 yield from self._moved(packet, self._copied[index])
@@ -532,6 +575,8 @@ class _Sound:
             warnings.warn(line, ShortVideoWarning, stacklevel=2)
 
     def _moved(self, packet: Any, stream: Any) -> Iterator[Timed]:
+        if stream.type == "subtitle":
+            self._trim(packet)
         if packet.size == 0 or not self._wanted(packet.pts, packet.time_base):
             return
         shift = round(self._start / packet.time_base)
@@ -539,6 +584,18 @@ class _Sound:
         packet.dts = packet.pts if packet.dts is None else packet.dts - shift
         packet.stream = stream
         yield packet.dts * packet.time_base, 1, packet
+
+    def _trim(self, packet: Any) -> None:
+        """Have a subtitle that is on the screen at the start begin there, and one at the end end there."""
+        if packet.pts is None or not packet.duration:  # those that are pictures are ended by the next
+            return
+        late = round(self._start / packet.time_base) - packet.pts if self._start else 0
+        if 0 < late < packet.duration:
+            packet.pts += late
+            packet.dts = packet.pts
+            packet.duration -= late
+        if self._end is not None:
+            packet.duration = min(packet.duration, round(self._end / packet.time_base) - packet.pts)
 
     def _wanted(self, pts: int | None, time_base: Fraction) -> bool:
         if pts is None:

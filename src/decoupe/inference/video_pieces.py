@@ -18,7 +18,14 @@ from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import check_folder, lock, write_bytes
 from decoupe.inference.preprocess import Pixels
 from decoupe.inference.smoothing import Known, Smoother
-from decoupe.inference.video_files import Form, join_pieces, sequence_files, sequence_path, write_piece
+from decoupe.inference.video_files import (
+    Beside,
+    Form,
+    join_pieces,
+    sequence_files,
+    sequence_path,
+    write_piece,
+)
 from decoupe.inference.video_reader import FFmpegError, VideoReader
 
 _LOCK = "lock"
@@ -206,11 +213,11 @@ class Pieces:
         with np.load(self._beside(len(self._times) - 1, "npz")) as state:
             return Smoother(Known(**state))
 
-    def finish(self) -> str:
+    def finish(self) -> Beside:
         """Join the pieces, give the output its name, and tidy up.
 
         Returns:
-            What became of the audio, as `decoupe.inference.video.Written` tells it.
+            What became of audio and subtitles.
 
         Raises:
             InputError: there is no frame.
@@ -218,7 +225,7 @@ class Pieces:
         """
         if not self._times:
             raise InputError(f"{self._reader.name} gave no frame: end it later")
-        audio = "none"
+        beside = Beside()
         with written_to(self._target):
             if self._form.container is None:
                 self._refuse_to_replace()
@@ -226,11 +233,11 @@ class Pieces:
             else:
                 joined = self._folder / f"joined{self._target.suffix}"
                 pieces = [(self._piece(number), times) for number, times in enumerate(self._times)]
-                audio = join_pieces(joined, self._form, pieces, self._reader)
+                beside = join_pieces(joined, self._form, pieces, self._reader)
                 self._refuse_to_replace()
                 joined.replace(self._target)
             self._remove()
-        return audio
+        return beside
 
     def _pictures(self) -> Iterator[tuple[Path, Path]]:
         """Each frame of a sequence: where it is until it is moved, and its own name."""

@@ -39,6 +39,7 @@ _OF_THE_FILE = frozenset({"timecode", "encoder", "major_brand", "minor_version",
 _BT709, _UNSPECIFIED, _BT601 = 1, 2, 5
 _WIDE_GAMUTS = (9, 11, 12)  # BT.2020, and P3 by its two white points
 _HIGH_RANGES = (16, 18)  # PQ and HLG
+_TOO_FAST = 1000  # frames a second: where Matroska tells no rate, it is the codec's clock that is given
 _MILLISECOND = Fraction(1, 1000)
 _ALPHA_MODES = {"alpha_mode", "ALPHA_MODE"}  # WebM's and Matroska's mark of transparency
 _VPX = {"vp8": "libvpx", "vp9": "libvpx-vp9", "libvpx": "libvpx", "libvpx-vp9": "libvpx-vp9"}
@@ -108,7 +109,8 @@ class VideoReader:
         self._container = self._open()
         stream = self._stream = _pictures_of(self._container)
         self.time_base = stream.time_base or _MILLISECOND
-        self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        rates = (stream.average_rate, stream.guessed_rate)
+        self.rate = next((rate for rate in rates if rate and rate < _TOO_FAST), Fraction(25))
         if stream.width * stream.height > max_pixels:
             raise InputError(
                 f"{source} is {stream.width}×{stream.height}, more than {max_pixels:,} pixels: "
@@ -222,12 +224,12 @@ class VideoReader:
         told = self._container.metadata.items()
         return {name: value for name, value in told if name.lower() not in _OF_THE_FILE}
 
-    def audio(self) -> av.container.InputContainer | None:
-        """The file opened once more, to read its audio; None where there is none."""
+    def beside(self) -> av.container.InputContainer | None:
+        """The file opened once more, to read its audio and subtitles; None where there are none."""
         if self.live:
             return None
         container = self._open()
-        if sound_of(container):
+        if sound_of(container) or container.streams.subtitles:
             return container
         container.close()
         return None
