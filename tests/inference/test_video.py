@@ -14,7 +14,7 @@ from PIL import Image
 
 import decoupe
 from decoupe.inference import video, video_pieces, video_reader
-from decoupe.inference.preprocess import ShortVideoWarning, read_image
+from decoupe.inference.preprocess import VideoWarning, read_image
 from decoupe.inference.video import cut_video, interval, mattes, seconds_of
 from decoupe.inference.video_files import CODECS, form_of
 from decoupe.inference.video_frames import BackgroundVideo, surrounded
@@ -241,7 +241,7 @@ def test_a_matroska_file_cut_short_is_done_as_far_as_it_goes_and_told(
     cut_video("in.mp4", f"whole{suffix}", predictor, over="white")
     whole = Path(f"whole{suffix}").read_bytes()
     Path(f"short{suffix}").write_bytes(whole[: int(len(whole) * part)])
-    with pytest.warns(ShortVideoWarning, match=rf"short{suffix} ends after .* it may be damaged"):
+    with pytest.warns(VideoWarning, match=rf"short{suffix} ends after .* it may be damaged"):
         written = cut_video(f"short{suffix}", "out.mp4", predictor, over="white")
     assert 10 < written.frames < 60
     assert part < 0.9 or written.frames > 50
@@ -380,7 +380,7 @@ def test_a_background_that_is_cut_short_is_told_once(predictor: decoupe.Predicto
     ground = write_clip(Path("ground.mkv"), uneven(150), audio=None)
     whole = ground.read_bytes()
     ground.write_bytes(whole[: len(whole) // 8])
-    with pytest.warns(ShortVideoWarning) as told:
+    with pytest.warns(VideoWarning) as told:
         cut_video(source, "out.mkv", predictor, over=ground)
     assert [str(one.message).partition(" ends after")[0] for one in told] == ["ground.mkv"]
 
@@ -618,7 +618,7 @@ def test_damaged_sound_is_left_out_and_told(predictor: decoupe.Predictor) -> Non
     place = content.index(damaged)
     content[place : place + len(damaged)] = b"\xff" * len(damaged)
     source.write_bytes(content)
-    with pytest.warns(ShortVideoWarning, match=r"part of the sound of in\.mkv is damaged, and left out"):
+    with pytest.warns(VideoWarning, match=r"part of the sound of in\.mkv is damaged, and left out"):
         written = cut_video(source, "out.webm", predictor)
     assert (written.frames, written.audio) == (40, "encoded again")
 
@@ -967,6 +967,21 @@ def test_files_that_cannot_be_read(predictor: decoupe.Predictor) -> None:
     assert not Path("out.mov.part").exists()
 
 
+def test_interlacing_is_told_once(predictor: decoupe.Predictor) -> None:
+    with av.open("in.mkv", "w") as out:
+        stream: Any = out.add_stream("mpeg2video", rate=25, options={"flags": "+ilme+ildct"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for number in range(3):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number, 96, 64), format="rgb24")))
+        out.mux(stream.encode(None))
+    line = r"in.mkv is interlaced, and .*: write it progressive first, as with ffmpeg -i in.mkv -vf bwdif OUT"
+    with pytest.warns(VideoWarning, match=line) as told:
+        assert cut_video("in.mkv", "out.mov", predictor).frames == 3
+    assert len(told) == 1
+    with pytest.warns(VideoWarning, match=line):
+        assert len(list(mattes("in.mkv", predictor))) == 3
+
+
 def test_frames_that_change_their_size_and_clocks_that_start_anywhere(predictor: decoupe.Predictor) -> None:
     for name, start, (width, height) in (("a.ts", 100, (96, 64)), ("b.ts", 110, (48, 32))):
         with av.open(name, "w", format="mpegts") as out:
@@ -1021,7 +1036,7 @@ def test_an_interrupted_recording_in_fragments_is_done_as_far_as_it_goes_and_tol
     whole = source.read_bytes()
     place = whole.index(b"moof", len(whole) * 9 // 10)
     Path("short.mp4").write_bytes(whole[: whole.index(b"mdat", place) + 8])
-    with pytest.warns(ShortVideoWarning, match=r"short.mp4 ends after .* it may be damaged"):
+    with pytest.warns(VideoWarning, match=r"short.mp4 ends after .* it may be damaged"):
         written = cut_video("short.mp4", "out.mov", predictor)
     assert 50 < written.frames < 150
 
@@ -1070,6 +1085,23 @@ def test_a_background_is_never_the_output(predictor: decoupe.Predictor) -> None:
     with pytest.raises(decoupe.OutputError, match=r"ground\.mp4 is an input, and would be overwritten"):
         cut_video(source, ground, predictor, over=ground, overwrite=True)
     assert ground.read_bytes() == before
+
+
+def test_what_is_no_name_and_no_model(predictor: decoupe.Predictor) -> None:
+    source: Any = write_clip(Path("in.mp4"), uneven(2))
+    wrong: Any = "birefnet"
+    model = r"predictor is 'birefnet', expected an open model: such as decoupe.load\('birefnet'\)"
+    with pytest.raises(decoupe.InputError, match=model):
+        cut_video(source, "out.mov", wrong)
+    with pytest.raises(decoupe.InputError, match=model):
+        next(mattes(source, wrong))
+    with pytest.raises(decoupe.OutputError, match="the output is a NoneType, expected a file's name"):
+        cut_video(source, None, predictor)  # type: ignore[arg-type]
+    with source.open("rb") as file:
+        with pytest.raises(decoupe.InputError, match="the video is a BufferedReader, expected a file's name"):
+            cut_video(file, "out.mov", predictor)
+        with pytest.raises(decoupe.InputError, match="the video is a BufferedReader, expected a file's name"):
+            next(mattes(file, predictor))
 
 
 def test_numbers_of_numpy_and_open_files(predictor: decoupe.Predictor) -> None:

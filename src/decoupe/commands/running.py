@@ -27,7 +27,7 @@ from decoupe.commands.watching import arrivals
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import remove_stale, write_bytes
 from decoupe.inference.opened import SizeWarning
-from decoupe.inference.preprocess import FramesWarning, ShortVideoWarning
+from decoupe.inference.preprocess import FramesWarning, VideoWarning
 from decoupe.notices import CompileWarning
 
 Files = Sequence[tuple[bytes, Path | None]]
@@ -230,7 +230,7 @@ def in_order(
 def said_warnings(quiet: bool = False) -> Iterator[None]:
     """What decoupe warns of, as lines on standard error."""
     with warnings.catch_warnings():
-        for category in (SizeWarning, CompileWarning, FramesWarning, ShortVideoWarning):
+        for category in (SizeWarning, CompileWarning, FramesWarning, VideoWarning):
             warnings.simplefilter("always", category)
         warnings.showwarning = lambda message, *_: None if quiet else say(str(message))
         yield

@@ -78,8 +78,8 @@ class FramesWarning(UserWarning):
     """A picture of several frames or pages, of which the first was read."""
 
 
-class ShortVideoWarning(UserWarning):
-    """A video that is shorter than it tells; what there is was read."""
+class VideoWarning(UserWarning):
+    """A video that is shorter than it tells, of which what there is was read; damaged sound; interlacing."""
 
 
 @dataclass(frozen=True, eq=False)

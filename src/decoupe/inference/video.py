@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,12 +27,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 import decoupe
-from decoupe.errors import InputError
+from decoupe.errors import InputError, OutputError
 from decoupe.inference.backgrounds import Background
 from decoupe.inference.edits import Edits
 from decoupe.inference.media import real_paths, refuse_overwriting
 from decoupe.inference.predictor import Predictor
-from decoupe.inference.preprocess import MAX_PIXELS, Picture, Pixels, read_image
+from decoupe.inference.preprocess import MAX_PIXELS, Picture, Pixels, VideoWarning, read_image
 from decoupe.inference.results import Matte
 from decoupe.inference.smoothing import Smoother
 from decoupe.inference.video_files import form_of, size_in
@@ -101,10 +102,14 @@ def mattes(
     Yields:
         Seconds since ``start``, and the `Matte`, its picture in 8 bits.
 
+    Warns:
+        VideoWarning: a file that is cut short, or interlaced.
+
     Raises:
         InputError: a file that is missing, damaged or no video, a webcam that is not there, times that
-            cannot be, or ``batch_size`` below 1.
+            cannot be, no model, or ``batch_size`` below 1.
     """
+    _check_kinds(source, predictor)
     reader = _reader(source, start, end, max_pixels)
     # From the last to the first: the file is let go of when nothing reads it any more.
     with (
@@ -164,12 +169,18 @@ def cut_video(
     Returns:
         What was written.
 
+    Warns:
+        VideoWarning: a file that is cut short, or interlaced, or whose sound is damaged.
+
     Raises:
         InputError: as `mattes` does; a background or an edit that cannot be used; an interrupted run of
             another kind.
         OutputError: an output that exists, or that cannot be written so.
         MissingExtraError: PyAV is not installed.
     """
+    _check_kinds(source, predictor)
+    if not isinstance(target, (str, os.PathLike)):
+        raise OutputError(f"the output is a {type(target).__name__}, expected a file's name or a folder's")
     if matte and over is not None:
         raise InputError("matte shows no background: leave matte or over out")
     if batch_size < 1:
@@ -301,6 +312,14 @@ def interval(start: Seconds, end: Seconds | None) -> tuple[Fraction, Fraction | 
     return first, last
 
 
+def _check_kinds(source: Any, predictor: Any) -> None:
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(f"the video is a {type(source).__name__}, expected a file's name or a webcam's")
+    if not isinstance(predictor, Predictor):
+        found = repr(predictor) if isinstance(predictor, str) else f"a {type(predictor).__name__}"
+        raise InputError(f"predictor is {found}, expected an open model: such as decoupe.load('birefnet')")
+
+
 def _reader(
     source: str | os.PathLike[str],
     start: Seconds,
@@ -310,7 +329,11 @@ def _reader(
     deep: bool = False,
 ) -> VideoReader:
     first, last = interval(start, end)
-    return VideoReader(os.fspath(source), start=first, end=last, max_pixels=max_pixels, deep=deep)
+    reader = VideoReader(os.fspath(source), start=first, end=last, max_pixels=max_pixels, deep=deep)
+    if reader.interlaced:
+        line = f"{source} is interlaced, and what moves may look like a comb: write it progressive first"
+        warnings.warn(f"{line}, as with ffmpeg -i {source} -vf bwdif OUT", VideoWarning, stacklevel=2)
+    return reader
 
 
 Found = Generator[tuple[int, Matte], None, None]

@@ -18,7 +18,7 @@ import numpy as np
 
 from decoupe.errors import OutputError, unknown
 from decoupe.inference.png import encode_png
-from decoupe.inference.preprocess import Pixels, ShortVideoWarning
+from decoupe.inference.preprocess import Pixels, VideoWarning
 from decoupe.inference.video_reader import FFmpegError, Look, VideoReader, av, sound_of, url_of
 
 _LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")  # by how many channels: RFC 7845
@@ -572,7 +572,7 @@ class _Tracks:
                 yield from self._timed(self._encoded[index].encode(None))
         if damaged:
             line = f"part of the sound of {self._name} is damaged, and left out"
-            warnings.warn(line, ShortVideoWarning, stacklevel=2)
+            warnings.warn(line, VideoWarning, stacklevel=2)
 
     def _moved(self, packet: Any, stream: Any) -> Iterator[Timed]:
         if stream.type == "subtitle":

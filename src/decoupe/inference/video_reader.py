@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from decoupe.errors import InputError, MissingExtraError
-from decoupe.inference.preprocess import MAX_PIXELS, Pixels, ShortVideoWarning
+from decoupe.inference.preprocess import MAX_PIXELS, Pixels, VideoWarning
 
 try:
     import av as av
@@ -87,6 +87,7 @@ class VideoReader:
         size: ``(height, width)`` upright.
         deep: whether frames are read with more than 8 bits, in 16.
         look: see `Look`.
+        interlaced: whether its first frame is made of two half pictures.
         origin: ticks of the source at the output's time 0.
         ends: whether an end was asked for.
 
@@ -128,6 +129,7 @@ class VideoReader:
         height, width = self._turn(np.empty((first.height, first.width, 0), np.uint8)).shape[:2]
         self.size = height, width
         self.look = self._look_of(first)
+        self.interlaced = first.interlaced_frame
         zero = (first.pts or 0) if self.live else self._beginning()
         self.origin = zero + self.ticks(start)
         self._end = None if end is None else zero + self.ticks(end)
@@ -193,7 +195,7 @@ class VideoReader:
             ``(H, W, 4)`` where something is transparent.
 
         Warns:
-            ShortVideoWarning: the file tells that it is longer; what there is comes first.
+            VideoWarning: the file tells that it is longer; what there is comes first.
 
         Raises:
             InputError: the file is damaged, its clock jumps back, or an MP4 or MOV file ends before its time.
@@ -367,7 +369,7 @@ class VideoReader:
         last, end = (_clock(ticks * self.time_base) for ticks in (self._last - self._zero, whole))
         warnings.warn(
             f"{self.name} ends after {last} of {end}: it may be damaged, what is there was taken",
-            ShortVideoWarning,
+            VideoWarning,
             stacklevel=2,
         )
 
