@@ -349,6 +349,93 @@ def test_a_token_is_asked_for_until_it_is_right(visit: Open) -> None:
     assert len(refusals) == 2
 
 
+@pytest.mark.parametrize(
+    ("pasted", "right"), [("correct-horse-battery\u200b", True), ("correct\u2011horse", False)]
+)
+def test_a_token_with_a_sign_that_no_token_has(visit: Open, pasted: str, right: bool) -> None:
+    page = visit()
+    sent: list[str | None] = []
+
+    def refuse(route: Any) -> None:
+        sent.append(route.request.headers.get("authorization"))
+        if sent[-1] == "Bearer correct-horse-battery":
+            route.continue_()
+        else:
+            route.fulfill(status=401, json={"detail": "the token is missing or wrong"})
+
+    page.route("**/v1/**", refuse)
+    page.reload()
+    token, wrong = page.get_by_role("textbox", name="Token"), page.get_by_text("That token is wrong.")
+    token.fill(pasted)
+    page.get_by_role("button", name="Continue").click()
+    if not right:
+        wrong.wait_for()
+        page.reload()  # what is remembered does not lock the page either
+        wrong.wait_for()
+        token.fill("correct-horse-battery")
+        page.get_by_role("button", name="Continue").click()
+    give(page, "a.png")
+    assert sent == [None, *2 * ["Bearer correct-horse-battery"]]
+
+
+def test_the_example_of_a_server_that_is_gone(visit: Open) -> None:
+    page = visit()
+    page.route("**/example.jpg", lambda route: route.abort())
+    page.get_by_role("button", name="Try the example").click()
+    page.get_by_text("The server cannot be reached. Is it still running?").wait_for()
+    page.get_by_role("heading", name="Drop pictures here").wait_for()
+
+
+def test_choosing_no_other_background_keeps_the_one_before(visit: Open) -> None:
+    page = visit()
+    give(page, "a.png")
+    blue = {"name": "sea.png", "mimeType": "image/png", "buffer": png(Image.new("RGB", (9, 9), "blue"))}
+    page.get_by_label("Picture", exact=True).check()
+    page.set_input_files("#background-file", [blue])
+    page.set_input_files("#background-file", [])  # as Chromium does when its dialog is closed
+    page.get_by_label("Feather").fill("1")
+    settled(page)
+    assert page.locator("#background-name").inner_text() == "sea.png"
+    assert Image.open(io.BytesIO(downloaded(page, "Download PNG")[1])).mode == "RGB"
+
+
+def test_what_was_not_taken_is_not_lost_unasked(visit: Open, server: Running) -> None:
+    page = visit()
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.get_by_role("button", name="Try the example").click()
+    settled(page)
+    page.reload()  # nobody misses the example
+    page.get_by_role("button", name="Try the example").click()
+    give(page, "a.png", "b.png")
+    page.wait_for_selector("#strip .waiting, #strip .sending, #strip .cutting", state="detached")
+    downloaded(page, "Download PNG")
+    assert asked == []
+    page.evaluate("setTimeout(() => location.reload())")
+    page.wait_for_timeout(500)
+    assert asked == ["beforeunload"]
+    assert page.locator("#strip li").count() == 3
+    downloaded(page, "All as ZIP")
+    page.reload()
+    assert asked == ["beforeunload"]
+
+
+OVER = """kind => {
+  const transfer = new DataTransfer();
+  if (kind === "file") transfer.items.add(new File([], "a.png", { type: "image/png" }));
+  else transfer.setData("text/plain", "text");
+  document.body.dispatchEvent(new DragEvent("dragover", { dataTransfer: transfer, bubbles: true }));
+}"""
+
+
+def test_only_files_are_asked_to_be_let_go(visit: Open) -> None:
+    page = visit()
+    page.evaluate(OVER, "text")
+    assert not page.get_by_text("Let go to add").is_visible()
+    page.evaluate(OVER, "file")
+    assert page.get_by_text("Let go to add").is_visible()
+
+
 def test_the_page_works_below_any_path(visit: Open, server: Running) -> None:
     page = visit()
     asked: list[str] = []

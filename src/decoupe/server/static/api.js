@@ -16,6 +16,8 @@ export const remember = (token) => sessionStorage.setItem(KEY, token);
 
 const authorization = () => {
   const token = sessionStorage.getItem(KEY);
+  // No token has other signs, and browsers send none of them: that error would come at every request.
+  if (token && !/^[\x20-\x7e]+$/.test(token)) throw new Refusal(401, "the token is wrong");
   return token ? { Authorization: `Bearer ${token}` } : {};
 };
 

@@ -16,6 +16,7 @@ const page = Object.fromEntries(
 const viewer = new Viewer(page);
 const pictures = [];
 let shown = null;
+let example = null;
 let background = null;
 let timer = null;
 
@@ -248,12 +249,13 @@ function save(blob, name) {
 }
 
 async function saveWebp() {
-  const { name } = shown;
+  const { name, result } = shown;
   page.downloadWebp.disabled = true;
   try {
     const told = () => {};
     const blob = await cut(shown.file, { ...options(shown), format: "webp" }, { signal: new AbortController().signal, told });
     save(blob, `${stem(name)}.cut.webp`);
+    result.taken = true;
   } catch (error) {
     tell(sentence(error.message));
   } finally {
@@ -262,8 +264,10 @@ async function saveWebp() {
 }
 
 async function copy() {
+  const { result } = shown;
   try {
-    await navigator.clipboard.write([new ClipboardItem({ "image/png": shown.result.blob })]);
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": result.blob })]);
+    result.taken = true;
     tell("Copied.");
   } catch {
     tell("This browser does not let pages copy pictures: download it instead.");
@@ -279,6 +283,7 @@ async function saveAll() {
       let name = base;
       for (let count = 2; names.has(name); count++) name = `${base}-${count}`;
       names.add(name);
+      picture.result.taken = true;
       return { name: `${name}.cut.png`, blob: picture.result.blob };
     });
   save(await zip(files), "decoupe.zip");
@@ -319,7 +324,7 @@ function askForToken() {
     page.tokenDialog.showModal();
     page.tokenError.textContent = remembers() ? "That token is wrong." : "";
     page.tokenDialog.onclose = () => {
-      remember(page.token.value);
+      remember(page.token.value.replace(/\p{Cf}/gu, "").trim()); // what is pasted may hold what nobody sees
       asked = null;
       resolve(prepare());
     };
@@ -397,6 +402,7 @@ page.files.addEventListener("change", () => {
 });
 page.chooseBackground.addEventListener("click", () => page.backgroundFile.click());
 page.backgroundFile.addEventListener("change", () => {
+  if (!page.backgroundFile.files.length) return; // closed without a choice
   [background] = page.backgroundFile.files;
   page.backgroundName.textContent = background.name;
   again();
@@ -426,10 +432,19 @@ for (const place of [page.stage, page.strip]) {
   });
 }
 page.example.addEventListener("click", async () => {
-  const answer = await fetch(page.example.firstElementChild.src);
-  add([new File([await answer.blob()], "coffee.jpg", { type: "image/jpeg" })]);
+  try {
+    const answer = await fetch(page.example.firstElementChild.src);
+    if (!answer.ok) throw new Refusal(answer.status, "the example is not there");
+    example = new File([await answer.blob()], "coffee.jpg", { type: "image/jpeg" });
+  } catch {
+    return tell("The server cannot be reached. Is it still running?");
+  }
+  add([example]);
 });
-page.download.addEventListener("click", () => save(shown.result.blob, `${stem(shown.name)}.cut.png`));
+page.download.addEventListener("click", () => {
+  save(shown.result.blob, `${stem(shown.name)}.cut.png`);
+  shown.result.taken = true;
+});
 page.downloadWebp.addEventListener("click", saveWebp);
 page.copy.addEventListener("click", copy);
 page.downloadAll.addEventListener("click", saveAll);
@@ -439,7 +454,7 @@ document.addEventListener("paste", (event) => {
 });
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
-  page.drop.hidden = false;
+  page.drop.hidden = !event.dataTransfer.types.includes("Files");
 });
 document.addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) page.drop.hidden = true;
@@ -448,6 +463,12 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   page.drop.hidden = true;
   add(event.dataTransfer.files);
+});
+
+// Browsers ask before they leave a page whose results nobody has taken; the example is missed by nobody.
+window.addEventListener("beforeunload", (event) => {
+  const missed = ({ state, file, result }) => state === "done" && file !== example && !result.taken;
+  if (pictures.some(missed)) event.preventDefault();
 });
 
 prepare();
