@@ -23,13 +23,15 @@ from decoupe.commands.options import (
     Quiet,
     Trust,
     Verbose,
+    among,
     parse_size,
 )
 from decoupe.commands.plan import make_plan
 from decoupe.commands.running import Telling, Worked, do
-from decoupe.commands.segment_files import check_form, check_targets, segment_files
+from decoupe.commands.segment_files import FORMS, check_form, check_targets, segment_files
 from decoupe.errors import InputError
 from decoupe.inference.preprocess import MAX_PIXELS
+from decoupe.inference.segments import READINGS
 from decoupe.runtimes import find_spec
 
 if TYPE_CHECKING:
@@ -46,7 +48,11 @@ SegmentsOut = Annotated[
 ]
 Reading = Annotated[
     str | None,
-    typer.Option(metavar="READING", help="panoptic, instances or semantic: how pixels become segments."),
+    typer.Option(
+        metavar="READING",
+        help="panoptic, instances or semantic: how pixels become segments.",
+        autocompletion=among(READINGS),
+    ),
 ]
 Form = Annotated[
     str,
@@ -54,6 +60,7 @@ Form = Annotated[
         "--format",
         metavar="FORMAT",
         help="overlay and labels: a picture, and polygons as JSON; coco and coco-panoptic: COCO's files.",
+        autocompletion=among(FORMS),
     ),
 ]
 Score = Annotated[
