@@ -214,6 +214,8 @@ def test_standard_input_to_standard_output(here: Path, model: Path) -> None:
         ),
         (["cut", "photo.jpg", "-o", "-"], ">/dev/full", "standard output: No space left on device", 1),
         (["models"], ">/dev/full", "standard output: No space left on device", 1),
+        (["--version"], ">/dev/full", "standard output: No space left on device", 1),
+        (["cut", "--help"], ">/dev/full", "standard output: No space left on device", 1),
     ],
 )
 def test_streams_that_cannot_be_used(
@@ -227,6 +229,29 @@ def test_streams_that_cannot_be_used(
     done = subprocess.run(whole, capture_output=True, text=True, timeout=60)
     assert done.returncode == status
     assert done.stderr == f"decoupe: {message}\n"
+
+
+@pytest.mark.parametrize("inputs", [["in"], ["in/a.png"], ["-", "--raw", "8x8"]])
+def test_a_log_on_a_full_disk_is_told_once_and_the_rest_done(
+    here: Path, model: Path, inputs: list[str]
+) -> None:
+    for name in ("a.png", "b.png"):
+        photograph(here / "in" / name)
+    done = command("cut", *inputs, "-o", "out/", "-m", str(model), "--log", "/dev/full", stdin=bytes(384))
+    assert done.returncode == 1
+    told = [line for line in done.stderr.splitlines() if b"/dev/full" in line]
+    assert told == [b"decoupe: /dev/full cannot be written (No space left on device): name another log"]
+    assert len(list((here / "out").iterdir())) == (1 if inputs == ["in/a.png"] else 2)
+
+
+@pytest.mark.parametrize("name", "ipbsd")
+def test_commands_of_rembg_are_answered_with_ours(name: str) -> None:
+    refused = CliRunner().invoke(app, [name, "photo.jpg", "out.png"])
+    assert refused.exit_code == 2
+    line = f"Error: '{name}' is a command of rembg: its like here is decoupe "
+    assert refused.stderr.splitlines()[-1].startswith(line)
+    ours = refused.stderr.split("decoupe ")[-1].split()[0]
+    assert CliRunner().invoke(app, [ours, "--help"]).exit_code == 0
 
 
 def test_a_closed_pipe_ends_quietly(here: Path, model: Path) -> None:

@@ -12,16 +12,17 @@ import io
 import json
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import decoupe
 from decoupe.commands import cut_options
 from decoupe.commands import video as video_command
 from decoupe.commands.bench import bench
 from decoupe.commands.catalogue import cache_app, get, models
-from decoupe.commands.console import told
+from decoupe.commands.console import told, told_status
 from decoupe.commands.cut import cut
 from decoupe.commands.evaluation import eval_app
 from decoupe.commands.export import export
@@ -31,7 +32,27 @@ from decoupe.commands.serve import serve, ui
 from decoupe.commands.training import calibrate, data_app, train
 from decoupe.commands.video import video
 
+OF_REMBG = {
+    "i": "decoupe cut PHOTO -o OUT",
+    "p": "decoupe cut FOLDER -o OUT",
+    "b": "decoupe cut - --raw WxH",
+    "s": "decoupe serve",
+    "d": "decoupe get NAME",
+}
+"""What stands for commands of rembg, which many know."""
+
+
+class _Commands(TyperGroup):
+    """The commands; who types one of rembg's is told ours."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] in OF_REMBG:
+            ctx.fail(f"{args[0]!r} is a command of rembg: its like here is {OF_REMBG[args[0]]}")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Cut the subject out of any picture, down to the hair.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -43,9 +64,12 @@ app = typer.Typer(
 def main() -> None:
     """The ``decoupe`` command."""
     # What an older encoding of a terminal or pipe has not, such as ×, is written as a question mark.
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="replace")
-    app()
+    try:
+        app()
+    except OSError as error:  # commands tell theirs; this one is of what is printed without one, as the help
+        sys.exit(told_status(error))
 
 
 def _version(asked: bool) -> None:

@@ -60,6 +60,16 @@ def test_of_a_repository_outside_the_catalogue_nothing_is_made_up(run: Run) -> N
     assert (answer["commercial"], answer["preprocessing"], answer["megabytes"]) == (None, None, None)
 
 
+def test_a_locale_without_an_encoding(tmp_path: Path) -> None:
+    """There Python lets file names pass, and raised at the first ×."""
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "decoupe", "models"]
+    environment = {**plain, "DECOUPE_CACHE": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"1024" in done.stdout
+
+
 @pytest.mark.parametrize("encoding", ["cp932", "cp437", "cp1251"])
 def test_older_encodings_of_pipes(tmp_path: Path, encoding: str) -> None:
     code = "import sys; from decoupe.cli import main; sys.argv = ['decoupe', 'models', *{}]; main()"

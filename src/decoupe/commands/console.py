@@ -28,35 +28,54 @@ from decoupe.errors import (
 _LONGEST_RECORD = 1 << 16  # bytes; a path has at most 4096
 
 
-def recorder(path: Path | None, printed: bool) -> Callable[[dict[str, Any]], None] | None:
-    """A function that records jobs as JSON Lines in a file, on standard output, or both; else None.
+class Recorder:
+    """Records jobs as JSON Lines in a file, on standard output, or both.
+
+    Attributes:
+        complete: whether the file holds every line. One that cannot be written, as on a full disk, is told
+            once, and the work goes on.
+    """
+
+    def __init__(self, path: Path | None, printed: bool) -> None:
+        self._path, self._printed = path, printed
+        self.complete = True
+        self._add("")  # told now, not after the first picture
+
+    def __call__(self, about: dict[str, Any]) -> None:
+        """Record what is known of one job."""
+        line = json.dumps(about) + "\n"
+        if self._printed:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        try:
+            self._add(line)
+        except OutputError as error:
+            if self.complete:
+                say(str(error))
+            self.complete = False
+
+    def _add(self, line: str) -> None:
+        if self._path is not None:
+            try:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(line)
+            except OSError as error:
+                raise OutputError(
+                    f"{self._path} cannot be written ({error.strerror}): name another log"
+                ) from None
+
+
+def recorder(path: Path | None, printed: bool) -> Recorder | None:
+    """What records jobs in a file, on standard output, or both; None where nobody wants that.
 
     Raises:
-        OutputError: the file cannot be written, or holds something else, such as a picture; what it returns
-            raises the first.
+        OutputError: the file cannot be written, or holds something else, such as a picture.
     """
     if path is not None and not _is_log(path):
         raise OutputError(f"{path} is no log of decoupe, and nothing is added to it: name another log")
     if printed and sys.stdout is None:
         raise OutputError("standard output is closed, where --json prints: give --log FILE instead")
-
-    def add(line: str) -> None:
-        if path is not None:
-            try:
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(line)
-            except OSError as error:
-                raise OutputError(f"{path} cannot be written ({error.strerror}): name another log") from None
-
-    def record(about: dict[str, Any]) -> None:
-        line = json.dumps(about) + "\n"
-        if printed:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-        add(line)
-
-    add("")  # told now, not after the first picture
-    return record if printed or path is not None else None
+    return Recorder(path, printed) if printed or path is not None else None
 
 
 def _is_log(path: Path) -> bool:
@@ -155,23 +174,26 @@ def told() -> Iterator[None]:
             if leaving:
                 interrupts.leave()
             raise typer.Exit(interrupts.INTERRUPTED) from None
-        _tell(error)
-        raise
+        status = told_status(error)
+        if status is None:
+            raise
+        raise typer.Exit(status) from None
     finally:
         if leaving:
             interrupts.leave_at_once()
 
 
-def _tell(error: BaseException) -> None:
-    """Say what an error is, and leave with its status; one that nobody meant stays what it is."""
+def told_status(error: BaseException) -> int | None:
+    """Say what an error is; the exit status, which is None for one that nobody meant."""
     if isinstance(error, DecoupeError):
         say(str(error))
-        raise typer.Exit(1 if isinstance(error, DownloadError) else 2) from None
+        return 1 if isinstance(error, DownloadError) else 2
     if isinstance(error, BrokenPipeError):
         with contextlib.suppress(OSError):
             # What is left in the buffer has nowhere to go: without this the interpreter complains as it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(141) from None
+        return 141
     if isinstance(error, OSError):
         say(f"{error.filename or 'standard output'}: {error.strerror}" if error.strerror else str(error))
-        raise typer.Exit(1) from None
+        return 1
+    return None

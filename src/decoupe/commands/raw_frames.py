@@ -54,7 +54,7 @@ def cut_frames(
     Raises:
         InputError: options that do not go together.
         OutputError: outputs that cannot be written.
-        typer.Exit: 1, where some frames failed.
+        typer.Exit: 1, where some frames failed, or could not be logged.
     """
     size = _frame_size(options)
     target_of = _targets(options, output)
@@ -105,7 +105,7 @@ def cut_frames(
     if not telling.quiet:
         summary = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         say(f"frames: {summary or 'none'}; {model.runtime.name} on {model.device} in {model.dtype}")
-    if counts["failed"] or not any(counts.values()):
+    if counts["failed"] or not any(counts.values()) or (record is not None and not record.complete):
         raise typer.Exit(1)
 
 

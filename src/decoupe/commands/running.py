@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import typer
 
-from decoupe.commands.console import drawn, opened, progress_bar, recorder, say
+from decoupe.commands.console import Recorder, drawn, opened, progress_bar, recorder, say
 from decoupe.commands.plan import Job, Plan
 from decoupe.commands.watching import arrivals
 from decoupe.errors import DecoupeError, InputError, OutputError
@@ -89,7 +89,7 @@ def do(
         look: the plan of all that is to be done now.
 
     Raises:
-        typer.Exit: 1, where some jobs failed.
+        typer.Exit: 1, where some jobs failed, or could not be logged.
     """
     if telling.as_json and any(job.target is None for job in plan.jobs):
         raise InputError("--json is printed where the picture would go: name an output with -o")
@@ -113,7 +113,7 @@ def do(
         elif part.skipped and not telling.quiet:
             outdated = f", {part.outdated} of them older than their pictures" if part.outdated else ""
             say(f"{part.skipped} there already{outdated}: --overwrite does them again")
-    if failed:
+    if failed or (record is not None and not record.complete):
         raise typer.Exit(1)
 
 
@@ -130,7 +130,7 @@ def _run(
     done: str,
     chosen: str,
     telling: Telling,
-    record: Callable[[dict[str, Any]], None] | None,
+    record: Recorder | None,
     workers: int,
 ) -> int:
     """Do the plan's jobs; how many failed."""
