@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoupe.datasets.segment_sets import MatteSegments
+from decoupe.datasets.segment_sets import MatteSegments, Scene
 from decoupe.datasets.sets import find_pairs
 from decoupe.training import data
 from decoupe.training.augment import POCKET
@@ -69,6 +69,24 @@ def test_photographs_and_backgrounds_share_the_memory_of_a_machine_s_processes(
         dataset.read(0) is dataset.read(0),
         dataset.read_background(0) is dataset.read_background(0),
     ) == kept
+
+
+def test_decoded_pictures_take_no_more_than_is_reckoned_with() -> None:
+    """Of any shape: squares have the most pixels."""
+    side = 48
+    pair = np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8)
+    assert data.decoded_size(2, side) == 2 * sum(one.nbytes for one in pair)
+    scene = Scene(pair[0], np.zeros((side, side), np.int32), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+    assert data.decoded_size(1, side, 7) == scene.image.nbytes + scene.segments.nbytes
+
+
+@pytest.mark.parametrize(("pixels", "kept"), [(6, False), (7, True)])
+def test_scenes_are_kept_where_their_segments_fit_too(
+    discs: Path, monkeypatch: pytest.MonkeyPatch, pixels: int, kept: bool
+) -> None:
+    monkeypatch.setattr(data, "room_for_pictures", lambda: 24 * 48**2 * pixels)
+    dataset = SegmentDataset(MatteSegments({"disc": find_pairs(discs)}), range(24), PLAIN, seed=3, longest=48)
+    assert (dataset.read(0) is dataset.read(0)) is kept
 
 
 def test_a_batch_of_mattes(discs: Path) -> None:

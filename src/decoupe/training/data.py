@@ -193,7 +193,9 @@ class SegmentDataset(Dataset[tuple[Tensor, Tensor, Tensor, str]]):
     ) -> None:
         self.scenes, self.indices, self.augmentation, self.seed = scenes, indices, augmentation, seed
         read = partial(scenes.read, longest=longest)
-        self.read: Callable[[int], Scene] = reader(read, indices, longest, room_for_pictures() if keep else 0)
+        room = room_for_pictures() if keep else 0
+        # Three colours, and int32 for the segments.
+        self.read: Callable[[int], Scene] = reader(read, indices, longest, room, each=7)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -217,17 +219,19 @@ def room_for_pictures() -> int:
     return round(KEPT_SHARE * free("cpu") / beside)
 
 
-def decoded_size(count: int, longest: int) -> int:
-    """Bytes of so many decoded pictures, at most: three colours and a mask, at 4:3."""
-    return count * longest**2 * 4 * 3 // 4
+def decoded_size(count: int, longest: int, each: int = 4) -> int:
+    """Bytes of so many decoded pictures at most, as if all were square: ``each`` a pixel, 4 with a mask."""
+    return count * longest**2 * each
 
 
-def reader(read: Callable[[T], R], items: Sequence[T], longest: int, room: int) -> Callable[[int], R]:
+def reader(
+    read: Callable[[T], R], items: Sequence[T], longest: int, room: int, each: int = 4
+) -> Callable[[int], R]:
     """What gives item ``i``: decoded once and kept where all fit in ``room`` bytes, read anew otherwise.
 
     Both give the same numbers; kept pictures are shared with processes that are forked.
     """
-    if decoded_size(len(items), longest) > room:
+    if decoded_size(len(items), longest, each) > room:
         return partial(_read_anew, read, items)
     with ThreadPoolExecutor() as pool:
         return list(pool.map(read, items)).__getitem__
