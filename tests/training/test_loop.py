@@ -7,7 +7,10 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,12 +28,12 @@ from decoupe.training import data, loop, state
 from decoupe.training.augment import POCKET
 from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
 from decoupe.training.ema import Average
-from decoupe.training.folder import write_recipe
+from decoupe.training.folder import held, write_recipe
 from decoupe.training.loop import Diverged, Ending, Trainer, accelerator_for, check_batch, set_training, train
 from decoupe.training.lora import LoRA
 from decoupe.training.recipes import RECIPES, Optimizer, Recipe, SetRule, Stage, read_recipe
 from decoupe.training.report import forget
-from decoupe.training.start import begin, parameter_groups, sizes_apart
+from decoupe.training.start import begin, match_classes, parameter_groups, sizes_apart
 from decoupe.training.tasks import check_backgrounds, divide
 from decoupe.weights import load_model
 from decoupe.weights.checkpoint import licence_of, save_model
@@ -211,6 +214,74 @@ def test_a_signal_ends_it_after_the_step_and_nothing_is_lost(
     assert_same(whole, resumed)
 
 
+@pytest.mark.parametrize(("minutes", "due"), [(10, [2, 2, 4, 4, 6, 6, 8, 8]), (0, [2, 7, 8])])
+def test_a_killed_run_loses_no_more_than_the_minutes_between_states(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: int, due: list[int]
+) -> None:
+    """Where a validation takes longer, the state is saved before it, and after: here steps take one each."""
+    clock = SimpleNamespace(now=0.0, perf_counter=time.perf_counter)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(loop, "time", clock)
+    trainer = prepared(discs, tmp_path, dataclasses.replace(SMALL, epochs=None, steps=8, validate_every=2))
+    saved: list[int] = []
+
+    def optimize(*arguments: object) -> None:
+        trainer.progress.step += 1
+        clock.now += 60
+
+    def validate(report: object) -> None:
+        assert trainer.progress.step - saved[-1] < 5
+        clock.now += 60 * minutes
+
+    monkeypatch.setattr(trainer, "optimize", optimize)
+    monkeypatch.setattr(trainer, "validate", validate)
+    monkeypatch.setattr(trainer.state, "save", lambda: saved.append(trainer.progress.step))
+    assert trainer.run(save_minutes=4.5).why == "finished"
+    assert saved == due
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no locks")
+def test_one_run_at_a_time_trains_in_a_folder(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its recipe; the other's begins anew only where nothing came of the first."""
+    one, other = (prepared(discs, tmp_path, dataclasses.replace(SMALL, accumulate=n)) for n in (1, 2))
+    optimize = one.optimize
+
+    def beside(*arguments: Any) -> None:
+        optimize(*arguments)
+        with pytest.raises(OutputError, match=r"another process trains in .*: wait for it, or name"):
+            other.run()
+
+    monkeypatch.setattr(one, "optimize", beside)
+    assert one.run(until=2).why == "interrupted"
+    with pytest.raises(OutputError, match="has changed since it was read: run the same command"):
+        other.run()
+    assert "accumulate: 1" in (tmp_path / "recipe.yaml").read_text()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no locks")
+def test_processes_that_prepare_samples_do_not_hold_the_folder(tmp_path: Path) -> None:
+    """They outlive a run that is killed for some seconds, in which it may go on already."""
+    fork = multiprocessing.get_context("fork")
+    begun, done = fork.Event(), fork.Event()
+
+    def prepare() -> None:
+        begun.set()
+        done.wait()
+
+    with held(tmp_path, None):
+        worker = fork.Process(target=prepare)
+        worker.start()
+        begun.wait()
+    try:
+        with held(tmp_path, None):
+            assert worker.is_alive()
+    finally:
+        done.set()
+        worker.join()
+
+
 def test_minutes_end_it(discs: Path, tmp_path: Path) -> None:
     assert prepared(discs, tmp_path).run(minutes=0) == Ending("interrupted", 1)
     assert state.saved_step(tmp_path) == 1
@@ -284,6 +355,7 @@ def test_a_picture_that_cannot_be_read_costs_no_steps(
         trainer.run()
     line = str(caught.value)
     assert picture.name in line
+    assert "goes on with the same pictures only: to leave one out, name another folder with --out" in line
     assert "\n" not in line
     assert state.saved_step(tmp_path) == trainer.progress.step >= 2
     assert multiprocessing.active_children() == []  # the error's traceback holds the batches
@@ -291,6 +363,34 @@ def test_a_picture_that_cannot_be_read_costs_no_steps(
     resumed = prepared(discs, tmp_path)
     assert resumed.run() == Ending("finished", 10)
     assert_same(whole, resumed)
+
+
+def test_a_held_out_picture_that_cannot_be_read_is_told_before_the_first_step(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it may be removed; a run that has begun needs all of its pictures."""
+    val, out = draw_discs(tmp_path / "val", 9), tmp_path / "out"
+
+    def begun() -> Trainer:
+        trainer = train(SMALL, [discs], [val], out, device="cpu", workers=0)
+        monkeypatch.setattr(trainer, "batches", lambda: pytest.fail("pictures are decoded"))
+        return trainer
+
+    for name in ("disc03", "disc07"):
+        mask = val / "gt" / f"{name}.png"
+        mask.write_bytes(mask.read_bytes()[:60])
+    with pytest.raises(InputError, match=r"disc03\.png cannot be read .*, or remove the pair$"):
+        begun().run()
+    for path in val.glob("*/disc03.*"):
+        path.unlink()
+    trainer = begun()
+    trainer.progress.step = 2
+    trainer.state.save()
+    with pytest.raises(
+        InputError,
+        match=r"disc07\.png cannot .*is at step 2 and goes on with the same pictures only: .* --out",
+    ):
+        begun().run()
 
 
 def test_a_damaged_state_is_told(discs: Path, tmp_path: Path) -> None:
@@ -637,6 +737,55 @@ def test_a_run_begins_from_a_checkpoint(discs: Path, tmp_path: Path, whole: Trai
     for name, tensor in trainer.network.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
     trainer.run(until=1)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "rows", "labels"),
+    [
+        (("bee", "ant"), [1, 0, 2], ["ant", "bee"]),  # the data's are sorted
+        (("cow", "ant"), [1, 0, 2], ["ant", "cow"]),
+        ((), [0, 1, 2], ["bee", "ant"]),
+    ],
+)
+def test_the_rows_of_a_class_head_stay_with_their_names(
+    discs: Path, tmp_path: Path, wanted: tuple[str, ...], rows: list[int], labels: list[str]
+) -> None:
+    """However other data number the classes, and whether or not they name any."""
+    for number, name in enumerate(wanted):
+        for file in [*discs.glob(f"im/disc{number:02}.*"), *discs.glob(f"gt/disc{number:02}.*")]:
+            file.rename(file.with_stem(f"1#a#1#{name}#{file.stem}"))
+    start = tmp_path / "start.safetensors"
+    model = BiRefNet(dataclasses.replace(SMALL.model, classes=3))  # type: ignore[type-var]
+    assert model.classifier is not None
+    before = model.classifier.weight.detach().clone()
+    assert SMALL.preprocessing is not None
+    about: dict[str, Any] = {"family": "birefnet", "preprocessing": SMALL.preprocessing}
+    save_model(model, start, **about, extra={"labels": ["bee", "ant"]})
+    told: list[str] = []
+    begun = dataclasses.replace(
+        SMALL, start=str(start), model=None, sets=(), held_out=0.0, steps=1, epochs=None
+    )
+    trainer = prepared(discs, tmp_path / "out", begun, tell=told.append)
+    assert torch.equal(trainer.network.classifier.weight, before[rows])
+    assert [line for line in told if "the class head does not know cow" in line] == told
+    assert bool(told) == ("cow" in wanted)
+    trainer.run()
+    assert load_model(tmp_path / "out" / "last.safetensors").extra["labels"] == labels
+
+
+def test_queries_keep_their_classes_by_name() -> None:
+    """The last row is for none, and stays the last."""
+    with torch.no_grad():
+        head = torch.nn.Linear(1, 4)
+        head.weight.copy_(torch.arange(4.0)[:, None])
+        model = torch.nn.ModuleDict({"class_head": head})
+        assert match_classes(model, ("cat", "dog", "sky"), ("sky", "cat", "emu")) == [
+            "the class head does not know emu: their rows begin as those of other classes"
+        ]
+        assert head.weight.flatten().tolist() == [2, 0, 1, 3]
+        match_classes(model, ("sky", "cat", "emu"), ("emu", "emu", "sky"))  # names may be alike
+        assert head.weight.flatten().tolist() == [1, 0, 2, 3]
+        assert match_classes(model, (), ("sky",)) == match_classes(model, ("sky",), ()) == []
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(discs: Path, tmp_path: Path, whole: Trainer) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.util import register_after_fork
 from pathlib import Path
 
-from decoupe.errors import ConfigError, OutputError
-from decoupe.inference.media import replacing
+from decoupe.errors import ConfigError, InputError, OutputError
+from decoupe.inference.media import lock, replacing
 from decoupe.training.fields import from_yaml
 from decoupe.training.recipes import Recipe
 from decoupe.training.report import writing
-from decoupe.training.state import foreign, saved_about
+from decoupe.training.state import foreign, saved_about, saved_step
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 """The averaged weights of the last validation, and of the best one."""
@@ -90,13 +92,53 @@ def _listed(sets: Mapping[str, int]) -> str:
     return " and ".join(f"{count} pictures of {name}" for name, count in sets.items()) or "no pictures"
 
 
+@contextmanager
+def held(out: Path, step: int | None) -> Iterator[None]:
+    """Keep other processes from training in a folder until the block ends; some disks know no locks.
+
+    Args:
+        out: the folder, which need not exist.
+        step: of the state that was read there; None for none.
+
+    Raises:
+        OutputError: another process trains there, or has since the state was read; or it cannot be written.
+    """
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / ".lock").open("ab")
+    with file:
+        # Processes that prepare samples outlive a run that is killed, and would hold it for some seconds.
+        register_after_fork(file, lambda inherited: inherited.close())
+        if lock(file) == "another's":
+            raise OutputError(
+                f"another process trains in {out}: wait for it, or name another folder with --out"
+            )
+        if saved_step(out) != step:
+            raise OutputError(
+                f"{out} has changed since it was read: run the same command to go on from there"
+            )
+        yield
+
+
+@contextmanager
+def needing_all(out: Path) -> Iterator[None]:
+    """Tell with what is wrong with a picture that a run which has begun goes on with all of its own."""
+    try:
+        yield
+    except InputError as error:
+        if (step := saved_step(out)) is None:
+            raise
+        raise InputError(
+            f"{error}; the run in {out} is at step {step} and goes on with the same pictures only: "
+            "to leave one out, name another folder with --out"
+        ) from error
+
+
 def write_recipe(out: Path, recipe: Recipe) -> None:
-    """Tell in the folder what is run there from now on.
+    """Tell in the folder, which is there, what is run in it from now on.
 
     Raises:
         OutputError: it cannot be written.
     """
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
     with replacing(out / "recipe.yaml") as temporary:
         temporary.write_text(recipe.yaml(), encoding="utf-8")

@@ -8,6 +8,7 @@ What it writes into its folder, each file but the log under a temporary name fir
     best.safetensors      those of the best one
     log.jsonl             losses, speed and scores, appended; the same in tensorboard/
     samples/              what the model makes of some held-out pictures, after each validation
+    .lock                 empty, locked by the process that trains
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_start_method
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -30,22 +32,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from decoupe.errors import ConfigError, DecoupeError, DeviceError, InputError
+from decoupe.errors import ConfigError, DecoupeError, DeviceError, InputError, OutputError
 from decoupe.evaluation.pictures import contact_sheet
 from decoupe.runtimes import is_out_of_memory
 from decoupe.training.checkpointing import checkpoint_activations
 from decoupe.training.criteria import BiRefNetCriterion
 from decoupe.training.data import Batches, Told, dynamic_size, normalised
 from decoupe.training.ema import Average
-from decoupe.training.folder import BEST, LAST, check_folder, write_recipe
+from decoupe.training.folder import BEST, LAST, check_folder, held, needing_all, write_recipe
 from decoupe.training.lora import add_lora, merged_state
 from decoupe.training.norms import folded_norms, unfold_norms
 from decoupe.training.recipes import Recipe
 from decoupe.training.report import Report, writing
-from decoupe.training.segment_augment import SegmentAugmentation
-from decoupe.training.start import backbone_of, begin, parameter_groups, pretrain
+from decoupe.training.start import backbone_of, begin, match_classes, parameter_groups, pretrain
 from decoupe.training.state import Progress, State, saved_step, whole_state
-from decoupe.training.tasks import MatteTask, SegmentTask, Task, check_backgrounds, evaluating
+from decoupe.training.tasks import MatteTask, Task, check_backgrounds, evaluating, task_of
 from decoupe.weights.checkpoint import save_model
 
 SAMPLES = 6
@@ -116,6 +117,7 @@ class Trainer:
         out: folder of the run; a state in it is continued.
         accelerator: of the processes.
         licence: of what the model begins from, kept with its weights.
+        labels: names of the rows of its class head, likewise, for those who begin from them.
         workers: processes that prepare samples, beside each that computes.
         bar: draw a progress bar.
 
@@ -135,11 +137,12 @@ class Trainer:
         *,
         accelerator: Accelerator,
         licence: str = "",
+        labels: Sequence[str] = (),
         workers: int = 2,
         bar: bool = False,
     ) -> None:
         self.recipe, self.task, self.out, self.accelerator = recipe, task, out, accelerator
-        self.licence, self.workers, self.bar = licence, workers, bar
+        self.licence, self.labels, self.workers, self.bar = licence, labels, workers, bar
         self.device = accelerator.device
         self.pieces = accelerator.num_processes * recipe.accumulate
         check_batch(recipe, self.pieces, model, together=self._processes_together)
@@ -203,16 +206,18 @@ class Trainer:
         Raises:
             Diverged: the loss is not finite; the last saved state is intact.
             DeviceError: out of memory; the message says what to lower.
-            OutputError: the state cannot be written; the former one is intact.
-            InputError: a picture cannot be read; the state before its batch is saved.
+            OutputError: another process trains in the folder, or has since the state was read; or the state
+                cannot be written, and the former one is intact.
+            InputError: a picture cannot be read: a held-out one before the first step, others before their
+                batch, of which the state is saved.
         """
         last = min(self.steps, until or self.steps)
         if self._stuck or self.progress.step >= last:  # before all pictures are decoded
             return self._ending("stopped early" if self._stuck else "finished")
-        if self.accelerator.is_main_process:
-            write_recipe(self.out, self.recipe)
         with (
             writing(self.out),
+            self._alone(),
+            needing_all(self.out),
             self._reading() as batches,
             self._report() as report,
             self._signals(),
@@ -235,9 +240,9 @@ class Trainer:
         """Steps, reports, validations and saved states, until ``last`` or whatever ends the run before."""
         progress = self.progress
         began = saved = time.monotonic()
-        has_state = progress.step > 0
+        took: float | None = None  # the last validation, in seconds
         # Killed between a state and the validation that it was saved for.
-        if has_state and self._is_due(progress.step) and progress.validated < progress.step:
+        if progress.step and self._is_due(progress.step) and progress.validated < progress.step:
             self.validate(report)
             report.resume(progress.step)
         why: Why = "finished"
@@ -247,19 +252,22 @@ class Trainer:
             if step % report_every == 0 or step == self.steps:
                 report.write(step, self.whereabouts())
             if self._is_due(step):
-                # Without one, weights would be another run's to whoever comes back: see `check_folder`.
-                if not has_state and step < self.steps:
+                # Of the first nobody knows how long it takes; and without a state, the weights that it leaves
+                # would be another run's to whoever comes back: see `check_folder`.
+                if took is None or self._agree(now - saved + took > 60 * save_minutes):
                     self.state.save()
-                    has_state = True
+                    saved = now
                 self.validate(report)
                 report.resume(step)
+                took = time.monotonic() - now
+                now += took
             if self._stuck:
                 why = "stopped early"
             elif self._agree(self.stopping or now - began > 60 * minutes):
                 why = "interrupted"
             if why != "finished" or step == last or self._agree(now - saved > 60 * save_minutes):
                 self.state.save()
-                has_state, saved = True, time.monotonic()
+                saved = time.monotonic()
         return why
 
     @property
@@ -273,8 +281,45 @@ class Trainer:
         return step % every == 0 or step == self.steps
 
     @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The folder is this run's, with its recipe in it; OutputError on every process where it is not."""
+        with contextlib.ExitStack() as stack:
+            wrong: DecoupeError | None = None
+            if self.accelerator.is_main_process:
+                try:
+                    stack.enter_context(held(self.out, self.state.kept))
+                    write_recipe(self.out, self.recipe)
+                except OutputError as error:
+                    wrong = error
+            self._share(wrong)
+            yield
+
+    def _check_held_out(self) -> None:
+        """Raise InputError on every process for a held-out picture that cannot be read on any."""
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        every = [(name, index) for name, count in self.task.held_out.items() for index in range(count)]
+        wrong: DecoupeError | None = None
+        with ThreadPoolExecutor() as pool:
+            try:
+                for _ in pool.map(lambda one: self.task.look(*one), every[process::processes]):
+                    pass
+            except InputError as error:
+                wrong = InputError(str(error))  # whose pickle comes back
+        self._share(wrong)
+
+    def _share(self, wrong: DecoupeError | None) -> None:
+        """Raise on every process what is wrong on any."""
+        if found := [one for one in gather_object([wrong]) if one is not None]:
+            raise found[0]
+
+    @contextlib.contextmanager
     def _reading(self) -> Iterator[Iterator[Any]]:
-        """The batches; whatever happens, the processes that read them are gone after."""
+        """The batches; whatever happens, the processes that read them are gone after.
+
+        Raises:
+            InputError: a held-out picture cannot be read, told now and not an hour later.
+        """
+        self._check_held_out()
         batches = iter(self.batches())
         try:
             yield batches
@@ -500,7 +545,7 @@ class Trainer:
                 "step": self.progress.step,
                 "recipe": self.recipe.plain(),
                 "scores": {key: dict(value) for key, value in scores.items()},
-                "labels": list(self.task.labels),
+                "labels": list(self.labels),
             },
             state=state,
         )
@@ -606,21 +651,29 @@ def train(
     """
     check_device(recipe, device)
     notes = check_backgrounds(recipe, backgrounds)
-    recipe, model, more, licence = begin(recipe)
-    notes += more
+    begun = begin(recipe)
+    recipe, model = begun.recipe, begun.model
+    notes += begun.notes
     accelerator = accelerator_for(recipe, device)
-    task: Task
-    if isinstance(recipe.augmentation, SegmentAugmentation):
-        task = SegmentTask(recipe, folders, validation, device=accelerator.device)
-    else:
-        task = MatteTask(recipe, folders, validation, backgrounds=backgrounds, device=accelerator.device)
-        if saved_step(out) is None and not recipe.freeze_norms and folded_norms(model):
-            with evaluating(model):  # on the CPU still, alike in every process
-                unfold_norms(model, task.pictures(UNFOLDED_BY))
-    if saved_step(out) is None:  # after the data are found: it may be a download of 800 MB
-        notes += pretrain(recipe, model)
+    with needing_all(out):
+        task = task_of(recipe, folders, validation, backgrounds=backgrounds, device=accelerator.device)
+    names = task.vocabulary.names or tuple(task.labels)
+    fresh = saved_step(out) is None
+    if fresh and isinstance(task, MatteTask) and not recipe.freeze_norms and folded_norms(model):
+        with evaluating(model):  # on the CPU still, alike in every process
+            unfold_norms(model, task.pictures(UNFOLDED_BY))
+    if fresh:  # after the data are found: it may be a download of 800 MB
+        notes += pretrain(recipe, model) + match_classes(model, begun.classes, names)
     for note in notes if accelerator.is_main_process else ():
         tell(note)
     return Trainer(
-        recipe, model, task, out, accelerator=accelerator, licence=licence, workers=workers, bar=bar
+        recipe,
+        model,
+        task,
+        out,
+        accelerator=accelerator,
+        licence=begun.licence,
+        labels=() if task.vocabulary.names else names or begun.classes,
+        workers=workers,
+        bar=bar,
     )

@@ -34,12 +34,15 @@ class Beginning(NamedTuple):
         model: its network, filled with its checkpoint.
         notes: what there is to tell.
         licence: of the checkpoint, which holds for what is made of it; empty where none is known.
+        classes: names of the rows of its class head, which came from the checkpoint; empty where there is no
+            such head, or it begins at random, or nobody named them.
     """
 
     recipe: Recipe
     model: nn.Module
     notes: list[str]
     licence: str
+    classes: tuple[str, ...] = ()
 
 
 def begin(recipe: Recipe) -> Beginning:
@@ -71,10 +74,13 @@ def begin(recipe: Recipe) -> Beginning:
     if recipe.drop_path is not None:
         set_drop_path(backbone_of(model), recipe.drop_path)
     notes = sizes_apart(recipe)
-    if loaded is not None:
-        notes += loaded.notes + fill(model, loaded, str(recipe.start))
-    licence = licence_of(str(recipe.start), loaded) if loaded is not None else ""
-    return Beginning(recipe, model, notes, licence)
+    if loaded is None:
+        return Beginning(recipe, model, notes, "")
+    told = fill(model, loaded, str(recipe.start))
+    licence = licence_of(str(recipe.start), loaded)
+    named = tuple(loaded.vocabulary.names or loaded.extra.get("labels", ()))
+    known = named if class_head_of(model) and not told else ()
+    return Beginning(recipe, model, notes + loaded.notes + told, licence, known)
 
 
 def pretrain(recipe: Recipe, model: nn.Module) -> list[str]:
@@ -124,7 +130,8 @@ def fill(model: nn.Module, loaded: LoadedModel, name: str) -> list[str]:
     """Copy a checkpoint's tensors; a head for other classes stays as it is, anything else must fit."""
     own, given = model.state_dict(), loaded.model.state_dict()
     other = [key for key in own if key not in given or given[key].shape != own[key].shape]
-    head = [key for key in other if "class_head" in key or "classif" in key]
+    of_classes = class_head_of(model)
+    head = [key for key in other if key in of_classes]
     if other != head or given.keys() - own.keys() - set(head):
         wrong = [key for key in (*other, *given) if key not in head and (key in other or key not in own)]
         raise CheckpointError(
@@ -133,6 +140,45 @@ def fill(model: nn.Module, loaded: LoadedModel, name: str) -> list[str]:
         )
     model.load_state_dict({**own, **{key: value for key, value in given.items() if key not in head}})
     return [f"the class head ({', '.join(head)}) begins at random: it has other classes"] if head else []
+
+
+def class_head_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters with a row for each class."""
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if name.split(".")[0] in ("classifier", "class_head")
+    }
+
+
+def match_classes(model: nn.Module, known: tuple[str, ...], wanted: tuple[str, ...]) -> list[str]:
+    """Give the rows of a class head to the classes of its names, however the data number them.
+
+    Args:
+        model: with the head.
+        known: names of its rows, from the first on.
+        wanted: names of the data's classes, in their order; the new ones get the rows that are left over.
+
+    Returns:
+        What there is to tell.
+    """
+    if not known or not wanted:
+        return []
+    heads = class_head_of(model).values()
+    left = list(range(max(map(len, heads))))
+    found: list[int | None] = []
+    for name in wanted:
+        row = next((row for row in left if known[row : row + 1] == (name,)), None)
+        found.append(row)
+        if row is not None:
+            left.remove(row)
+    new = [name for name, row in zip(wanted, found, strict=True) if row is None]
+    rows = [left.pop(0) if row is None else row for row in found]
+    with torch.no_grad():
+        for parameter in heads:
+            parameter.copy_(parameter[rows + left])
+    told = f"the class head does not know {some(new)}: their rows begin as those of other classes"
+    return [told] if new else []
 
 
 def backbone_of(model: nn.Module) -> nn.Module:

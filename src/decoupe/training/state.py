@@ -64,6 +64,7 @@ class State:
         progress: where the run stands.
         data: pictures that are trained on, by set.
         held_out: pictures that are validated on, by set.
+        kept: step of the state on disk, as it was last read or written; None for none.
     """
 
     out: Path
@@ -75,6 +76,7 @@ class State:
     progress: Progress
     data: Mapping[str, int]
     held_out: Mapping[str, int]
+    kept: int | None = None
 
     @property
     def sharded(self) -> bool:
@@ -104,6 +106,7 @@ class State:
                 settle(self.out, deep=False)
                 shutil.rmtree(former, ignore_errors=True)
             self.accelerator.wait_for_everyone()
+            self.kept = self.progress.step
         except (OSError, RuntimeError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             kept = saved_step(self.out)
@@ -194,6 +197,7 @@ class State:
             group.update(own)  # the recipe's, which may have changed, not those that were saved
         for name in vars(self.progress):
             setattr(self.progress, name, about[name])
+        self.kept = self.progress.step
         return True
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -106,6 +107,13 @@ class Task(Protocol):
     def worth(self, scores: Mapping[str, float]) -> float:
         """By which of a set's scores the best weights are chosen; larger is better."""
 
+    def look(self, name: str, index: int) -> None:
+        """Read one held-out picture, as it will be judged.
+
+        Raises:
+            InputError: it cannot be; the message names it.
+        """
+
     def judge(self, model: Callable[[Tensor], Any], name: str, index: int) -> Callable[[Metric], None]:
         """Predict one held-out picture; what is returned enters it into a metric."""
 
@@ -146,8 +154,6 @@ class MatteTask:
         self.sets = {name: len(pairs) for name, pairs in train.items()}
         self.repeats = repeats_of(recipe, train)
         self.held_out = {name: len(pairs) for name, pairs in self.out.items()}
-        looked_at = [pair for pairs in self.out.values() for pair in spread(pairs, LOOKED_AT)]
-        self.soft = are_soft(read_pair(pair, longest=VALIDATION_SIDE)[1] for pair in looked_at)
         self.labels = {label: i for i, label in enumerate(sorted({p.label for p in self.train if p.label}))}
         classes = getattr(recipe.model, "classes", 0)
         if classes and len(self.labels) > classes:
@@ -160,6 +166,12 @@ class MatteTask:
             raise InputError(
                 f"{backgrounds} holds no pictures: give a folder of photographs to set subjects on"
             )
+
+    @cached_property
+    def soft(self) -> bool:
+        """Whether the held-out mattes are soft."""
+        looked_at = [pair for pairs in self.out.values() for pair in spread(pairs, LOOKED_AT)]
+        return are_soft(read_pair(pair, longest=VALIDATION_SIDE)[1] for pair in looked_at)
 
     def dataset(self, longest: int, *, keep: bool = True) -> MatteDataset:
         """The training data, decoded at ``longest`` pixels and, where ``keep``, kept if all fit in memory."""
@@ -198,6 +210,10 @@ class MatteTask:
     def worth(self, scores: Mapping[str, float]) -> float:
         """The S-measure; of soft truths, which it cuts at one half, the mean squared error below 0."""
         return -scores["MSE"] if self.soft else scores["S"]
+
+    def look(self, name: str, index: int) -> None:
+        """Read one held-out picture, as it will be judged; InputError where it cannot be."""
+        read_pair(self.out[name][index], longest=VALIDATION_SIDE)
 
     def judge(self, model: Callable[[Tensor], Any], name: str, index: int) -> Callable[[Metric], None]:
         """Predict one held-out picture; what is returned enters it into a metric."""
@@ -294,6 +310,10 @@ class SegmentTask:
         """Average precision of sets of COCO instances, panoptic quality of other things, else mean IoU."""
         return scores[self.judged_by]
 
+    def look(self, name: str, index: int) -> None:
+        """Read one held-out picture, as it will be judged; InputError where it cannot be."""
+        self._scene(name, index)
+
     def judge(self, model: Callable[[Tensor], Any], name: str, index: int) -> Callable[[Metric], None]:
         """Predict one held-out picture; what is returned enters it into a metric."""
         scene = self._scene(name, index)
@@ -343,6 +363,20 @@ class SegmentTask:
             segments[segment.mask] = number
         labels = np.array([segment.label for segment in found], np.int64)
         return SegmentPrediction(segments, labels, readings.semantic(classes, masks, size))
+
+
+def task_of(
+    recipe: Recipe,
+    folders: Sequence[Path],
+    validation: Sequence[Path],
+    *,
+    backgrounds: Path | None,
+    device: torch.device,
+) -> MatteTask | SegmentTask:
+    """What a recipe learns from some folders: segments where it augments those, else mattes."""
+    if isinstance(recipe.augmentation, SegmentAugmentation):
+        return SegmentTask(recipe, folders, validation, device=device)
+    return MatteTask(recipe, folders, validation, backgrounds=backgrounds, device=device)
 
 
 _Judged = Mapping[str, tuple[SegmentSet, Sequence[int]]]
