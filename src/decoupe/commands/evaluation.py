@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,6 @@ from decoupe.commands.options import (
     Precision,
     among,
     known_models,
-    known_protocols,
     parse_size,
 )
 from decoupe.commands.running import said_warnings
@@ -29,6 +29,16 @@ if TYPE_CHECKING:
     from decoupe.evaluation.scene_report import AboutScenes
 
 TABLES = ("text", "markdown", "latex", "json")
+
+
+def known_protocols(beginning: str) -> list[str]:
+    """Protocols of ``decoupe eval``, where its extra is installed."""
+    with contextlib.suppress(ImportError):
+        from decoupe.evaluation.protocols import PROTOCOLS, READINGS
+
+        return among([*PROTOCOLS, *READINGS])(beginning)
+    return []
+
 
 eval_app = typer.Typer(
     help="Measure predictions against truth.",

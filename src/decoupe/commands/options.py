@@ -83,24 +83,6 @@ def among(names: Iterable[str]) -> Callable[[str], list[str]]:
     return known
 
 
-def known_recipes(beginning: str) -> list[str]:
-    """Names of recipes, where PyTorch is installed, which takes a second to load."""
-    with contextlib.suppress(ImportError):
-        from decoupe.training.recipes import RECIPES
-
-        return among(RECIPES)(beginning)
-    return []
-
-
-def known_protocols(beginning: str) -> list[str]:
-    """Protocols of ``decoupe eval``, where its extra is installed."""
-    with contextlib.suppress(ImportError):
-        from decoupe.evaluation.protocols import PROTOCOLS, READINGS
-
-        return among([*PROTOCOLS, *READINGS])(beginning)
-    return []
-
-
 def parse_numbers(option: str, text: str | None, count: int, form: str) -> tuple[int, ...] | None:
     """Whole pixels such as ``10,20``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from decoupe.commands.console import drawn, hush_downloads, imported, progress_bar, say, told
-from decoupe.commands.options import AsJson, Overwrite, Quiet, known_models, known_recipes
+from decoupe.commands.options import AsJson, Overwrite, Quiet, among, known_models
 from decoupe.commands.plan import check_output
 from decoupe.errors import DeviceError, InputError, OutputError
 from decoupe.inference.media import encode, image_format, write_bytes
@@ -37,6 +38,16 @@ From = Annotated[
 ]
 Backgrounds = Annotated[Path | None, typer.Option(metavar="DIR", help="Photographs to set subjects on.")]
 Sets = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sets.")]
+
+
+def known_recipes(beginning: str) -> list[str]:
+    """Names of recipes, where PyTorch is installed, which takes a second to load."""
+    with contextlib.suppress(ImportError):
+        from decoupe.training.recipes import RECIPES
+
+        return among(RECIPES)(beginning)
+    return []
+
 
 data_app = typer.Typer(
     help="Look at training data before you pay for a GPU.", no_args_is_help=True, rich_markup_mode=None
