@@ -104,6 +104,7 @@ class _TorchModel:
 
     Args:
         loaded: the model and how to feed it.
+        again: loads it once more, for `_exact`.
         name: what to call it.
         device: where it computes.
         dtype: see `torch_dtype` for ``"auto"``.
@@ -118,6 +119,7 @@ class _TorchModel:
     def __init__(
         self,
         loaded: LoadedModel,
+        again: Callable[[], LoadedModel],
         name: str,
         device: torch.device,
         dtype: str,
@@ -125,12 +127,14 @@ class _TorchModel:
         fuse: bool,
         compiled: bool,
     ) -> None:
+        self._again = again
         self._device = device
         self.name = name
         self.device = str(device)
         self.dtype = torch_dtype(dtype, device, loaded.family, getattr(loaded.config, "backbone", ""))
         self.preprocessing: Preprocessing = loaded.preprocessing
         self.notes = tuple(loaded.notes)
+        self._config = loaded.config
         self._footprint: Footprint | None = None
         self.module = loaded.model.to(device).eval()
         self._lowered = fuse and (device.type, self.dtype) in LOWERED
@@ -161,7 +165,10 @@ class _TorchModel:
                     self._computed(self.module, lambda out: (), [image], self.dtype)
 
             multiple = self.preprocessing.multiple
-            least = -(-256 // multiple) * multiple
+            # InSPyReNet pools context at a size of its own: what is taken for less than half of that tells
+            # nothing of larger pictures.
+            pooled = min(getattr(self._config, "base_size", (0,)))
+            least = -(-max(256, pooled // 2) // multiple) * multiple
             self._footprint = footprint(self.module, run, (least, least + 4 * multiple))
         return self._footprint
 
@@ -177,7 +184,7 @@ class _TorchModel:
                 for index in range(len(batch[0]) if self.dtype == "float16" else 0):
                     if not all(bool(torch.isfinite(tensor[index]).all()) for tensor in found):
                         alone = [images[index : index + 1] for images in batch]
-                        exact = self._computed(self._exact(), read, alone, "float32")
+                        exact = self._computed(self._exact, read, alone, "float32")
                         for tensor, row in zip(found, exact, strict=True):
                             tensor[index] = row[0]
                 return [tensor.cpu().numpy() for tensor in found]
@@ -205,17 +212,14 @@ class _TorchModel:
         full, mean, std = (torch.tensor(three, device=self._device).view(3, 1, 1) for three in values)
         return batch.permute(0, 3, 1, 2).contiguous().div(full).sub_(mean).div_(std)
 
+    @functools.cached_property
     def _exact(self) -> Callable[..., Any]:
-        """What computes in float32."""
+        """What computes in float32; loaded again where the weights have been rounded."""
         if not self._lowered:
             return self.module
-        import copy
+        from decoupe.models.fuse import fuse
 
-        import torch
-
-        from decoupe.models.fuse import lower
-
-        return lower(copy.deepcopy(self.module), torch.float32)
+        return fuse(self._again().model.to(self._device))
 
     def _computed(
         self,
@@ -292,9 +296,10 @@ def _open_torch(
     require_torch(f"the model {model!r}")
     _survive_forks()
     chosen = _torch_device(device)
-    loaded = load_model(model, preprocessing)
+    load = functools.partial(load_model, model, preprocessing)
+    loaded = load()
     kind = TorchSegmentRuntime if loaded.family in registry.SEGMENT_FAMILIES else TorchRuntime
-    return kind(loaded, model, chosen, dtype, fuse=fuse, compiled=compiled)
+    return kind(loaded, load, model, chosen, dtype, fuse=fuse, compiled=compiled)
 
 
 def open_runtime(

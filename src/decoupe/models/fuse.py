@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from decoupe.backbones.swin import Swin, SwinBlock, shifted_regions, to_windows
-from decoupe.layers.blocks import ASPP
+from decoupe.layers.blocks import ASPP, without_autocast
 from decoupe.layers.deform import DeformConv2d, Geometry, columns, deform_conv2d, kernel_matrix, table_of
 from decoupe.layers.linear import linear
 from decoupe.models.birefnet import BiRefNet, InwardReference
@@ -55,7 +55,8 @@ def fuse(model: Model) -> Model:
     """Make a model faster, in place; one that is fused already stays as it is.
 
     Args:
-        model: changed; pass ``copy.deepcopy(model)`` to keep it. It cannot be trained or saved any more.
+        model: changed; pass ``copy.deepcopy(model)`` to keep it. It cannot be trained or saved any more, nor
+            cast to half precision by ``model.half()``: by autocast, and `lower`.
 
     Returns:
         The model, in evaluation mode.
@@ -189,7 +190,7 @@ class PictureConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, 3, H, W)`` -> ``(N, out, H', W')`` in full precision."""
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             return super().forward(x.to(self.weight.dtype))
 
 
@@ -321,7 +322,7 @@ class CollapsedReference(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """``(N, 3, H, W)``, sides multiples of 4 -> its part of the logits ``(N, 1, H, W)``."""
         # Each pixel goes straight into its logit, at hardly any cost: always in full precision.
-        with torch.autocast(image.device.type, enabled=False):
+        with without_autocast(image.device):
             out = self.collapsed(image)
             out[:, :, :1] = self.pair(image[:, :, :3])[:, :, :1]
             out[:, :, -1:] = self.pair(image[:, :, -3:])[:, :, -1:]
@@ -449,7 +450,7 @@ class StripedAttention(nn.Module):
         cells, rest = divmod(height * width, channels)  # of the view, that one channel's values fill
         if rest:
             return self.plain.contexts(x, regions)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             weights = self.plain.pooled(regions).flatten(2)  # (N, R, cells·C)
             step = max(1, STRIPE // (height * width * weights.element_size()))
             # A million of them are summed, and attention magnifies what is rounded off.
