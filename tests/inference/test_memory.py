@@ -273,6 +273,7 @@ def test_tiles_are_seen_only_where_there_is_an_outline() -> None:
     assert not seen
 
 
+@pytest.mark.usefixtures("holding")
 def test_tiles_take_the_room_that_they_are_planned_with() -> None:
     """Of a picture of six megapixels at its own size: its alpha twice, no copy of it as the model sees it."""
     image = np.zeros((2000, 3000, 3), np.uint8)
