@@ -230,6 +230,10 @@ def test_a_class_has_one_colour_and_neighbours_differ() -> None:
             ),
             "NaN",
         ),
+        (
+            lambda: Segments(*logits_of([CAT], [0]), ANIMALS, np.zeros((2, 2, 3))),
+            "image is float64 .2, 2, 3., expected uint8 or uint16",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(make: Callable[[], object], line: str) -> None:

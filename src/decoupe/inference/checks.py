@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from numbers import Integral, Real
 
+import numpy as np
+
 from decoupe.errors import InputError
 
 LONGEST_NAME = 240
@@ -37,6 +39,18 @@ def check_number(
     if not (fits and math.isfinite(value) and least <= value <= most):  # type: ignore[arg-type, operator]
         shown = repr(value) if isinstance(value, str) else value
         raise InputError(f"{name} is {shown}, expected {expected}")
+
+
+def check_pixels(image: object) -> None:
+    """Refuse what is no picture ``(H, W, 3)`` of 8 or 16 bits.
+
+    Raises:
+        InputError: another type, shape or depth.
+    """
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"image is a {type(image).__name__}, expected an array: use numpy.asarray")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"image is {image.dtype} {image.shape}, expected uint8 or uint16 (H, W, 3)")
 
 
 def shortened(name: object) -> str:

@@ -20,6 +20,7 @@ from decoupe.inference.backgrounds import (
     fitted_background,
     is_blur,
 )
+from decoupe.inference.checks import check_pixels
 from decoupe.inference.compositing import (
     alpha_in_bits,
     composited,
@@ -70,17 +71,13 @@ class Matte:
     opacity: Floats | None = None
 
     def __post_init__(self) -> None:
-        for name, array in {"alpha": self.alpha, "image": self.image}.items():
-            if not isinstance(array, np.ndarray):
-                raise InputError(f"{name} is a {type(array).__name__}, expected an array: use numpy.asarray")
+        if not isinstance(self.alpha, np.ndarray):
+            raise InputError(f"alpha is a {type(self.alpha).__name__}, expected an array: use numpy.asarray")
         if self.alpha.ndim != 2 or self.alpha.dtype != np.float32 or self.alpha.size == 0:
             raise InputError(
                 f"alpha is {self.alpha.dtype} {self.alpha.shape}, expected float32 (H, W): use alpha.astype"
             )
-        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype not in (np.uint8, np.uint16):
-            raise InputError(
-                f"image is {self.image.dtype} {self.image.shape}, expected uint8 or uint16 (H, W, 3)"
-            )
+        check_pixels(self.image)
         if self.alpha.shape != self.image.shape[:2]:
             sizes = [f"{array.shape[1]}×{array.shape[0]}" for array in (self.alpha, self.image)]
             raise InputError(f"alpha is {sizes[0]}, image {sizes[1]}: apply EXIF rotation to both")

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from decoupe import readings
 from decoupe.arrays import Box, Floats, Mask
 from decoupe.errors import InputError, unknown
-from decoupe.inference.checks import check_number
+from decoupe.inference.checks import check_number, check_pixels
 from decoupe.inference.media import preview
 from decoupe.inference.once import computed_once
 from decoupe.inference.preprocess import Pixels
@@ -110,7 +110,7 @@ class Segments:
         thresholds: when a query counts; `dataclasses.replace` gives the same segments under others.
 
     Raises:
-        InputError: logits that do not fit each other or the vocabulary.
+        InputError: logits that do not fit each other or the vocabulary, or an image of another type.
     """
 
     class_logits: Floats
@@ -130,6 +130,7 @@ class Segments:
             )
         if not (np.isfinite(self.class_logits).all() and np.isfinite(self.mask_logits).all()):
             raise InputError("the logits hold NaN or infinity: compute them in float32")
+        check_pixels(self.image)
 
     def _repr_png_(self) -> bytes:
         """The picture with labels, as notebooks show it."""
