@@ -177,12 +177,12 @@ class VideoReader:
         usual = max(1, self.ticks(1 / self.rate))
         if self._last is None or self._last != time + self.origin:
             return usual
-        ends = [self._until]
-        if (told := self._duration_of_pictures()) is not None:
+        ends = [self._until if self._until > self._last else self._last + usual]
+        if (told := self._duration_of_pictures()) is not None and self._zero + told > self._last:
             ends.append(self._zero + told)
         if self._end is not None:
             ends.append(self._end)
-        return min(ends) - self._last if min(ends) > self._last else usual
+        return min(ends) - self._last
 
     def frames(self, after: int | None = None) -> Iterator[tuple[int, Pixels]]:
         """The frames in the order in which they are shown.
@@ -275,12 +275,14 @@ class VideoReader:
     def _decoder_frames(self) -> Iterator[av.VideoFrame]:
         # FFmpeg's own decoder of VP8 and VP9 sees no transparency.
         seeing = _VPX.get(self._stream.codec_context.name)
-        if seeing not in av.codecs_available or not _ALPHA_MODES & set(self._stream.metadata):
-            yield from self._container.decode(self._stream)
-            return
-        decoder: Any = av.CodecContext.create(seeing, "r")
+        decoder: Any = None
+        if seeing in av.codecs_available and _ALPHA_MODES & set(self._stream.metadata):
+            decoder = av.CodecContext.create(seeing, "r")
+        broadcast = self._container.format.flags & _DISCONTINUOUS  # in which a broken packet shows something
         for packet in self._container.demux(self._stream):
-            yield from decoder.decode(packet if packet.size else None)
+            if packet.is_corrupt and not broadcast:  # as the last is of a file that is cut short
+                continue
+            yield from packet.decode() if decoder is None else decoder.decode(packet if packet.size else None)
 
     def _from(self, least: int) -> Iterator[av.VideoFrame]:
         """Decoded frames, those from ``least`` on among them, if possible without all that come before."""
