@@ -135,6 +135,18 @@ def test_wrong_inputs(run: Run, arguments: list[str], status: int, line: str) ->
     assert sorted(path.name for path in Path().iterdir()) == ["in.mp4", "tiny.onnx"]
 
 
+@pytest.mark.parametrize(
+    "arguments", [["gone.mp4", "out.mov"], ["tiny.onnx", "a.mov"], ["in.mp4", "no/a.mov"]]
+)
+def test_no_model_is_fetched_for_a_video_that_cannot_be(
+    run: Run, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr("decoupe.inference.predictor.open_predictor", lambda *_, **__: opened.append(1))
+    assert run(*arguments).exit_code == 1
+    assert not opened
+
+
 def test_an_output_is_replaced_only_when_asked(run: Run) -> None:
     Path("out.mov").write_bytes(b"mine")
     refused = run("in.mp4", "out.mov")

@@ -44,7 +44,7 @@ from decoupe.commands.options import (
 )
 from decoupe.commands.running import Telling, announced, said_warnings
 from decoupe.errors import DecoupeError, InputError, OutputError
-from decoupe.inference.media import real_paths, refuse_overwriting
+from decoupe.inference.media import check_folder, real_paths, refuse_overwriting
 from decoupe.inference.preprocess import MAX_PIXELS
 from decoupe.runtimes import find_spec
 
@@ -142,7 +142,7 @@ def video(options: VideoOptions) -> None:
         from decoupe.inference.predictor import open_predictor
         from decoupe.inference.video_files import form_of
         from decoupe.inference.video_frames import is_video
-        from decoupe.inference.video_reader import device_of
+        from decoupe.inference.video_reader import VideoReader, device_of
 
         network_size = parse_size(options.size)
         feeding = parse_feeding(options.input_size, options.mean, options.std)
@@ -161,8 +161,13 @@ def video(options: VideoOptions) -> None:
         if options.over is not None and not is_video(Path(options.over)):
             with said_warnings(quiet=True):  # told when it is put below the first frame
                 read_background(options.over, options.max_pixels)
-        form_of(options.out, options.codec, transparent=options.over is None and not options.matte)
+        form = form_of(options.out, options.codec, transparent=options.over is None and not options.matte)
         wanted = _wanted(options)
+        if device_of(options.source) is None:  # before a model is fetched for nothing
+            with _failing(options), said_warnings(quiet=True):
+                VideoReader(options.source, max_pixels=options.max_pixels).close()
+                if form.container is not None:
+                    check_folder(Path(options.out))
         predictor = open_predictor(
             options.model,
             device=options.device,
@@ -175,18 +180,25 @@ def video(options: VideoOptions) -> None:
             trust=options.trust,
         )
         announced(predictor, telling)
-        try:
+        with _failing(options):
             written = _cut(options, predictor, wanted)
-        except DecoupeError as error:
-            say(str(error))
-            if options.as_json:
-                typer.echo(json.dumps({"source": options.source, "error": str(error)}))
-            raise typer.Exit(1) from None
         if not options.quiet:
             say(_summary(written, options.out, predictor))
         if options.as_json:
             about = {"source": options.source, "target": options.out, **dataclasses.asdict(written)}
             typer.echo(json.dumps(about))
+
+
+@contextlib.contextmanager
+def _failing(options: VideoOptions) -> Iterator[None]:
+    """Tell what goes wrong with the video, and leave with status 1."""
+    try:
+        yield
+    except DecoupeError as error:
+        say(str(error))
+        if options.as_json:
+            typer.echo(json.dumps({"source": options.source, "error": str(error)}))
+        raise typer.Exit(1) from None
 
 
 def _wanted(options: VideoOptions) -> dict[str, Any]:
