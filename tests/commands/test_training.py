@@ -97,7 +97,7 @@ def test_from_pairs_to_a_model_that_cuts_and_is_exported(run: Run, monkeypatch: 
         ),
         (
             ["pocket", "--data", "nothing"],
-            "nothing is not a folder: expected nothing/im",
+            "nothing does not exist: expected a folder of pairs, or a .tar",
         ),
         (["pocket", "--data", "."], "holds no matte set"),
         (["pocket", "--data", "discs", "--data", "discs"], "discs is given twice: give it once"),
@@ -125,6 +125,10 @@ def test_from_pairs_to_a_model_that_cuts_and_is_exported(run: Run, monkeypatch: 
         (
             ["finetune", "--from", "pocket", "--data", "discs", "--set", "backbone=x.pth"],
             "start=pocket fills the backbone as well as the rest: leave it or backbone out",
+        ),
+        (
+            ["finetune", "--from", "birefnet", "--data", "discs", "--val", "nothing"],
+            "nothing does not exist: expected a folder of pairs",
         ),
         (
             ["pocket", "--data", "discs", "--from", "nothing.safetensors"],
