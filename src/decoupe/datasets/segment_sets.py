@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
@@ -217,7 +218,7 @@ _WRONG = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 """What values of another kind than expected raise."""
 
 
-class _Coco:
+class _Coco(ABC):
     """What COCO's two kinds of annotations share.
 
     Args:
@@ -295,9 +296,9 @@ class _Coco:
             ones.sort(key=lambda one: one["id"] in used)  # the last is the one that is meant
         return sorted((ones[-1] for ones in alike.values()), key=itemgetter("id"))
 
+    @abstractmethod
     def _used(self) -> set[int]:
         """The ids of the categories that annotations have."""
-        raise NotImplementedError
 
     def _file(self, index: int) -> str:
         file: str = self.images[index]["file_name"]
