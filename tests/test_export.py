@@ -684,6 +684,8 @@ def test_what_calibration_warns_of_is_one_line(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(export, "export_onnx", lambda *_, **__: [])
     monkeypatch.setattr(quantization, "quantise", quantise)
     monkeypatch.setattr(quantization, "parts_of", lambda folder: ([], []))
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
     done = CliRunner().invoke(app, ["export", "pocket", str(tmp_path / "a.onnx"), "--int8", "photos"])
     assert done.exit_code == 0, done.output
     assert done.stderr.splitlines()[0] == "decoupe: photos has several frames: the first is read"

@@ -96,7 +96,7 @@ def train(
         if recipe is None:
             raise InputError("which recipe? decoupe train --list names them")
         for folder in (*(data or ()), *(val or ())):  # before a checkpoint is fetched for nothing
-            if not folder.exists():
+            if not show and not folder.exists():
                 raise InputError(f"{folder} does not exist: expected a folder of pairs, or a .tar")
         chosen = recipes.read_recipe(recipe, settings or (), start=start)
         if show:
