@@ -717,9 +717,7 @@ def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(
     assert not Path("out.mov.part").exists()
 
 
-@pytest.mark.parametrize(
-    ("target", "codec"), [("out.mkv", "ffv1"), ("out.webm", "vp9"), ("out.mp4", "h265")]
-)
+@pytest.mark.parametrize(("target", "codec"), [("out.mkv", "ffv1"), ("out.webm", "vp9"), ("out.mp4", "h265")])
 def test_two_runs_write_the_same_bytes(predictor: decoupe.Predictor, target: str, codec: str) -> None:
     """Of H.264 frames alone are the same before they are encoded: x264's threads do not always agree."""
     write_clip(Path("in.mp4"), uneven(5))
