@@ -732,8 +732,8 @@ def test_a_part_is_that_of_the_whole(
     place = tuple(slice(start, min(start + 24, side)) for start, side in zip(starts, seen, strict=True))
     part = part_to_network(Picture(pixels), seen, place, STRETCH)
     whole = to_network(Picture(pixels), seen, STRETCH)[(slice(None), *place)]
-    # Pillow rounds what it resizes of 8 bits to a level, and now and then the other way.
-    assert np.abs(part - whole).max() <= (1e-5 if wide else 1.01 / 255 / min(STRETCH.std))
+    # Of 8 bits Pillow rounds twice, along rows and along columns, and each time now and then the other way.
+    assert np.abs(part - whole).max() <= (1e-5 if wide else 2.01 / 255 / min(STRETCH.std))
 
 
 @settings(max_examples=20, deadline=None)
