@@ -398,14 +398,21 @@ def resize_plane(plane: npt.NDArray[Any], size: tuple[int, int]) -> Floats:
     resized = np.empty(size, np.float32)
 
     def fill(rows: slice) -> None:
-        last = min(rows.stop, height)
-        box = 0, rows.start / height * image.height, image.width, last / height * image.height
-        part = image.resize((width, last - rows.start), Image.Resampling.BILINEAR, box=box)
-        resized[rows] = np.asarray(part)
+        place = slice(rows.start, min(rows.stop, height)), slice(0, width)
+        resized[rows] = np.asarray(resized_part(image, size, place))
 
     # Large parts: Pillow widens every row of the plane that a part touches, and parts share such rows.
     on_threads(fill, strips(height, width, 1 << 20))
     return resized
+
+
+def resized_part(image: Image.Image, size: tuple[int, int], place: tuple[slice, slice]) -> Image.Image:
+    """The rows and columns ``place`` of an image resized to ``size`` ``(height, width)``, bilinear."""
+    (height, width), (rows, columns) = size, place
+    left, right = (at / width * image.width for at in (columns.start, columns.stop))
+    top, bottom = (at / height * image.height for at in (rows.start, rows.stop))
+    sides = columns.stop - columns.start, rows.stop - rows.start
+    return image.resize(sides, Image.Resampling.BILINEAR, box=(left, top, right, bottom))
 
 
 def check_size(size: Size) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from decoupe.arrays import Floats
 from decoupe.inference.edits import feathered, grown
-from decoupe.inference.preprocess import resize_plane
+from decoupe.inference.preprocess import resize_plane, resized_part
 
 Pair: TypeAlias = tuple[int, int]
 Place: TypeAlias = tuple[slice, slice]
@@ -81,13 +81,7 @@ def tiled(compute: Callable[[Place], Floats], size: Pair, glance: Floats, tile: 
 
 def _enlarged(plane: Floats, size: Pair, place: Place) -> Floats:
     """The rows and columns ``place`` of a plane ``(h, w)`` that is enlarged to ``size``."""
-    (top, bottom), (left, right) = (
-        (part.start * own / whole, part.stop * own / whole)
-        for part, own, whole in zip(place, plane.shape, size, strict=True)
-    )
-    sides = place[1].stop - place[1].start, place[0].stop - place[0].start
-    part = Image.fromarray(plane).resize(sides, Image.Resampling.BILINEAR, box=(left, top, right, bottom))
-    return np.asarray(part)
+    return np.asarray(resized_part(Image.fromarray(plane), size, place))
 
 
 def tile_weights(length: int, tile: int) -> list[tuple[int, Floats]]:
