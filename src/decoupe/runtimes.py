@@ -134,7 +134,6 @@ class _TorchModel:
         self.dtype = torch_dtype(dtype, device, loaded.family, getattr(loaded.config, "backbone", ""))
         self.preprocessing: Preprocessing = loaded.preprocessing
         self.notes = tuple(loaded.notes)
-        self._config = loaded.config
         self._footprint: Footprint | None = None
         self.module = loaded.model.to(device).eval()
         self._lowered = fuse and (device.type, self.dtype) in LOWERED
@@ -167,7 +166,7 @@ class _TorchModel:
             multiple = self.preprocessing.multiple
             # InSPyReNet pools context at a size of its own: what is taken for less than half of that tells
             # nothing of larger pictures.
-            pooled = min(getattr(self._config, "base_size", (0,)))
+            pooled = min(getattr(self.module.config, "base_size", (0,)))
             least = -(-max(256, pooled // 2) // multiple) * multiple
             self._footprint = footprint(self.module, run, (least, least + 4 * multiple))
         return self._footprint

@@ -95,8 +95,8 @@ def train(
             return
         if recipe is None:
             raise InputError("which recipe? decoupe train --list names them")
-        for folder in (*(data or ()), *(val or ())):  # before a checkpoint is fetched for nothing
-            if not show and not folder.exists():
+        for folder in () if show else (*(data or ()), *(val or ())):  # before a checkpoint is fetched
+            if not folder.exists():
                 raise InputError(f"{folder} does not exist: expected a folder of pairs, or a .tar")
         chosen = recipes.read_recipe(recipe, settings or (), start=start)
         if show:
