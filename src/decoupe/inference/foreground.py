@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from decoupe.arrays import Floats, Indices, Mask
-from decoupe.inference.preprocess import Pixels
+from decoupe.inference.preprocess import Pixels, colour_planes
 from decoupe.inference.sampling import (
     corners,
     divided,
@@ -65,7 +65,7 @@ def estimate_foreground(image: Pixels, alpha: Floats) -> Pixels:
 
     def finish(places: Indices, *, fine: bool) -> None:
         layers = levels.at(places) if fine else interpolated(levels.coarse, places, levels.sizes[-1])
-        _add_missing(layers, _planes(pixels[places]), alpha.reshape(-1)[places])
+        _add_missing(layers, colour_planes(pixels[places]), alpha.reshape(-1)[places])
         front = np.rint(layers[:3].clip(0, 1) * np.iinfo(image.dtype).max)
         written[places] = front.astype(image.dtype).T
 
@@ -103,13 +103,6 @@ def _soft_places(alpha: Floats) -> tuple[Indices, Indices]:
 
     level, steep = zip(*on_threads(look, strips(height, width)), strict=True)
     return np.concatenate(level), np.concatenate(steep)
-
-
-def _planes(pixels: Pixels) -> Floats:
-    """Integers ``(…, 3)`` as planes of colour ``(3, …)`` in [0, 1]."""
-    planes = np.moveaxis(pixels, -1, 0).astype(np.float32)
-    planes /= np.float32(np.iinfo(pixels.dtype).max)
-    return planes
 
 
 def _add_missing(layers: Floats, colours: Floats, a: Floats, divisor: Floats | None = None) -> None:
@@ -161,7 +154,7 @@ class _Levels:
         near = _Subset([places, *around[0], *around[1]], first=halves)
         layers = self._enlarged(near.places, level)
         sources = self._sources(near.places, level)
-        colours, alphas = _planes(self._pixels[sources]), self._alpha[sources]
+        colours, alphas = colour_planes(self._pixels[sources]), self._alpha[sources]
         _fill_known(layers, colours, alphas)
         black, white = (len(half) for half in halves)
         systems = [
@@ -244,7 +237,7 @@ def _coarse_layers(image: Pixels, alpha: Floats) -> Floats:
     scale = min(1.0, math.sqrt(_WORKING_PIXELS / (height * width)))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     rows, columns = _nearest(alpha.shape, size)
-    return _solve(_planes(image.take(rows, axis=0).take(columns, axis=1)), _sampled(alpha, size))
+    return _solve(colour_planes(image.take(rows, axis=0).take(columns, axis=1)), _sampled(alpha, size))
 
 
 def _solve(colours: Floats, alpha: Floats) -> Floats:

@@ -14,17 +14,15 @@ explain alpha. Where they explain nothing, as on one grey, the matte is enlarged
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from decoupe.arrays import Floats, Indices
 from decoupe.inference.preprocess import Picture, colours_at, resize_plane
-from decoupe.inference.sampling import for_chunks, interpolated, on_threads, reached
-
-RADIUS = 3
-"""Of the windows, in pixels of the small matte: 7×7 pixels obey one linear function."""
+from decoupe.inference.sampling import for_chunks, interpolated, on_threads, reached, window_means
+from decoupe.inference.strands import find_strands
 
 LEAST_RATIO = 2.0
 """How many times the matte's pixels a photograph has before there is detail to follow."""
@@ -34,6 +32,16 @@ _CERTAINTY = 4
 _FLAT = 1e-5  # variance of alpha below which a window has no outline
 # Shares of alpha's variance: below the first the matte is plain, above the second guided.
 _EXPLAINED = 0.1, 0.4
+
+
+def followed(alpha: Floats, picture: Picture) -> Floats:
+    """A matte ``(h, w)`` in [0, 1] `enlarged` to the picture's size, with the strands that it has lost."""
+    steps: list[Callable[[Floats, Picture], Any]] = [find_strands, enlarged]
+    strands, result = on_threads(lambda step: step(alpha, picture), steps)
+    if strands is not None:
+        strands.add_to(result, picture)
+    matte: Floats = result
+    return matte
 
 
 def enlarged(alpha: Floats, picture: Picture) -> Floats:
@@ -61,11 +69,11 @@ def enlarged(alpha: Floats, picture: Picture) -> Floats:
 
 def _linear(alpha: Floats, image: Floats) -> Floats:
     """The coefficients a (three) and b of alpha = a·I + b, and how far to trust them: ``(5, h, w)``."""
-    weight = np.abs(2 * alpha - 1) ** _CERTAINTY + np.float32(1e-3)
+    weight = np.abs(2 * alpha - 1).astype(np.float64) ** _CERTAINTY + 1e-3
     planes = [*np.moveaxis(image, -1, 0), alpha]
     pairs = list(itertools.combinations_with_replacement(range(4), 2))  # the last is alpha with itself
     products = [planes[one] * planes[other] for one, other in pairs]
-    total, *sums = on_threads(_windows, [weight, *(weight * plane for plane in planes + products)])
+    total, *sums = on_threads(window_means, [weight, *(weight * plane for plane in planes + products)])
     means = np.stack(sums[:4]) / total  # (4, h, w)
     variance = np.maximum(sums[-1] / total - means[3] ** 2, 0)
     outline = variance > _FLAT
@@ -83,23 +91,9 @@ def _linear(alpha: Floats, image: Floats) -> Floats:
     explained = np.minimum(explained, variance)
     # The paper's equation 8, a mean of all windows that a pixel is in, weighted.
     vote = (variance + 1e-2) / (variance - explained + 1e-3)
-    summed = on_threads(_windows, [explained, variance, vote, *(vote * plane for plane in coefficients)])
+    summed = on_threads(window_means, [explained, variance, vote, *(vote * plane for plane in coefficients)])
     share = summed[0] / (summed[1] + 1e-4)
     low, high = _EXPLAINED
     trust = ((share - low) / (high - low)).clip(0, 1)
     averaged = [plane / summed[2] for plane in summed[3:]]
     return np.stack([*averaged, trust]).astype(np.float32)
-
-
-def _windows(plane: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """The means of ``(h, w)`` over windows of `RADIUS`; beyond the border its pixels go on."""
-    side, (height, width) = 2 * RADIUS + 1, plane.shape
-    padded = np.pad(plane.astype(np.float64), RADIUS, mode="edge")
-    down = padded[:height].copy()
-    for row in range(1, side):
-        down += padded[row : row + height]
-    means = down[:, :width].copy()
-    for column in range(1, side):
-        means += down[:, column : column + width]
-    means /= side**2
-    return means

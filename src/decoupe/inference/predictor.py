@@ -15,7 +15,7 @@ import numpy as np
 from decoupe.arrays import Box, Floats
 from decoupe.errors import InputError
 from decoupe.inference.framing import VISIBLE
-from decoupe.inference.guided import LEAST_RATIO, enlarged
+from decoupe.inference.guided import LEAST_RATIO, followed
 from decoupe.inference.loading import LoadOptions, check_loading, check_segment_options, other_kind, shared
 from decoupe.inference.opened import Opened, Pair
 from decoupe.inference.preprocess import (
@@ -338,7 +338,7 @@ class Predictor(Opened[Matte]):
         """The model's output ``(h, w)`` at the picture's own size."""
         height, width = picture.size
         if self.guided and height * width >= LEAST_RATIO * alpha.size:
-            alpha = enlarged(alpha.clip(0, 1), picture)
+            alpha = followed(alpha.clip(0, 1), picture)
         return _matte(from_network(alpha, picture), picture)
 
 

@@ -369,6 +369,13 @@ def colours_at(picture: Picture, size: tuple[int, int]) -> Floats:
     return np.stack(channels, axis=-1) / np.float32(65535)
 
 
+def colour_planes(pixels: Pixels) -> Floats:
+    """Integers ``(…, 3)`` as planes of colour ``(3, …)`` in [0, 1]."""
+    planes = np.moveaxis(pixels, -1, 0).astype(np.float32)
+    planes /= np.float32(np.iinfo(pixels.dtype).max)
+    return planes
+
+
 def reduced(picture: Picture, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """An 8-bit picture's pixels at ``size`` ``(h, w)``: ``(h, w, 3)``, kept beside it if they are fewer."""
     resized = picture._reduced.get(size)

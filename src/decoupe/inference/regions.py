@@ -31,6 +31,24 @@ def dilated(mask: Mask, margin: int) -> Mask:
     return spread
 
 
+def opened(plane: npt.NDArray[np.uint8], margin: int) -> npt.NDArray[np.uint8]:
+    """A plane ``(H, W)`` without what is narrower than squares of ``2 * margin + 1`` pixels a side.
+
+    Beyond its border it goes on as its last pixels.
+    """
+    for least in (True, False):
+        choose = np.minimum if least else np.maximum
+        plane = np.pad(plane, margin, mode="edge")
+        for _ in range(2):
+            reach = 1
+            while reach < 2 * margin + 1:
+                step = min(reach, 2 * margin + 1 - reach)
+                plane = choose(plane[:-step], plane[step:])
+                reach += step
+            plane = np.ascontiguousarray(plane.T)
+    return plane
+
+
 def components(mask: Mask) -> tuple[npt.NDArray[np.int32], int]:
     """Label the connected parts of ``mask`` ``(H, W)``; pixels that share an edge are connected.
 

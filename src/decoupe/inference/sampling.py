@@ -19,6 +19,10 @@ from decoupe.readings import neighbours
 
 Part = TypeVar("Part")
 Done = TypeVar("Done")
+Plane = TypeVar("Plane", Floats, npt.NDArray[np.float64])
+
+WINDOW = 3
+"""Pixels around one of a small map that belong to its window, of 7×7 pixels."""
 
 _CHUNK = 1 << 15  # pixels computed at a time: what belongs to them fits a core's cache
 
@@ -135,3 +139,17 @@ def _neighbours_of(places: Indices, fine: int, coarse: int) -> tuple[Indices, In
     """`neighbours`, for some of the pixels of a side."""
     first, second, weight = neighbours(fine, coarse)
     return first[places], second[places], weight[places]
+
+
+def window_means(plane: Plane) -> Plane:
+    """The means of ``(h, w)`` over windows of `WINDOW`; beyond the border its pixels go on."""
+    side, (height, width) = 2 * WINDOW + 1, plane.shape
+    padded = np.pad(plane, WINDOW, mode="edge")
+    down = padded[:height].copy()
+    for row in range(1, side):
+        down += padded[row : row + height]
+    means = down[:, :width].copy()
+    for column in range(1, side):
+        means += down[:, column : column + width]
+    means /= side**2
+    return means

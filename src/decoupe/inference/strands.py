@@ -1,0 +1,271 @@
+"""Strands of a subject that its small matte has lost, found in the photograph: hair, fur, whiskers, cords.
+
+What is thinner than a matte's pixels is not in it, however it is enlarged. The photograph shows it: a thin
+line of the subject's colour before the background. Where F and B are the colours of the subject and of the
+background nearby, alpha is how far a pixel's colour I lies on the way between them,
+(I − B)·(F − B) / |F − B|² (Chuang et al., "A Bayesian Approach to Digital Matting", CVPR 2001, equation 10).
+
+Photographs have many thin lines that are not the subject's. A strand is believed where all of this holds:
+it is thin, and stands out from what the background itself shows, farther away and in colours that lie on the
+other side of B; the two colours explain it; the matte around it is sure; and it is joined to the subject.
+`benchmarks/guided.py` measures what it brings.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from decoupe.arrays import Floats, Indices, Mask
+from decoupe.inference.preprocess import Picture, colour_planes, colours_at
+from decoupe.inference.regions import components, dilated, opened
+from decoupe.inference.sampling import (
+    divided,
+    for_chunks,
+    interpolated,
+    on_threads,
+    reached,
+    strips,
+    window_means,
+)
+from decoupe.readings import neighbours
+
+STEP, MOST_PIXELS = 4, 3 << 20
+"""Strands are looked for in at most so many pixels to a side of the matte's, and so many in all."""
+
+REACH = 1 / 3
+"""How far from the subject they are looked for, as a part of the radius of a disc of its area."""
+
+_INSIDE = 0.5  # alpha from which strands may begin
+_SUBJECT, _BACKGROUND = 0.97, 0.02  # alpha from which, and up to which, a pixel of the matte has one colour
+_SURROUNDINGS = 7 / 4  # how far the background is looked at, in reaches
+_ROUNDS, _SAMPLE = 2, 3  # in which the background is freed of the strands before it, by every third pixel
+_NOISE, _LEAST = 4.0, 0.06  # a strand's alpha exceeds the background's own so many times, and by so much
+_UNSURE = 0.4  # mean of 4·alpha·(1 − alpha) from which a matte is in doubt, and not only at its outline
+_CONTRAST = 0.01  # |F − B|² below which the two, in [0, 1], are one colour
+_UNEXPLAINED = 0.06, 0.35  # how far I may be from the way from B to F, and how much more, in |F − B|, near F
+
+
+class Strands(NamedTuple):
+    """Where a picture has strands, and the colours around them.
+
+    Attributes:
+        where: bool, a few pixels to each of the small matte's, ``(n · h, n · w)``.
+        layers: the subject's colour F and the background's B around each of the small matte's pixels, in
+            [0, 1], ``(6, h, w)``.
+    """
+
+    where: Mask
+    layers: Floats
+
+    def add_to(self, matte: Floats, picture: Picture) -> None:
+        """Raise a matte ``(H, W)`` of the picture, in place, where there are strands."""
+        pixels, written = picture.pixels.reshape(-1, 3), matte.reshape(-1)
+        where = self.where.astype(np.float32)[np.newaxis]
+
+        def write(places: Indices) -> None:
+            here = interpolated(self.layers, places, picture.size)
+            share = _shares(colour_planes(pixels[places]), here).clip(0, 1)
+            share *= interpolated(where, places, picture.size)[0]
+            written[places] = np.maximum(written[places], share)
+
+        for_chunks(write, np.flatnonzero(reached(self.where, picture.size)))
+
+
+def find_strands(alpha: Floats, picture: Picture) -> Strands | None:
+    """The strands that a picture's small matte ``(h, w)`` has lost, or None."""
+    near, far = _around(alpha)
+    if not ((alpha > _SUBJECT).any() and near.any() and far.any()):
+        return None
+    blocks = _blocks(picture, near | far)
+    layers = _layers(blocks, alpha, picture)
+    where = _joined(_lines(blocks, layers, alpha, near, far), alpha)
+    return Strands(where, layers) if where.any() else None
+
+
+def _around(alpha: Floats) -> tuple[Mask, Mask]:
+    """The matte's pixels that strands may reach, and the background's farther out, ``(h, w)`` each."""
+    subject = alpha > _INSIDE
+    reach = max(1, math.ceil(REACH * math.sqrt(np.count_nonzero(subject) / math.pi)))
+    near, wide = dilated(subject, reach), dilated(subject, math.ceil(_SURROUNDINGS * reach))
+    return near & ~subject, wide & ~near & (alpha < _BACKGROUND)
+
+
+class _Blocks(NamedTuple):
+    """What a picture shows within some pixels of its matte, in squares of values.
+
+    Attributes:
+        size: of the matte, ``(h, w)``.
+        cells: flat indices ``(P,)`` of the matte's pixels.
+        step: values along a side of each.
+        colours: the values, in [0, 1], ``(3, step², P)``.
+    """
+
+    size: tuple[int, int]
+    cells: Indices
+    step: int
+    colours: Floats
+
+    def of(self, planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What planes ``(…, h, w)`` have for each of the matte's pixels: ``(…, P)``."""
+        return planes.reshape(*planes.shape[:-2], -1)[..., self.cells]
+
+    def means(self, values: Floats) -> Floats:
+        """The means of values ``(S, P)``, and elsewhere zero: ``(h, w)``."""
+        means = np.zeros(self.size, np.float32)
+        means.reshape(-1)[self.cells] = values.mean(axis=0)
+        return means
+
+    def laid_out(self, values: npt.NDArray[Any], elsewhere: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Values ``(step², P)``, and elsewhere those of a plane ``(h, w)``, as ``(step·h, step·w)``."""
+        plane = elsewhere.repeat(self.step, axis=0).repeat(self.step, axis=1)
+        self._squares(plane)[divided(self.cells, self.size[1])] = values.T.reshape(-1, self.step, self.step)
+        return plane
+
+    def read(self, plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The values ``(step², P)`` of a plane ``(step·h, step·w)``."""
+        return self._squares(plane)[divided(self.cells, self.size[1])].reshape(-1, self.step**2).T
+
+    def _squares(self, plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        height, width = self.size
+        return plane.reshape(height, self.step, width, self.step).swapaxes(1, 2)
+
+
+def _blocks(picture: Picture, cells: Mask) -> _Blocks:
+    """What is seen in the marked pixels of a matte ``(h, w)``."""
+    ratios = [many / few for many, few in zip(picture.size, cells.shape, strict=True)]
+    step = max(1, min(STEP, math.ceil(max(ratios)), int(math.sqrt(MOST_PIXELS / cells.size))))
+    side = max(1, int(min(ratios) / step))  # of the squares of pixels whose means are the values
+    rows, columns = (
+        ((np.arange(step * few) + 0.5) * (ratio / step) + 0.5 - side / 2).astype(np.intp).reshape(few, step)
+        for few, ratio in zip(cells.shape, ratios, strict=True)
+    )
+    places = np.flatnonzero(cells)
+    down, along = divided(places, cells.shape[1])
+    corners = rows[down].T[:, np.newaxis] * picture.size[1] + columns[along].T  # (step, step, P)
+    corners = corners.reshape(step**2, len(places))
+    pixels = picture.pixels.reshape(-1, 3)
+    colours = np.empty((3, *corners.shape), np.float32)
+    most = np.float32(np.iinfo(pixels.dtype).max * side**2)
+
+    def see(part: slice) -> None:
+        total = np.zeros((*corners[:, part].shape, 3), np.uint32)
+        for row, column in itertools.product(range(side), repeat=2):
+            total += pixels.take(corners[:, part] + (row * picture.size[1] + column), axis=0, mode="clip")
+        np.divide(np.moveaxis(total, -1, 0), most, out=colours[:, :, part])
+
+    on_threads(see, strips(len(places), step**2))
+    return _Blocks((cells.shape[0], cells.shape[1]), places, step, colours)
+
+
+def _layers(blocks: _Blocks, alpha: Floats, picture: Picture) -> Floats:
+    """The subject's colour and the background's around each of the matte's pixels, ``(6, h, w)``."""
+    image = np.moveaxis(colours_at(picture, alpha.shape), -1, 0)
+    subject, background = (alpha > _SUBJECT).astype(np.float32), (alpha < _BACKGROUND).astype(np.float32)
+    layers = np.concatenate([_spread(image * subject, subject), _smooth([*(image * background), background])])
+    known, colours = blocks.of(background), blocks.colours[:, ::_SAMPLE]
+    for _ in range(_ROUNDS):
+        rest = 1 - _shares(colours, blocks.of(layers)).clip(0, 1)
+        rest *= rest * rest
+        weight = known * rest * rest
+        layers[3:] = _smooth([blocks.means(values) for values in (*(weight * colours), weight)])
+    return layers
+
+
+def _lines(blocks: _Blocks, layers: Floats, alpha: Floats, near: Mask, far: Mask) -> Mask:
+    """Where thin lines of the subject's colour stand out from the background, ``(step·h, step·w)``."""
+    share = _shares(blocks.colours, blocks.of(layers))
+    inside = np.where(alpha > _INSIDE, np.uint8(255), np.uint8(0))  # so that the subject itself is not thin
+    plane = blocks.laid_out((share.clip(0, 1) * 255).astype(np.uint8), inside)
+    thin = blocks.read(plane - opened(plane, blocks.step)).astype(np.float32)
+    thin /= 255
+    # What the background shows by itself: thin lines farther out, and colours on the other side of B.
+    lines = _spread(blocks.means(thin * thin)[np.newaxis] * far, far.astype(np.float32))[0]
+    ground = (alpha < _BACKGROUND).astype(np.float32)
+    below = share.clip(-1, 0)
+    opposite = _smooth([blocks.means(below * below) * ground, ground])[0]
+    noise = np.sqrt(np.maximum(lines, 2 * opposite))
+    sure = near & (window_means(4 * alpha * (1 - alpha)) < _UNSURE)
+    found = (thin > _LEAST + _NOISE * blocks.of(noise)) & blocks.of(sure)
+    _keep_explained(found, share, blocks, layers)
+    return blocks.laid_out(found, np.zeros(blocks.size, np.bool_))
+
+
+def _keep_explained(found: Mask, share: Floats, blocks: _Blocks, layers: Floats) -> None:
+    """Unmark, of pixels ``(step², P)``, those whose colours are not on the way from B to F."""
+    inside, some = np.nonzero(found)
+    here, part = layers.reshape(6, -1)[:, blocks.cells[some]], share[inside, some]
+    way = here[:3] - here[3:]
+    contrast = (way**2).sum(axis=0)
+    apart = np.sqrt(((blocks.colours[:, inside, some] - here[3:] - part * way) ** 2).sum(axis=0))
+    least, more = _UNEXPLAINED
+    found[inside, some] = (contrast > _CONTRAST) & (apart < least + more * part * np.sqrt(contrast))
+
+
+def _joined(lines: Mask, alpha: Floats) -> Mask:
+    """Those of the lines that are joined to the subject, perhaps by others, and a pixel around them."""
+    step = lines.shape[0] // alpha.shape[0]
+    inside = (alpha > _INSIDE).repeat(step, axis=0).repeat(step, axis=1)
+    labels, count = components(lines | inside)
+    joined = np.zeros(count + 1, np.bool_)
+    joined[labels[inside]] = True
+    return dilated(joined[labels] & lines, 1)
+
+
+def _shares(colours: Floats, layers: Floats) -> Floats:
+    """How far colours ``(3, …, P)`` are on the way from B to F, in [−1, 1]; below 0 on the other side of B.
+
+    Args:
+        colours: I.
+        layers: F and B, ``(6, P)``.
+    """
+    way = layers[:3] - layers[3:]
+    way /= (way**2).sum(axis=0) + _CONTRAST
+    ground = (layers[3:] * way).sum(axis=0)
+    shares = np.empty(colours.shape[1:], np.float32)
+
+    def compare(part: slice) -> None:
+        share = colours[0, ..., part] * way[0, part]
+        share += colours[1, ..., part] * way[1, part]
+        share += colours[2, ..., part] * way[2, part]
+        share -= ground[part]
+        share.clip(-1, 1, out=shares[..., part])
+
+    on_threads(compare, strips(way.shape[1], math.prod(shares.shape[:-1])))
+    return shares
+
+
+def _smooth(planes: list[Floats]) -> Floats:
+    """The means of some planes ``(h, w)`` over windows, weighted by the last one: ``(C, h, w)``."""
+    *sums, weights = map(window_means, planes)
+    return _spread(np.stack(sums), weights)
+
+
+def _spread(sums: Floats, weights: Floats) -> Floats:
+    """Weighted means of planes ``(C, h, w)``; where weights ``(h, w)`` are small, those of what is around."""
+    means: Floats = sums / np.maximum(weights, np.float32(1e-6))
+    if weights.size == 1:
+        return means
+    around = _spread(_halved(sums), _halved(weights))
+    for axis, side in ((1, weights.shape[0]), (2, weights.shape[1])):
+        first, second, share = neighbours(side, around.shape[axis])
+        share = np.expand_dims(share, (0, 3 - axis))
+        around = around.take(first, axis) * (1 - share) + around.take(second, axis) * share
+    means -= around
+    means *= np.minimum(4 * weights, 1)
+    means += around
+    return means
+
+
+def _halved(planes: Floats) -> Floats:
+    """Planes ``(…, h, w)`` at half the size, rounded up: means of four pixels, with 0 beyond the border."""
+    height, width = planes.shape[-2:]
+    even = np.zeros((*planes.shape[:-2], height + height % 2, width + width % 2), np.float32)
+    even[..., :height, :width] = planes
+    wide = even[..., ::2, :] + even[..., 1::2, :]
+    halved: Floats = (wide[..., ::2] + wide[..., 1::2]) / np.float32(4)
+    return halved
