@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from decoupe.inference.guided import enlarged, followed
 from decoupe.inference.preprocess import read_image, resize_plane
-from decoupe.inference.strands import find_strands
+from decoupe.inference.strands import STEP, find_strands
 
 WIDTH, HEIGHT, SMALL = 600, 480, (80, 100)
 SUBJECT, BACKGROUND = (150, 70, 40), (90, 160, 150)
@@ -117,7 +117,7 @@ def test_large_photographs_are_looked_at_at_a_bounded_size() -> None:
     large = np.asarray(Image.fromarray(photograph(alpha)).resize((2400, 1920), Image.Resampling.BICUBIC))
     strands = find_strands(BOX, read_image(large))
     assert strands is not None
-    assert strands.where.shape == (4 * SMALL[0], 4 * SMALL[1])
+    assert strands.where.shape == (STEP * SMALL[0], STEP * SMALL[1])
     matte = followed(BOX, read_image(large))
     there = resize_plane(alpha, (1920, 2400))
     assert error(matte, there) < 0.25 * error(enlarged(BOX, read_image(large)), there)

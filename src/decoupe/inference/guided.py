@@ -53,7 +53,7 @@ def enlarged(alpha: Floats, picture: Picture) -> Floats:
     result.clip(0, 1, out=result)
     height, width = alpha.shape
     maps = _linear(alpha, colours_at(picture, (height, width)))
-    places = np.flatnonzero(reached(maps[4] > 0, picture.size))
+    places = reached(maps[4] > 0, picture.size)
     pixels, top = picture.pixels.reshape(-1, 3), np.float32(np.iinfo(picture.pixels.dtype).max)
     written = result.reshape(-1)
 

@@ -121,12 +121,19 @@ def interpolated(coarse: Floats, places: Indices, size: tuple[int, int]) -> Floa
     return corners(places, size, (height, width)).of(coarse.reshape(channels, -1))
 
 
-def reached(coarse: Mask, size: tuple[int, int]) -> Mask:
-    """The pixels of an enlargement to ``size`` that lie between corners of which one is marked."""
-    for axis in (0, 1):
-        first, second, _ = neighbours(size[axis], coarse.shape[axis])
-        coarse = coarse.take(first, axis) | coarse.take(second, axis)
-    return coarse
+def reached(coarse: Mask, size: tuple[int, int]) -> Indices:
+    """Flat indices of an enlargement to ``size``: pixels that lie between corners of which one is marked."""
+    height, width = size
+    left, right, _ = neighbours(width, coarse.shape[1])
+    above, below, _ = neighbours(height, coarse.shape[0])
+    wide = coarse.take(left, axis=1) | coarse.take(right, axis=1)
+
+    def look(rows: slice) -> Indices:
+        marked = wide.take(above[rows], axis=0) | wide.take(below[rows], axis=0)
+        places: Indices = np.flatnonzero(marked) + rows.start * width
+        return places
+
+    return np.concatenate(on_threads(look, strips(height, width, 1 << 18)))
 
 
 def divided(places: Indices, width: int) -> tuple[Indices, Indices]:

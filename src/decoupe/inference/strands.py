@@ -34,16 +34,16 @@ from decoupe.inference.sampling import (
 )
 from decoupe.readings import neighbours
 
-STEP, MOST_PIXELS = 4, 3 << 20
+STEP, MOST_PIXELS = 3, 3 << 19
 """Strands are looked for in at most so many pixels to a side of the matte's, and so many in all."""
 
-REACH = 1 / 3
+REACH = 0.3
 """How far from the subject they are looked for, as a part of the radius of a disc of its area."""
 
 _INSIDE = 0.5  # alpha from which strands may begin
 _SUBJECT, _BACKGROUND = 0.97, 0.02  # alpha from which, and up to which, a pixel of the matte has one colour
 _SURROUNDINGS = 7 / 4  # how far the background is looked at, in reaches
-_ROUNDS, _SAMPLE = 2, 3  # in which the background is freed of the strands before it, by every third pixel
+_ROUNDS, _SAMPLE = 2, 2  # in which the background is freed of the strands before it, by every second pixel
 _NOISE, _LEAST = 4.0, 0.06  # a strand's alpha exceeds the background's own so many times, and by so much
 _UNSURE = 0.4  # mean of 4·alpha·(1 − alpha) from which a matte is in doubt, and not only at its outline
 _CONTRAST = 0.01  # |F − B|² below which the two, in [0, 1], are one colour
@@ -73,7 +73,7 @@ class Strands(NamedTuple):
             share *= interpolated(where, places, picture.size)[0]
             written[places] = np.maximum(written[places], share)
 
-        for_chunks(write, np.flatnonzero(reached(self.where, picture.size)))
+        for_chunks(write, reached(self.where, picture.size))
 
 
 def find_strands(alpha: Floats, picture: Picture) -> Strands | None:
