@@ -64,6 +64,13 @@ def test_hairs_come_back() -> None:
     assert matte.max() <= 1
 
 
+def test_a_thin_slanted_hair_is_one_line() -> None:
+    slanted: list[Line] = [((250 + 60 * k, 150), (280 + 60 * k, 110)) for k in range(3)]
+    alpha = drawn(slanted, thick=1)
+    matte = followed(BOX, read_image(photograph(alpha)))
+    assert error(matte, alpha) < 0.33 * error(np.zeros_like(alpha), alpha)
+
+
 def test_the_matte_is_lowered_nowhere_and_far_away_it_stays() -> None:
     change = added(photograph(drawn()))
     assert change.min() >= 0

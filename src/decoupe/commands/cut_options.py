@@ -151,7 +151,7 @@ class CutOptions:
         bool | None,
         typer.Option(
             "--guided/--no-guided",
-            help="Enlarge mattes along the photographs' outlines; by default as the model says.",
+            help="Enlarge mattes along outlines, with lost hairs; by default as the model says.",
         ),
     ] = None
     minmax: Annotated[

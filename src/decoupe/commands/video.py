@@ -112,7 +112,7 @@ class VideoOptions:
         bool | None,
         typer.Option(
             "--guided/--no-guided",
-            help="Enlarge mattes along the frames' outlines; by default as the model says.",
+            help="Enlarge mattes along outlines, with lost hairs; by default as the model says.",
         ),
     ] = None
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Frames that the model sees at a time.")] = 8

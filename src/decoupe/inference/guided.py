@@ -8,7 +8,9 @@ It is solved at the matte's size and applied at the photograph's, as in He and S
 Three things are added. A pixel counts by how sure its alpha is, |2·alpha − 1|⁴: a network's outlines are soft
 where it cannot tell, and that is nothing to imitate. A window has the more to say the better its colours
 explain alpha. Where they explain nothing, as on one grey, the matte is enlarged plainly.
-`benchmarks/guided.py` measures what it brings.
+
+Hair that the small matte has lost is found in the photograph, by `decoupe.inference.strands`.
+`benchmarks/guided.py` measures what both bring.
 """
 
 from __future__ import annotations

@@ -139,8 +139,9 @@ class Predictor(Opened[Matte]):
         spec: the catalogue's row of the model, where it has one.
         minmax: stretch each picture's alpha so that its least value becomes 0 and its largest 1, as
             InSPyReNet's reference does; it invents a subject where there is none.
-        guided: enlarge the matte along the photograph's outlines where the photograph has at least twice the
-            pixels that the model saw; None follows the model's `Preprocessing`.
+        guided: enlarge the matte along the photograph's outlines, with strands that it has lost, where the
+            photograph has at least twice the pixels that the model saw; None follows the model's
+            `Preprocessing`.
         segmenter: finds what ``what=`` names, or a function that opens it when it is first needed.
         memory: the most that the process may hold, see `load`.
 
@@ -384,7 +385,8 @@ def load(
         runtime: ``"onnx"``, ``"openvino"``, ``"program"`` or ``"torch"``; None or ``"auto"`` follows from the
             model.
         minmax: stretch each picture's alpha to its least and largest value; see `Predictor`.
-        guided: enlarge mattes along the photographs' outlines; None follows the model, see `Predictor`.
+        guided: enlarge mattes along the photographs' outlines, with lost strands; None follows the model, see
+            `Predictor`.
         segments: the model that finds what ``what=`` names, as ``model`` is given; opened when it is first
             needed. None is the catalogue's ``maskformer-swin-base-coco``.
         fuse: compute a checkpoint in its equal, faster form (`decoupe.models.fuse`); False for the model as

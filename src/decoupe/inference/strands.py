@@ -183,7 +183,8 @@ def _lines(blocks: _Blocks, layers: Floats, alpha: Floats, near: Mask, far: Mask
     plane = blocks.laid_out((share.clip(0, 1) * 255).astype(np.uint8), inside)
     thin = blocks.read(plane - opened(plane, blocks.step)).astype(np.float32)
     thin /= 255
-    # What the background shows by itself: thin lines farther out, and colours on the other side of B.
+    # What the background shows by itself: thin lines farther out, and colours on the other side of B, which
+    # are half of those that differ from it.
     lines = _spread(blocks.means(thin * thin)[np.newaxis] * far, far.astype(np.float32))[0]
     ground = (alpha < _BACKGROUND).astype(np.float32)
     below = share.clip(-1, 0)
@@ -210,7 +211,10 @@ def _joined(lines: Mask, alpha: Floats) -> Mask:
     """Those of the lines that are joined to the subject, perhaps by others, and a pixel around them."""
     step = lines.shape[0] // alpha.shape[0]
     inside = (alpha > _INSIDE).repeat(step, axis=0).repeat(step, axis=1)
-    labels, count = components(lines | inside)
+    bridged = lines | inside  # components share edges, and a thin line's pixels their corners
+    bridged[:-1, 1:] |= lines[:-1, :-1] & lines[1:, 1:]
+    bridged[:-1, :-1] |= lines[:-1, 1:] & lines[1:, :-1]
+    labels, count = components(bridged)
     joined = np.zeros(count + 1, np.bool_)
     joined[labels[inside]] = True
     return dilated(joined[labels] & lines, 1)

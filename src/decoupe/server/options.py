@@ -101,7 +101,7 @@ class CutOptions(BaseModel):
     minmax: Annotated[bool, Field(description="Stretch the matte to the full range, 0 to 1.")] = False
     guided: Annotated[
         bool | None,
-        Field(description="Enlarge the matte along the photograph's outlines; by default as the model says."),
+        Field(description="Enlarge the matte along outlines, with lost hairs; by default as the model says."),
     ] = None
     size: Annotated[
         str | None,

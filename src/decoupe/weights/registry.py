@@ -35,8 +35,8 @@ class Preprocessing:
         mean: per-channel mean, subtracted from RGB in [0, 1].
         std: per-channel standard deviation, divided by.
         longest: most pixels of the longer side under fit ``"shorter"``; None is any.
-        guided: whether the matte of a larger photograph is enlarged along its outlines; see
-            `decoupe.inference.guided`.
+        guided: whether the matte of a larger photograph is enlarged along its outlines, with strands that it
+            has lost; see `decoupe.inference.guided`.
         two_scale: ``(above, shorter)``: a picture with both sides above the first number is seen twice, at
             ``size`` and at its own size with at most ``shorter`` pixels on its shorter side, and the two are
             blended (InSPyReNet, section 3.3 of its paper); None for models that look once.
