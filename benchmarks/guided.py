@@ -1,6 +1,7 @@
 """What enlarging a matte by its photograph brings, along outlines and with strands, against plain bilinear.
 
     python benchmarks/guided.py [SET ...] [--model MODEL] [--composites 8] [--size 2400x1600] [--most 100]
+                                [--sheet]
 
 Composites of known alpha: the sum of absolute differences, in thousands, of a model with and without,
 and of a matte that is perfect but a tenth as large; the median of the composites, of which the model may
@@ -14,6 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import decoupe
 from composites import HAIRS, composite
@@ -22,6 +24,8 @@ from decoupe.inference.guided import enlarged, followed
 from decoupe.inference.preprocess import read_image, resize_plane
 from machine import machine, median_times, parser_of, print_table, versions
 from pocket_quality import divided
+
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 
 
 def main() -> None:
@@ -32,7 +36,16 @@ def main() -> None:
     parser.add_argument("--composites", type=int, default=8, help="how many of each kind")
     parser.add_argument("--size", default="2400x1600", help="of a composite, WIDTHxHEIGHT")
     parser.add_argument("--most", type=int, default=100, help="pairs of each set, evenly chosen")
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        nargs="?",
+        const=PICTURES / "hairs.jpg",
+        help="draw some hair",
+    )
     options = parser.parse_args()
+    if options.sheet:
+        sheet(options.model, options.sheet)
     width, height = map(int, options.size.split("x"))
     print(f"{machine()}; {versions('numpy', 'onnxruntime')}\n")
     titles = [
@@ -54,6 +67,23 @@ def main() -> None:
         )
     print()
     print_table(["enlarging to 4000×3000", "s"], times())
+
+
+def sheet(model: str, path: Path) -> None:
+    """The hair of three composites on one colour, cut by the matte enlarged plainly and by its photograph."""
+    plain, guided = (decoupe.load(model, guided=choice) for choice in (False, True))
+    wide, high, gap = 400, 200, 8
+    drawn = Image.new("RGB", (3 * (wide + gap) - gap, 3 * (high + gap) - gap), "white")
+    for row, seed in enumerate((0, 2, 5)):
+        image, alpha = composite(seed, 2400, 1600, "long hair")
+        rows, columns = np.nonzero(alpha > 0.5)
+        top = rows.min()
+        left = int(columns[rows < top + 60].mean()) - 300
+        pictures = [Image.fromarray(image), *(cut(image).over("#2f6f73") for cut in (plain, guided))]
+        for column, picture in enumerate(pictures):
+            part = picture.crop((left, top - 20, left + 600, top + 280)).resize((wide, high))
+            drawn.paste(part, (column * (wide + gap), row * (high + gap)))
+    drawn.save(path, quality=86, optimize=True)
 
 
 def of_composites(model: str, outline: str, count: int, width: int, height: int) -> list[str]:

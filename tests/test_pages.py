@@ -174,7 +174,7 @@ def test_every_page_is_in_the_navigation_once() -> None:
 
 
 def test_pictures_of_the_pages_are_made_by_a_script() -> None:
-    names = ("examples/pages.py", "examples/contact_sheet.py", "benchmarks/peers.py")
+    names = ("examples/pages.py", "examples/contact_sheet.py", "benchmarks/peers.py", "benchmarks/guided.py")
     scripts = "".join((ROOT / name).read_text() for name in names)
     for page in DOCS.glob("*.md"):
         for name in re.findall(r"!\[[^]]+\]\(pictures/(\w+)\.jpg\)", page.read_text()):

@@ -10,7 +10,16 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 from scipy import ndimage
 
-from decoupe.inference.regions import Polygon, components, compressed, dilated, opened, outlines, run_lengths
+from decoupe.inference.regions import (
+    Polygon,
+    components,
+    compressed,
+    dilated,
+    largest,
+    opened,
+    outlines,
+    run_lengths,
+)
 
 MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=24))
 
@@ -93,6 +102,13 @@ def test_pixels_that_touch_at_a_corner_are_two_parts() -> None:
 def test_nothing_has_no_outline() -> None:
     assert outlines(np.zeros((3, 4), bool)) == []
     assert run_lengths(np.zeros((3, 4), bool)) == [12]
+
+
+@given(plane=arrays(np.int16, array_shapes(min_dims=2, max_dims=2, max_side=20)), margin=st.integers(0, 30))
+@settings(max_examples=80, deadline=None)
+def test_largest_is_scipys(plane: np.ndarray, margin: int) -> None:
+    expected = ndimage.maximum_filter(plane, 2 * margin + 1, mode="nearest")
+    np.testing.assert_array_equal(largest(plane, margin), expected)
 
 
 @given(plane=arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=20)), margin=st.integers(0, 6))

@@ -103,6 +103,12 @@ def test_lines_of_the_background_are_none() -> None:
     assert added(photograph(alpha, behind=grain)).max() < 0.05
 
 
+@pytest.mark.parametrize("thick", [1, 2, 4])
+@pytest.mark.parametrize("line", [((0, 300), (WIDTH, 300)), ((300, 0), (300, HEIGHT))])
+def test_a_line_that_goes_on_behind_the_subject_is_none(line: Line, thick: int) -> None:
+    assert added(photograph(drawn([line], thick))).max() < 0.05
+
+
 def test_where_the_matte_is_in_doubt_nothing_is_added() -> None:
     small = BOX.copy()
     small[:23] = 0.3

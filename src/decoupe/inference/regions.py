@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from decoupe.arrays import Indices, Mask
 from decoupe.readings import bounding_box
+
+Kind = TypeVar("Kind", bound=np.generic)
 
 Point = tuple[int, int]
 Ring = list[Point]
@@ -18,34 +20,35 @@ Ring = list[Point]
 
 def dilated(mask: Mask, margin: int) -> Mask:
     """Every pixel within ``margin`` rows and ``margin`` columns of a true pixel of ``mask`` ``(H, W)``."""
-    margin = min(margin, max(mask.shape))  # no more than everything, whatever a user asks for
-    spread = np.pad(mask, margin)
+    return _over_squares(mask, margin, np.logical_or)
+
+
+def largest(plane: npt.NDArray[Kind], margin: int) -> npt.NDArray[Kind]:
+    """The largest values of ``(H, W)`` within ``margin`` rows and ``margin`` columns of each pixel."""
+    return _over_squares(plane, margin, np.maximum)
+
+
+def opened(plane: npt.NDArray[Kind], margin: int) -> npt.NDArray[Kind]:
+    """A plane ``(H, W)`` without what is narrower than squares of ``2 * margin + 1`` pixels a side."""
+    return largest(_over_squares(plane, margin, np.minimum), margin)
+
+
+def _over_squares(
+    plane: npt.NDArray[Kind],
+    margin: int,
+    choose: Callable[[npt.NDArray[Kind], npt.NDArray[Kind]], npt.NDArray[Kind]],
+) -> npt.NDArray[Kind]:
+    """One of the values within ``margin`` rows and columns of each pixel, as ``choose`` chooses from two."""
+    margin = min(margin, max(plane.shape))  # no more than everything, whatever a user asks for
+    plane = np.pad(plane, margin, mode="edge")
     for _ in range(2):  # along the columns, then along the rows
         # Windows of 1, 2, 4, … pixels, each of two of the one before; the last step is shorter.
         reach = 1
         while reach < 2 * margin + 1:
             step = min(reach, 2 * margin + 1 - reach)
-            spread = spread[:-step] | spread[step:]
+            plane = choose(plane[:-step], plane[step:])
             reach += step
-        spread = spread.T
-    return spread
-
-
-def opened(plane: npt.NDArray[np.uint8], margin: int) -> npt.NDArray[np.uint8]:
-    """A plane ``(H, W)`` without what is narrower than squares of ``2 * margin + 1`` pixels a side.
-
-    Beyond its border it goes on as its last pixels.
-    """
-    for least in (True, False):
-        choose = np.minimum if least else np.maximum
-        plane = np.pad(plane, margin, mode="edge")
-        for _ in range(2):
-            reach = 1
-            while reach < 2 * margin + 1:
-                step = min(reach, 2 * margin + 1 - reach)
-                plane = choose(plane[:-step], plane[step:])
-                reach += step
-            plane = np.ascontiguousarray(plane.T)
+        plane = plane.T
     return plane
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from decoupe.arrays import Floats, Indices, Mask
 from decoupe.inference.preprocess import Picture, colour_planes, colours_at
-from decoupe.inference.regions import components, dilated, opened
+from decoupe.inference.regions import components, dilated, largest, opened
 from decoupe.inference.sampling import (
     divided,
     for_chunks,
@@ -78,21 +78,27 @@ class Strands(NamedTuple):
 
 def find_strands(alpha: Floats, picture: Picture) -> Strands | None:
     """The strands that a picture's small matte ``(h, w)`` has lost, or None."""
-    near, far = _around(alpha)
+    near, far, reach = _around(alpha)
     if not ((alpha > _SUBJECT).any() and near.any() and far.any()):
         return None
     blocks = _blocks(picture, near | far)
     layers = _layers(blocks, alpha, picture)
-    where = _joined(_lines(blocks, layers, alpha, near, far), alpha)
+    share = _shares(blocks.colours, blocks.of(layers))
+    thin = _thin(blocks, share, alpha)
+    noise = _noise(blocks, share, thin, alpha, far, reach)
+    sure = near & (window_means(4 * alpha * (1 - alpha)) < _UNSURE)
+    found = (thin > _LEAST + _NOISE * blocks.of(noise)) & blocks.of(sure)
+    _keep_explained(found, share, blocks, layers)
+    where = _joined(blocks.laid_out(found, np.zeros(alpha.shape, np.bool_)), alpha)
     return Strands(where, layers) if where.any() else None
 
 
-def _around(alpha: Floats) -> tuple[Mask, Mask]:
-    """The matte's pixels that strands may reach, and the background's farther out, ``(h, w)`` each."""
+def _around(alpha: Floats) -> tuple[Mask, Mask, int]:
+    """The matte's pixels that strands may reach, the background's farther out, ``(h, w)`` each; how far."""
     subject = alpha > _INSIDE
     reach = max(1, math.ceil(REACH * math.sqrt(np.count_nonzero(subject) / math.pi)))
     near, wide = dilated(subject, reach), dilated(subject, math.ceil(_SURROUNDINGS * reach))
-    return near & ~subject, wide & ~near & (alpha < _BACKGROUND)
+    return near & ~subject, wide & ~near & (alpha < _BACKGROUND), reach
 
 
 class _Blocks(NamedTuple):
@@ -176,24 +182,26 @@ def _layers(blocks: _Blocks, alpha: Floats, picture: Picture) -> Floats:
     return layers
 
 
-def _lines(blocks: _Blocks, layers: Floats, alpha: Floats, near: Mask, far: Mask) -> Mask:
-    """Where thin lines of the subject's colour stand out from the background, ``(step·h, step·w)``."""
-    share = _shares(blocks.colours, blocks.of(layers))
+def _thin(blocks: _Blocks, share: Floats, alpha: Floats) -> Floats:
+    """How far thin things stand out, of how far pixels have the subject's colour, ``(step², P)`` each."""
     inside = np.where(alpha > _INSIDE, np.uint8(255), np.uint8(0))  # so that the subject itself is not thin
     plane = blocks.laid_out((share.clip(0, 1) * 255).astype(np.uint8), inside)
     thin = blocks.read(plane - opened(plane, blocks.step)).astype(np.float32)
     thin /= 255
-    # What the background shows by itself: thin lines farther out, and colours on the other side of B, which
-    # are half of those that differ from it.
-    lines = _spread(blocks.means(thin * thin)[np.newaxis] * far, far.astype(np.float32))[0]
-    ground = (alpha < _BACKGROUND).astype(np.float32)
+    return thin
+
+
+def _noise(blocks: _Blocks, share: Floats, thin: Floats, alpha: Floats, far: Mask, reach: int) -> Floats:
+    """What the background shows by itself, as a standard deviation of alpha, ``(h, w)``."""
+    ground, beyond = (alpha < _BACKGROUND).astype(np.float32), far.astype(np.float32)
+    lines = _smooth([blocks.means(thin * thin) * beyond, beyond])[0]
+    # A line that goes on there is none of the subject's from its beginning.
+    lines = np.maximum(lines, largest(lines * beyond, reach))
+    # Colours on the other side of B are half of those that differ from it.
     below = share.clip(-1, 0)
-    opposite = _smooth([blocks.means(below * below) * ground, ground])[0]
-    noise = np.sqrt(np.maximum(lines, 2 * opposite))
-    sure = near & (window_means(4 * alpha * (1 - alpha)) < _UNSURE)
-    found = (thin > _LEAST + _NOISE * blocks.of(noise)) & blocks.of(sure)
-    _keep_explained(found, share, blocks, layers)
-    return blocks.laid_out(found, np.zeros(blocks.size, np.bool_))
+    opposite = 2 * _smooth([blocks.means(below * below) * ground, ground])[0]
+    noise: Floats = np.sqrt(np.maximum(lines, opposite))
+    return noise
 
 
 def _keep_explained(found: Mask, share: Floats, blocks: _Blocks, layers: Floats) -> None:
