@@ -71,7 +71,7 @@ def enlarged(alpha: Floats, picture: Picture) -> Floats:
 
 def _linear(alpha: Floats, image: Floats) -> Floats:
     """The coefficients a (three) and b of alpha = a·I + b, and how far to trust them: ``(5, h, w)``."""
-    weight = np.abs(2 * alpha - 1).astype(np.float64) ** _CERTAINTY + 1e-3
+    weight = np.abs(2 * alpha - 1) ** _CERTAINTY + np.float32(1e-3)
     planes = [*np.moveaxis(image, -1, 0), alpha]
     pairs = list(itertools.combinations_with_replacement(range(4), 2))  # the last is alpha with itself
     products = [planes[one] * planes[other] for one, other in pairs]
@@ -85,10 +85,10 @@ def _linear(alpha: Floats, image: Floats) -> Floats:
         covariances[:, one, other] = covariances[:, other, one] = covariance
     colours, with_alpha = covariances[:, :3, :3], covariances[:, :3, 3]
     slopes = np.linalg.solve(colours + _SMOOTHNESS * np.eye(3), with_alpha[..., np.newaxis])[..., 0]  # (P, 3)
-    coefficients = np.zeros((4, *alpha.shape))
+    coefficients = np.zeros((4, *alpha.shape), np.float32)
     coefficients[:3, outline] = slopes.T
     coefficients[3] = means[3] - (coefficients[:3] * means[:3]).sum(axis=0)
-    explained = np.zeros(alpha.shape)
+    explained = np.zeros(alpha.shape, np.float32)
     explained[outline] = (slopes * with_alpha).sum(axis=1) + _SMOOTHNESS * (slopes**2).sum(axis=1)
     explained = np.minimum(explained, variance)
     # The paper's equation 8, a mean of all windows that a pixel is in, weighted.
@@ -98,4 +98,5 @@ def _linear(alpha: Floats, image: Floats) -> Floats:
     low, high = _EXPLAINED
     trust = ((share - low) / (high - low)).clip(0, 1)
     averaged = [plane / summed[2] for plane in summed[3:]]
-    return np.stack([*averaged, trust]).astype(np.float32)
+    maps: Floats = np.stack([*averaged, trust])
+    return maps

@@ -19,7 +19,6 @@ from decoupe.readings import neighbours
 
 Part = TypeVar("Part")
 Done = TypeVar("Done")
-Plane = TypeVar("Plane", Floats, npt.NDArray[np.float64])
 
 WINDOW = 3
 """Pixels around one of a small map that belong to its window, of 7×7 pixels."""
@@ -148,7 +147,7 @@ def _neighbours_of(places: Indices, fine: int, coarse: int) -> tuple[Indices, In
     return first[places], second[places], weight[places]
 
 
-def window_means(plane: Plane) -> Plane:
+def window_means(plane: Floats) -> Floats:
     """The means of ``(h, w)`` over windows of `WINDOW`; beyond the border its pixels go on."""
     side, (height, width) = 2 * WINDOW + 1, plane.shape
     padded = np.pad(plane, WINDOW, mode="edge")
