@@ -44,7 +44,7 @@ _INSIDE = 0.5  # alpha from which strands may begin
 _SUBJECT, _BACKGROUND = 0.97, 0.02  # alpha from which, and up to which, a pixel of the matte has one colour
 _SURROUNDINGS = 7 / 4  # how far the background is looked at, in reaches
 _ROUNDS, _SAMPLE = 2, 2  # in which the background is freed of the strands before it, by every second pixel
-_NOISE, _LEAST = 4.0, 0.06  # a strand's alpha exceeds the background's own so many times, and by so much
+_NOISE, _LEAST = 3.5, 0.06  # a strand's alpha exceeds the background's own so many times, and by so much
 _UNSURE = 0.4  # mean of 4·alpha·(1 − alpha) from which a matte is in doubt, and not only at its outline
 _CONTRAST = 0.01  # |F − B|² below which the two, in [0, 1], are one colour
 _UNEXPLAINED = 0.06, 0.35  # how far I may be from the way from B to F, and how much more, in |F − B|, near F
@@ -55,8 +55,8 @@ class Strands(NamedTuple):
 
     Attributes:
         where: bool, a few pixels to each of the small matte's, ``(n · h, n · w)``.
-        layers: the subject's colour F and the background's B around each of the small matte's pixels, in
-            [0, 1], ``(6, h, w)``.
+        layers: the subject's colour F and the background's B there, in [0, 1], at half the size of the small
+            matte: ``(6, ⌈h/2⌉, ⌈w/2⌉)``.
     """
 
     where: Mask
@@ -83,11 +83,11 @@ def find_strands(alpha: Floats, picture: Picture) -> Strands | None:
         return None
     blocks = _blocks(picture, near | far)
     layers = _layers(blocks, alpha, picture)
-    share = _shares(blocks.colours, blocks.of(layers))
+    share = _shares(blocks.colours, blocks.around(layers))
     thin = _thin(blocks, share, alpha)
     noise = _noise(blocks, share, thin, alpha, far, reach)
     sure = near & (window_means(4 * alpha * (1 - alpha)) < _UNSURE)
-    found = (thin > _LEAST + _NOISE * blocks.of(noise)) & blocks.of(sure)
+    found = (thin > _LEAST + _NOISE * noise) & blocks.of(sure)
     _keep_explained(found, share, blocks, layers)
     where = _joined(blocks.laid_out(found, np.zeros(alpha.shape, np.bool_)), alpha)
     return Strands(where, layers) if where.any() else None
@@ -107,18 +107,24 @@ class _Blocks(NamedTuple):
     Attributes:
         size: of the matte, ``(h, w)``.
         cells: flat indices ``(P,)`` of the matte's pixels.
+        halves: flat indices of these at half the size, at which colours and noise are known.
         step: values along a side of each.
         colours: the values, in [0, 1], ``(3, step², P)``.
     """
 
     size: tuple[int, int]
     cells: Indices
+    halves: Indices
     step: int
     colours: Floats
 
-    def of(self, planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """What planes ``(…, h, w)`` have for each of the matte's pixels: ``(…, P)``."""
-        return planes.reshape(*planes.shape[:-2], -1)[..., self.cells]
+    def of(self, plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What a plane ``(h, w)`` has for each of the matte's pixels: ``(P,)``."""
+        return plane.reshape(-1)[self.cells]
+
+    def around(self, planes: Floats) -> Floats:
+        """What planes ``(…, ⌈h/2⌉, ⌈w/2⌉)`` have around each of the matte's pixels: ``(…, P)``."""
+        return planes.reshape(*planes.shape[:-2], -1)[..., self.halves]
 
     def means(self, values: Floats) -> Floats:
         """The means of values ``(S, P)``, and elsewhere zero: ``(h, w)``."""
@@ -165,17 +171,19 @@ def _blocks(picture: Picture, cells: Mask) -> _Blocks:
         np.divide(np.moveaxis(total, -1, 0), most, out=colours[:, :, part])
 
     on_threads(see, strips(len(places), step**2))
-    return _Blocks((cells.shape[0], cells.shape[1]), places, step, colours)
+    halves = down // 2 * ((cells.shape[1] + 1) // 2) + along // 2
+    return _Blocks((cells.shape[0], cells.shape[1]), places, halves, step, colours)
 
 
 def _layers(blocks: _Blocks, alpha: Floats, picture: Picture) -> Floats:
-    """The subject's colour and the background's around each of the matte's pixels, ``(6, h, w)``."""
+    """The subject's colour and the background's at half the matte's size, ``(6, ⌈h/2⌉, ⌈w/2⌉)``."""
     image = np.moveaxis(colours_at(picture, alpha.shape), -1, 0)
     subject, background = (alpha > _SUBJECT).astype(np.float32), (alpha < _BACKGROUND).astype(np.float32)
-    layers = np.concatenate([_spread(image * subject, subject), _smooth([*(image * background), background])])
+    front = _spread(_halved(image * subject), _halved(subject))
+    layers = np.concatenate([front, _smooth([*(image * background), background])])
     known, colours = blocks.of(background), blocks.colours[:, ::_SAMPLE]
     for _ in range(_ROUNDS):
-        rest = 1 - _shares(colours, blocks.of(layers)).clip(0, 1)
+        rest = 1 - _shares(colours, blocks.around(layers)).clip(0, 1)
         rest *= rest * rest
         weight = known * rest * rest
         layers[3:] = _smooth([blocks.means(values) for values in (*(weight * colours), weight)])
@@ -192,22 +200,23 @@ def _thin(blocks: _Blocks, share: Floats, alpha: Floats) -> Floats:
 
 
 def _noise(blocks: _Blocks, share: Floats, thin: Floats, alpha: Floats, far: Mask, reach: int) -> Floats:
-    """What the background shows by itself, as a standard deviation of alpha, ``(h, w)``."""
+    """What the background shows by itself around each pixel, as a standard deviation of alpha: ``(P,)``."""
     ground, beyond = (alpha < _BACKGROUND).astype(np.float32), far.astype(np.float32)
-    lines = _smooth([blocks.means(thin * thin) * beyond, beyond])[0]
-    # A line that goes on there is none of the subject's from its beginning.
-    lines = np.maximum(lines, largest(lines * beyond, reach))
+    seen = window_means(blocks.means(thin * thin) * beyond)
+    lines = _spread(seen[np.newaxis], window_means(beyond))[0]
+    # A line that goes on there is none of the subject's from its beginning, and fills little of a window.
+    lines = np.maximum(lines, largest(2 * lines * beyond, reach))
     # Colours on the other side of B are half of those that differ from it.
     below = share.clip(-1, 0)
     opposite = 2 * _smooth([blocks.means(below * below) * ground, ground])[0]
-    noise: Floats = np.sqrt(np.maximum(lines, opposite))
+    noise: Floats = np.sqrt(np.maximum(blocks.of(lines), blocks.around(opposite)))
     return noise
 
 
 def _keep_explained(found: Mask, share: Floats, blocks: _Blocks, layers: Floats) -> None:
     """Unmark, of pixels ``(step², P)``, those whose colours are not on the way from B to F."""
     inside, some = np.nonzero(found)
-    here, part = layers.reshape(6, -1)[:, blocks.cells[some]], share[inside, some]
+    here, part = layers.reshape(6, -1)[:, blocks.halves[some]], share[inside, some]
     way = here[:3] - here[3:]
     contrast = (way**2).sum(axis=0)
     apart = np.sqrt(((blocks.colours[:, inside, some] - here[3:] - part * way) ** 2).sum(axis=0))
@@ -252,8 +261,8 @@ def _shares(colours: Floats, layers: Floats) -> Floats:
 
 
 def _smooth(planes: list[Floats]) -> Floats:
-    """The means of some planes ``(h, w)`` over windows, weighted by the last one: ``(C, h, w)``."""
-    *sums, weights = map(window_means, planes)
+    """The means of some planes ``(h, w)`` over windows, weighted by the last one, at half the size."""
+    *sums, weights = map(window_means, _halved(np.stack(planes)))
     return _spread(np.stack(sums), weights)
 
 
