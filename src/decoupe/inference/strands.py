@@ -7,8 +7,8 @@ background nearby, alpha is how far a pixel's colour I lies on the way between t
 
 Photographs have many thin lines that are not the subject's. A strand is believed where all of this holds:
 it is thin, and stands out from what the background itself shows, farther away and in colours that lie on the
-other side of B; the two colours explain it; the matte around it is sure; and it is joined to the subject.
-`benchmarks/guided.py` measures what it brings.
+other side of B; the two colours explain it; the matte around it is sure; and it is joined to the subject
+and does not go on behind it. `benchmarks/guided.py` measures what it brings.
 """
 
 from __future__ import annotations
