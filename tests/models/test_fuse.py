@@ -15,10 +15,11 @@ from torchvision.models.resnet import Bottleneck
 
 from decoupe import backbones
 from decoupe.backbones.swin import Swin, SwinConfig
-from decoupe.layers.blocks import ASPP, ConvNormAct
+from decoupe.layers.blocks import ASPP, ConvNormAct, resize
 from decoupe.layers.deform import DeformConv2d
 from decoupe.models import BiRefNet, BiRefNetConfig, InSPyReNet, InSPyReNetConfig, fuse
 from decoupe.models.birefnet import PRESETS, InwardReference
+from decoupe.models.footprint import peak
 from decoupe.models.inspyrenet import ScaleInvariantAttention
 
 sides = st.integers(1, 40)
@@ -97,11 +98,20 @@ def test_a_reference_of_unshuffled_pixels_is_a_strided_convolution(
     torch.testing.assert_close(restored, plain.convs[0].weight, rtol=0, atol=0)
 
 
-@given(height=st.integers(1, 70), width=sides, detail=st.booleans(), last=st.booleans())
-@settings(max_examples=15, deadline=None)
-def test_attention_in_stripes(height: int, width: int, detail: bool, last: bool) -> None:
-    plain = trained(ScaleInvariantAttention(12, 8, (8, 8), detail=detail))
-    x, saliency = drawn(2, 12, height, width), drawn(2, 1, (height + 1) // 2, (width + 1) // 2)
+@given(
+    height=st.integers(1, 40),
+    width=sides,
+    detail=st.booleans(),
+    last=st.booleans(),
+    pooled=st.sampled_from([(6, 4), (8, 8)]),  # which twelve channels divide, and which they do not
+)
+@settings(max_examples=30, deadline=None)
+def test_attention_in_stripes(
+    height: int, width: int, detail: bool, last: bool, pooled: tuple[int, int]
+) -> None:
+    plain = trained(ScaleInvariantAttention(12, 8, pooled, detail=detail))
+    x = [drawn(2, 5, 2 * height, 2 * width), drawn(2, 7, height, width)]
+    saliency = drawn(2, 1, height, width)
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(fuse, "STRIPE", 1)  # 20 rows at a time
         wanted = plain(x, saliency, saliency if detail else None)
@@ -113,6 +123,26 @@ def test_attention_in_stripes(height: int, width: int, detail: bool, last: bool)
         assert found[0].numel() == 0
     else:
         agree(wanted[0], found[0])
+
+
+@given(data=st.data(), height=st.integers(1, 9), width=sides, ratio=st.sampled_from([1, 2, 4]))
+@settings(max_examples=50, deadline=None)
+def test_rows_of_a_resized_map(data: st.DataObject, height: int, width: int, ratio: int) -> None:
+    x, size = drawn(2, 3, height, width), (ratio * height, ratio * width)
+    start = data.draw(st.integers(0, size[0] - 1))
+    rows = slice(start, data.draw(st.integers(start + 1, size[0])))
+    wanted = resize(x, size, align_corners=False)[:, :, rows]
+    agree(wanted, fuse.resized_rows(x, size, rows))
+
+
+def test_striped_attention_never_holds_its_feature(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuse, "STRIPE", 1)  # 20 rows at a time
+    striped = fuse.StripedAttention(fuse.fold_(trained(ScaleInvariantAttention(64, 8, (8, 8), detail=False))))
+    striped.last = True
+    x, saliency = drawn(1, 64, 256, 32), drawn(1, 1, 256, 32)
+    feature = 4 * x.nbytes  # twice as high and twice as wide
+    with torch.inference_mode():
+        assert peak(striped, lambda: striped([x], saliency)) < feature / 2
 
 
 @pytest.mark.parametrize(

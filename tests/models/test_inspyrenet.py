@@ -171,7 +171,7 @@ def test_regions_are_foreground_background_and_doubt() -> None:
     """Threshold 0.5: a pixel surely inside, one surely outside, one that could be either."""
     stage = ScaleInvariantAttention(16, 16, (64, 64), detail=True)
     logits = torch.tensor([40.0, -40, 0]).view(1, 1, 1, 3)
-    regions = stage.regions(torch.zeros(1, 16, 1, 3), logits, logits)
+    regions = stage.regions((1, 3), logits, logits)
     expected = [[0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5], [0.5, 0, 0], [0, 0.5, 0]]
     torch.testing.assert_close(regions[0, :, 0], torch.tensor(expected))
 
@@ -190,7 +190,7 @@ def test_contexts_do_not_overflow_in_half_precision() -> None:
         projection[0][1].running_var.fill_(1e11)  # what training would have found
     x, saliency = 10 + picture(1, 48, 48)[:, :1].expand(-1, 16, -1, -1), picture(1, 24, 24)[:, :1]
     with torch.inference_mode(), torch.autocast("cpu", torch.float16):
-        feature, detail = stage(x.half(), saliency.half())
+        feature, detail = stage([x.half()], saliency.half())
     assert feature.isfinite().all()
     assert detail.isfinite().all()
 

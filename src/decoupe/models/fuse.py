@@ -7,7 +7,8 @@
   sampled, multiplied, rectified and mixed a block of pixels at a time: no map as wide as a branch exists.
 - A linear reference at full resolution becomes one 5×5 convolution (`CollapsedReference`); those whose pixels
   are unshuffled become strided convolutions of the picture (`StridedReference`).
-- An attention at full resolution is computed in stripes (`StripedAttention`).
+- An attention at full resolution is computed in stripes, its feature enlarged in them too
+  (`StripedAttention`).
 - A Swin stage takes a few windows at a time through a whole block, without work on padding (`SwinStage`).
 - Linear layers are computed at the rate of convolutions (`decoupe.layers.linear`).
 - What sees the picture itself does so in full precision (`PictureConv2d`).
@@ -20,8 +21,8 @@ work in blocks compute whole maps as the plain ones do.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, pairwise
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
@@ -30,11 +31,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from decoupe.backbones.swin import Swin, SwinBlock, shifted_regions, to_windows
-from decoupe.layers.blocks import ASPP, without_autocast
+from decoupe.layers.blocks import ASPP, resize, without_autocast
 from decoupe.layers.deform import DeformConv2d, Geometry, columns, deform_conv2d, kernel_matrix, table_of
 from decoupe.layers.linear import linear
 from decoupe.models.birefnet import BiRefNet, InwardReference
-from decoupe.models.inspyrenet import InSPyReNet, ScaleInvariantAttention
+from decoupe.models.inspyrenet import InSPyReNet, ScaleInvariantAttention, joined, twice
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -410,7 +411,7 @@ class StripedAttention(nn.Module):
         plain: with batch norms folded.
 
     Attributes:
-        last: nobody asks for its feature, and it comes back empty.
+        last: nobody asks for its feature, and it comes back without channels.
     """
 
     SEEN = 5  # rows: two 3×3 convolutions make the query, one the context, two mix
@@ -419,46 +420,67 @@ class StripedAttention(nn.Module):
         super().__init__()
         self.plain, self.last = plain, False
 
-    def forward(self, x: Tensor, saliency: Tensor, detail: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Feature ``(N, C, h, w)`` and coarser logits -> a feature and detail ``(N, 1, h, w)``."""
-        if not in_blocks(x):
-            found: tuple[Tensor, Tensor] = self.plain(x, saliency, detail)
+    def forward(
+        self, maps: Sequence[Tensor], saliency: Tensor, detail: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `ScaleInvariantAttention.forward`."""
+        if not in_blocks(saliency):
+            found: tuple[Tensor, Tensor] = self.plain(maps, saliency, detail)
             return found
-        key, value = self.plain.memory(self.contexts(x, self.plain.regions(x, saliency, detail)))
-        height, width = x.shape[-2:]
-        rows = max(4 * self.SEEN, STRIPE // (x.shape[1] * width * x.element_size()))
-        whole: Tensor | None = None
-        details = []
+        height, width = size = twice(saliency)
+        key, value = self.plain.memory(self.contexts(maps, self.plain.regions(size, saliency, detail)))
+        bytes_of_row = sum(each.shape[1] * width * each.element_size() for each in maps)
+        rows = max(4 * self.SEEN, STRIPE // bytes_of_row)
+        whole: list[Tensor] = []  # written into: kept apart, parts would keep what lies between from the heap
         for top in range(0, height, rows):
             above = min(top, self.SEEN)
-            stripe = x[:, :, top - above : top + rows + self.SEEN]
+            seen = slice(top - above, min(top + rows + self.SEEN, height))
+            stripe = joined([resized_rows(each, size, seen) for each in maps])
             feature = self.plain.refine(stripe, key, value)[:, :, above : above + rows]
-            details.append(self.plain.head(feature))
-            if whole is None:
-                kept = 0 if self.last else height
-                shape = (*feature.shape[:2], kept, width)
-                whole = feature.new_empty(shape).contiguous(memory_format=torch.channels_last)
-            if not self.last:
-                whole[:, :, top : top + rows] = feature
-        assert whole is not None
-        return whole, torch.cat(details, dim=2)
+            parts = feature[:, : 0 if self.last else None], self.plain.head(feature)
+            whole = whole or [
+                torch.empty(
+                    (*part.shape[:2], height, width), dtype=part.dtype, memory_format=torch.channels_last
+                )
+                for part in parts
+            ]
+            for each, part in zip(whole, parts, strict=True):
+                each[:, :, top : top + rows] = part
+        return whole[0], whole[1]
 
-    def contexts(self, x: Tensor, regions: Tensor) -> Tensor:
-        """As `ScaleInvariantAttention.contexts`, a few channels at a time: the feature is not copied."""
+    def contexts(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+        """As `ScaleInvariantAttention.contexts`, a few channels at a time: the feature never is whole."""
         height, width = self.plain.pooled_size
-        count, channels = x.shape[:2]
-        cells, rest = divmod(height * width, channels)  # of the view, that one channel's values fill
-        if rest:
-            return self.plain.contexts(x, regions)
-        with without_autocast(x.device):
+        size, channels = regions.shape[-2:], sum(each.shape[1] for each in maps)
+        if height * width % channels:
+            whole = joined([resize(each, size, align_corners=False) for each in maps])
+            return self.plain.contexts(whole, regions)
+        with without_autocast(regions.device):
             weights = self.plain.pooled(regions).flatten(2)  # (N, R, cells·C)
             step = max(1, STRIPE // (height * width * weights.element_size()))
             # A million of them are summed, and attention magnifies what is rounded off.
-            sums = weights.new_zeros(count, weights.shape[1], channels, dtype=torch.float64)
-            for first in range(0, channels, step):
-                some = self.plain.pooled(x[:, first : first + step]).reshape(count, -1, channels)
-                sums += weights[:, :, first * cells : first * cells + some.shape[1]] @ some
+            sums = weights.new_zeros(*weights.shape[:2], channels, dtype=torch.float64)
+            first = 0
+            for some in chain.from_iterable(torch.split(each, step, dim=1) for each in maps):
+                pooled = self.plain.pooled(resize(some, size, align_corners=False))
+                cells = pooled.reshape(len(pooled), -1, channels)  # of the view, which these channels fill
+                sums += weights[:, :, first : first + cells.shape[1]] @ cells
+                first += cells.shape[1]
         return sums.to(weights.dtype).transpose(1, 2)[..., None]
+
+
+def resized_rows(x: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
+    """Some rows of ``x`` ``(N, C, h, w)`` resized to ``size``, without resizing all of it.
+
+    ``size`` is whole multiples of ``(h, w)``.
+    """
+    ratio = size[0] // x.shape[2]
+    if ratio == 1:
+        return x[:, :, rows]
+    first = max(rows.start // ratio - 1, 0)  # a row of the coarse map more on either side
+    some = x[:, :, first : -(-rows.stop // ratio) + 1]
+    enlarged = resize(some, (some.shape[2] * ratio, size[1]), align_corners=False)
+    return enlarged[:, :, rows.start - first * ratio : rows.stop - first * ratio]
 
 
 class Chunk(NamedTuple):

@@ -13,6 +13,7 @@ resolution can be blended into those of a pass at the size that the network was 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -178,9 +179,22 @@ class ScaleInvariantAttention(nn.Module):
         self.mix = nn.Sequential(ConvNormAct(in_channels + depth, depth, 3), ConvNormAct(depth, depth, 3))
         self.head = ConvNormAct(depth, 1, 1, activation=False)
 
-    def forward(self, x: Tensor, saliency: Tensor, detail: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Feature ``(N, in_channels, h, w)`` and coarser logits -> a feature and detail ``(N, 1, h, w)``."""
-        contexts = self.contexts(x, self.regions(x, saliency, detail))
+    def forward(
+        self, maps: Sequence[Tensor], saliency: Tensor, detail: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Detail of a map twice as large as the coarser one.
+
+        Args:
+            maps: of any size, ``in_channels`` together: the feature, once they are resized and put together.
+            saliency: the coarser stage's logits, ``(N, 1, h/2, w/2)``.
+            detail: its detail map, likewise, where there is one.
+
+        Returns:
+            A feature ``(N, depth, h, w)`` and a detail map ``(N, 1, h, w)``.
+        """
+        size = twice(saliency)
+        x = joined([resize(each, size, align_corners=False) for each in maps])
+        contexts = self.contexts(x, self.regions(size, saliency, detail))
         x = self.refine(x, *self.memory(contexts))
         return x, self.head(x)
 
@@ -210,12 +224,12 @@ class ScaleInvariantAttention(nn.Module):
         """``(N, C, h, w)`` at the trained size, in full precision."""
         return resize(x.to(self.threshold.dtype), self.pooled_size, align_corners=False)
 
-    def regions(self, x: Tensor, saliency: Tensor, detail: Tensor | None) -> Tensor:
+    def regions(self, size: Sequence[int], saliency: Tensor, detail: Tensor | None) -> Tensor:
         """How much each pixel is foreground, background and in doubt: ``(N, 3 or 5, h, w)`` (equation 3)."""
-        above = resize(saliency, x.shape[-2:], align_corners=False).sigmoid() - self.threshold
+        above = resize(saliency, size, align_corners=False).sigmoid() - self.threshold
         parts = [above.clamp(0, 1), (-above).clamp(0, 1), self.threshold - above.abs()]
         if detail is not None and self.detail_threshold is not None:
-            above = resize(detail, x.shape[-2:], align_corners=False).sigmoid() - self.detail_threshold
+            above = resize(detail, size, align_corners=False).sigmoid() - self.detail_threshold
             parts += [above.clamp(0, 1), (-above).clamp(0, 1)]
         return torch.cat(parts, dim=1)
 
@@ -267,19 +281,14 @@ class InSPyReNet(nn.Module):
 
     def maps(self, image: Tensor) -> InSPyReNetOutput:
         """Every map of one pass, in either mode: see `forward`."""
-        whole = padded(image)
-        height, width = whole.shape[-2:]
-        maps = cast(StemBackbone, self.backbone).with_stem(whole)
-        stem, finest, *deeper = [encode(x) for encode, x in zip(self.encoders, maps, strict=True)]
+        seen = cast(StemBackbone, self.backbone).with_stem(padded(image))
+        stem, finest, *deeper = [encode(x) for encode, x in zip(self.encoders, seen, strict=True)]
+        del seen  # wide maps, of which no stage knows
         x, d = self.decoder(deeper)  # (N, depth, H/8, W/8), (N, 1, H/8, W/8)
         levels, laplacian = [d], []
         p: Tensor | None = None
-        for stage, stride, skip in zip(self.stages, (4, 2, 1), (finest, stem, None), strict=True):
-            size = height // stride, width // stride
-            x = resize(x, size, align_corners=False)
-            if skip is not None:
-                x = torch.cat([resize(skip, size, align_corners=False), x], dim=1)
-            x, p = stage(x, d.detach(), None if p is None else p.detach())
+        for stage, skips in zip(self.stages, ([finest], [stem], []), strict=True):
+            x, p = stage([*skips, x], d.detach(), None if p is None else p.detach())
             d = reconstruct(d.detach(), p)  # twice as large
             levels.append(d)
             laplacian.append(p)
@@ -318,6 +327,16 @@ def padded(image: Tensor) -> Tensor:
         )
     right, below = -image.shape[3] % MULTIPLE, -image.shape[2] % MULTIPLE
     return F.pad(image, (0, right, 0, below), mode="replicate") if right or below else image
+
+
+def twice(saliency: Tensor) -> tuple[int, int]:
+    """The size of the level that is finer than ``saliency`` ``(N, 1, h, w)``."""
+    return 2 * saliency.shape[-2], 2 * saliency.shape[-1]
+
+
+def joined(maps: Sequence[Tensor]) -> Tensor:
+    """Maps ``(N, …, h, w)`` of one size, their channels one after the other; a single one is not copied."""
+    return maps[0] if len(maps) == 1 else torch.cat(list(maps), dim=1)
 
 
 def cropped(levels: list[Tensor], image: Tensor) -> tuple[Tensor, ...]:
