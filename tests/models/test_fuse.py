@@ -113,7 +113,7 @@ def test_attention_in_stripes(
     x = [drawn(2, 5, 2 * height, 2 * width), drawn(2, 7, height, width)]
     saliency = drawn(2, 1, height, width)
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(fuse, "STRIPE", 1)  # 20 rows at a time
+        patch.setattr(fuse, "STRIPE", 1)  # some 20 rows at a time
         wanted = plain(x, saliency, saliency if detail else None)
         striped = fuse.StripedAttention(fuse.fold_(copy.deepcopy(plain)))
         striped.last = last
@@ -136,7 +136,7 @@ def test_rows_of_a_resized_map(data: st.DataObject, height: int, width: int, rat
 
 
 def test_striped_attention_never_holds_its_feature(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuse, "STRIPE", 1)  # 20 rows at a time
+    monkeypatch.setattr(fuse, "STRIPE", 1)  # some 20 rows at a time
     striped = fuse.StripedAttention(fuse.fold_(trained(ScaleInvariantAttention(64, 8, (8, 8), detail=False))))
     striped.last = True
     x, saliency = drawn(1, 64, 256, 32), drawn(1, 1, 256, 32)

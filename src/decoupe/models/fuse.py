@@ -42,7 +42,7 @@ Model = TypeVar("Model", bound=nn.Module)
 CHUNK = 4 * 2**20
 """Bytes of the widest tensor of a chunk of windows: it stays in the cache."""
 
-STRIPE = 8 * 2**20
+STRIPE = 12 * 2**20
 """Bytes of a stripe of a map at full resolution."""
 
 CHANNELS = 3
@@ -405,7 +405,7 @@ def stride_references(model: BiRefNet) -> None:
 class StripedAttention(nn.Module):
     """A `ScaleInvariantAttention` computed in stripes of the map, which stay in the cache.
 
-    Every stripe is computed with as many rows more as its convolutions see beyond it.
+    Every convolution of a stripe computes as many rows more as those after it see beyond the stripe.
 
     Args:
         plain: with batch norms folded.
@@ -414,7 +414,7 @@ class StripedAttention(nn.Module):
         last: nobody asks for its feature, and it comes back without channels.
     """
 
-    SEEN = 5  # rows: two 3×3 convolutions make the query, one the context, two mix
+    ASKING, SEEN = 3, 5  # rows: two 3×3 convolutions make the query, one the context, two mix
 
     def __init__(self, plain: ScaleInvariantAttention) -> None:
         super().__init__()
@@ -430,13 +430,12 @@ class StripedAttention(nn.Module):
         height, width = size = twice(saliency)
         key, value = self.plain.memory(self.contexts(maps, self.plain.regions(size, saliency, detail)))
         bytes_of_row = sum(each.shape[1] * width * each.element_size() for each in maps)
-        rows = max(4 * self.SEEN, STRIPE // bytes_of_row)
+        count = max(1, height // max(4 * self.SEEN, STRIPE // bytes_of_row))
         whole: list[Tensor] = []  # written into: kept apart, parts would keep what lies between from the heap
-        for top in range(0, height, rows):
-            above = min(top, self.SEEN)
-            seen = slice(top - above, min(top + rows + self.SEEN, height))
+        for top, bottom in pairwise(height * part // count for part in range(count + 1)):
+            seen = slice(max(0, top - self.SEEN), min(bottom + self.SEEN, height))
             stripe = joined([resized_rows(each, size, seen) for each in maps])
-            feature = self.plain.refine(stripe, key, value)[:, :, above : above + rows]
+            feature = self.refined(stripe, key, value, (top == 0, bottom == height))
             parts = feature[:, : 0 if self.last else None], self.plain.head(feature)
             whole = whole or [
                 torch.empty(
@@ -445,8 +444,20 @@ class StripedAttention(nn.Module):
                 for part in parts
             ]
             for each, part in zip(whole, parts, strict=True):
-                each[:, :, top : top + rows] = part
+                each[:, :, top:bottom] = part
         return whole[0], whole[1]
+
+    def refined(self, x: Tensor, key: Tensor, value: Tensor, edges: tuple[bool, bool]) -> Tensor:
+        """As `ScaleInvariantAttention.refine`, without `SEEN` rows of ``x`` above and below.
+
+        At ``edges`` of the map, the upper and the lower one, there are none.
+        """
+        plain = self.plain
+        query = in_rows(plain.query, x, edges)
+        context = in_rows([plain.context], plain.attended(query, key, value), edges)
+        upper, lower = (0 if edge else self.ASKING for edge in edges)
+        beside = x[:, :, upper : x.shape[2] - lower]
+        return in_rows(plain.mix, torch.cat([beside, context], dim=1), edges)
 
     def contexts(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
         """As `ScaleInvariantAttention.contexts`, a few channels at a time: the feature never is whole."""
@@ -467,6 +478,20 @@ class StripedAttention(nn.Module):
                 sums += weights[:, :, first : first + cells.shape[1]] @ cells
                 first += cells.shape[1]
         return sums.to(weights.dtype).transpose(1, 2)[..., None]
+
+
+def in_rows(blocks: Iterable[nn.Module], x: Tensor, edges: tuple[bool, bool]) -> Tensor:
+    """What some 3×3 `ConvNormAct` give for rows of a map, of which each uses up one above and one below.
+
+    At ``edges`` of the map, the upper and the lower one, there are zeros beyond.
+    """
+    for conv, *others in cast("Iterable[nn.Sequential]", blocks):
+        conv = cast(nn.Conv2d, conv)
+        x = F.pad(x, (0, 0, *edges)) if any(edges) else x
+        x = F.conv2d(x, conv.weight, conv.bias, padding=(0, 1))
+        for other in others:
+            x = other(x)
+    return x
 
 
 def resized_rows(x: Tensor, size: tuple[int, int], rows: slice) -> Tensor:

@@ -205,11 +205,16 @@ class ScaleInvariantAttention(nn.Module):
 
     def refine(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Feature ``(N, in_channels, h, w)`` -> ``(N, depth, h, w)``, every cell told of the regions."""
-        query = self.query(x).flatten(2)  # (N, depth, h·w)
-        attention = (query.transpose(1, 2) @ key * key.shape[1] ** -0.5).softmax(dim=-1)  # (N, h·w, R)
-        attended = (value @ attention.transpose(1, 2)).unflatten(2, x.shape[-2:])  # (N, depth, h, w)
+        attended = self.attended(self.query(x), key, value)
         out: Tensor = self.mix(torch.cat([x, self.context(attended)], dim=1))
         return out
+
+    def attended(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """What each cell of ``query`` ``(N, depth, h, w)`` asks the regions, their values weighted by it."""
+        cells = query.flatten(2).transpose(1, 2)  # (N, h·w, depth)
+        attention = (cells @ key * key.shape[1] ** -0.5).softmax(dim=-1)  # (N, h·w, R)
+        attended: Tensor = (value @ attention.transpose(1, 2)).unflatten(2, query.shape[-2:])
+        return attended
 
     def contexts(self, x: Tensor, regions: Tensor) -> Tensor:
         """The feature's sum over each region, pooled at the trained size: ``(N, in_channels, R, 1)``."""
