@@ -20,6 +20,7 @@ work in blocks compute whole maps as the plain ones do.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, pairwise
@@ -430,7 +431,7 @@ class StripedAttention(nn.Module):
         height, width = size = twice(saliency)
         key, value = self.plain.memory(self.contexts(maps, self.plain.regions(size, saliency, detail)))
         bytes_of_row = sum(each.shape[1] * width * each.element_size() for each in maps)
-        count = max(1, height // max(4 * self.SEEN, STRIPE // bytes_of_row))
+        count = math.ceil(height / max(4 * self.SEEN, STRIPE // bytes_of_row))  # none lower than `SEEN`
         whole: list[Tensor] = []  # written into: kept apart, parts would keep what lies between from the heap
         for top, bottom in pairwise(height * part // count for part in range(count + 1)):
             seen = slice(max(0, top - self.SEEN), min(bottom + self.SEEN, height))
@@ -453,8 +454,8 @@ class StripedAttention(nn.Module):
         At ``edges`` of the map, the upper and the lower one, there are none.
         """
         plain = self.plain
-        query = in_rows(plain.query, x, edges)
-        context = in_rows([plain.context], plain.attended(query, key, value), edges)
+        attended = plain.attended(in_rows(plain.query, x, edges), key, value)
+        context = in_rows([plain.context], attended, edges)
         upper, lower = (0 if edge else self.ASKING for edge in edges)
         beside = x[:, :, upper : x.shape[2] - lower]
         return in_rows(plain.mix, torch.cat([beside, context], dim=1), edges)
