@@ -1,6 +1,6 @@
 """Whole jobs on a CPU, plain and fast: a photograph in, its alpha or its segments out, batch 1.
 
-    python benchmarks/fast.py [MODEL ...] [--repeats 3] [--threads 2] [--reference DIR]
+    python benchmarks/fast.py [MODEL ...] [--forms float32] [--repeats 3] [--threads 2] [--reference DIR]
     python benchmarks/fast.py birefnet-lite --growth [--plot docs/growth.png]
     python benchmarks/fast.py [MODEL ...] --profile
 
@@ -10,7 +10,8 @@ operator for deformable convolution, as the official repositories compute; "floa
 `decoupe.load` gives. The forms take turns in one process; each one's peak memory is that of a process of its
 own. Where transparent-background or transformers is installed, its network runs beside, on the input that
 ours gets; so does that of DIR, a checkout of the official BiRefNet, with the same weights: then differences
-are from it.
+are from it. --forms leaves out those beside "plain" that it does not name, as bfloat16, which takes minutes
+where the processor has no instructions for it.
 
 --growth computes squares of 512 to 2048 pixels instead. --profile tells in which operators the seconds of the
 fast forms go.
@@ -32,7 +33,7 @@ import sys
 import tempfile
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,22 +187,21 @@ def operations(name: str, shapes: list[tuple[int, ...]]) -> float:
     return float(counter.get_total_flops())
 
 
-def product_rates() -> dict[str, float]:
+def product_rates(precisions: Iterable[str]) -> dict[str, float]:
     """Operations per second of a 4096³ matrix product, by precision, printed for both of PyTorch's ways.
 
     Returns:
         The better way's.
     """
     rates = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.randn(4096, 4096, dtype=dtype)
+    for name in precisions:
+        matrix = torch.randn(4096, 4096, dtype=getattr(torch, name))
         runs: dict[str, Callable[[], object]] = {
             "matmul": lambda matrix=matrix: matrix @ matrix,
             "convolution": lambda matrix=matrix: linear(matrix, matrix),
         }
         with torch.inference_mode():
             each = {way: 2 * 4096**3 / seconds for way, seconds in median_times(runs, 5).items()}
-        name = str(dtype).removeprefix("torch.")
         rates[name] = max(each.values())
         told = ", ".join(f"{rate / 1e9:.0f} GFLOP/s by {way}" for way, rate in each.items())
         print(f"{name} matrix products: {told}")
@@ -246,10 +246,16 @@ def peer(name: str, inputs: list[Tensor]) -> tuple[str, Callable[[], object]] | 
 
 
 def compare(
-    name: str, path: Path, repeats: int, threads: int, rates: dict[str, float], network: nn.Module | None
+    name: str,
+    path: Path,
+    forms: Sequence[str],
+    repeats: int,
+    threads: int,
+    rates: dict[str, float],
+    network: nn.Module | None,
 ) -> list[list[str]]:
     """Rows of one model: each form, and the peer or the reference."""
-    predictors = {form: opened(path, form, None) for form in FORMS}
+    predictors = {form: opened(path, form, None) for form in forms}
     with recorded(predictors["plain"]) as inputs:
         predictors["plain"](photograph())
     runs: dict[str, Callable[[], object]] = {
@@ -347,6 +353,7 @@ def main() -> None:
     """Print the machine, the rate of matrix products and a table for each model."""
     parser = parser_of(__doc__)
     parser.add_argument("models", nargs="*", default=DEFAULT)
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="beside plain")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--reference", type=Path, help="a checkout of the official BiRefNet")
@@ -372,13 +379,14 @@ def main() -> None:
             for name in options.models:
                 profile(name, written(name, folder))
             return
-        rates = product_rates()
+        forms = [form for form in FORMS if form in ("plain", *options.forms)]
+        rates = product_rates(dict.fromkeys(FORMS[form]["dtype"] for form in forms))
         titles = ["model, form", "s", "faster", "peak GB", "of the products' rate", "largest difference"]
         for name in options.models:
             checkout = options.reference if name in PRESETS["birefnet"] else None
             network = None if checkout is None else official(name, checkout)
             path = written(name, folder, network)
-            rows = compare(name, path, options.repeats, options.threads, rates, network)
+            rows = compare(name, path, forms, options.repeats, options.threads, rates, network)
             print_table(titles, rows)
             print(flush=True)
             path.unlink()
