@@ -432,7 +432,7 @@ class StripedAttention(nn.Module):
         key, value = self.plain.memory(self.contexts(maps, self.plain.regions(size, saliency, detail)))
         bytes_of_row = sum(each.shape[1] * width * each.element_size() for each in maps)
         count = math.ceil(height / max(4 * self.SEEN, STRIPE // bytes_of_row))  # none lower than `SEEN`
-        whole: list[Tensor] = []  # written into: kept apart, parts would keep what lies between from the heap
+        whole: list[Tensor] = []
         for top, bottom in pairwise(height * part // count for part in range(count + 1)):
             seen = slice(max(0, top - self.SEEN), min(bottom + self.SEEN, height))
             stripe = joined([resized_rows(each, size, seen) for each in maps])
@@ -476,8 +476,9 @@ class StripedAttention(nn.Module):
             for some in chain.from_iterable(torch.split(each, step, dim=1) for each in maps):
                 pooled = self.plain.pooled(resize(some, size, align_corners=False))
                 cells = pooled.reshape(len(pooled), -1, channels)  # of the view, which these channels fill
-                sums += weights[:, :, first : first + cells.shape[1]] @ cells
-                first += cells.shape[1]
+                last = first + cells.shape[1]
+                sums += weights[:, :, first:last].to(sums.dtype) @ cells.to(sums.dtype)
+                first = last
         return sums.to(weights.dtype).transpose(1, 2)[..., None]
 
 
