@@ -643,7 +643,11 @@ def test_8_bits(tmp_path: Path, masks: bool) -> None:
     parts = quantization.parts_of(folder)
     assert [len(part) for part in parts] == [3, 9]
     assert all(isinstance(picture, Pair) for part in parts for picture in part)
-    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in onnx.load(target).graph.node}
+    graph = onnx.load(target).graph
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in graph.node}
+    arrays = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer]
+    weights = [array for array in arrays if array.dtype == np.int8 and array.ndim == 4]
+    assert 60 <= max(int(np.abs(array.astype(int)).max()) for array in weights) <= 64  # see `calibrate`
     assert target.stat().st_size < EMBEDDED.stat().st_size
     plain, small = (decoupe.load(path)(EXAMPLE).alpha for path in (EMBEDDED, target))
     assert np.abs(plain - small).mean() < 0.05
