@@ -10,8 +10,8 @@ operator for deformable convolution, as the official repositories compute; "floa
 `decoupe.load` gives. The forms take turns in one process; each one's peak memory is that of a process of its
 own. Where transparent-background or transformers is installed, its network runs beside, on the input that
 ours gets; so does that of DIR, a checkout of the official BiRefNet, with the same weights: then differences
-are from it. --forms leaves out those beside "plain" that it does not name, as bfloat16, which takes minutes
-where the processor has no instructions for it.
+are from it. --forms leaves out of this comparison what it does not name beside "plain", as bfloat16, which
+takes minutes where the processor has no instructions for it.
 
 --growth computes squares of 512 to 2048 pixels instead. --profile tells in which operators the seconds of the
 fast forms go.
@@ -353,7 +353,7 @@ def main() -> None:
     """Print the machine, the rate of matrix products and a table for each model."""
     parser = parser_of(__doc__)
     parser.add_argument("models", nargs="*", default=DEFAULT)
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="beside plain")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="of the comparison")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--reference", type=Path, help="a checkout of the official BiRefNet")
