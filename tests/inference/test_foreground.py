@@ -72,7 +72,7 @@ def test_three_times_better_than_copying_or_multiplying(shape: str) -> None:
         estimates = (estimate_foreground(image, alpha), reference, image, image * alpha[..., None])
         errors.append([error(estimate, known, alpha) for estimate in estimates])
     ours, reference, copied, multiplied = np.mean(errors, axis=0)
-    assert ours <= reference
+    assert ours <= 0.76 * reference  # as many plain sweeps would not come so near
     assert 3 * ours <= min(copied, multiplied)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import decoupe
-from decoupe.inference.guided import enlarged
+from decoupe.inference.guided import _SMOOTHNESS, _regression, enlarged
 from decoupe.inference.preprocess import read_image, resize_plane
 from drawn import hairy_disc, soft_disc
 
@@ -38,6 +38,19 @@ def composite(shape: str, width: int, height: int) -> tuple[np.ndarray, np.ndarr
 
 def error(alpha: np.ndarray, known: np.ndarray) -> float:
     return float(np.abs(alpha - known).sum())
+
+
+def test_slopes_solve_the_papers_equation_and_gain_is_the_variance_that_they_explain() -> None:
+    values = np.random.default_rng(0).random((50, 4, 9))  # three colours and alpha, in windows of nine pixels
+    values[:25, 1] = values[:25, 0]  # two colours that change alike
+    apart = values - values.mean(axis=-1, keepdims=True)
+    covariances = apart @ apart.transpose(0, 2, 1) / 9
+    found, gain = _regression(covariances[:, one, other] for one in range(4) for other in range(one, 4))
+    slopes = np.stack(found, axis=-1)
+    wanted = np.linalg.solve(covariances[:, :3, :3] + _SMOOTHNESS * np.eye(3), covariances[:, :3, 3:])[..., 0]
+    np.testing.assert_allclose(slopes, wanted, rtol=1e-9, atol=1e-9)
+    left = apart[:, 3] - (slopes[..., np.newaxis] * apart[:, :3]).sum(axis=1)
+    np.testing.assert_allclose(gain, covariances[:, 3, 3] - (left**2).mean(axis=-1), atol=1e-9)
 
 
 @pytest.mark.parametrize("shape", ["crisp", "hairy"])

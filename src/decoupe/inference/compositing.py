@@ -1,7 +1,8 @@
 """Pixels put together: a subject on transparent ground or over a background, with a shadow, in any depth.
 
 Alpha is straight, and arithmetic is that of float32 in every depth: 8 and 16 bits differ in their rounding
-alone. Pictures are worked on in strips that fit a core's cache, by a few threads.
+alone. Pictures are worked on in strips that fit a core's cache, by a few threads, and a channel at a time:
+NumPy takes several times as long over rows of three.
 """
 
 from __future__ import annotations
@@ -46,12 +47,13 @@ def straight(
 
     def fill(rows: slice) -> None:
         share = np.where(alpha[rows] < HIDDEN, 0, alpha[rows])
-        own, covered = in_bits(colours[rows], bits), share
-        if shade is not None:
-            covered = share + (1 - share) * shade[rows]
-            # The shadow is black: what is seen of a pixel is the subject's share of the two.
-            own = np.rint(own * (share / np.maximum(covered, HIDDEN))[..., np.newaxis])
-        pixels[rows, :, :3] = own
+        covered = share if shade is None else share + (1 - share) * shade[rows]
+        for channel in range(3):
+            own = in_bits(colours[rows, :, channel], bits)
+            if shade is not None:
+                # The shadow is black: what is seen of a pixel is the subject's share of the two.
+                own = np.rint(own * (share / np.maximum(covered, HIDDEN)))
+            pixels[rows, :, channel] = own
         pixels[rows, :, 3] = opaque = np.rint(covered * most)
         if not keep_hidden:
             # Whole pixels as one number each: much faster than indexing with a mask.
@@ -88,14 +90,14 @@ def composited(
     ground: Any = np.broadcast_to(below, pixels.shape)
 
     def fill(rows: slice) -> None:
-        under = in_bits(ground[rows], bits).astype(np.float32)
-        if shade is not None:
-            under *= 1 - shade[rows, :, np.newaxis]
-        mixed = in_bits(front[rows], bits) - under
-        mixed *= alpha[rows, :, np.newaxis]
-        mixed += under
-        np.rint(mixed, out=mixed)
-        pixels[rows] = mixed
+        for channel in range(3):
+            under = in_bits(ground[rows, :, channel], bits).astype(np.float32)
+            if shade is not None:
+                under *= 1 - shade[rows]
+            mixed = in_bits(front[rows, :, channel], bits) - under
+            mixed *= alpha[rows]
+            mixed += under
+            pixels[rows, :, channel] = np.rint(mixed, out=mixed)
 
     on_threads(fill, strips(*alpha.shape))
     return pixels

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from decoupe.inference.sampling import on_threads
 
-Values = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Bytes = npt.NDArray[np.uint8]
+Values = Bytes | npt.NDArray[np.uint16]
 
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # by channels: grey, colour, colour with alpha
 _STRIP = 1 << 20  # bytes that a thread deflates at a time
@@ -89,7 +90,7 @@ def _deflate() -> Any:
     return isal_zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
 
 
-def _filtered(values: Values, *, paeth: bool) -> npt.NDArray[np.uint8]:
+def _filtered(values: Values, *, paeth: bool) -> Bytes:
     """Rows ``(h, W, C)`` as bytes, high ones first, each row by its best filter: ``(h, 1 + n)``.
 
     Filters are named by their numbers: what a byte is less than that of the pixel to its left (1), the one
@@ -115,14 +116,24 @@ def _filtered(values: Values, *, paeth: bool) -> npt.NDArray[np.uint8]:
     return rows
 
 
-def _predicted(*sides: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Paeth's predictor: of left, above and the corner, the nearest to left + above − corner."""
-    left, above, corner = (side.astype(np.int16) for side in sides)
-    from_left, from_above = np.abs(above - corner), np.abs(left - corner)
-    from_corner = np.abs(left + above - 2 * corner)
-    nearest = np.where(from_above <= from_corner, above, corner)
-    is_left = (from_left <= from_above) & (from_left <= from_corner)
-    return np.where(is_left, left, nearest).astype(np.uint8)
+def _predicted(left: Bytes, above: Bytes, corner: Bytes) -> Bytes:
+    """Paeth's predictor: of left, above and the corner, the nearest to left + above − corner.
+
+    In bytes, which processors compute many of at a time: where the corner is between the other two, its
+    distance to one is how far that sum is from the other. Otherwise the sum is beyond one of the two.
+    """
+    low, high = np.minimum(left, above), np.maximum(left, above)
+    to_high = np.maximum(corner, low) - low
+    to_low = high - np.minimum(corner, high)
+    nearest = np.minimum(to_low, to_high)
+    to_corner = np.maximum(to_low, to_high) - nearest
+    return _chosen(nearest <= to_corner, _chosen(to_high < to_low, high, low), corner)
+
+
+def _chosen(first: npt.NDArray[np.bool_], one: Bytes, other: Bytes) -> Bytes:
+    """`numpy.where` of bytes, several times as fast."""
+    chosen: Bytes = other ^ ((one ^ other) & np.negative(first.view(np.uint8)))
+    return chosen
 
 
 def _joined(first: int, second: int, length: int) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
-from decoupe.arrays import Box, Floats
+from decoupe.arrays import Box, Floats, Indices
 from decoupe.errors import InputError, TooLargeError
 from decoupe.inference.checks import shortened
 from decoupe.inference.metadata import DAMAGED, NO_METADATA, Metadata, metadata_of, pillow_lock, upright
@@ -374,6 +374,12 @@ def colour_planes(pixels: Pixels) -> Floats:
     planes = np.moveaxis(pixels, -1, 0).astype(np.float32)
     planes /= np.float32(np.iinfo(pixels.dtype).max)
     return planes
+
+
+def colours_of(pixels: Pixels, places: Indices) -> Floats:
+    """What RGB ``(H, W, 3)`` has at flat indices ``(P,)``, as planes of colour ``(3, P)`` in [0, 1]."""
+    # The indices are in range, and "clip" skips the check: four times as fast as indexing.
+    return colour_planes(pixels.reshape(-1, 3).take(places, axis=0, mode="clip"))
 
 
 def reduced(picture: Picture, size: tuple[int, int]) -> npt.NDArray[np.uint8]:

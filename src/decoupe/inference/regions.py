@@ -58,16 +58,22 @@ def components(mask: Mask) -> tuple[npt.NDArray[np.int32], int]:
     Returns:
         Labels ``(H, W)``, 0 outside the mask and from 1 in the order of first pixels; how many there are.
     """
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, starts = np.nonzero(edges == 1)  # runs of true pixels, row by row
-    ends = np.nonzero(edges == -1)[1]
-    labels = np.zeros(mask.shape, np.int32)
-    if len(rows) == 0:
-        return labels, 0
-    parents = _joined(rows, starts, ends, mask.shape[1])
+    height, width = mask.shape
+    flat = np.pad(mask, ((0, 0), (1, 0))).reshape(-1)  # a false pixel before each row
+    edges = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
+    starts, ends = edges[:-1:2], edges[1::2]  # of runs of true pixels
+    if len(starts) == 0:
+        return np.zeros(mask.shape, np.int32), 0
+    rows = starts // (width + 1)
+    before = rows * (width + 1)
+    parents = _joined(rows, starts - before, ends - before, width + 1)
     _, numbers = np.unique(parents, return_inverse=True)
-    labels[mask] = np.repeat(numbers.reshape(-1) + 1, ends - starts)
-    return labels, int(numbers.max()) + 1
+    # False and true runs in turns, false first; where the last pixel is true, the last run is empty.
+    values = np.zeros(2 * len(starts) + 1, np.int32)
+    values[1::2] = numbers.reshape(-1) + 1
+    lengths = np.diff(np.append(edges[: 2 * len(starts)], flat.size), prepend=0)
+    labels = np.repeat(values, lengths).reshape(height, width + 1)[:, 1:]
+    return np.ascontiguousarray(labels), int(numbers.max()) + 1
 
 
 def _joined(rows: Indices, starts: Indices, ends: Indices, width: int) -> Indices:

@@ -24,11 +24,18 @@ WINDOW = 3
 """Pixels around one of a small map that belong to its window, of 7×7 pixels."""
 
 _CHUNK = 1 << 15  # pixels computed at a time: what belongs to them fits a core's cache
+_BAND = 512  # rows in which these are at most: `interpolated` enlarges all rows between them
 
 
-def for_chunks(work: Callable[[Indices], None], places: Indices) -> None:
-    """Do ``work`` for all of ``places``, a part at a time, on a few threads; parts do not share pixels."""
-    on_threads(work, [places[start : start + _CHUNK] for start in range(0, len(places), _CHUNK)])
+def for_chunks(work: Callable[[Indices], None], places: Indices, width: int) -> None:
+    """Do ``work`` for flat indices, which ascend, a part at a time, on a few threads.
+
+    Parts do not share pixels. ``width`` is that of the picture whose pixels they are.
+    """
+    ends = np.arange(_BAND * width, places[-1] if len(places) else 0, _BAND * width)
+    bands = np.split(places, np.searchsorted(places, ends))
+    parts = (band[start : start + _CHUNK] for band in bands for start in range(0, len(band), _CHUNK))
+    on_threads(work, list(parts))
 
 
 def strips(height: int, width: int, pixels: int = _CHUNK) -> list[slice]:
@@ -115,9 +122,20 @@ def corners(places: Indices, size: tuple[int, int], coarse: tuple[int, int]) -> 
 
 
 def interpolated(coarse: Floats, places: Indices, size: tuple[int, int]) -> Floats:
-    """The map ``(C, h, w)`` at flat indices ``(P,)`` of its enlargement to ``size``, bilinear: ``(C, P)``."""
+    """The map ``(C, h, w)`` at flat indices of its enlargement to ``size``, bilinear: ``(C, P)``.
+
+    The indices ascend, as in `for_chunks`: the rows between the first and the last are made first.
+    """
     channels, height, width = coarse.shape
-    return corners(places, size, (height, width)).of(coarse.reshape(channels, -1))
+    rows, columns = divided(places, size[1])
+    above, below, down = _neighbours_of(slice(rows[0], rows[-1] + 1), size[0], height)
+    first, lines = coarse.take(above, axis=1), coarse.take(below, axis=1)
+    lines -= first
+    lines *= down[:, np.newaxis]
+    lines += first
+    left, right, along = _neighbours_of(columns, size[1], width)
+    starts = (rows - rows[0]) * width
+    return weighted(lines.reshape(channels, -1), (starts + left, starts + right), (1 - along, along))
 
 
 def reached(coarse: Mask, size: tuple[int, int]) -> Indices:
@@ -141,7 +159,7 @@ def divided(places: Indices, width: int) -> tuple[Indices, Indices]:
     return rows, places - rows * width
 
 
-def _neighbours_of(places: Indices, fine: int, coarse: int) -> tuple[Indices, Indices, Floats]:
+def _neighbours_of(places: Indices | slice, fine: int, coarse: int) -> tuple[Indices, Indices, Floats]:
     """`neighbours`, for some of the pixels of a side."""
     first, second, weight = neighbours(fine, coarse)
     return first[places], second[places], weight[places]

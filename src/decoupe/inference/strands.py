@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decoupe.arrays import Floats, Indices, Mask
-from decoupe.inference.preprocess import Picture, colour_planes, colours_at
+from decoupe.inference.preprocess import Picture, colours_at, colours_of
 from decoupe.inference.regions import components, dilated, largest, opened
 from decoupe.inference.sampling import (
     divided,
@@ -32,7 +32,7 @@ from decoupe.inference.sampling import (
     strips,
     window_means,
 )
-from decoupe.readings import neighbours
+from decoupe.readings import bounding_box, neighbours
 
 STEP, MOST_PIXELS = 3, 3 << 19
 """Strands are looked for in at most so many pixels to a side of the matte's, and so many in all."""
@@ -64,16 +64,16 @@ class Strands(NamedTuple):
 
     def add_to(self, matte: Floats, picture: Picture) -> None:
         """Raise a matte ``(H, W)`` of the picture, in place, where there are strands."""
-        pixels, written = picture.pixels.reshape(-1, 3), matte.reshape(-1)
+        written = matte.reshape(-1)
         where = self.where.astype(np.float32)[np.newaxis]
 
         def write(places: Indices) -> None:
             here = interpolated(self.layers, places, picture.size)
-            share = _shares(colour_planes(pixels[places]), here).clip(0, 1)
+            share = _shares(colours_of(picture.pixels, places), _ways(here)).clip(0, 1)
             share *= interpolated(where, places, picture.size)[0]
             written[places] = np.maximum(written[places], share)
 
-        for_chunks(write, reached(self.where, picture.size))
+        for_chunks(write, reached(self.where, picture.size), picture.size[1])
 
 
 def find_strands(alpha: Floats, picture: Picture) -> Strands | None:
@@ -83,12 +83,14 @@ def find_strands(alpha: Floats, picture: Picture) -> Strands | None:
         return None
     blocks = _blocks(picture, near | far)
     layers = _layers(blocks, alpha, picture)
-    share = _shares(blocks.colours, blocks.around(layers))
+    share = _shares(blocks.colours, blocks.around(_ways(layers)))
     thin = _thin(blocks, share, alpha)
     noise = _noise(blocks, share, thin, alpha, far, reach)
     sure = near & (window_means(4 * alpha * (1 - alpha)) < _UNSURE)
     found = (thin > _LEAST + _NOISE * noise) & blocks.of(sure)
     _keep_explained(found, share, blocks, layers)
+    if not found.any():
+        return None
     where = _joined(blocks.laid_out(found, np.zeros(alpha.shape, np.bool_)), alpha)
     return Strands(where, layers) if where.any() else None
 
@@ -110,6 +112,7 @@ class _Blocks(NamedTuple):
         halves: flat indices of these at half the size, at which colours and noise are known.
         step: values along a side of each.
         colours: the values, in [0, 1], ``(3, step², P)``.
+        squares: flat indices ``(step², P)`` of the values in a plane of all of them, ``(step·h, step·w)``.
     """
 
     size: tuple[int, int]
@@ -117,6 +120,7 @@ class _Blocks(NamedTuple):
     halves: Indices
     step: int
     colours: Floats
+    squares: Indices
 
     def of(self, plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What a plane ``(h, w)`` has for each of the matte's pixels: ``(P,)``."""
@@ -124,7 +128,7 @@ class _Blocks(NamedTuple):
 
     def around(self, planes: Floats) -> Floats:
         """What planes ``(…, ⌈h/2⌉, ⌈w/2⌉)`` have around each of the matte's pixels: ``(…, P)``."""
-        return planes.reshape(*planes.shape[:-2], -1)[..., self.halves]
+        return planes.reshape(*planes.shape[:-2], -1).take(self.halves, axis=-1, mode="clip")
 
     def means(self, values: Floats) -> Floats:
         """The means of values ``(S, P)``, and elsewhere zero: ``(h, w)``."""
@@ -135,16 +139,12 @@ class _Blocks(NamedTuple):
     def laid_out(self, values: npt.NDArray[Any], elsewhere: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Values ``(step², P)``, and elsewhere those of a plane ``(h, w)``, as ``(step·h, step·w)``."""
         plane = elsewhere.repeat(self.step, axis=0).repeat(self.step, axis=1)
-        self._squares(plane)[divided(self.cells, self.size[1])] = values.T.reshape(-1, self.step, self.step)
+        plane.reshape(-1)[self.squares.reshape(-1)] = values.reshape(-1)
         return plane
 
     def read(self, plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The values ``(step², P)`` of a plane ``(step·h, step·w)``."""
-        return self._squares(plane)[divided(self.cells, self.size[1])].reshape(-1, self.step**2).T
-
-    def _squares(self, plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        height, width = self.size
-        return plane.reshape(height, self.step, width, self.step).swapaxes(1, 2)
+        return plane.reshape(-1).take(self.squares, mode="clip")
 
 
 def _blocks(picture: Picture, cells: Mask) -> _Blocks:
@@ -153,26 +153,29 @@ def _blocks(picture: Picture, cells: Mask) -> _Blocks:
     step = max(1, min(STEP, math.ceil(max(ratios)), int(math.sqrt(MOST_PIXELS / cells.size))))
     side = max(1, int(min(ratios) / step))  # of the squares of pixels whose means are the values
     rows, columns = (
-        ((np.arange(step * few) + 0.5) * (ratio / step) + 0.5 - side / 2).astype(np.intp).reshape(few, step)
+        ((np.arange(step * few) + 0.5) * (ratio / step) + 0.5 - side / 2).astype(np.intp).reshape(few, step).T
         for few, ratio in zip(cells.shape, ratios, strict=True)
-    )
-    places = np.flatnonzero(cells)
-    down, along = divided(places, cells.shape[1])
-    corners = rows[down].T[:, np.newaxis] * picture.size[1] + columns[along].T  # (step, step, P)
-    corners = corners.reshape(step**2, len(places))
+    )  # (step, few) each
+    (height, width), places = cells.shape, np.flatnonzero(cells)
+    down, along = divided(places, width)
     pixels = picture.pixels.reshape(-1, 3)
-    colours = np.empty((3, *corners.shape), np.float32)
+    colours = np.empty((3, step**2, len(places)), np.float32)
     most = np.float32(np.iinfo(pixels.dtype).max * side**2)
 
     def see(part: slice) -> None:
-        total = np.zeros((*corners[:, part].shape, 3), np.uint32)
+        corners = rows.take(down[part], axis=1)[:, np.newaxis] * picture.size[1] + columns.take(
+            along[part], axis=1
+        )
+        total: npt.NDArray[Any] = np.array(0, np.uint32)
         for row, column in itertools.product(range(side), repeat=2):
-            total += pixels.take(corners[:, part] + (row * picture.size[1] + column), axis=0, mode="clip")
-        np.divide(np.moveaxis(total, -1, 0), most, out=colours[:, :, part])
+            total = total + pixels.take(corners + (row * picture.size[1] + column), axis=0, mode="clip")
+        np.divide(np.moveaxis(total.reshape(step**2, -1, 3), -1, 0), most, out=colours[:, :, part])
 
     on_threads(see, strips(len(places), step**2))
-    halves = down // 2 * ((cells.shape[1] + 1) // 2) + along // 2
-    return _Blocks((cells.shape[0], cells.shape[1]), places, halves, step, colours)
+    inside = np.add.outer(np.arange(step) * (step * width), np.arange(step))  # of a square, its flat indices
+    squares = inside.reshape(-1, 1) + (down * (step**2 * width) + along * step)
+    halves = down // 2 * ((width + 1) // 2) + along // 2
+    return _Blocks((height, width), places, halves, step, colours, squares)
 
 
 def _layers(blocks: _Blocks, alpha: Floats, picture: Picture) -> Floats:
@@ -183,10 +186,10 @@ def _layers(blocks: _Blocks, alpha: Floats, picture: Picture) -> Floats:
     layers = np.concatenate([front, _smooth([*(image * background), background])])
     known, colours = blocks.of(background), blocks.colours[:, ::_SAMPLE]
     for _ in range(_ROUNDS):
-        rest = 1 - _shares(colours, blocks.around(layers)).clip(0, 1)
+        rest = 1 - _shares(colours, blocks.around(_ways(layers))).clip(0, 1)
         rest *= rest * rest
         weight = known * rest * rest
-        layers[3:] = _smooth([blocks.means(values) for values in (*(weight * colours), weight)])
+        layers[3:] = _smooth([*(blocks.means(weight * colour) for colour in colours), blocks.means(weight)])
     return layers
 
 
@@ -215,7 +218,7 @@ def _noise(blocks: _Blocks, share: Floats, thin: Floats, alpha: Floats, far: Mas
 
 def _keep_explained(found: Mask, share: Floats, blocks: _Blocks, layers: Floats) -> None:
     """Unmark, of pixels ``(step², P)``, those whose colours are not on the way from B to F."""
-    inside, some = np.nonzero(found)
+    inside, some = divided(np.flatnonzero(found), found.shape[1])
     here, part = layers.reshape(6, -1)[:, blocks.halves[some]], share[inside, some]
     way = here[:3] - here[3:]
     contrast = (way**2).sum(axis=0)
@@ -227,36 +230,41 @@ def _keep_explained(found: Mask, share: Floats, blocks: _Blocks, layers: Floats)
 def _joined(lines: Mask, alpha: Floats) -> Mask:
     """Those of the lines that are joined to the subject, perhaps by others, and a pixel around them."""
     step = lines.shape[0] // alpha.shape[0]
-    inside = (alpha > _INSIDE).repeat(step, axis=0).repeat(step, axis=1)
+    x0, y0, x1, y1 = bounding_box(lines)
+    around = slice(max(0, y0 - 1), y1 + 1), slice(max(0, x0 - 1), x1 + 1)
+    result = np.zeros_like(lines)
+    lines = lines[around]
+    inside = (alpha > _INSIDE).repeat(step, axis=0).repeat(step, axis=1)[around]
     bridged = lines | inside  # components share edges, and a thin line's pixels their corners
     bridged[:-1, 1:] |= lines[:-1, :-1] & lines[1:, 1:]
     bridged[:-1, :-1] |= lines[:-1, 1:] & lines[1:, :-1]
     labels, count = components(bridged)
     joined = np.zeros(count + 1, np.bool_)
-    joined[labels[inside]] = True
-    return dilated(joined[labels] & lines, 1)
+    joined[labels.take(np.flatnonzero(inside))] = True
+    result[around] = dilated(joined.take(labels) & lines, 1)
+    return result
 
 
-def _shares(colours: Floats, layers: Floats) -> Floats:
-    """How far colours ``(3, …, P)`` are on the way from B to F, in [−1, 1]; below 0 on the other side of B.
-
-    Args:
-        colours: I.
-        layers: F and B, ``(6, P)``.
-    """
+def _ways(layers: Floats) -> Floats:
+    """Of F and B ``(6, …)``: (F − B) / |F − B|², and how far B is along it: ``(4, …)``."""
     way = layers[:3] - layers[3:]
     way /= (way**2).sum(axis=0) + _CONTRAST
-    ground = (layers[3:] * way).sum(axis=0)
+    return np.concatenate([way, (layers[3:] * way).sum(axis=0, keepdims=True)])
+
+
+def _shares(colours: Floats, ways: Floats) -> Floats:
+    """How far colours ``(3, …, P)`` are on `_ways` ``(4, P)`` from B to F, in [−1, 1]; below 0 beyond B."""
+    red, green, blue, ground = ways
     shares = np.empty(colours.shape[1:], np.float32)
 
     def compare(part: slice) -> None:
-        share = colours[0, ..., part] * way[0, part]
-        share += colours[1, ..., part] * way[1, part]
-        share += colours[2, ..., part] * way[2, part]
+        share = colours[0, ..., part] * red[part]
+        share += colours[1, ..., part] * green[part]
+        share += colours[2, ..., part] * blue[part]
         share -= ground[part]
         share.clip(-1, 1, out=shares[..., part])
 
-    on_threads(compare, strips(way.shape[1], math.prod(shares.shape[:-1])))
+    on_threads(compare, strips(len(ground), math.prod(shares.shape[:-1])))
     return shares
 
 
