@@ -20,6 +20,9 @@ from decoupe.layers.deform import DeformConv2d
 from decoupe.models import BiRefNet, BiRefNetConfig, InSPyReNet, InSPyReNetConfig, fuse
 from decoupe.models.birefnet import PRESETS, InwardReference
 from decoupe.models.footprint import peak
+from decoupe.models.fuse import stripes, windows
+from decoupe.models.fuse.references import over_cells
+from decoupe.models.fuse.stripes import resized_rows
 from decoupe.models.inspyrenet import ScaleInvariantAttention
 
 sides = st.integers(1, 40)
@@ -69,8 +72,8 @@ def test_a_swin_transformer_window_by_window(height: int, width: int, batch: int
     plain = trained(Swin(SwinConfig(dim=8, depths=(2, 2), heads=(1, 2), window=4)))
     image = drawn(batch, 3, 4 * height, 4 * width)
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(fuse, "LEAST_TOKENS", 40)
-        patch.setattr(fuse, "CHUNK", 1)  # two windows of 16 tokens at a time
+        patch.setattr(windows, "LEAST_TOKENS", 40)
+        patch.setattr(windows, "CHUNK", 1)  # two windows of 16 tokens at a time
         for one, other in zip(plain(image), fuse.fuse(copy.deepcopy(plain))(image), strict=True):
             agree(one, other)
 
@@ -94,7 +97,7 @@ def test_a_reference_of_unshuffled_pixels_is_a_strided_convolution(
     image = drawn(2, 3, stride * height, stride * width)
     with torch.inference_mode():
         agree(plain(image), (strided := fuse.StridedReference(plain))(image))
-    restored = fuse.over_cells(strided.convs[0].weight)
+    restored = over_cells(strided.convs[0].weight)
     torch.testing.assert_close(restored, plain.convs[0].weight, rtol=0, atol=0)
 
 
@@ -113,7 +116,7 @@ def test_attention_in_stripes(
     x = [drawn(2, 5, 2 * height, 2 * width), drawn(2, 7, height, width)]
     saliency = drawn(2, 1, height, width)
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(fuse, "STRIPE", 1)  # some 20 rows at a time
+        patch.setattr(stripes, "STRIPE", 1)  # some 20 rows at a time
         wanted = plain(x, saliency, saliency if detail else None)
         striped = fuse.StripedAttention(fuse.fold_(copy.deepcopy(plain)))
         striped.last = last
@@ -132,11 +135,11 @@ def test_rows_of_a_resized_map(data: st.DataObject, height: int, width: int, rat
     start = data.draw(st.integers(0, size[0] - 1))
     rows = slice(start, data.draw(st.integers(start + 1, size[0])))
     wanted = resize(x, size, align_corners=False)[:, :, rows]
-    agree(wanted, fuse.resized_rows(x, size, rows))
+    agree(wanted, resized_rows(x, size, rows))
 
 
 def test_striped_attention_never_holds_its_feature(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuse, "STRIPE", 1)  # some 20 rows at a time
+    monkeypatch.setattr(stripes, "STRIPE", 1)  # some 20 rows at a time
     striped = fuse.StripedAttention(fuse.fold_(trained(ScaleInvariantAttention(64, 8, (8, 8), detail=False))))
     striped.last = True
     x, saliency = drawn(1, 64, 256, 32), drawn(1, 1, 256, 32)

@@ -22,7 +22,9 @@ from decoupe.export.graphs import GRID
 from decoupe.layers.deform import DeformConv2d
 from decoupe.models import fuse as fusion
 from decoupe.models.birefnet import BiRefNet, Decoder, InwardReference, ReconstructionBlock
-from decoupe.models.fuse import CollapsedReference, Context, DeformableBranch, SwinStage
+from decoupe.models.fuse.contexts import Context, DeformableBranch
+from decoupe.models.fuse.references import CollapsedReference
+from decoupe.models.fuse.windows import SwinStage
 
 Model = TypeVar("Model", bound=nn.Module)
 

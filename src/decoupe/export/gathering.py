@@ -2,7 +2,7 @@
 
 As in `decoupe.layers.deform`: with the map as a table of one row per cell, each tap is a weighted sum of four
 rows. One row of the output is made at a time, so that what is gathered stays in the cache; the ReLU and the
-1×1 convolution that follow in a `decoupe.models.fuse.Context` are computed there as well.
+1×1 convolution that follow in a `decoupe.models.fuse.contexts.Context` are computed there as well.
 """
 
 from __future__ import annotations

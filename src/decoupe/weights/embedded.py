@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from decoupe.errors import CheckpointError, MissingExtraError
 from decoupe.layers.blocks import ASPP, normed
 from decoupe.models.birefnet import PRESETS, BiRefNet, Decoder, InwardReference
-from decoupe.models.fuse import StridedReference, over_cells
+from decoupe.models.fuse.references import StridedReference, over_cells
 from decoupe.weights.checkpoint import LoadedModel
 from decoupe.weights.naming import some
 from decoupe.weights.registry import ModelSpec
