@@ -329,13 +329,15 @@ def test_what_a_file_tells_of_itself_is_kept_without_sound_too(predictor: decoup
         assert clip.metadata["title"] == "Cuts"
 
 
-def test_hidden_pixels_get_the_subjects_colours() -> None:
-    pixels = np.zeros((64, 64, 4), np.uint8)
-    pixels[20:40, 20:40] = (200, 100, 50, 255)
+@pytest.mark.parametrize(("dtype", "step"), [(np.uint8, 1), (np.uint16, 257)])
+def test_hidden_pixels_get_the_subjects_colours(dtype: type, step: int) -> None:
+    pixels = np.zeros((64, 64, 4), dtype)
+    pixels[20:40, 20:40] = np.multiply((200, 100, 50, 255), step)
     filled = surrounded(pixels)
+    assert filled.dtype == dtype
     assert np.array_equal(filled[..., 3], pixels[..., 3])
     assert np.array_equal(filled[20:40, 20:40], pixels[20:40, 20:40])
-    assert abs(filled[30, 41:46, :3].astype(int) - (200, 100, 50)).max() <= 12
+    assert abs(filled[30, 41:46, :3] / step - (200, 100, 50)).max() <= 12
 
 
 def test_over_things_and_the_matte(predictor: decoupe.Predictor) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from decoupe.inference.backgrounds import Background
+from decoupe.inference.compositing import in_bits
 from decoupe.inference.edits import Edits
 from decoupe.inference.media import READABLE
 from decoupe.inference.preprocess import Pixels
@@ -104,16 +105,17 @@ def surrounded(bare: Pixels) -> Pixels:
 
     Codecs that lose something mix the colours of neighbours, and black would darken the edge.
     """
-    step = np.iinfo(bare.dtype).max // 255
-    cutout = Image.fromarray((bare // step).astype(np.uint8))
+    cutout = Image.fromarray(in_bits(bare, np.uint8))
     small = cutout.convert("RGBa").reduce(4)
-    filled = np.zeros((*bare.shape[:2], 4), np.uint8)
+    near = Image.new("RGB", small.size)
     for radius in (8, 2):
-        near = small.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
-        wide = np.asarray(near.resize(cutout.size, Image.Resampling.BILINEAR))
+        blurred = small.filter(ImageFilter.GaussianBlur(radius))
         # Where little of the subject reaches, 8 bits no longer tell its colour.
-        filled = np.where(wide[..., 3:] >= 32, wide, filled)
-    alpha = bare[..., 3]
-    colours = np.where(alpha[..., np.newaxis] > 0, bare, filled * bare.dtype.type(step))
-    colours[..., 3] = alpha
+        enough = blurred.getchannel("a").point(lambda alpha: 255 * (alpha >= 32))
+        near.paste(blurred.convert("RGBA").convert("RGB"), mask=enough)
+    around = np.asarray(near.resize(cutout.size, Image.Resampling.BILINEAR))
+    colours, hidden = bare.copy(), bare[..., 3] == 0
+    for channel in range(3):
+        values = in_bits(around[..., channel], bare.dtype)
+        np.copyto(colours[..., channel], values, where=hidden)
     return colours
