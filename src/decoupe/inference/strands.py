@@ -163,9 +163,8 @@ def _blocks(picture: Picture, cells: Mask) -> _Blocks:
     most = np.float32(np.iinfo(pixels.dtype).max * side**2)
 
     def see(part: slice) -> None:
-        corners = rows.take(down[part], axis=1)[:, np.newaxis] * picture.size[1] + columns.take(
-            along[part], axis=1
-        )
+        tops, lefts = rows.take(down[part], axis=1), columns.take(along[part], axis=1)
+        corners = tops[:, np.newaxis] * picture.size[1] + lefts  # (step, step, n)
         total: npt.NDArray[Any] = np.array(0, np.uint32)
         for row, column in itertools.product(range(side), repeat=2):
             total = total + pixels.take(corners + (row * picture.size[1] + column), axis=0, mode="clip")

@@ -63,7 +63,7 @@ EXACT: dict[type[nn.Module], tuple[str, ...]] = {
     CollapsedReference: ("",),
     PictureConv2d: ("",),
 }
-"""Parts that keep their precision: submodules by the class that holds them, \"\" for all of it."""
+"""Parts that keep their precision: submodules by the class that holds them, "" for all of it."""
 
 
 def fuse(model: Model) -> Model:
