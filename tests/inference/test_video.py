@@ -329,6 +329,19 @@ def test_what_a_file_tells_of_itself_is_kept_without_sound_too(predictor: decoup
         assert clip.metadata["title"] == "Cuts"
 
 
+def test_prores_is_what_its_slow_search_would_choose() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 160, 4), np.uint8)
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgba").reformat(format=CODECS["prores"].alpha)
+    found = []
+    for left_out in ((), ("flags", "global_quality")):
+        options = {name: value for name, value in CODECS["prores"].options.items() if name not in left_out}
+        coder: Any = av.CodecContext.create("prores_ks", "w")
+        coder.width, coder.height, coder.pix_fmt = 160, 96, frame.format.name
+        coder.time_base, coder.options = TIME_BASE, options
+        found.append([bytes(packet) for packet in [*coder.encode(frame), *coder.encode()]])
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(("dtype", "step"), [(np.uint8, 1), (np.uint16, 257)])
 def test_hidden_pixels_get_the_subjects_colours(dtype: type, step: int) -> None:
     pixels = np.zeros((64, 64, 4), dtype)
