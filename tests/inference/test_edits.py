@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from decoupe import InputError
+from decoupe.inference import edits
 from decoupe.inference.edits import Edits, edited, feathered, grown
 
 
@@ -118,6 +119,16 @@ def test_feathering_is_a_gaussian(deviation: float) -> None:
     assert slope.sum() == pytest.approx(1, abs=1e-5)
     assert (slope * places).sum() == pytest.approx(0, abs=1e-3)
     assert np.sqrt((slope * places**2).sum()) == pytest.approx(deviation, rel=1e-3)
+
+
+def test_a_large_picture_is_feathered_in_strips_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    alpha = np.random.default_rng(0).random((83, 131), np.float32)
+    at_once = feathered(alpha, 4.2)
+    monkeypatch.setattr(edits, "_STRIP", 900)
+    np.testing.assert_array_equal(feathered(alpha, 4.2), at_once)
+    inside = slice(20, -20), slice(20, -20)  # beyond the border each of the three boxes goes on by itself
+    gaussian = ndimage.gaussian_filter(alpha, 4.2)
+    assert np.abs(at_once - gaussian)[inside].max() < 0.01
 
 
 def test_the_order_is_that_of_the_fields() -> None:

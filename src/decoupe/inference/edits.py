@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from decoupe.arrays import Box, Floats
+from decoupe.arrays import Box, Floats, Mask
 from decoupe.errors import InputError
 from decoupe.inference.checks import check_number
 from decoupe.inference.regions import components, dilated
+from decoupe.inference.sampling import divided, on_threads, strips
 from decoupe.readings import bounding_box
 
 MARGIN = 0.03
@@ -22,6 +23,8 @@ CERTAIN = 0.5
 
 FARTHEST = 1000
 """Most pixels by which a matte is grown, shrunk or feathered."""
+
+_STRIP = 1 << 16  # pixels blurred at a time: what belongs to them fits a core's cache
 
 
 @dataclass(frozen=True)
@@ -102,27 +105,28 @@ def without_holes(alpha: Floats) -> Floats:
     for border in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         outside[border] = True
     outside[0] = True  # the subject
-    hole = ~outside[labels]
+    beyond = outside.take(labels)
+    hole = ~beyond
     if not hole.any():
         return alpha
-    beyond = outside[labels] & (labels > 0)
+    beyond &= labels > 0
     solid = np.zeros(alpha.shape, bool)
-    rims = _reaches(labels, count)
+    rims = _reaches(labels, count, hole)
     for rim in np.unique(rims[~outside]).tolist():  # each hole's own, those of one width together
-        solid |= dilated(hole & (rims == rim)[labels], rim) & ~dilated(beyond, rim)
+        solid |= dilated(hole & (rims == rim).take(labels), rim) & ~dilated(beyond, rim)
     return np.where(solid, np.float32(1), np.maximum(alpha, hole))
 
 
-def _reaches(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int64]:
-    """The `reach` of each of the labelled parts, 0 of what has no label: ``(count + 1,)``."""
-    places = np.stack(np.nonzero(labels))
-    owners = labels[tuple(places)]
+def _reaches(labels: npt.NDArray[np.int32], count: int, chosen: Mask) -> npt.NDArray[np.int64]:
+    """The `reach` of each of the labelled parts, ``(count + 1,)``; only that of chosen ones has a meaning."""
+    flat = np.flatnonzero(chosen)
+    owners, places = labels.take(flat), divided(flat, labels.shape[1])
     first, last = np.full((2, count + 1), max(labels.shape)), np.zeros((2, count + 1), np.int64)
     for axis in range(2):
         np.minimum.at(first[axis], owners, places[axis])
         np.maximum.at(last[axis], owners, places[axis] + 1)
     boxes = np.concatenate([first[::-1], last[::-1]]).T.tolist()
-    return np.array([0, *(reach((x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes[1:])])
+    return np.array([reach((x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes])
 
 
 def grown(alpha: Floats, pixels: int) -> Floats:
@@ -157,13 +161,28 @@ def feathered(alpha: Floats, deviation: float) -> Floats:
     variance = deviation**2 / 3
     radius = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     edge = (2 * radius + 1) * (radius * (radius + 1) - 3 * variance) / (6 * (variance - (radius + 1) ** 2))
+    height, width = alpha.shape
+    blurred = np.empty((height, width), np.float32)
+
+    def across(rows: slice) -> None:
+        blurred[rows] = _boxes(alpha[rows].T, radius, edge).T
+
+    def down(columns: slice) -> None:
+        blurred[:, columns] = _boxes(blurred[:, columns], radius, edge)
+
+    on_threads(across, strips(height, width, _STRIP))
+    on_threads(down, strips(width, height, _STRIP))
+    return blurred.clip(0, 1, out=blurred)
+
+
+def _boxes(plane: Floats, radius: int, edge: float) -> Floats:
+    """Three times the means of windows of ``radius`` rows either way, and ``edge`` of one more."""
     for _ in range(3):
-        alpha = _box(_box(alpha, radius, edge).T, radius, edge).T
-    return np.ascontiguousarray(alpha.clip(0, 1))
+        plane = _box(plane, radius, edge)
+    return plane
 
 
 def _box(plane: Floats, radius: int, edge: float) -> Floats:
-    """The means of windows of ``radius`` rows either way, and ``edge`` of one more."""
     far = radius + 1
     padded = np.pad(plane, ((far, far), (0, 0)), mode="edge")
     sums = np.concatenate([np.zeros((1, plane.shape[1])), padded.cumsum(axis=0, dtype=np.float64)])

@@ -65,15 +65,14 @@ def components(mask: Mask) -> tuple[npt.NDArray[np.int32], int]:
     if len(starts) == 0:
         return np.zeros(mask.shape, np.int32), 0
     rows = starts // (width + 1)
-    before = rows * (width + 1)
-    parents = _joined(rows, starts - before, ends - before, width + 1)
+    parents = _joined(rows, starts - rows * (width + 1), ends - rows * (width + 1), width + 1)
     _, numbers = np.unique(parents, return_inverse=True)
-    # False and true runs in turns, false first; where the last pixel is true, the last run is empty.
-    values = np.zeros(2 * len(starts) + 1, np.int32)
+    # False and true runs in turns, false first and last, some of them empty; without the pixels added.
+    bounds = np.stack([starts, ends], axis=1) - (rows + 1)[:, np.newaxis]
+    values = np.zeros(2 * len(rows) + 1, np.int32)
     values[1::2] = numbers.reshape(-1) + 1
-    lengths = np.diff(np.append(edges[: 2 * len(starts)], flat.size), prepend=0)
-    labels = np.repeat(values, lengths).reshape(height, width + 1)[:, 1:]
-    return np.ascontiguousarray(labels), int(numbers.max()) + 1
+    labels = np.repeat(values, np.diff(bounds.reshape(-1), prepend=0, append=mask.size))
+    return labels.reshape(height, width), int(numbers.max()) + 1
 
 
 def _joined(rows: Indices, starts: Indices, ends: Indices, width: int) -> Indices:
