@@ -329,6 +329,25 @@ def test_what_a_file_tells_of_itself_is_kept_without_sound_too(predictor: decoup
         assert clip.metadata["title"] == "Cuts"
 
 
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.mp4", "mpeg4"),
+        ("a.mov", "mpeg4"),
+        ("a.mkv", "mpeg4"),
+        ("a.avi", "mpeg4"),
+        ("a.webm", "libvpx-vp9"),
+    ],
+)
+def test_a_video_where_a_picture_is_expected_is_told_as_one(name: str, codec: str) -> None:
+    with av.open(name, "w") as clip:
+        stream: Any = clip.add_stream(codec, rate=25, width=96, height=64, pix_fmt="yuv420p")
+        clip.mux(stream.encode(av.VideoFrame.from_ndarray(picture(0, 96, 64))))
+        clip.mux(stream.encode())
+    with pytest.raises(decoupe.InputError, match="is a video, not a picture: use decoupe video"):
+        read_image(name)
+
+
 def test_prores_is_what_its_slow_search_would_choose() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (96, 160, 4), np.uint8)
     frame = av.VideoFrame.from_ndarray(pixels, format="rgba").reformat(format=CODECS["prores"].alpha)

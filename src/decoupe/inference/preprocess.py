@@ -73,6 +73,9 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|(https?|file|s3|gs):/", re.IGNORECA
 _JPEG_XL = b"\xff\x0a", b"\0\0\0\x0cJXL "
 """How a JPEG XL file begins, bare and in a container (ISO/IEC 18181-2)."""
 
+# MP4 and QuickTime, whose form AVIF shares; Matroska and WebM; AVI.
+_VIDEO = re.compile(rb".{4}(ftyp(?!avi[fs])|moov|mdat)|\x1a\x45\xdf\xa3|RIFF.{4}AVI ", re.DOTALL)
+
 
 class FramesWarning(UserWarning):
     """A picture of several frames or pages, of which the first was read."""
@@ -558,6 +561,8 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
     except UnidentifiedImageError:
         if stream.seek(0, os.SEEK_END) == 0:
             raise InputError(f"{name} is empty (0 bytes), expected a picture: get the file again") from None
+        if _VIDEO.match(start):
+            raise InputError(f"{name} is a video, not a picture: use decoupe video") from None
         if (kind := tiff_kind(stream)) is not None:
             raise InputError(
                 f"{name} is a TIFF of {kind}, which cannot be read: save it as RGB of 8 or 16 bits a channel"
