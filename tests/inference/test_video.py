@@ -348,14 +348,16 @@ def test_a_video_where_a_picture_is_expected_is_told_as_one(name: str, codec: st
         read_image(name)
 
 
-def test_prores_is_what_its_slow_search_would_choose() -> None:
+@pytest.mark.parametrize("transparent", [True, False])
+def test_prores_is_what_its_slow_search_would_choose(transparent: bool) -> None:
+    codec = CODECS["prores"]
     pixels = np.random.default_rng(0).integers(0, 256, (96, 160, 4), np.uint8)
-    frame = av.VideoFrame.from_ndarray(pixels, format="rgba").reformat(format=CODECS["prores"].alpha)
+    kind = codec.pixel_format(transparent=transparent, deep=False)
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgba").reformat(format=kind)
     found = []
-    for left_out in ((), ("flags", "global_quality")):
-        options = {name: value for name, value in CODECS["prores"].options.items() if name not in left_out}
+    for options in (codec.settings(transparent=transparent), dict(codec.options)):
         coder: Any = av.CodecContext.create("prores_ks", "w")
-        coder.width, coder.height, coder.pix_fmt = 160, 96, frame.format.name
+        coder.width, coder.height, coder.pix_fmt = 160, 96, kind
         coder.time_base, coder.options = TIME_BASE, options
         found.append([bytes(packet) for packet in [*coder.encode(frame), *coder.encode()]])
     assert found[0] == found[1]

@@ -42,6 +42,7 @@ class Codec:
         deep: its pixel formats with transparency and without for more than 8 bits; None where it has none.
         coarse: whether it numbers its frames, and has no room for the ticks of many sources.
         delay: most frames by which it writes one before those shown earlier.
+        with_alpha: further options where frames have transparency.
     """
 
     encoder: str
@@ -52,6 +53,11 @@ class Codec:
     deep: tuple[str | None, str] | None = None
     coarse: bool = False
     delay: int = 0
+    with_alpha: Mapping[str, str] = field(default_factory=dict)
+
+    def settings(self, *, transparent: bool) -> dict[str, str]:
+        """The encoder's options for frames with transparency or without."""
+        return {**self.options, **(self.with_alpha if transparent else {})}
 
     def pixel_format(self, *, transparent: bool, deep: bool) -> str:
         """The pixel format of frames with transparency or without, of more than 8 bits or not."""
@@ -66,15 +72,11 @@ CODECS = {
         "prores_ks",
         "yuva444p10le",
         "yuv444p10le",
-        # The finest quantiser, at which its search ends in any case, after five times as long.
-        {
-            "profile": "4444",
-            "alpha_bits": "16",
-            "vendor": "apl0",
-            "flags": "+qscale",
-            "global_quality": "118",
-        },
+        {"profile": "4444", "alpha_bits": "16", "vendor": "apl0"},
         deep=("yuva444p10le", "yuv444p10le"),
+        # The finest quantiser, in FFmpeg's units: where alpha takes bits, the search for one that keeps to a
+        # rate ends there in any case, after five times as long.
+        with_alpha={"flags": "+qscale", "global_quality": "118"},
     ),
     "qtrle": Codec("qtrle", "argb", "rgb24", lossless=True),
     "vp9": Codec(
@@ -315,7 +317,8 @@ def _encoder(
     look: Look,
 ) -> Any:
     assert form.codec is not None
-    stream: Any = out.add_stream(form.codec.encoder, rate=rate, options=dict(form.codec.options))
+    settings = form.codec.settings(transparent=form.transparent)
+    stream: Any = out.add_stream(form.codec.encoder, rate=rate, options=settings)
     stream.height, stream.width = first.shape[:2]
     stream.pix_fmt = form.codec.pixel_format(transparent=form.transparent, deep=first.dtype == np.uint16)
     if form.word == "h265" and form.container is not None and form.container.name != "matroska":
