@@ -375,10 +375,12 @@ def truncated() -> bytes:
         (b"", "photo.png is empty (0 bytes)"),
         (b"hello, I am a text", "photo.png is not a picture that can be read"),
         (b"\0\0\0\x1cftypisom" + bytes(40), "photo.png is a video, not a picture: use decoupe video"),
+        (b"\0\0\0\x18ftypcrx " + bytes(40), "photo.png is not a picture that can be read"),  # Canon's CR3
+        (b"\0\0\0\x18ftypmif1" + bytes(40), "photo.png is not a picture that can be read"),
         (truncated(), "photo.png is damaged or truncated"),
         (header_of(20000, 20000), "photo.png is 20000×20000, 400,000,000 pixels; the cap is 178,956,970"),
     ],
-    ids=["missing", "empty", "text", "video", "truncated", "huge"],
+    ids=["missing", "empty", "text", "video", "raw", "heif", "truncated", "huge"],
 )
 def test_an_input_that_cannot_be_read(run: Run, here: Path, content: bytes | None, message: str) -> None:
     if content is not None:

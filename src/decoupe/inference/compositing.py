@@ -48,12 +48,11 @@ def straight(
     def fill(rows: slice) -> None:
         share = np.where(alpha[rows] < HIDDEN, 0, alpha[rows])
         covered = share if shade is None else share + (1 - share) * shade[rows]
+        # The shadow is black: what is seen of a pixel is the subject's share of the two.
+        seen = None if shade is None else share / np.maximum(covered, HIDDEN)
         for channel in range(3):
             own = in_bits(colours[rows, :, channel], bits)
-            if shade is not None:
-                # The shadow is black: what is seen of a pixel is the subject's share of the two.
-                own = np.rint(own * (share / np.maximum(covered, HIDDEN)))
-            pixels[rows, :, channel] = own
+            pixels[rows, :, channel] = own if seen is None else np.rint(own * seen)
         pixels[rows, :, 3] = opaque = np.rint(covered * most)
         if not keep_hidden:
             # Whole pixels as one number each: much faster than indexing with a mask.
@@ -90,10 +89,11 @@ def composited(
     ground: Any = np.broadcast_to(below, pixels.shape)
 
     def fill(rows: slice) -> None:
+        light = None if shade is None else 1 - shade[rows]
         for channel in range(3):
             under = in_bits(ground[rows, :, channel], bits).astype(np.float32)
-            if shade is not None:
-                under *= 1 - shade[rows]
+            if light is not None:
+                under *= light
             mixed = in_bits(front[rows, :, channel], bits) - under
             mixed *= alpha[rows]
             mixed += under

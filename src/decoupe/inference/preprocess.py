@@ -73,8 +73,12 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|(https?|file|s3|gs):/", re.IGNORECA
 _JPEG_XL = b"\xff\x0a", b"\0\0\0\x0cJXL "
 """How a JPEG XL file begins, bare and in a container (ISO/IEC 18181-2)."""
 
-# MP4 and QuickTime, whose form AVIF shares; Matroska and WebM; AVI.
-_VIDEO = re.compile(rb".{4}(ftyp(?!avi[fs])|moov|mdat)|\x1a\x45\xdf\xa3|RIFF.{4}AVI ", re.DOTALL)
+# MP4 and QuickTime by their brands, since pictures have the same form; Matroska and WebM; AVI.
+_VIDEO = re.compile(
+    rb".{4}(ftyp(iso[m2-9]|mp4[12]|avc1|M4V|qt  |3g[2p]|dash|MSNV|XAVC|f4v)|moov|mdat)"
+    rb"|\x1a\x45\xdf\xa3|RIFF.{4}AVI ",
+    re.DOTALL,
+)
 
 
 class FramesWarning(UserWarning):
