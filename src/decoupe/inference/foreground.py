@@ -151,7 +151,7 @@ class _Levels:
         if level == 0:
             return np.take(self.coarse.reshape(6, -1), places, axis=1, mode="clip")
         soft = places[_soft(self._alpha[self._sources(places, level)])]
-        near, halves = _board(soft, self.sizes[level], beside=places)
+        near, halves = _board(soft, self.sizes[level], places)
         layers = self._enlarged(near.places, level)
         sources = self._sources(near.places, level)
         colours, alphas = colours_of(self._image, sources), self._alpha[sources]
@@ -225,19 +225,19 @@ class _Half(NamedTuple):
     neighbours: list[Indices]
 
 
-def _board(places: Indices, size: Pair, beside: Indices | None = None) -> tuple[_Subset, list[_Half]]:
+def _board(places: Indices, size: Pair, others: Indices) -> tuple[_Subset, list[_Half]]:
     """Pixels of a level and those around them, in the order in which they are solved: black, white, others.
 
     Args:
-        places: flat indices, not empty.
+        places: flat indices of those to be solved.
         size: of the level.
-        beside: further pixels to hold.
+        others: of all that are wanted, not empty; they may repeat the first.
     """
     rows, columns = divided(places, size[1])
     is_black = (rows + columns) % 2 == 0
     black, white = places[is_black], places[~is_black]
     around = [_neighbours(black, size), _neighbours(white, size)]
-    near = _Subset([*around[0], *around[1], places if beside is None else beside], first=[black, white])
+    near = _Subset([*around[0], *around[1], others], first=[black, white])
     slices = slice(len(black)), slice(len(black), len(places))
     return near, [
         _Half(own, [near.order(some) for some in four]) for own, four in zip(slices, around, strict=True)
@@ -296,7 +296,7 @@ def _relax(layers: Floats, colours: Floats, alpha: Floats) -> None:
         places = np.arange(alpha.size)
     if not len(places):
         return
-    near, halves = _board(places, (height, width))
+    near, halves = _board(places, (height, width), places)
     held, own, (alphas,) = (
         planes.reshape(-1, alpha.size).take(near.places, axis=1, mode="clip")
         for planes in (layers, colours, alpha)
