@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -182,18 +183,18 @@ def test_what_has_come_during_the_work_is_replaced_only_when_asked(tmp_path: Pat
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_picture_that_comes_while_it_is_cut_stays(tmp_path: Path, model: Path, photos: Path) -> None:
+def test_a_picture_that_comes_while_it_is_cut_stays(tmp_path: Path, model: Path) -> None:
     """The input comes slowly, and something else is faster."""
-    target = tmp_path / "out.png"
+    target, picture = tmp_path / "out.png", io.BytesIO()
+    Image.new("RGB", (200, 200)).save(picture, "PNG", compress_level=0)
     command = [sys.executable, "-m", "decoupe", "cut", "-", "-o", str(target), "-m", str(model)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stderr is not None
-        process.stdin.write((photos / "0" / "00.png").read_bytes())
+        # More than a pipe holds: by now the command line has been read, and the end of the input is awaited.
+        process.stdin.write(picture.getvalue())
         process.stdin.flush()
-        while process.poll() is None and not target.exists():
-            time.sleep(3)  # by now the command line has been read, and the end of the input is awaited
-            target.write_bytes(b"mine")
+        target.write_bytes(b"mine")
         process.stdin.close()
         line = process.stderr.read().decode()
         assert process.wait() == 1

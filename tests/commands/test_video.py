@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from decoupe import Predictor
 from decoupe.cli import app
 from inference.clips import TIME_BASE, add_subtitles, frames_of, uneven, write_clip
 from inference.tiny import write_onnx
@@ -26,12 +28,20 @@ SCHEMA = json.loads((Path(__file__).parents[2] / "docs/schemas/video.json").read
 Run = Callable[..., Result]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model to which bright red is the subject, and a short video."""
+    folder = tmp_path_factory.mktemp("made")
+    write_onnx(folder / "tiny.onnx")
+    write_clip(folder / "in.mp4", uneven(12))
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """decoupe video with a model to which bright red is the subject, in a folder with a short video."""
+def run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """decoupe video with the model, in a folder with the short video."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    write_onnx(tmp_path / "tiny.onnx")
-    write_clip(Path("in.mp4"), uneven(20))
 
     def decoupe(*arguments: str) -> Result:
         return CliRunner().invoke(app, ["video", *arguments, "-m", "tiny.onnx"])
@@ -48,7 +58,7 @@ def valid(text: str) -> Any:
 def test_what_was_written_is_told(run: Run) -> None:
     done = run("in.mp4", "out.mov")
     assert (done.exit_code, done.stdout) == (0, "")
-    told = "wrote out.mov: 20 frames of 96×64, prores, audio kept (tiny on cpu in float32)"
+    told = "wrote out.mov: 12 frames of 96×64, prores, audio kept (tiny on cpu in float32)"
     assert told in done.stderr
     assert run("in.mp4", "out.webm", "-q").output == ""
     add_subtitles(Path("in.mp4"), Path("words.mkv"), {(0.1, 0.2): "words"})
@@ -63,7 +73,7 @@ def test_a_size_at_which_the_model_is_not_known_to_work_is_told_once(run: Run) -
 
 
 def test_json(run: Run) -> None:
-    line = valid(run("in.mp4", "out.webm", "--json", "--from", "0.2", "--to", "0:00.5").stdout)
+    line = valid(run("in.mp4", "out.webm", "--json", "--from", "0.1", "--to", "0:00.3").stdout)
     assert (line["target"], line["codec"], line["audio"]) == ("out.webm", "vp9", "encoded again")
     assert line["frames"] == len(frames_of(Path("out.webm")))
     failed = run("gone.mp4", "out.mov", "--json")
@@ -71,10 +81,18 @@ def test_json(run: Run) -> None:
     assert valid(failed.stdout)["error"] == "gone.mp4 does not exist: check the path"
 
 
-def test_every_choice_reaches_the_video(run: Run) -> None:
+def test_every_choice_reaches_the_video(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+    together = Predictor.map
+
+    def seen(self: Predictor, images: Any, batch_size: int) -> Any:
+        batches.append(batch_size)
+        return together(self, images, batch_size)
+
+    monkeypatch.setattr(Predictor, "map", seen)
     options = ("--codec", "qtrle", "--batch", "3", "--no-guided", "--size", "64", "-v")
     done = run("in.mp4", "a.mov", *options)
-    assert (done.exit_code, "size 64×64" in done.stderr) == (0, True)
+    assert (done.exit_code, "size 64×64" in done.stderr, batches) == (0, True, [3])
     assert run("in.mp4", "b.mov", "--codec", "qtrle", "--no-smooth", "--size", "64").exit_code == 0
     first, second = (frames_of(Path(name))[-1][1][..., 3].astype(int) for name in ("a.mov", "b.mov"))
     assert abs(first - second).max() > 0  # smoothed, and not
@@ -84,7 +102,7 @@ def test_every_choice_reaches_the_video(run: Run) -> None:
     assert run("in.mp4", "hard.mp4", "--matte", "--threshold", "0.5", "--invert").exit_code == 0
     assert frames_of(Path("hard.mp4"))[0][1][32, 20, :3].max() < 30
     assert run("in.mp4", "frames").exit_code == 0
-    assert len(list(Path("frames").iterdir())) == 20
+    assert len(list(Path("frames").iterdir())) == 12
 
 
 def test_a_file_that_decoupe_did_not_write_is_fed_as_told(run: Run, tmp_path: Path) -> None:
@@ -153,7 +171,7 @@ def test_an_output_is_replaced_only_when_asked(run: Run) -> None:
     assert (refused.exit_code, Path("out.mov").read_bytes()) == (1, b"mine")
     assert "out.mov exists: choose another output, or overwrite it (--overwrite)" in refused.stderr
     assert run("in.mp4", "out.mov", "--overwrite").exit_code == 0
-    assert len(frames_of(Path("out.mov"))) == 20
+    assert len(frames_of(Path("out.mov"))) == 12
 
 
 def test_a_missing_extra_names_itself(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,11 +191,20 @@ def test_a_missing_extra_names_itself(run: Run, monkeypatch: pytest.MonkeyPatch)
     assert "decoupe video needs the extra 'video': pip install 'decoupe[video]'" in refused.stderr
 
 
-def test_a_killed_run_goes_on(run: Run, tmp_path: Path) -> None:
-    times = uneven(170)
+SHORT_PIECES = """
+from decoupe.__main__ import main
+from decoupe.inference import video
+video.PIECE = 16
+main()
+"""
+
+
+def test_a_killed_run_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decoupe.inference.video.PIECE", 16)
+    times = uneven(64)
     write_clip(Path("long.mp4"), times)
     assert run("long.mp4", "whole.mov", "--codec", "qtrle", "--batch", "4").exit_code == 0
-    command = [sys.executable, "-m", "decoupe", "video", "long.mp4", "out.mov", "-m", "tiny.onnx"]
+    command = [sys.executable, "-c", SHORT_PIECES, "video", "long.mp4", "out.mov", "-m", "tiny.onnx"]
     command += ["--codec", "qtrle", "--batch", "4"]
     with subprocess.Popen(command, cwd=tmp_path) as process:
         end = time.monotonic() + 30
@@ -188,7 +215,7 @@ def test_a_killed_run_goes_on(run: Run, tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
     assert not Path("out.mov").exists()
     line = valid(run("long.mp4", "out.mov", "--codec", "qtrle", "--batch", "4", "--json").stdout)
-    assert line["resumed"] >= 64
+    assert 64 > line["resumed"] >= 16
     frames = frames_of(Path("out.mov"))
     assert [moment for moment, _ in frames] == [moment * TIME_BASE for moment in times]
     whole = frames_of(Path("whole.mov"))

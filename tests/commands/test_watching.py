@@ -6,8 +6,6 @@ import functools
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +19,19 @@ from decoupe.commands.plan import Job, Plan, Problem
 from decoupe.commands.watching import arrivals
 from inference.tiny import write_onnx
 
+LOOKING_WHEN_TOLD = """
+import sys, time, types
+from decoupe.__main__ import main
+from decoupe.commands import watching
 
-def until(true: Callable[[], bool]) -> None:
-    """Wait for something, at most half a minute."""
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+def wait(seconds):
+    assert seconds == 1
+    print("looked", flush=True)
+    sys.stdin.readline() or time.sleep(seconds)
+
+watching.time = types.SimpleNamespace(sleep=wait)
+main()
+"""
 
 
 def test_pictures_are_cut_when_they_have_arrived_whole(tmp_path: Path) -> None:
@@ -37,22 +41,42 @@ def test_pictures_are_cut_when_they_have_arrived_whole(tmp_path: Path) -> None:
     inbox, out = tmp_path / "in", tmp_path / "out"
     inbox.mkdir()
     (inbox / "early.png").write_bytes(whole)
-    command = [sys.executable, "-m", "decoupe", "cut", "in", "-o", "out", "--watch", "-m", str(model)]
+    command = [sys.executable, "-c", LOOKING_WHEN_TOLD, "cut", "in", "-o", "out", "--watch", "-m", str(model)]
     # Where the tests run in the background of a script, Ctrl-C is ignored, and children inherit that.
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+        command,
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed,
     ) as process:
-        until((out / "early.png").exists)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+
+        def look() -> None:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "looked\n"
+
+        assert process.stdout.readline() == "looked\n"
+        assert not out.exists()
+        look()
+        assert (out / "early.png").exists()
         with (inbox / "late.png").open("wb") as late:
             for part in range(6):
                 late.write(whole[part * len(whole) // 6 : (part + 1) * len(whole) // 6])
                 late.flush()
-                time.sleep(0.4)
-        until((out / "late.png").exists)
+                look()
+                assert not (out / "late.png").exists()
+        look()
+        assert (out / "late.png").exists()
+        process.stdin.close()
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
-        assert process.stderr is not None
         told = process.stderr.read()
     assert "damaged" not in told
     pictures = [np.asarray(Image.open(out / name)) for name in ("early.png", "late.png")]

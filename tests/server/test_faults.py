@@ -352,12 +352,12 @@ def test_who_is_refused_and_never_stops_sending_is_cut_off(monkeypatch: pytest.M
 
 
 def test_who_is_refused_while_sending_reads_why_and_may_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PatientProtocol, "head_seconds", 2.9)
+    monkeypatch.setattr(PatientProtocol, "head_seconds", 1.4)
 
     async def talk() -> None:
         async with patient(401) as (_, address):
             reader, writer = await asyncio.open_connection(*address)
-            for wait in (0.15, 0):  # together longer than a head may take
+            for wait in (0.075, 0):  # together longer than a head may take
                 writer.write(UPLOAD)
                 for _ in range(10):
                     writer.write(bytes(100))
@@ -395,13 +395,13 @@ def test_an_answer_that_nobody_reads_is_forgotten(monkeypatch: pytest.MonkeyPatc
 
 
 def test_who_reads_slowly_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PatientProtocol, "answer_seconds", 0.8)
+    monkeypatch.setattr(PatientProtocol, "answer_seconds", 0.5)
 
     async def talk() -> int:
-        async with patient(200, 600_000) as (_, address):
+        async with patient(200, 360_000) as (_, address):
             with await asked(address) as one:
                 size = 0
-                while size < 600_000:
+                while size < 360_000:
                     part = await asyncio.get_running_loop().sock_recv(one, 8000)
                     assert part, size
                     size += len(part)
@@ -409,5 +409,5 @@ def test_who_reads_slowly_gets_everything(monkeypatch: pytest.MonkeyPatch) -> No
                 return size
 
     begun = time.monotonic()
-    assert asyncio.run(talk()) >= 600_000
+    assert asyncio.run(talk()) >= 360_000
     assert time.monotonic() - begun > 2 * PatientProtocol.answer_seconds

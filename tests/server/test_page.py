@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
 from server.running import Running, png, squares
 
@@ -33,22 +33,35 @@ def browser() -> Iterator[Browser]:
             yield one
 
 
+PERMISSIONS = ["camera", "clipboard-read", "clipboard-write"]
+
+
+@pytest.fixture(scope="module")
+def usual(browser: Browser) -> Iterator[BrowserContext]:
+    """In it a tab remembers nothing of another: what the page keeps is the tab's own."""
+    with browser.new_context(permissions=PERMISSIONS) as one:
+        one.new_page()  # while a tab is open, Chromium opens the next in half the time
+        yield one
+        assert one.storage_state() == {"cookies": [], "origins": []}
+
+
 Open = Callable[..., Page]
 
 
 @pytest.fixture
-def visit(browser: Browser, server: Running) -> Iterator[Open]:
-    """The page in a fresh context; it must ask nobody but its server, and complain of nothing."""
-    contexts, complaints = [], []
+def visit(browser: Browser, usual: BrowserContext, server: Running) -> Iterator[Open]:
+    """The page in a fresh tab; it must ask nobody but its server, and complain of nothing."""
+    opened: list[Page | BrowserContext] = []
+    complaints = []
 
     def check(request: Request) -> None:
         if not request.url.startswith((server.address, "blob:")):
             complaints.append(request.url)
 
     def one(**options: Any) -> Page:
-        context = browser.new_context(permissions=["camera", "clipboard-read", "clipboard-write"], **options)
-        contexts.append(context)
+        context = browser.new_context(permissions=PERMISSIONS, **options) if options else usual
         page = context.new_page()
+        opened.append(context if options else page)
         page.set_default_timeout(15000)
         page.on("request", check)
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -57,8 +70,8 @@ def visit(browser: Browser, server: Running) -> Iterator[Open]:
         return page
 
     yield one
-    for context in contexts:
-        context.close()
+    for each in opened:
+        each.close()
     assert complaints == []
 
 
