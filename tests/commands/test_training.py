@@ -30,7 +30,7 @@ Run = Callable[..., Result]
 
 TINY = [
     *("--set", "batch_size=4", "--set", "stages=[{size: [32, 32]}]", "--set", "sets=[]"),
-    *("--set", "model.block_width=16", "--set", "model.context_width=16"),
+    *("--set", "model.backbone=nano", "--set", "model.block_width=16", "--set", "model.context_width=16"),
     *("--set", "backbone=null", "--set", "frozen=[]"),
     *("--device", "cpu", "--workers", "0"),
 ]
@@ -64,7 +64,11 @@ def test_recipes_are_listed_and_printed_as_files_to_change(run: Run) -> None:
 
 def test_from_pairs_to_a_model_that_cuts_and_is_exported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "SHAPES", ((2, 2, 3),))
-    trained = run("train", "pocket", "--data", "discs", "--set", "steps=3", *TINY)
+    bare = [
+        f"model.{part}" for part in ("inward=none", "outward=false", "side_outputs=false", "squeeze=none")
+    ]
+    settings = (word for setting in (*bare, "steps=3") for word in ("--set", setting))
+    trained = run("train", "pocket", "--data", "discs", *settings, *TINY)
     assert trained.exit_code == 0, trained.output
     best = Path("runs/pocket/best.safetensors")
     assert trained.stdout.split() == [str(best)]
@@ -80,7 +84,9 @@ def test_from_pairs_to_a_model_that_cuts_and_is_exported(run: Run, monkeypatch: 
     assert exported.stdout.split() == ["disc.onnx"]
     assert "differs from PyTorch in float64 by" in exported.stderr
     with_torch = decoupe.load(best, device="cpu")("discs/im/disc01.jpg").alpha
+    assert np.ptp(with_torch) > 0
     assert np.abs(decoupe.load("disc.onnx")("discs/im/disc01.jpg").alpha - with_torch).max() < 0.02
+    assert Path("disc.onnx").stat().st_size < 0.7 * best.stat().st_size
 
 
 @pytest.mark.parametrize(

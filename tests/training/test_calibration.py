@@ -96,13 +96,19 @@ def test_soft_truths_stay_soft() -> None:
     assert fit(pictures) == Calibration(1.0, 0.0)
 
 
-def test_pieces_without_a_subject_are_looked_at_where_the_recipe_shows_them(discs: Path) -> None:
+def test_pieces_without_a_subject_are_looked_at_where_the_recipe_shows_them(
+    discs: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "model.safetensors"
+    save_model(BiRefNet(TINY), file, family="birefnet", preprocessing=Preprocessing((64, 64), fit="keep"))
+    model = decoupe.load(file)
+
     def found(share: float) -> tuple[int, int]:
         recipe = RECIPES["pocket"]
         recipe = dataclasses.replace(
             recipe, augmentation=dataclasses.replace(recipe.augmentation, empty=share)
         )
-        pictures = seen(decoupe.load(), recipe, chosen_pairs(recipe, [discs], most=8))
+        pictures = seen(model, recipe, chosen_pairs(recipe, [discs], most=8))
         assert all(logits.shape == truth.shape for logits, truth in pictures)
         empty = sum(not truth.any() for _, truth in pictures)
         return len(pictures) - empty, empty

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from decoupe.backbones.nano import Nano
 from decoupe.cli import app
 from decoupe.training.loop import train
 from decoupe.training.start import begin
 from drawn import draw_discs
-from training.two_processes import COMMAND, RECIPES, main
+from training.two_processes import COMMAND, FEW, RECIPES, main
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -79,9 +80,12 @@ def test_two_processes_are_one_with_the_double_batch(family: str, ran: Ran, tmp_
         assert about[1]["scores"]["discs"][name] == pytest.approx(score, abs=0.01), name
 
 
-def test_a_sharded_model_trains_and_goes_on_as_a_whole_one(ran: Ran, tmp_path: Path) -> None:
+def test_a_sharded_model_trains_and_goes_on_as_a_whole_one(
+    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two steps of FSDP, interrupted after the first, against two of one process: weights and scores."""
     ran.said("shard")
+    monkeypatch.setattr(Nano, "DEPTHS", FEW)
     assert (ran.out / "shard" / "state" / "shards" / ".metadata").exists()
     train(RECIPES["shard"], [ran.discs], [], tmp_path, device="cpu", workers=0).run()
     first, second = (load_file(out / "last.safetensors") for out in (ran.out / "shard", tmp_path))
@@ -94,7 +98,7 @@ def test_a_sharded_model_trains_and_goes_on_as_a_whole_one(ran: Ran, tmp_path: P
 
 def test_the_command_runs_in_two_processes_and_goes_on(ran: Ran) -> None:
     stopped = ran.said("stopped")
-    assert stopped.count("stopped at step 1 of 4; saved in") == 1
+    assert stopped.count("stopped at step 1 of 2; saved in") == 1
     assert "2 × cpu" in stopped
     assert sorted(path.name for path in (ran.out / "command" / "state").iterdir()) == [
         "progress.json",
@@ -103,12 +107,12 @@ def test_the_command_runs_in_two_processes_and_goes_on(ran: Ran) -> None:
         "state.pt",
     ]
     said = ran.said("command")
-    assert "step 1 of 4" in said
+    assert "step 1 of 2" in said
     assert said.count(str(ran.out / "command" / "best.safetensors\n")) == 1
     state = torch.load(ran.out / "command" / "state" / "state.pt", weights_only=True)
     assert not [name for name in state["model"] if name.startswith("module.")]
-    longer = ["--data", str(ran.discs), "--out", str(ran.out / "command"), "--set", "steps=5"]
+    longer = ["--data", str(ran.discs), "--out", str(ran.out / "command"), "--set", "steps=3"]
     alone = CliRunner().invoke(app, [*COMMAND, *longer])
     assert alone.exit_code == 0, alone.stderr
-    assert "step 4 of 5" in alone.stderr
+    assert "step 2 of 3" in alone.stderr
     assert "1 × cpu" in alone.stderr
