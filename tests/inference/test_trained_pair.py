@@ -25,7 +25,8 @@ from decoupe.weights.registry import Preprocessing
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WORDS = Vocabulary(("cat", "person", "wall"), stuff=(2,))
 WIDTH, HEIGHT = 192, 128
-PREPROCESSING = Preprocessing(size=(HEIGHT, WIDTH), size_range=(64, 256))
+SEEN = (96, 128)  # by the segment model: height, width
+PREPROCESSING = Preprocessing(size=SEEN, size_range=(64, 256))
 
 
 def compose(
@@ -59,14 +60,15 @@ def predictor(
     images, truth = [], []
     for places in ((4, 104), (12, 96), (0, 108)):
         picture, cat, person = compose(*cutouts, places)
-        images.append(torch.from_numpy(to_network(read_image(picture), (HEIGHT, WIDTH), PREPROCESSING)))
+        images.append(torch.from_numpy(to_network(read_image(picture), SEEN, PREPROCESSING)))
+        cat, person = (np.asarray(Image.fromarray(alpha).resize(SEEN[::-1])) for alpha in (cat, person))
         masks = np.stack([cat > 0.5, person > 0.5, (cat <= 0.5) & (person <= 0.5)])
         truth.append(Truth(torch.from_numpy(masks), torch.arange(3)))
     sizes = {"queries": 4, "width": 64, "heads": 2, "feed_forward": 128, "layers": 2}
     widths = {"pyramid_width": 64, "mask_width": 32, "dropout": 0.0}
     model = MaskFormer(MaskFormerConfig(backbone="nano", classes=3, **sizes, **widths)).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for _ in range(60):
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(40):
         loss = sum(MaskFormerCriterion()(model(torch.stack(images)), truth).values())
         optimiser.zero_grad()
         loss.backward()
