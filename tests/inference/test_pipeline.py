@@ -145,6 +145,55 @@ def test_what_comes_before_a_picture_that_fails_is_given(batch_size: int) -> Non
         next(results)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("together", [None, 9, 2, 0])
+def test_pictures_that_fail_are_told_in_their_place_and_left_out(
+    batch_size: int, together: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they cannot be read, and where the model makes nothing of them; however many memory holds."""
+    monkeypatch.setattr(Predictor, "_fit", lambda self, room, pictures: len(pictures) <= (together or 0))
+    (tmp_path / "text.png").write_text("words")
+    gone, text = tmp_path / "gone.png", tmp_path / "text.png"
+    images: list[Any] = [gone, plain(10), 7, plain(20), plain(0), text, b"", plain(30), gone]
+    predictor = Predictor(Red(), memory=None if together is None else "8GB")
+    told: list[InputError] = []
+    results = predictor.map(images, batch_size, on_error=told.append)
+    assert [(*reds(iter([matte])), len(told)) for matte in results] == [(10, 1), (20, 2), (30, 5)]
+    whys = "does not exist", "from int", "NaN", "not a picture", "empty", "does not exist"
+    assert all(why in str(error) for why, error in zip(whys, told, strict=True)), told
+
+
+def test_what_is_not_about_one_picture_is_raised_though_pictures_are_left_out() -> None:
+    class Full(Red):
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            if images.max() > 0.9:
+                raise ModelError("out of memory")
+            return super().__call__(images)
+
+    def images() -> Iterator[np.ndarray]:
+        yield plain(10)
+        raise InputError("the list ends in the middle")
+
+    told: list[InputError] = []
+    results = Predictor(Full()).map([plain(10), plain(250), plain(20)], on_error=told.append)
+    assert reds(iter([next(results)])) == [10]
+    with pytest.raises(ModelError, match="out of memory"):
+        next(results)
+    results = Predictor(Red()).map(images(), on_error=told.append)
+    assert reds(iter([next(results)])) == [10]
+    with pytest.raises(InputError, match="the list ends"):
+        next(results)
+    assert not told
+
+    def stop(error: InputError) -> None:
+        raise error
+
+    with pytest.raises(InputError, match="cannot read a picture from int"):
+        list(Predictor(Red()).map([7, plain(10)], on_error=stop))  # type: ignore[list-item]
+    with pytest.raises(InputError, match="on_error is 'skip', expected a function"):
+        Predictor(Red()).map([plain(10)], on_error="skip")  # type: ignore[arg-type]
+
+
 def test_what_fails_only_together_is_computed_one_by_one() -> None:
     class Small(Red):
         def __call__(self, images: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import math
 import operator
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 import numpy as np
@@ -110,7 +110,12 @@ class Opened(ABC, Generic[Result]):
         return f"{self._model.name} on {computed}, size {shown} ({self.preprocessing.fit})"
 
     def map(
-        self, images: Iterable[Source], batch_size: int = 8, *, max_pixels: int = MAX_PIXELS
+        self,
+        images: Iterable[Source],
+        batch_size: int = 8,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        on_error: Callable[[InputError], object] | None = None,
     ) -> Iterator[Result]:
         """The results of many pictures, in their order; equal to one by one.
 
@@ -123,6 +128,8 @@ class Opened(ABC, Generic[Result]):
             batch_size: most pictures in one batch; up to three batches are in memory, or as many pictures as
                 a ``memory`` that was set leaves room for.
             max_pixels: largest width × height that is decoded.
+            on_error: called, in the place of its result, with what is wrong with a picture that cannot be
+                read or used; the pictures after it go on. None raises it.
 
         Raises:
             InputError: ``batch_size`` is no whole number or below 1, or one picture instead of several.
@@ -145,9 +152,17 @@ class Opened(ABC, Generic[Result]):
             raise InputError(
                 f"images is of type {type(images).__name__}, expected several pictures: such as a list"
             ) from None
-        return self._map(several, batch_size, max_pixels)
+        if on_error is not None and not callable(on_error):
+            raise InputError(f"on_error is {on_error!r}, expected a function of the error: such as print")
+        return self._map(several, batch_size, max_pixels, on_error)
 
-    def _map(self, images: Iterator[Source], batch_size: int, max_pixels: int) -> Iterator[Result]:
+    def _map(
+        self,
+        images: Iterator[Source],
+        batch_size: int,
+        max_pixels: int,
+        on_error: Callable[[InputError], object] | None,
+    ) -> Iterator[Result]:
         room = self._room()
         yield from piped(
             images,
@@ -156,6 +171,7 @@ class Opened(ABC, Generic[Result]):
             read=functools.partial(self._read, max_pixels=max_pixels),
             compute=self._predicted,
             fit=None if room is None else functools.partial(self._fit, room),
+            on_error=on_error,
         )
 
     def _room(self) -> int | None:

@@ -9,13 +9,16 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
+from decoupe.errors import InputError
 from decoupe.inference.preprocess import Picture, Source, read_image
 from decoupe.notices import called_here
 
+Outcome = TypeVar("Outcome")
 Result = TypeVar("Result")
 
 READERS = 2
@@ -24,8 +27,21 @@ READERS = 2
 STAGES = 3
 """Batches in memory at a time: one is read, one computed, one made use of."""
 
-Computed: TypeAlias = tuple[list[Result], Exception | None]
-"""The results of a batch, and the error of the picture after them, if it has one."""
+Compute: TypeAlias = Callable[[Sequence[Picture]], Iterable[tuple[int, Result]]]
+"""Computes the pictures of a batch: each one's place among them, and its result."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """In the place of a picture, or of its result: why there is none.
+
+    Attributes:
+        error: what was raised.
+        final: whether nothing comes after it.
+    """
+
+    error: Exception
+    final: bool
 
 
 def piped(
@@ -34,8 +50,9 @@ def piped(
     *,
     max_pixels: int,
     read: Callable[[Source], Picture],
-    compute: Callable[[Sequence[Picture]], Iterable[tuple[int, Result]]],
+    compute: Compute[Result],
     fit: Callable[[Sequence[Picture]], bool] | None = None,
+    on_error: Callable[[Any], object] | None = None,
 ) -> Iterator[Result]:
     """The results of many pictures, in their order.
 
@@ -46,63 +63,68 @@ def piped(
         batch_size: most pictures in one batch.
         max_pixels: largest width × height that is decoded.
         read: reads one picture; called on several threads.
-        compute: the pictures of a batch -> each one's place among them, and its result; called on one thread.
+        compute: computes a batch; called on one thread.
         fit: whether `STAGES` batches of such pictures may be in memory together. Batches end before they may
             not, and are read on the caller's thread; where one picture is too much, nothing is read or
             computed beside it. None for as many as there are.
+        on_error: given each `InputError` of a picture, in the place of its result. None raises it; everything
+            else is raised, and so is what ``images`` raises.
     """
-    stopped = threading.Event()
+    stopped, skipping = threading.Event(), on_error is not None
     readers, computing = ThreadPoolExecutor(READERS), ThreadPoolExecutor(1)
-    run = functools.partial(_computed, compute, stopped)
-    run_there, read_there = called_here(run), called_here(read)
+    run = called_here(functools.partial(_computed, compute, skipping, stopped))
+    read_there = called_here(functools.partial(_attempted, skipping, read))
 
-    def take(image: Source) -> Future[Picture]:
-        if fit is None:
-            return readers.submit(read_there, taken_over(image, max_pixels))
-        at_once: Future[Picture] = Future()
-        at_once.set_result(read(image))
-        return at_once
+    def take(image: Source) -> Future[Picture | Failed]:
+        if fit is not None:
+            return _over(_attempted(skipping, read, image))
+        taken = _attempted(skipping, taken_over, image, max_pixels)
+        return _over(taken) if isinstance(taken, Failed) else readers.submit(read_there, taken)
 
-    def begin() -> tuple[list[Future[Picture]], Exception | None]:
-        begun: list[Future[Picture]] = []
+    def begin() -> list[Future[Picture | Failed]]:
+        begun: list[Future[Picture | Failed]] = []
         try:
             for image in islice(images, batch_size):
                 begun.append(take(image))
                 if fit is not None:
-                    pictures = [future.result() for future in begun]
-                    if not fit([*pictures, max(pictures, key=_pixels)]):  # the next may be as large
+                    outcomes = [future.result() for future in begun]
+                    there = _there(outcomes)
+                    largest = sorted(there, key=_pixels)[-1:]  # the next may be as large
+                    if _ends(outcomes[-1]) or not fit([*there, *largest]):
                         break
         except Exception as error:
-            return begun, error
-        return begun, None
+            begun.append(_over(Failed(error, final=True)))
+        return begun
+
+    def given(batch: Future[list[Result | Failed]] | None) -> Iterator[Result]:
+        for result in () if batch is None else batch.result():
+            if not isinstance(result, Failed):
+                yield result
+            elif result.final or on_error is None:
+                raise result.error
+            else:
+                on_error(result.error)
 
     try:
-        ahead, failed = begin()
-        before: Future[Computed[Result]] | None = None
+        ahead = begin()
+        before: Future[list[Result | Failed]] | None = None
         while ahead:
-            pictures, broken = _gathered(ahead)
-            ahead, failed = [], broken or failed
-            if fit is None or fit(pictures):
-                results = computing.submit(run_there, pictures)
-                del pictures
-                if failed is None:
-                    ahead, failed = begin()
-                if before is not None:
-                    yield from _given(before.result())
-                before = results
-                del results
-                continue
-            if before is not None:
-                yield from _given(before.result())
+            pictures = _to_the_end(future.result() for future in ahead)
+            more, ahead = not _ends(pictures[-1]), []
+            alone = fit is not None and not fit(_there(pictures))
+            if alone:
+                yield from given(before)
                 before = None
-            yield from _given(run(pictures))
+            results: Future[list[Result | Failed]] | None = computing.submit(run, pictures)
             del pictures
-            if failed is None:
-                ahead, failed = begin()
-        if before is not None:
-            yield from _given(before.result())
-        if failed is not None:
-            raise failed
+            if alone:
+                yield from given(results)
+                results = None
+            if more:
+                ahead = begin()
+            yield from given(before)
+            before, results = results, None
+        yield from given(before)
     finally:
         # What is being computed or decoded cannot be stopped; nothing else begins.
         stopped.set()
@@ -133,49 +155,66 @@ def taken_over(image: Source, max_pixels: int) -> Source:
     return read_image(image, max_pixels)  # it tells as well what is wrong with a file
 
 
+def _attempted(skipping: bool, function: Callable[..., Outcome], *given: Any) -> Outcome | Failed:
+    """What ``function`` returns, or its failure: final, unless it is a picture's own and those are skipped."""
+    try:
+        return function(*given)
+    except Exception as error:
+        return Failed(error, final=not (skipping and isinstance(error, InputError)))
+
+
 def _computed(
-    compute: Callable[[Sequence[Picture]], Iterable[tuple[int, Result]]],
-    stopped: threading.Event,
-    pictures: Sequence[Picture],
-) -> Computed[Result]:
-    """The results of a batch up to the first picture that fails, and its error; none once ``stopped``."""
-    found: dict[int, Result] = {}
-    try:
-        for place, result in compute(pictures):
-            found[place] = result
+    compute: Compute[Result], skipping: bool, stopped: threading.Event, batch: Sequence[Picture | Failed]
+) -> list[Result | Failed]:
+    """The results of a batch, as far as the failure that ends it; none once ``stopped``."""
+
+    def alone(picture: Picture) -> Result:
+        ((_, result),) = compute([picture])
+        return result
+
+    found: dict[int, Result | Failed] = {}
+    places = [place for place, picture in enumerate(batch) if isinstance(picture, Picture)]
+    with suppress(Exception):  # whose it is shows when each is computed by itself
+        for index, result in compute(_there(batch)) if len(places) > 1 else ():
+            found[places[index]] = result
             if stopped.is_set():
-                return [], None
-    except Exception as error:
-        if len(pictures) == 1:
-            return [], error
-        # Whose error it is shows when each is computed by itself.
-        for place, picture in enumerate(pictures):
+                return []
+    for place, picture in enumerate(batch):
+        if isinstance(picture, Failed):
+            found[place] = picture
+        elif place not in found:
             if stopped.is_set():
-                return [], None
-            try:
-                if place not in found:
-                    ((_, found[place]),) = compute([picture])
-            except Exception as own:
-                return [found[earlier] for earlier in range(place)], own
-    return [found[place] for place in range(len(pictures))], None
+                return []
+            found[place] = _attempted(skipping, alone, picture)
+        if _ends(found[place]):
+            break
+    return _to_the_end(found[place] for place in range(len(batch)))
 
 
-def _given(computed: Computed[Result]) -> Iterator[Result]:
-    results, error = computed
-    yield from results
-    if error is not None:
-        raise error
+def _ends(outcome: object) -> bool:
+    return isinstance(outcome, Failed) and outcome.final
 
 
-def _gathered(ahead: Iterable[Future[Picture]]) -> tuple[list[Picture], Exception | None]:
-    """The pictures that were read, up to the first that cannot be, and why it cannot."""
-    pictures: list[Picture] = []
-    try:
-        for future in ahead:
-            pictures.append(future.result())  # noqa: PERF401 - kept on an error
-    except Exception as error:
-        return pictures, error
-    return pictures, None
+def _to_the_end(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Outcomes up to the failure that ends them."""
+    taken: list[Outcome] = []
+    for outcome in outcomes:
+        taken.append(outcome)
+        if _ends(outcome):
+            break
+    return taken
+
+
+def _there(outcomes: Iterable[Picture | Failed]) -> list[Picture]:
+    """The pictures among outcomes of reading."""
+    return [outcome for outcome in outcomes if isinstance(outcome, Picture)]
+
+
+def _over(outcome: Outcome) -> Future[Outcome]:
+    """What is known already, as what is waited for."""
+    future: Future[Outcome] = Future()
+    future.set_result(outcome)
+    return future
 
 
 def _pixels(picture: Picture) -> int:
