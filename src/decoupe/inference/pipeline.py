@@ -72,8 +72,8 @@ def piped(
     """
     stopped, skipping = threading.Event(), on_error is not None
     readers, computing = ThreadPoolExecutor(READERS), ThreadPoolExecutor(1)
-    run = called_here(functools.partial(_computed, compute, skipping, stopped))
-    read_there = called_here(functools.partial(_attempted, skipping, read))
+    run = functools.partial(_computed, compute, skipping, stopped)
+    run_there, read_there = called_here(run), called_here(functools.partial(_attempted, skipping, read))
 
     def take(image: Source) -> Future[Picture | Failed]:
         if fit is not None:
@@ -115,7 +115,8 @@ def piped(
             if alone:
                 yield from given(before)
                 before = None
-            results: Future[list[Result | Failed]] | None = computing.submit(run, pictures)
+            results: Future[list[Result | Failed]] | None
+            results = _over(run(pictures)) if alone else computing.submit(run_there, pictures)
             del pictures
             if alone:
                 yield from given(results)
@@ -156,7 +157,7 @@ def taken_over(image: Source, max_pixels: int) -> Source:
 
 
 def _attempted(skipping: bool, function: Callable[..., Outcome], *given: Any) -> Outcome | Failed:
-    """What ``function`` returns, or its failure: final, unless it is a picture's own and those are skipped."""
+    """What ``function`` returns, or its failure, final unless it is one picture's and those are skipped."""
     try:
         return function(*given)
     except Exception as error:
