@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from decoupe.backbones.swin import (
 from decoupe.backbones.vgg import VGG16
 from decoupe.errors import ConfigError, InputError, MissingExtraError
 from decoupe.layers.blocks import StochasticDepth
+from decoupe.weights.naming import meta_backbone
 
 LIGHT = [
     "nano",
@@ -72,16 +75,21 @@ def test_the_table_of_parameters_is_complete() -> None:
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_size(name: str) -> None:
-    with torch.device("meta"):
-        backbone = build_backbone(name)
+    backbone = meta_backbone(name)
     millions = sum(parameter.numel() for parameter in backbone.parameters()) / 1e6
     assert millions == pytest.approx(PARAMETERS[name], rel=0.005)
     assert isinstance(backbone, Backbone)
 
 
+@cache
+def drawn(name: str) -> Any:
+    """The backbone of random weights, in evaluation mode."""
+    return build_backbone(name).eval()
+
+
 @pytest.mark.parametrize("name", LIGHT)
 def test_contract(name: str) -> None:
-    backbone = build_backbone(name).eval()
+    backbone = drawn(name)
     images = torch.randn(2, 3, 64, 96)
     with torch.inference_mode():
         maps = backbone(images)
@@ -96,13 +104,12 @@ def test_contract(name: str) -> None:
 
 @pytest.mark.parametrize("name", STEM_BACKBONES)
 def test_the_table_of_stems_is_true(name: str) -> None:
-    with torch.device("meta"):
-        assert isinstance(build_backbone(name), StemBackbone)
+    assert isinstance(meta_backbone(name), StemBackbone)
 
 
 @pytest.mark.parametrize("name", ["nano", "efficientnet_lite2", "swin_t", "res2net50"])
 def test_the_stem_stands_before_the_other_maps(name: str) -> None:
-    backbone = build_backbone(name).eval()
+    backbone = drawn(name)
     image = torch.randn(2, 3, 64, 96)
     with torch.inference_mode():
         stem, *maps = backbone.with_stem(image)
@@ -114,7 +121,7 @@ def test_the_stem_stands_before_the_other_maps(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def res2net() -> Res2Net:
-    return Res2Net().eval()
+    return drawn("res2net50")
 
 
 @given(size=st.tuples(st.integers(5, 70), st.integers(5, 70)))
@@ -232,7 +239,7 @@ def test_regions_part_at_the_seam() -> None:
 def test_stochastic_depth_rises_to_the_rate_of_the_paper() -> None:
     assert list(rising(0.2, 3)) == pytest.approx([0, 0.1, 0.2])
     assert list(rising(0.2, 1)) == [0]
-    rates = [block.drop_path.rate for stage in build_backbone("swin_t").stages for block in stage]
+    rates = [block.drop_path.rate for stage in meta_backbone("swin_t").stages for block in stage]
     assert rates[0] == 0
     assert rates[-1] == pytest.approx(0.2)
     assert rates == sorted(rates)

@@ -83,7 +83,7 @@ def test_equals_torchvision(method, call, working_memory):
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_in_all_tensors(method):
     tensors, geometry = draw(
-        size=(5, 6), channels=2, out=2, kernel=(2, 3), stride=(2, 1), padding=(1, 2), dilation=(1, 2)
+        size=(3, 4), channels=2, out=2, kernel=(2, 3), stride=(2, 1), padding=(1, 2), dilation=(1, 2)
     )
     inputs = [tensor.requires_grad_() for tensor in tensors]
 

@@ -13,6 +13,7 @@ from decoupe.models.maskformer import MaskFormerOutput, products
 from decoupe.training.matching import MaskFormerCriterion
 from decoupe.weights.maskformer_names import infer_maskformer_config, maskformer_config
 from decoupe.weights.naming import shapes_of
+from golden import fill
 from golden_cases import FLOAT32, FLOAT64, GoldenCase, cases
 
 CASES = [case for case in cases("maskformer") if "train_loss" in case.outputs]
@@ -67,7 +68,8 @@ def as_the_reference_supervises(model: nn.Module, image: Tensor) -> MaskFormerOu
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_training_loss(case: GoldenCase) -> None:
     # The reference's class weights were filled like any other tensor of the case.
-    weights = tuple(case.state()["criterion.empty_weight"].tolist())
+    name = "criterion.empty_weight"
+    weights = tuple(fill.tensor(name, case.shapes()[name].shape).tolist())
     with torch.inference_mode():
         out = as_the_reference_supervises(case.training_model(), case.image())
         assert len(out.side_class_logits) == 6

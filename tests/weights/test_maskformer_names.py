@@ -21,6 +21,7 @@ from torch import Tensor
 
 from contract import picture
 from decoupe.errors import CheckpointError, ConfigError
+from decoupe.models import maskformer
 from decoupe.models.maskformer import PRESETS, MaskFormer, MaskFormerConfig
 from decoupe.weights import convert
 from decoupe.weights.detectron import read_pkl
@@ -32,7 +33,7 @@ from decoupe.weights.maskformer_names import (
     maskformer_config,
     maskformer_names,
 )
-from decoupe.weights.naming import knowledge, shapes_of
+from decoupe.weights.naming import knowledge, meta_backbone, shapes_of
 from golden import fill
 from golden_cases import cases
 
@@ -48,10 +49,17 @@ SIZES: dict[str, Any] = {
 }
 
 
-def state_of(config: MaskFormerConfig, device: str = "meta") -> dict[str, Tensor]:
+@cache
+def build(config: MaskFormerConfig) -> MaskFormer:
+    """A model of which only names and shapes exist; all that have its backbone share it."""
+    with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maskformer, "build_backbone", meta_backbone)
+        return MaskFormer(config)
+
+
+def state_of(config: MaskFormerConfig) -> dict[str, Tensor]:
     """Detectron2's names and our tensors of a model."""
-    with torch.device(device):
-        state = MaskFormer(config).state_dict()
+    state = build(config).state_dict()
     return {theirs: state[ours] for theirs, ours in maskformer_names(config, state).items()}
 
 
@@ -213,20 +221,24 @@ def build_transformers(backbone: str) -> Any:
     return model
 
 
+IMAGE = picture(2, 68, 99).double()
+
+
 @pytest.fixture(scope="module", params=["swin_t", "resnet50"])
 def theirs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """What transformers computes of `IMAGE` in float64, and a folder with its files."""
     model, folder = build_transformers(request.param), tmp_path_factory.mktemp(request.param)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.save_pretrained(folder)  # under the names that the hub's files have
     torch.save(model.state_dict(), folder / "pytorch_model.bin")  # under those of this release
-    return model.double(), folder
-
-
-def check_same(model: torch.nn.Module, theirs: Any) -> None:
-    image = picture(2, 68, 99).double()
     with torch.inference_mode():
-        ours, expected = model.double()(image), theirs(image)
+        return model.double()(IMAGE), folder
+
+
+def check_same(model: torch.nn.Module, expected: Any) -> None:
+    with torch.inference_mode():
+        ours = model.double()(IMAGE)
     pairs = (
         (ours.class_logits, expected.class_queries_logits),
         (ours.mask_logits, expected.masks_queries_logits),
@@ -238,22 +250,22 @@ def check_same(model: torch.nn.Module, theirs: Any) -> None:
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 def test_transformers_files_give_transformers_numbers(theirs: tuple[Any, Path], file: str) -> None:
-    model, folder = theirs
+    expected, folder = theirs
     read = load_file if file.endswith("safetensors") else lambda path: torch.load(path, weights_only=True)
     ours = convert.from_reference("maskformer", read(folder / file))
     assert dataclasses.asdict(ours.config).items() >= SIZES.items()
-    check_same(ours, model)
+    check_same(ours, expected)
 
 
 def test_detectron_s_pickle_gives_the_same_numbers(theirs: tuple[Any, Path]) -> None:
-    model, folder = theirs
+    expected, folder = theirs
     arrays = {
         name: np.asarray(value) for name, value in canonical(load_file(folder / "model.safetensors")).items()
     }
     content = {"model": arrays, "__author__": "MaskFormer", "matching_heuristics": True}
     path = folder / "model.pkl"
-    path.write_bytes(pickle.dumps(content, protocol=2))
-    check_same(convert.from_reference("maskformer", read_pkl(path)), model)
+    path.write_bytes(pickle.dumps(content))
+    check_same(convert.from_reference("maskformer", read_pkl(path)), expected)
 
 
 NEWER = (
@@ -289,12 +301,6 @@ def test_query_key_and_value_keep_their_order() -> None:
 
 
 # --- what is refused ---------------------------------------------------------------------------------------
-
-
-@cache
-def build(config: MaskFormerConfig) -> MaskFormer:
-    with torch.device("meta"):
-        return MaskFormer(config)
 
 
 @cache
@@ -374,6 +380,5 @@ def test_another_model_s_tensors_are_refused() -> None:
 def test_every_tensor_has_a_name() -> None:
     for backbone in BACKBONES:
         config = MaskFormerConfig(backbone=backbone, encoder_layers=1)
-        with torch.device("meta"):
-            state = MaskFormer(config).state_dict()
+        state = build(config).state_dict()
         assert sorted(maskformer_names(config, state).values()) == sorted(knowledge(state))

@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 import decoupe
 from decoupe import CheckpointError, InputError, Predictor, Segmenter
@@ -38,6 +39,8 @@ SMALL: dict[str, Any] = {
     "mask_width": 16,
 }
 NAMES = ("cat", "dog", "grass")
+SHORTER = Preprocessing(size=(64, 64), fit="shorter", longest=96, size_range=(32, 96))
+WORDS = Vocabulary(NAMES, stuff=(2,), ids=(17, 18, 193))
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,19 @@ def photo() -> np.ndarray:
 def maskformer() -> MaskFormer:
     torch.manual_seed(0)
     return MaskFormer(MaskFormerConfig(backbone="resnet50", classes=3, **SMALL)).eval()
+
+
+@pytest.fixture(scope="module")
+def own_file(maskformer: MaskFormer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of `maskformer`, in decoupe's own format, with its names."""
+    file = tmp_path_factory.mktemp("maskformer") / "mine.safetensors"
+    save_model(maskformer, file, family="maskformer", preprocessing=SHORTER, vocabulary=WORDS)
+    return file
+
+
+@pytest.fixture(scope="module")
+def own(own_file: Path) -> Segmenter:
+    return decoupe.load(own_file, dtype="float32")
 
 
 def write_config(folder: Path, names: tuple[str, ...] = NAMES) -> None:
@@ -132,38 +148,26 @@ def test_every_kind_of_file(tmp_path: Path, photo: np.ndarray, maskformer: MaskF
     assert_same_segments(segmenter, maskformer, photo)
 
 
-def test_decoupes_own_file_keeps_the_names(tmp_path: Path, photo: np.ndarray, maskformer: MaskFormer) -> None:
-    words = Vocabulary(NAMES, stuff=(2,), ids=(17, 18, 193))
-    preprocessing = Preprocessing(size=(64, 64), fit="shorter", longest=96, size_range=(32, 96))
-    file = tmp_path / "mine.safetensors"
-    save_model(maskformer, file, family="maskformer", preprocessing=preprocessing, vocabulary=words)
-    segmenter = decoupe.load(file, dtype="float32")
-    assert segmenter.vocabulary == words
-    assert_same_segments(segmenter, maskformer, photo)
+def test_decoupes_own_file_keeps_the_names(own: Segmenter, photo: np.ndarray, maskformer: MaskFormer) -> None:
+    assert own.vocabulary == WORDS
+    assert_same_segments(own, maskformer, photo)
 
 
 def test_decoupes_own_file_without_names_has_numbers(
     tmp_path: Path, photo: np.ndarray, maskformer: MaskFormer
 ) -> None:
     file = tmp_path / "mine.safetensors"
-    preprocessing = Preprocessing(size=(64, 64), fit="shorter", longest=96, size_range=(32, 96))
-    save_model(maskformer, file, family="maskformer", preprocessing=preprocessing)
+    save_model(maskformer, file, family="maskformer", preprocessing=SHORTER)
     segmenter = decoupe.load(file, dtype=torch.float32, device=torch.device("cpu"))
     assert segmenter.vocabulary.names == tuple(f"class {index}" for index in range(len(NAMES)))
     with Image.open(BytesIO(segmenter(photo)._repr_png_())) as shown:
         assert shown.size == photo.shape[1::-1]
 
 
-def test_map_equals_one_by_one(tmp_path: Path, photo: np.ndarray, maskformer: MaskFormer) -> None:
-    preprocessing = Preprocessing(size=(64, 64), fit="shorter", longest=96, size_range=(32, 96))
-    file = tmp_path / "mine.safetensors"
-    save_model(
-        maskformer, file, family="maskformer", preprocessing=preprocessing, vocabulary=Vocabulary(NAMES)
-    )
-    segmenter = decoupe.load(file, dtype="float32")
+def test_map_equals_one_by_one(own: Segmenter, photo: np.ndarray) -> None:
     pictures = [photo, photo[:, ::-1], photo[:50], photo[::-1]]
-    for together, picture in zip(segmenter.map(pictures, batch_size=3), pictures, strict=True):
-        alone = segmenter(picture)
+    for together, picture in zip(own.map(pictures, batch_size=3), pictures, strict=True):
+        alone = own(picture)
         np.testing.assert_allclose(together.mask_logits, alone.mask_logits, atol=1e-4)
         np.testing.assert_array_equal(together.image, picture)
 
@@ -179,9 +183,11 @@ def test_without_a_config_the_classes_are_those_of_the_set_or_numbers() -> None:
 
 
 @pytest.mark.parametrize(("classes", "assumed"), [(1, "class 0"), (19, "road, sidewalk, building, …")])
-def test_class_names_that_are_assumed_are_told(tmp_path: Path, classes: int, assumed: str) -> None:
-    model = MaskFormer(MaskFormerConfig(backbone="resnet50", classes=classes, **SMALL))
-    torch.save(convert.to_reference(model), tmp_path / "bare.pth")
+def test_class_names_that_are_assumed_are_told(
+    tmp_path: Path, maskformer: MaskFormer, classes: int, assumed: str
+) -> None:
+    head = nn.Linear(SMALL["width"], classes + 1).state_dict(prefix="sem_seg_head.predictor.class_embed.")
+    torch.save({**convert.to_reference(maskformer), **head}, tmp_path / "bare.pth")
     notes = read_model(tmp_path / "bare.pth").notes
     assert any(f"does not name its {classes} classes, assumed: {assumed};" in note for note in notes), notes
 
@@ -212,7 +218,7 @@ def test_a_segment_model_of_the_hub_brings_its_labels(
     write_config(tmp_path)
     spec = dataclasses.replace(
         CATALOGUE["maskformer-resnet50-ade"],
-        preprocessing=Preprocessing(size=(64, 64), fit="shorter", longest=96, size_range=(32, 96)),
+        preprocessing=SHORTER,
         megabytes=1,
     )
     monkeypatch.setitem(CATALOGUE, spec.name, spec)
@@ -277,13 +283,22 @@ def test_a_file_of_the_catalogue_is_known_by_its_hash(
     assert not any("assumed" in note for note in loaded.notes)
 
 
-def test_large_pictures_are_seen_twice_and_blended(
-    tmp_path: Path, inspyrenet: InSPyReNet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "mine.safetensors"
+@pytest.fixture(scope="module")
+def twice_file(inspyrenet: InSPyReNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("inspyrenet") / "mine.safetensors"
     save_model(inspyrenet, file, family="inspyrenet", preprocessing=TWICE)
-    predictor = decoupe.load(file, dtype="float32")
-    assert isinstance(predictor, Predictor)
+    return file
+
+
+@pytest.fixture(scope="module")
+def twice(twice_file: Path) -> Predictor:
+    return decoupe.load(twice_file, dtype="float32")
+
+
+def test_large_pictures_are_seen_twice_and_blended(
+    twice: Predictor, twice_file: Path, inspyrenet: InSPyReNet
+) -> None:
+    assert isinstance(twice, Predictor)
     rng = np.random.default_rng(0)
     for size, second in (
         ((60, 200), None),
@@ -292,7 +307,7 @@ def test_large_pictures_are_seen_twice_and_blended(
         ((200, 250), (96, 128)),
     ):
         picture = read_image(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
-        alpha = predictor(picture).alpha
+        alpha = twice(picture).alpha
         low = torch.from_numpy(to_network(picture, (64, 64), TWICE))[None]
         with torch.inference_mode():
             if second is None:
@@ -302,33 +317,24 @@ def test_large_pictures_are_seen_twice_and_blended(
         expected = logits.sigmoid()[0, 0].numpy()
         np.testing.assert_allclose(alpha, from_network(expected, picture), atol=1e-5)
     # A size of one's own is one look.
-    assert decoupe.load(file, size=96)(rng.integers(0, 256, (200, 250, 3), dtype=np.uint8)).alpha.shape == (
-        200,
-        250,
-    )
+    photo = rng.integers(0, 256, (200, 250, 3), dtype=np.uint8)
+    assert decoupe.load(twice_file, size=96)(photo).alpha.shape == (200, 250)
 
 
-def test_pictures_seen_twice_do_not_depend_on_their_neighbours(
-    tmp_path: Path, inspyrenet: InSPyReNet
-) -> None:
-    file = tmp_path / "mine.safetensors"
-    save_model(inspyrenet, file, family="inspyrenet", preprocessing=TWICE)
-    predictor = decoupe.load(file, dtype="float32")
+def test_pictures_seen_twice_do_not_depend_on_their_neighbours(twice: Predictor) -> None:
     rng = np.random.default_rng(0)
     pictures = [
         rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((100, 160), (60, 60), (100, 160))
     ]
-    for together, picture in zip(predictor.map(pictures), pictures, strict=True):
-        np.testing.assert_allclose(together.alpha, predictor(picture).alpha, atol=1e-5)
+    for together, picture in zip(twice.map(pictures), pictures, strict=True):
+        np.testing.assert_allclose(together.alpha, twice(picture).alpha, atol=1e-5)
 
 
-def test_options_of_the_other_kind_are_refused(tmp_path: Path, maskformer: MaskFormer) -> None:
-    file = tmp_path / "mine.safetensors"
-    save_model(maskformer, file, family="maskformer", preprocessing=TWICE, vocabulary=Vocabulary(NAMES))
+def test_options_of_the_other_kind_are_refused(own_file: Path) -> None:
     with pytest.raises(InputError, match="gives segments, not mattes: leave minmax"):
-        decoupe.load(file, minmax=True)
+        decoupe.load(own_file, minmax=True)
     with pytest.raises(InputError, match="names segments and gives no matte"):
-        decoupe.cut(np.zeros((40, 40, 3), np.uint8), file)
+        decoupe.cut(np.zeros((40, 40, 3), np.uint8), own_file)
     with pytest.raises(decoupe.UnknownModelError, match="unknown model 'maskformr'"):
         decoupe.load(segments="maskformr")
 
