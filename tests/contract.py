@@ -18,7 +18,7 @@ def picture(batch: int, height: int, width: int, *, seed: int = 0) -> Tensor:
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
-    """The model in evaluation mode, no batch norm an identity, no deformable convolution at rest."""
+    """The model in evaluation mode: no batch norm an identity, nothing that is at rest as it is drawn."""
     generator = torch.Generator().manual_seed(1)
     for name, tensor in model.state_dict().items():
         if name.endswith("running_mean"):
@@ -29,6 +29,8 @@ def with_statistics(model: nn.Module) -> nn.Module:
             tensor.mul_(0.3)  # the last of a block of ResNet or Res2Net: at 1 random maps grow a thousandfold
         elif ".offset." in name or ".modulation." in name:
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
+        elif name.endswith(".gain"):
+            tensor.fill_(0.5)  # of InSPyReNet's attention, which adds nothing at first
     return model.eval()
 
 

@@ -292,9 +292,10 @@ def test_names_that_newer_releases_give_a_swin() -> None:
     assert shapes_of(canonical(renamed)) == shapes_of(canonical(state))
 
 
-def test_query_key_and_value_keep_their_order() -> None:
+@pytest.mark.parametrize("full", [torch.full, np.full])
+def test_query_key_and_value_keep_their_order(full: Any) -> None:
     prefix = "model.transformer_module.decoder.layers.0.self_attn."
-    parts = {f"{prefix}{part}_proj.bias": torch.full((2,), float(i)) for i, part in enumerate("vkq")}
+    parts = {f"{prefix}{part}_proj.bias": full((2,), float(i)) for i, part in enumerate("vkq")}
     (joined,) = canonical(parts).items()
     assert joined[0] == "sem_seg_head.predictor.transformer.decoder.layers.0.self_attn.in_proj_bias"
     assert torch.as_tensor(joined[1]).tolist() == [2, 2, 1, 1, 0, 0]
