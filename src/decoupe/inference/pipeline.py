@@ -72,60 +72,30 @@ def piped(
     """
     stopped, skipping = threading.Event(), on_error is not None
     readers, computing = ThreadPoolExecutor(READERS), ThreadPoolExecutor(1)
+    reading = _Reading(images, batch_size, max_pixels, read, fit, skipping, readers)
     run = functools.partial(_computed, compute, skipping, stopped)
-    run_there, read_there = called_here(run), called_here(functools.partial(_attempted, skipping, read))
-
-    def take(image: Source) -> Future[Picture | Failed]:
-        if fit is not None:
-            return _over(_attempted(skipping, read, image))
-        taken = _attempted(skipping, taken_over, image, max_pixels)
-        return _over(taken) if isinstance(taken, Failed) else readers.submit(read_there, taken)
-
-    def begin() -> list[Future[Picture | Failed]]:
-        begun: list[Future[Picture | Failed]] = []
-        try:
-            for image in islice(images, batch_size):
-                begun.append(take(image))
-                if fit is not None:
-                    outcomes = [future.result() for future in begun]
-                    there = _there(outcomes)
-                    largest = sorted(there, key=_pixels)[-1:]  # the next may be as large
-                    if _ends(outcomes[-1]) or not fit([*there, *largest]):
-                        break
-        except Exception as error:
-            begun.append(_over(Failed(error, final=True)))
-        return begun
-
-    def given(batch: Future[list[Result | Failed]] | None) -> Iterator[Result]:
-        for result in () if batch is None else batch.result():
-            if not isinstance(result, Failed):
-                yield result
-            elif result.final or on_error is None:
-                raise result.error
-            else:
-                on_error(result.error)
-
+    run_there = called_here(run)
     try:
-        ahead = begin()
+        ahead = reading.begin()
         before: Future[list[Result | Failed]] | None = None
         while ahead:
             pictures = _to_the_end(future.result() for future in ahead)
             more, ahead = not _ends(pictures[-1]), []
             alone = fit is not None and not fit(_there(pictures))
             if alone:
-                yield from given(before)
+                yield from _given(before, on_error)
                 before = None
             results: Future[list[Result | Failed]] | None
             results = _over(run(pictures)) if alone else computing.submit(run_there, pictures)
             del pictures
             if alone:
-                yield from given(results)
+                yield from _given(results, on_error)
                 results = None
             if more:
-                ahead = begin()
-            yield from given(before)
+                ahead = reading.begin()
+            yield from _given(before, on_error)
             before, results = results, None
-        yield from given(before)
+        yield from _given(before, on_error)
     finally:
         # What is being computed or decoded cannot be stopped; nothing else begins.
         stopped.set()
@@ -133,6 +103,46 @@ def piped(
             pool.shutdown(wait=False, cancel_futures=True)
         for pool in (computing, readers):
             pool.shutdown()
+
+
+class _Reading:
+    """Batches of pictures that are read, see `piped`, on the threads of a pool where there is no ``fit``."""
+
+    def __init__(
+        self,
+        images: Iterator[Source],
+        batch_size: int,
+        max_pixels: int,
+        read: Callable[[Source], Picture],
+        fit: Callable[[Sequence[Picture]], bool] | None,
+        skipping: bool,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._images, self._batch_size, self._max_pixels = images, batch_size, max_pixels
+        self._read, self._fit, self._skipping, self._pool = read, fit, skipping, pool
+        self._read_there = called_here(functools.partial(_attempted, skipping, read))
+
+    def begin(self) -> list[Future[Picture | Failed]]:
+        """What is read of the next batch; nothing once there are no more."""
+        begun: list[Future[Picture | Failed]] = []
+        try:
+            for image in islice(self._images, self._batch_size):
+                begun.append(self._take(image))
+                if self._fit is not None:
+                    outcomes = [future.result() for future in begun]
+                    there = _there(outcomes)
+                    largest = sorted(there, key=_pixels)[-1:]  # the next may be as large
+                    if _ends(outcomes[-1]) or not self._fit([*there, *largest]):
+                        break
+        except Exception as error:
+            begun.append(_over(Failed(error, final=True)))
+        return begun
+
+    def _take(self, image: Source) -> Future[Picture | Failed]:
+        if self._fit is not None:
+            return _over(_attempted(self._skipping, self._read, image))
+        taken = _attempted(self._skipping, taken_over, image, self._max_pixels)
+        return _over(taken) if isinstance(taken, Failed) else self._pool.submit(self._read_there, taken)
 
 
 def taken_over(image: Source, max_pixels: int) -> Source:
@@ -190,6 +200,19 @@ def _computed(
         if _ends(found[place]):
             break
     return _to_the_end(found[place] for place in range(len(batch)))
+
+
+def _given(
+    batch: Future[list[Result | Failed]] | None, on_error: Callable[[Any], object] | None
+) -> Iterator[Result]:
+    """The results of a batch, if there is one, when they are there; failures are told or raised."""
+    for result in () if batch is None else batch.result():
+        if not isinstance(result, Failed):
+            yield result
+        elif result.final or on_error is None:
+            raise result.error
+        else:
+            on_error(result.error)
 
 
 def _ends(outcome: object) -> bool:
