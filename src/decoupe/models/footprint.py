@@ -23,7 +23,7 @@ WORKSPACE = 1.15
 
 HELD = 500 * 10**6
 """Bytes that libraries and the heap hold once a model has run: kernels, buffers, what lies between. See
-`benchmarks/memory.py`, whose models took 0.46 to 0.54 GB."""
+`benchmarks/memory.py`, whose models took 0.4 to 0.6 GB."""
 
 
 def footprint(model: nn.Module, run: Callable[[int], object], sides: tuple[int, int]) -> Footprint:
