@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from decoupe.inference.preprocess import read_image, to_network
+from decoupe.inference.pictures import read_image
+from decoupe.inference.preprocess import to_network
 from decoupe.training.losses import picture_gradient
 from decoupe.weights.registry import CATALOGUE
 from machine import machine, parser_of, print_table, versions

@@ -21,7 +21,8 @@ import decoupe
 from composites import HAIRS, composite
 from decoupe.datasets.sets import read_pair, spread
 from decoupe.inference.guided import enlarged, followed
-from decoupe.inference.preprocess import read_image, resize_plane
+from decoupe.inference.pictures import read_image
+from decoupe.inference.preprocess import resize_plane
 from machine import machine, median_times, parser_of, print_table, versions
 from pocket_quality import divided
 

@@ -25,7 +25,8 @@ import torch.nn.functional as F
 
 import decoupe
 from decoupe.inference.media import find_images
-from decoupe.inference.preprocess import Picture, network_size, read_image
+from decoupe.inference.pictures import Picture, read_image
+from decoupe.inference.preprocess import network_size
 from decoupe.weights import download
 from decoupe.weights.checkpoint import save_model
 from decoupe.weights.embedded import read_embedded

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from decoupe.cli import app
 from decoupe.errors import InputError
+from decoupe.inference.pictures import read_image
 from decoupe.inference.png import encode_png
-from decoupe.inference.preprocess import read_image
 from decoupe.inference.results import Matte
 from decoupe.inference.sixteen import encode_tiff
 from inference import icc

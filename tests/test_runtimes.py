@@ -29,7 +29,8 @@ from decoupe.errors import (
     ModelError,
     UnknownModelError,
 )
-from decoupe.inference.preprocess import read_image, to_network
+from decoupe.inference.pictures import read_image
+from decoupe.inference.preprocess import to_network
 from decoupe.memory import Footprint
 from decoupe.models.birefnet import PRESETS, BiRefNet, BiRefNetConfig
 from decoupe.models.inspyrenet import InSPyReNet, InSPyReNetConfig

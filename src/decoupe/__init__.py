@@ -21,12 +21,10 @@ if TYPE_CHECKING:
         TooLargeError,
         UnknownModelError,
     )
-    from decoupe.inference.opened import SizeWarning
     from decoupe.inference.predictor import Predictor, Segmenter, cut, load
-    from decoupe.inference.preprocess import FramesWarning
     from decoupe.inference.results import Matte
     from decoupe.inference.segments import Segment, Segments
-    from decoupe.notices import CompileWarning
+    from decoupe.notices import CompileWarning, FramesWarning, SizeWarning
     from decoupe.weights.registry import Preprocessing, catalogue
 
 __version__ = "0.1.0"
@@ -62,12 +60,10 @@ __all__ = [
 # Each is imported when it is first asked for: the command has to answer Ctrl-C before NumPy has been loaded.
 _HOMES = {
     "errors": [name for name in __all__ if name.endswith("Error")],
-    "inference.opened": ["SizeWarning"],
     "inference.predictor": ["Predictor", "Segmenter", "cut", "load"],
-    "inference.preprocess": ["FramesWarning"],
     "inference.results": ["Matte"],
     "inference.segments": ["Segment", "Segments"],
-    "notices": ["CompileWarning"],
+    "notices": ["CompileWarning", "FramesWarning", "SizeWarning"],
     "weights.registry": ["Preprocessing", "catalogue"],
 }
 

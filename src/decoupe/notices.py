@@ -1,4 +1,4 @@
-"""Warnings that are told where decoupe was called, not where in decoupe they arose."""
+"""What decoupe warns of. It is told where decoupe was called, not where in decoupe it arose."""
 
 from __future__ import annotations
 
@@ -17,6 +17,18 @@ Place = tuple[str, int]
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _place: ContextVar[Place | None] = ContextVar("place", default=None)
+
+
+class FramesWarning(UserWarning):
+    """A picture of several frames or pages, of which the first was read."""
+
+
+class VideoWarning(UserWarning):
+    """A video that is shorter than it tells, of which what there is was read; damaged sound; interlacing."""
+
+
+class SizeWarning(UserWarning):
+    """A prediction at a size at which the weights are not known to work, or that is seen in tiles."""
 
 
 class CompileWarning(UserWarning):

@@ -12,7 +12,8 @@ from PIL import Image
 
 import decoupe
 from decoupe.inference.guided import _SMOOTHNESS, _regression, enlarged
-from decoupe.inference.preprocess import read_image, resize_plane
+from decoupe.inference.pictures import read_image
+from decoupe.inference.preprocess import resize_plane
 from drawn import hairy_disc, soft_disc
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

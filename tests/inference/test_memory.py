@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 
 from decoupe import InputError, ModelError, Predictor, SizeWarning
-from decoupe.inference.preprocess import Picture, read_image
+from decoupe.inference.pictures import Picture, read_image
 from decoupe.inference.tiles import near_outlines, tile_side, tile_weights, tiled
 from decoupe.memory import Footprint, container_free, free, parse_memory, plan, shown
 from decoupe.models.footprint import HELD, footprint, peak

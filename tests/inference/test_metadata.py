@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 from decoupe.errors import OutputError
 from decoupe.inference.media import encode, encode_layers
 from decoupe.inference.metadata import NO_METADATA, Metadata, as_written
-from decoupe.inference.preprocess import read_image
+from decoupe.inference.pictures import read_image
 from decoupe.inference.results import Matte
 from inference import icc
 

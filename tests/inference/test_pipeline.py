@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from decoupe import InputError, ModelError, Predictor
-from decoupe.inference.preprocess import FramesWarning, Picture, read_image
+from decoupe.inference.pictures import Picture, read_image
 from decoupe.memory import Footprint
+from decoupe.notices import FramesWarning
 from decoupe.weights.registry import Preprocessing
 
 

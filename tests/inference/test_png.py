@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from decoupe.inference.pictures import read_image
 from decoupe.inference.png import encode_png
-from decoupe.inference.preprocess import read_image
 
 
 def chunks(data: bytes) -> list[tuple[bytes, bytes]]:

@@ -19,7 +19,7 @@ from PIL import Image
 import decoupe
 from decoupe import InputError, Matte, Predictor, SizeWarning
 from decoupe.inference import predictor as predictor_module
-from decoupe.inference.preprocess import Picture
+from decoupe.inference.pictures import Picture
 from decoupe.weights import registry
 from decoupe.weights.registry import Preprocessing
 from inference.tiny import KEEP, STRETCH, write_onnx

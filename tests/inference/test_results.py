@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from decoupe.errors import InputError, OutputError
 from decoupe.inference.edits import Edits
 from decoupe.inference.matting import Matting
-from decoupe.inference.preprocess import read_image
+from decoupe.inference.pictures import read_image
 from decoupe.inference.results import Matte
 from inference import icc
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from decoupe.inference.guided import enlarged, followed
-from decoupe.inference.preprocess import read_image, resize_plane
+from decoupe.inference.pictures import read_image
+from decoupe.inference.preprocess import resize_plane
 from decoupe.inference.strands import STEP, find_strands
 
 WIDTH, HEIGHT, SMALL = 600, 480, (80, 100)

@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 
 import decoupe
 from decoupe import InputError, Matte, Predictor
-from decoupe.inference.preprocess import read_image, to_network
+from decoupe.inference.pictures import read_image
+from decoupe.inference.preprocess import to_network
 from decoupe.models import MaskFormer, MaskFormerConfig
 from decoupe.training.matching import MaskFormerCriterion, Truth
 from decoupe.weights.checkpoint import save_model

@@ -17,11 +17,12 @@ from PIL import Image
 
 import decoupe
 from decoupe.inference import video, video_pieces, video_reader
-from decoupe.inference.preprocess import VideoWarning, read_image
+from decoupe.inference.pictures import read_image
 from decoupe.inference.video import cut_video, interval, mattes, seconds_of
 from decoupe.inference.video_files import CODECS, form_of
 from decoupe.inference.video_frames import BackgroundVideo, surrounded
 from decoupe.inference.video_reader import VideoReader
+from decoupe.notices import VideoWarning
 from inference.clips import (
     RATE,
     TIME_BASE,

@@ -21,7 +21,8 @@ from torch import nn
 
 import decoupe
 from decoupe import CheckpointError, InputError, Predictor, Segmenter
-from decoupe.inference.preprocess import from_network, read_image, to_network
+from decoupe.inference.pictures import read_image
+from decoupe.inference.preprocess import from_network, to_network
 from decoupe.models import InSPyReNet, InSPyReNetConfig, MaskFormer, MaskFormerConfig
 from decoupe.weights import checkpoint, convert, registry
 from decoupe.weights.checkpoint import read_model, save_model

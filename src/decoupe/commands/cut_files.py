@@ -207,7 +207,7 @@ def read_background(over: str, max_pixels: int) -> Background:
     Raises:
         InputError: neither a colour nor ``"blur"`` nor a picture of at most ``max_pixels`` that can be read.
     """
-    from decoupe.inference.preprocess import read_image
+    from decoupe.inference.pictures import read_image
     from decoupe.inference.results import Matte
 
     try:

@@ -36,7 +36,7 @@ from decoupe.commands.options import (
     known_models,
 )
 from decoupe.inference.matting import Matting
-from decoupe.inference.preprocess import MAX_PIXELS
+from decoupe.inference.pictures import MAX_PIXELS
 
 SECTIONS = {
     "out": "Output",

@@ -27,7 +27,7 @@ from decoupe.inference.media import (
     real_paths,
     refuse_overwriting,
 )
-from decoupe.inference.preprocess import check_place
+from decoupe.inference.pictures import check_place
 
 WORDS = ("cut", "matte", "overlay", "side-by-side", "layers", "segments")
 """What outputs are called that nobody named, as ``photo.cut.png``."""

@@ -26,9 +26,7 @@ from decoupe.commands.plan import Job, Plan
 from decoupe.commands.watching import arrivals
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import remove_stale, write_bytes
-from decoupe.inference.opened import SizeWarning
-from decoupe.inference.preprocess import FramesWarning, VideoWarning
-from decoupe.notices import CompileWarning
+from decoupe.notices import CompileWarning, FramesWarning, SizeWarning, VideoWarning
 
 Files = Sequence[tuple[bytes, Path | None]]
 """What is written for one picture, in this order: the bytes of files, and where; None is standard output."""

@@ -30,7 +30,7 @@ from decoupe.commands.plan import make_plan
 from decoupe.commands.running import Telling, Worked, do
 from decoupe.commands.segment_files import FORMS, check_form, check_targets, segment_files
 from decoupe.errors import InputError
-from decoupe.inference.preprocess import MAX_PIXELS
+from decoupe.inference.pictures import MAX_PIXELS
 from decoupe.inference.segments import READINGS
 from decoupe.runtimes import find_spec
 

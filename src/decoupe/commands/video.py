@@ -45,7 +45,7 @@ from decoupe.commands.options import (
 from decoupe.commands.running import Telling, announced, said_warnings
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import check_folder, real_paths, refuse_overwriting
-from decoupe.inference.preprocess import MAX_PIXELS
+from decoupe.inference.pictures import MAX_PIXELS
 from decoupe.runtimes import find_spec
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps
 from decoupe.datasets.shards import Member, Source, members, opened
 from decoupe.errors import InputError
 from decoupe.inference.media import READABLE, find_images
-from decoupe.inference.preprocess import wide_grey
+from decoupe.inference.pictures import wide_grey
 
 Array = NDArray[np.uint8]
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from decoupe.errors import InputError
-from decoupe.inference.preprocess import identified
+from decoupe.inference.pictures import identified
 
 
 @dataclass(frozen=True, order=True)

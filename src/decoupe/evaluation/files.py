@@ -14,7 +14,7 @@ from decoupe.datasets.sets import endings, masks_of, photographs_of, pictures_be
 from decoupe.datasets.shards import Source, opened
 from decoupe.errors import InputError
 from decoupe.evaluation.measures import unit
-from decoupe.inference.preprocess import wide_grey
+from decoupe.inference.pictures import wide_grey
 
 COLOURFUL = 24
 """Difference between channels of 8 bits beyond which a picture is a photograph, not a matte."""

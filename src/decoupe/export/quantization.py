@@ -16,8 +16,9 @@ import numpy.typing as npt
 from decoupe.datasets.sets import Pair, find_pairs, masks_of, read_pair, spread
 from decoupe.errors import ConfigError, InputError, MissingExtraError
 from decoupe.inference.media import find_images, replacing
+from decoupe.inference.pictures import read_image
 from decoupe.inference.predictor import Predictor, open_predictor
-from decoupe.inference.preprocess import network_size, read_image, to_network
+from decoupe.inference.preprocess import network_size, to_network
 from decoupe.telemetry import import_onnxruntime
 
 CALIBRATED = 100

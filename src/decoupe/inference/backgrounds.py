@@ -10,11 +10,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageCms, ImageColor, ImageFilter, ImageOps
 
-from decoupe.arrays import Floats
+from decoupe.arrays import Floats, Pixels
 from decoupe.errors import InputError
 from decoupe.inference.checks import shortened
 from decoupe.inference.compositing import alpha_in_bits, in_bits
-from decoupe.inference.preprocess import GREY, Picture, Pixels, Source, read_image
+from decoupe.inference.pictures import GREY, Picture, Source, read_image
 from decoupe.readings import bounding_box
 
 Background: TypeAlias = Source | tuple[int, int, int]

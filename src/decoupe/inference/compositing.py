@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from decoupe.arrays import Floats
+from decoupe.arrays import Floats, Pixels
 from decoupe.inference.checks import check_number
 from decoupe.inference.edits import feathered
 from decoupe.inference.foreground import HIDDEN
 from decoupe.inference.framing import subject_box
-from decoupe.inference.preprocess import GREY, Pixels
+from decoupe.inference.pictures import GREY
 from decoupe.inference.sampling import on_threads, strips
 
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from decoupe.arrays import Floats, Indices, Mask
-from decoupe.inference.preprocess import Pixels, colour_planes, colours_of
+from decoupe.arrays import Floats, Indices, Mask, Pixels
+from decoupe.inference.colour import colour_planes, colours_of
 from decoupe.inference.sampling import (
     corners,
     divided,

@@ -23,7 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from decoupe.arrays import Floats, Indices
-from decoupe.inference.preprocess import Picture, colours_at, colours_of, resize_plane
+from decoupe.inference.colour import colours_of
+from decoupe.inference.pictures import Picture
+from decoupe.inference.preprocess import colours_at, resize_plane
 from decoupe.inference.sampling import for_chunks, interpolated, on_threads, reached, window_means
 from decoupe.inference.strands import find_strands
 

@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from decoupe.arrays import Floats, Mask
+from decoupe.arrays import Floats, Mask, Pixels
 from decoupe.errors import InputError, MissingExtraError
 from decoupe.inference.checks import check_number
 from decoupe.inference.framing import subject_box
 from decoupe.inference.guided import enlarged
-from decoupe.inference.preprocess import Picture, Pixels, colours_at, resize_plane
+from decoupe.inference.pictures import Picture
+from decoupe.inference.preprocess import colours_at, resize_plane
 from decoupe.inference.regions import dilated
 from decoupe.inference.subject import padded
 from decoupe.readings import bounding_box

@@ -15,21 +15,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from decoupe.errors import InputError, ModelError
+from decoupe.inference.pictures import MAX_PIXELS, Picture, Source, read_image
 from decoupe.inference.pipeline import STAGES, piped
-from decoupe.inference.preprocess import (
-    MAX_PIXELS,
-    Picture,
-    Size,
-    Source,
-    network_size,
-    read_image,
-    reduced,
-    second_size,
-    to_network,
-)
+from decoupe.inference.preprocess import Size, network_size, second_size, to_network
 from decoupe.inference.turns import Turns
 from decoupe.memory import Plan, left, parse_memory, plan, shown
-from decoupe.notices import warn
+from decoupe.notices import SizeWarning, warn
 from decoupe.runtimes import OpenModel
 from decoupe.weights.registry import ModelSpec, Preprocessing
 
@@ -40,10 +31,6 @@ SLACK = 2
 
 Pair = tuple[int, int]
 """``(height, width)`` in pixels."""
-
-
-class SizeWarning(UserWarning):
-    """A prediction at a size at which the weights are not known to work, or that is seen in tiles."""
 
 
 def in_memory(picture: Picture) -> int:
@@ -197,7 +184,7 @@ class Opened(ABC, Generic[Result]):
         picture = read_image(image, max_pixels)
         for size in self._sizes(picture) if picture.pixels.dtype == np.uint8 else ():
             if size is not None and math.prod(size) < math.prod(picture.size):
-                reduced(picture, size)
+                picture.reduced(size)
         return picture
 
     def _sizes(self, picture: Picture) -> tuple[Pair, Pair | None]:
@@ -285,7 +272,7 @@ class Opened(ABC, Generic[Result]):
     def _batch(self, pictures: Sequence[Picture], size: Pair) -> npt.NDArray[Any]:
         """Pictures as one input ``(N, 3, h, w)``, or ``(N, h, w, 3)`` where the model normalises them."""
         if self._model.normalises and all(picture.pixels.dtype == np.uint8 for picture in pictures):
-            return np.stack([reduced(picture, size) for picture in pictures])
+            return np.stack([picture.reduced(size) for picture in pictures])
         return np.stack([to_network(picture, size, self.preprocessing) for picture in pictures])
 
     def _warn(self, reason: Literal["range", "tiles", "memory"], message: str) -> None:

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
 from decoupe.errors import InputError
-from decoupe.inference.preprocess import Picture, Source, read_image
+from decoupe.inference.pictures import Picture, Source, read_image
 from decoupe.notices import called_here
 
 Outcome = TypeVar("Outcome")

@@ -18,16 +18,8 @@ from decoupe.inference.framing import VISIBLE
 from decoupe.inference.guided import LEAST_RATIO, followed
 from decoupe.inference.loading import LoadOptions, check_loading, check_segment_options, other_kind, shared
 from decoupe.inference.opened import Opened, Pair
-from decoupe.inference.preprocess import (
-    MAX_PIXELS,
-    Picture,
-    Size,
-    Source,
-    from_network,
-    network_size,
-    part_to_network,
-    read_image,
-)
+from decoupe.inference.pictures import MAX_PIXELS, Picture, Source, read_image
+from decoupe.inference.preprocess import Size, from_network, network_size, part_to_network
 from decoupe.inference.results import Matte
 from decoupe.inference.segments import Segments, Thresholds
 from decoupe.inference.subject import (

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from decoupe.arrays import Floats
+from decoupe.arrays import Floats, Pixels
 from decoupe.errors import InputError
 from decoupe.inference.backgrounds import (
     Background,
@@ -37,7 +37,6 @@ from decoupe.inference.media import encode, image_format, preview, write_bytes
 from decoupe.inference.metadata import NO_METADATA, Metadata
 from decoupe.inference.once import computed_once
 from decoupe.inference.png import encode_png
-from decoupe.inference.preprocess import Pixels
 from decoupe.inference.sixteen import encode_tiff
 
 # File ending -> what writes RGB and RGBA of 16 bits a channel; PNG of 8 bits as well.

@@ -13,12 +13,11 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from decoupe import readings
-from decoupe.arrays import Box, Floats, Mask
+from decoupe.arrays import Box, Floats, Mask, Pixels
 from decoupe.errors import InputError, unknown
 from decoupe.inference.checks import check_number, check_pixels
 from decoupe.inference.media import preview
 from decoupe.inference.once import computed_once
-from decoupe.inference.preprocess import Pixels
 from decoupe.inference.regions import Ring, compressed, dilated, outlines, run_lengths
 from decoupe.weights.labels import Vocabulary, plain
 

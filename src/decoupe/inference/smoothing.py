@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from decoupe.arrays import Floats
+from decoupe.arrays import Floats, Pixels
 from decoupe.inference.edits import grown
-from decoupe.inference.preprocess import Pixels, resize_plane
+from decoupe.inference.preprocess import resize_plane
 
 LEAST_GAIN = 0.3
 """Of a new matte where nothing moves: the mean reaches back about six frames."""

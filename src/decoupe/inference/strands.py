@@ -21,7 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from decoupe.arrays import Floats, Indices, Mask
-from decoupe.inference.preprocess import Picture, colours_at, colours_of
+from decoupe.inference.colour import colours_of
+from decoupe.inference.pictures import Picture
+from decoupe.inference.preprocess import colours_at
 from decoupe.inference.regions import components, dilated, largest, opened
 from decoupe.inference.sampling import (
     divided,

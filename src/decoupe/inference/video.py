@@ -27,18 +27,20 @@ from typing import Any, TypeVar
 import numpy as np
 
 import decoupe
+from decoupe.arrays import Pixels
 from decoupe.errors import InputError, OutputError
 from decoupe.inference.backgrounds import Background
 from decoupe.inference.edits import Edits
 from decoupe.inference.media import real_paths, refuse_overwriting
+from decoupe.inference.pictures import MAX_PIXELS, Picture, read_image
 from decoupe.inference.predictor import Predictor
-from decoupe.inference.preprocess import MAX_PIXELS, Picture, Pixels, VideoWarning, read_image
 from decoupe.inference.results import Matte
 from decoupe.inference.smoothing import Smoother
 from decoupe.inference.video_files import form_of, size_in
 from decoupe.inference.video_frames import Composer
 from decoupe.inference.video_pieces import Pieces
 from decoupe.inference.video_reader import VideoReader
+from decoupe.notices import VideoWarning
 
 PIECE = 64
 """Frames in a piece, at least: what an interrupted run loses at most."""

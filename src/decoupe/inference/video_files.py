@@ -16,10 +16,11 @@ from typing import Any, cast
 
 import numpy as np
 
+from decoupe.arrays import Pixels
 from decoupe.errors import OutputError, unknown
 from decoupe.inference.png import encode_png
-from decoupe.inference.preprocess import Pixels, VideoWarning
 from decoupe.inference.video_reader import FFmpegError, Look, VideoReader, av, sound_of, url_of
+from decoupe.notices import VideoWarning
 
 _LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")  # by how many channels: RFC 7845
 _LONGEST_NAME = 255  # bytes, on the file systems in use

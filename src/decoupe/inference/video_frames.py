@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from decoupe.arrays import Pixels
 from decoupe.inference.backgrounds import Background
 from decoupe.inference.compositing import in_bits
 from decoupe.inference.edits import Edits
 from decoupe.inference.media import READABLE
-from decoupe.inference.preprocess import Pixels
 from decoupe.inference.results import Matte
 from decoupe.inference.video_files import Form
 from decoupe.inference.video_reader import VideoReader

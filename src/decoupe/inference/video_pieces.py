@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from decoupe.arrays import Pixels
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import check_folder, lock, write_bytes
-from decoupe.inference.preprocess import Pixels
 from decoupe.inference.smoothing import Known, Smoother
 from decoupe.inference.video_files import (
     Beside,

@@ -20,8 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from decoupe.arrays import Pixels
 from decoupe.errors import InputError, MissingExtraError
-from decoupe.inference.preprocess import MAX_PIXELS, Pixels, VideoWarning
+from decoupe.inference.pictures import MAX_PIXELS
+from decoupe.notices import VideoWarning
 
 try:
     import av as av

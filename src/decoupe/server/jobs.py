@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from decoupe.commands.cut_files import Wanted
 from decoupe.commands.segment_files import segment_files
-from decoupe.inference.preprocess import Picture, read_image
+from decoupe.inference.pictures import Picture, read_image
 
 if TYPE_CHECKING:
     from decoupe.inference.results import Matte

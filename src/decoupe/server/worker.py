@@ -34,8 +34,9 @@ from typing import Any
 from PIL import Image
 
 from decoupe.errors import DecoupeError, InputError, ModelError, TooLargeError
+from decoupe.inference.pictures import FORMATS, Picture, read_image, register_heic
 from decoupe.inference.predictor import Predictor, Segmenter, load
-from decoupe.inference.preprocess import FORMATS, Picture, network_size, read_image, register_heic
+from decoupe.inference.preprocess import network_size
 from decoupe.server.jobs import PLAIN, Answer, Cut, Job, Looks, Segmentation
 from decoupe.server.problems import ProblemError
 

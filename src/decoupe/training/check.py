@@ -28,7 +28,7 @@ from decoupe.datasets.segment_sets import (
 from decoupe.datasets.sets import Pair, fingerprint, names_of, near_duplicates, pairing
 from decoupe.datasets.shards import opened
 from decoupe.errors import InputError
-from decoupe.inference.preprocess import wide_grey
+from decoupe.inference.pictures import wide_grey
 
 SHOWN = 5
 """Files that a finding names, at most."""

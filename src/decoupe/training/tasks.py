@@ -44,7 +44,8 @@ from decoupe.evaluation.mattes import MatteScores, are_soft
 from decoupe.evaluation.pictures import Array, labelled
 from decoupe.evaluation.scenes import THRESHOLDS, told_objects
 from decoupe.evaluation.segments import AveragePrecision, Instance, MeanIoU, PanopticQuality, classes_of
-from decoupe.inference.preprocess import from_network, network_size, read_image, to_network
+from decoupe.inference.pictures import read_image
+from decoupe.inference.preprocess import from_network, network_size, to_network
 from decoupe.inference.segments import Thresholds
 from decoupe.training.augment import Augmentation
 from decoupe.training.check import DARK, EMPTY, IN_ALPHA, look_at_pair
