@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -18,8 +19,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import decoupe
+from decoupe.backbones.nano import Nano
 from decoupe.cli import app
 from decoupe.errors import DeviceError, InputError
+from decoupe.evaluation.pictures import contact_sheet
 from decoupe.export import parity
 from decoupe.training import loop
 from decoupe.training.check import _parts, check
@@ -53,6 +56,13 @@ def run(here: Path) -> Run:
     return decoupe
 
 
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder of a few layers, and small samples, for tests that are about neither."""
+    monkeypatch.setattr(Nano, "DEPTHS", (1, 0, 0, 0))
+    monkeypatch.setattr(loop, "contact_sheet", functools.partial(contact_sheet, side=64))
+
+
 def test_recipes_are_listed_and_printed_as_files_to_change(run: Run) -> None:
     listed = run("train", "--list").stdout.splitlines()
     assert [line.split()[0] for line in listed] == list(RECIPES)
@@ -62,6 +72,7 @@ def test_recipes_are_listed_and_printed_as_files_to_change(run: Run) -> None:
     assert run("train", "mine.yaml", "--print").stdout == printed.stdout
 
 
+@pytest.mark.usefixtures("shallow")
 def test_from_pairs_to_a_model_that_cuts_and_is_exported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "SHAPES", ((2, 2, 3),))
     bare = [
@@ -154,6 +165,7 @@ def test_bad_input_is_one_line_before_anything_is_written(run: Run, arguments: l
     assert not Path("runs").exists()
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_checkpoint_of_another_family_is_refused(run: Run) -> None:
     assert run("train", "pocket", "--data", "discs", "--set", "steps=1", *TINY, "-q").exit_code == 0
     other = run(
@@ -163,6 +175,7 @@ def test_a_checkpoint_of_another_family_is_refused(run: Run) -> None:
     assert "holds a model of the family 'birefnet', the recipe trains 'inspyrenet'" in other.stderr
 
 
+@pytest.mark.usefixtures("shallow")
 def test_finetuning_takes_everything_from_its_checkpoint(run: Run) -> None:
     assert run("train", "pocket", "--data", "discs", "--set", "steps=2", *TINY, "-q").exit_code == 0
     tuned = run(
