@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import chain
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from contract import MatteModelContract, picture
 from decoupe.errors import ConfigError, InputError
 from decoupe.models import BiRefNet, BiRefNetConfig, BiRefNetOutput
 from decoupe.models.birefnet import PRESETS, InwardReference
+from narrow import fewer_parts
 
 POCKET = PRESETS["pocket"]
 SMALL = dataclasses.replace(POCKET, backbone="nano")
@@ -42,11 +42,7 @@ class TestBiRefNet(MatteModelContract):
 
     @classmethod
     def compiled(cls) -> nn.Module:
-        """Without most repeats of its backbone's blocks, which are of one class."""
-        model = cls.build("pocket")
-        for blocks in chain.from_iterable(model.encoder.backbone.stages[1:]):
-            del blocks[1:]
-        return model
+        return fewer_parts(cls.build("pocket"))
 
     def test_training_outputs_follow_the_configuration(
         self, name: str, trained: tuple[nn.Module, BiRefNetOutput]

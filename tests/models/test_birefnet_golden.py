@@ -40,13 +40,14 @@ def test_every_case_is_here() -> None:
 def test_evaluation(case: GoldenCase) -> None:
     """The plain form in float64, for the first picture, and the one that users run in float32.
 
-    Swin-L is large, and differs from Swin-T in its sizes alone: it is seen in float32 only.
+    Swin-L is large, and differs from Swin-T in its sizes alone: one picture is seen, in float32 only.
     """
     model = case.model(torch.float32)
     with torch.inference_mode():
-        case.check("logits", fuse(copy.deepcopy(model))(case.image(torch.float32)).logits, FLOAT32)
         if case.name == "birefnet_swin_v1_l":
+            case.check("logits", fuse(model)(case.image(torch.float32)[:1]).logits, FLOAT32, pictures=1)
             return
+        case.check("logits", fuse(copy.deepcopy(model))(case.image(torch.float32)).logits, FLOAT32)
         # The fast form is slow in float64, and training outputs run it there: here the other form.
         for module in model.modules():
             if isinstance(module, DeformConv2d):

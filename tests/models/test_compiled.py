@@ -16,6 +16,7 @@ from torch import nn
 
 import decoupe
 from decoupe import CompileWarning
+from decoupe.backbones.nano import Nano
 from decoupe.models import BiRefNet, BiRefNetConfig
 from decoupe.models.compiled import Compiled
 from decoupe.weights.checkpoint import save_model
@@ -37,16 +38,18 @@ def _compiling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A deformable BiRefNet with weights drawn at random."""
-    torch.manual_seed(0)
-    model = BiRefNet(SMALL).eval()
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=0.05)
-    path = tmp_path_factory.mktemp("small") / "small.safetensors"
-    save_model(model, path, family="birefnet", preprocessing=STRETCH)
-    return path
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A deformable BiRefNet with weights drawn at random, of one residual block: compiling costs by parts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Nano, "DEPTHS", (1, 0, 0, 0))
+        torch.manual_seed(0)
+        model = BiRefNet(SMALL).eval()
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.05)
+        path = tmp_path_factory.mktemp("small") / "small.safetensors"
+        save_model(model, path, family="birefnet", preprocessing=STRETCH)
+        yield path
 
 
 def test_a_compiled_model_gives_the_same_and_tells_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from decoupe.errors import ConfigError, InputError
 from decoupe.layers.pyramid import reconstruct, reduce
 from decoupe.models import InSPyReNet, InSPyReNetConfig, InSPyReNetOutput
 from decoupe.models.inspyrenet import PRESETS, AxialAttention, ScaleInvariantAttention
+from narrow import fewer_parts, narrow_backbones
 
 SMALL = InSPyReNetConfig(backbone="nano", depth=16, base_size=(64, 96))
 CONFIGS = {
@@ -37,18 +38,12 @@ class TestInSPyReNet(MatteModelContract):
 
     @classmethod
     def build(cls, name: str) -> nn.Module:
-        return InSPyReNet(CONFIGS[name])
+        with narrow_backbones():
+            return InSPyReNet(CONFIGS[name])
 
     @classmethod
     def compiled(cls) -> nn.Module:
-        """With attention in one branch of one encoder, and one block a stage: all are of one class."""
-        model = cls.build("small")
-        for index, encoder in enumerate(model.encoders):
-            plain, attending, *rest = encoder.branches
-            encoder.branches = nn.ModuleList([plain, plain if index else attending, *(plain for _ in rest)])
-        for stage in model.backbone.stages:
-            del stage[2:]
-        return model
+        return fewer_parts(cls.build("small"))
 
 
 def test_shapes_are_told_without_numbers() -> None:
