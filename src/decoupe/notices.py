@@ -53,7 +53,7 @@ def caller() -> Place:
 
 def called_here(function: Callable[P, Result]) -> Callable[P, Result]:
     """``function`` for another thread; what it warns of is told where decoupe is called now."""
-    place = caller()
+    place = _place.get() or caller()
 
     def run(*args: P.args, **kwargs: P.kwargs) -> Result:
         _place.set(place)

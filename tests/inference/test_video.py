@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 
 import decoupe
-from decoupe.inference import results, video, video_pieces, video_reader
+from decoupe.inference import results, video
 from decoupe.inference.pictures import read_image
-from decoupe.inference.video import cut_video, interval, mattes, seconds_of
-from decoupe.inference.video_files import CODECS, form_of
-from decoupe.inference.video_frames import BackgroundVideo, surrounded
-from decoupe.inference.video_reader import VideoReader
+from decoupe.inference.video import cut_video, interval, mattes, pieces, seconds_of
+from decoupe.inference.video import reader as video_reader
+from decoupe.inference.video.forms import CODECS, form_of
+from decoupe.inference.video.frames import BackgroundVideo, surrounded
+from decoupe.inference.video.reader import VideoReader
 from decoupe.notices import VideoWarning
 from inference import clips
 from inference.clips import (
@@ -269,8 +270,9 @@ def test_a_matroska_file_cut_short_is_done_as_far_as_it_goes_and_told(
     whole = Path(f"whole{suffix}").read_bytes()
     for part, least in ((0.5, 10), (0.94, 50)):
         Path(f"short{suffix}").write_bytes(whole[: int(len(whole) * part)])
-        with pytest.warns(VideoWarning, match=rf"short{suffix} ends after .* it may be damaged"):
+        with pytest.warns(VideoWarning, match=rf"short{suffix} ends after .* it may be damaged") as told:
             written = cut_video(f"short{suffix}", "out.mp4", predictor, matte=True, overwrite=True)
+        assert [one.filename for one in told] == [__file__]
         assert least < written.frames < 60
         assert len(frames_of(Path("out.mp4"))) == written.frames
     assert cut_video(f"whole{suffix}", "all.mp4", predictor, matte=True).frames == 60
@@ -692,8 +694,9 @@ def test_damaged_sound_is_left_out_and_told(predictor: decoupe.Predictor) -> Non
     place = content.index(damaged)
     content[place : place + len(damaged)] = b"\xff" * len(damaged)
     source.write_bytes(content)
-    with pytest.warns(VideoWarning, match=r"part of the sound of in\.mkv is damaged, and left out"):
+    with pytest.warns(VideoWarning, match=r"part of the sound of in\.mkv is damaged, and left out") as told:
         written = cut_video(source, "out.webm", predictor)
+    assert [one.filename for one in told] == [__file__]
     assert (written.frames, written.audio) == (10, "encoded again")
 
 
@@ -817,7 +820,7 @@ def _interrupted_while_moving(
     source: str, predictor: decoupe.Predictor, monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> None:
     """Leave a run of which three frames have their names."""
-    real = video_pieces.sequence_path
+    real = pieces.sequence_path
 
     def interrupt(target: Path, number: int) -> Path:
         if number == 4:
@@ -825,7 +828,7 @@ def _interrupted_while_moving(
         return real(target, number)
 
     with monkeypatch.context() as patched:
-        patched.setattr(video_pieces, "sequence_path", interrupt)
+        patched.setattr(pieces, "sequence_path", interrupt)
         with pytest.raises(KeyboardInterrupt):
             cut_video(source, "out", predictor, **options)
 
@@ -1059,9 +1062,10 @@ def test_interlacing_is_told_once(predictor: decoupe.Predictor) -> None:
     line = r"in.mkv is interlaced, and .*: write it progressive first, as with ffmpeg -i in.mkv -vf bwdif OUT"
     with pytest.warns(VideoWarning, match=line) as told:
         assert cut_video("in.mkv", "out.mov", predictor).frames == 3
-    assert len(told) == 1
-    with pytest.warns(VideoWarning, match=line):
+    assert [one.filename for one in told] == [__file__]
+    with pytest.warns(VideoWarning, match=line) as told:
         assert len(list(mattes("in.mkv", predictor))) == 3
+    assert [one.filename for one in told] == [__file__]
 
 
 @plain_cutouts

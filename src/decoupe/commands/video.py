@@ -140,9 +140,9 @@ def video(options: VideoOptions) -> None:
         hush_downloads(options.quiet)
         find_spec(options.model)  # an unknown name is told before anything else
         from decoupe.inference.predictor import open_predictor
-        from decoupe.inference.video_files import form_of
-        from decoupe.inference.video_frames import is_video
-        from decoupe.inference.video_reader import VideoReader, device_of
+        from decoupe.inference.video.forms import form_of
+        from decoupe.inference.video.frames import is_video
+        from decoupe.inference.video.reader import VideoReader, device_of
 
         network_size = parse_size(options.size)
         feeding = parse_feeding(options.input_size, options.mean, options.std)
@@ -222,7 +222,7 @@ def _wanted(options: VideoOptions) -> dict[str, Any]:
 
 def _cut(options: VideoOptions, predictor: Predictor, wanted: dict[str, Any]) -> Written:
     from decoupe.inference.video import cut_video
-    from decoupe.inference.video_reader import device_of
+    from decoupe.inference.video.reader import device_of
 
     with (
         _progress(options.quiet) as progress,

@@ -11,7 +11,6 @@ import math
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,7 +22,7 @@ import numpy as np
 from decoupe.arrays import Pixels
 from decoupe.errors import InputError, MissingExtraError
 from decoupe.inference.pictures import MAX_PIXELS
-from decoupe.notices import VideoWarning
+from decoupe.notices import VideoWarning, warn
 
 try:
     import av as av
@@ -371,10 +370,9 @@ class VideoReader:
         if "mov" in self._container.format.name and self._stream.frames:
             raise InputError(self._damaged_after(self._last))
         last, end = (_clock(ticks * self.time_base) for ticks in (self._last - self._zero, whole))
-        warnings.warn(
+        warn(
             f"{self.name} ends after {last} of {end}: it may be damaged, what is there was taken",
             VideoWarning,
-            stacklevel=2,
         )
 
     def _is_cut_short(self) -> bool:

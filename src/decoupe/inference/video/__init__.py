@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -36,11 +35,11 @@ from decoupe.inference.pictures import MAX_PIXELS, Picture, read_image
 from decoupe.inference.predictor import Predictor
 from decoupe.inference.results import Matte
 from decoupe.inference.smoothing import Smoother
-from decoupe.inference.video_files import form_of, size_in
-from decoupe.inference.video_frames import Composer
-from decoupe.inference.video_pieces import Pieces
-from decoupe.inference.video_reader import VideoReader
-from decoupe.notices import VideoWarning
+from decoupe.inference.video.forms import form_of, size_in
+from decoupe.inference.video.frames import Composer
+from decoupe.inference.video.pieces import Pieces
+from decoupe.inference.video.reader import VideoReader
+from decoupe.notices import VideoWarning, called_here, warn
 
 PIECE = 64
 """Frames in a piece, at least: what an interrupted run loses at most."""
@@ -334,7 +333,7 @@ def _reader(
     reader = VideoReader(os.fspath(source), start=first, end=last, max_pixels=max_pixels, deep=deep)
     if reader.interlaced:
         line = f"{source} is interlaced, and what moves may look like a comb: write it progressive first"
-        warnings.warn(f"{line}, as with ffmpeg -i {source} -vf bwdif OUT", VideoWarning, stacklevel=2)
+        warn(f"{line}, as with ffmpeg -i {source} -vf bwdif OUT", VideoWarning)
     return reader
 
 
@@ -370,11 +369,12 @@ def _smoothed(found: Found, smoother: Smoother | None) -> Found:
 def _ahead(items: Iterator[_Item], count: int) -> Generator[_Item, None, None]:
     """``items`` in their order, up to ``count`` of them made by a thread before they are asked for."""
     end: Any = object()
+    following: Callable[..., Any] = called_here(next)
     pool = ThreadPoolExecutor(1)
     try:
-        pending = deque(pool.submit(next, items, end) for _ in range(count))
+        pending = deque(pool.submit(following, items, end) for _ in range(count))
         while (item := pending.popleft().result()) is not end:
-            pending.append(pool.submit(next, items, end))
+            pending.append(pool.submit(following, items, end))
             yield item
     finally:
         pool.shutdown(cancel_futures=True)

@@ -17,8 +17,8 @@ from decoupe.inference.compositing import in_bits
 from decoupe.inference.edits import Edits
 from decoupe.inference.media import READABLE
 from decoupe.inference.results import Matte
-from decoupe.inference.video_files import Form
-from decoupe.inference.video_reader import VideoReader
+from decoupe.inference.video.forms import Form
+from decoupe.inference.video.reader import VideoReader
 
 
 class Composer:

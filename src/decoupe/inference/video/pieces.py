@@ -18,15 +18,11 @@ from decoupe.arrays import Pixels
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import check_folder, lock, write_bytes
 from decoupe.inference.smoothing import Known, Smoother
-from decoupe.inference.video_files import (
-    Beside,
-    Form,
-    join_pieces,
-    sequence_files,
-    sequence_path,
-    write_piece,
-)
-from decoupe.inference.video_reader import FFmpegError, VideoReader
+from decoupe.inference.video.encoding import write_piece
+from decoupe.inference.video.forms import Form, sequence_files, sequence_path
+from decoupe.inference.video.joining import join_pieces
+from decoupe.inference.video.reader import FFmpegError, VideoReader
+from decoupe.inference.video.tracks import Beside
 
 _LOCK = "lock"
 _MOVING = "moving"
