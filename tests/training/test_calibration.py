@@ -27,8 +27,9 @@ from decoupe.training.calibration import (
     fit,
     seen,
 )
+from decoupe.training.division import divide
 from decoupe.training.recipes import RECIPES, SetRule
-from decoupe.training.tasks import VALIDATION_SIDE, divide
+from decoupe.training.tasks import VALIDATION_SIDE
 from decoupe.weights import load_model
 from decoupe.weights.checkpoint import save_model
 from decoupe.weights.registry import Preprocessing

@@ -31,6 +31,7 @@ from decoupe.models.maskformer import MaskFormer
 from decoupe.training import data, loop, state
 from decoupe.training.augment import POCKET
 from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
+from decoupe.training.division import divide
 from decoupe.training.ema import Average
 from decoupe.training.folder import held, write_recipe
 from decoupe.training.loop import Diverged, Ending, Trainer, accelerator_for, check_batch, set_training, train
@@ -38,7 +39,7 @@ from decoupe.training.lora import LoRA
 from decoupe.training.recipes import RECIPES, Optimizer, Recipe, SetRule, Stage, read_recipe
 from decoupe.training.report import forget
 from decoupe.training.start import begin, match_classes, parameter_groups, sizes_apart
-from decoupe.training.tasks import check_backgrounds, divide
+from decoupe.training.tasks import check_backgrounds
 from decoupe.weights import load_model
 from decoupe.weights.checkpoint import licence_of, save_model
 from decoupe.weights.registry import CATALOGUE, Preprocessing

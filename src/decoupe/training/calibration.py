@@ -24,8 +24,9 @@ from decoupe.evaluation.measures import EPS, SUBJECT
 from decoupe.inference.predictor import Predictor
 from decoupe.models import BiRefNet
 from decoupe.training.augment import beside
+from decoupe.training.division import divide
 from decoupe.training.recipes import Recipe, recipe_from
-from decoupe.training.tasks import VALIDATION_SIDE, divide
+from decoupe.training.tasks import VALIDATION_SIDE
 
 SCALES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 SHIFTS = tuple(step / 4 for step in range(-20, 3))
