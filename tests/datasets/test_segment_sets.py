@@ -11,16 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from decoupe.datasets.coco import CocoInstances, panoptic_segments
+from decoupe.datasets.scenes import Part, SegmentSet
 from decoupe.datasets.segment_sets import (
-    CocoInstances,
     MatteSegments,
-    Part,
-    SegmentSet,
     find_segment_set,
     has_part,
     is_segment_set,
     judged_part,
-    panoptic_segments,
 )
 from decoupe.datasets.sets import find_pairs
 from decoupe.errors import InputError

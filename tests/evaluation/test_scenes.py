@@ -15,7 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from decoupe.cli import app
-from decoupe.datasets.segment_sets import CocoInstances, find_segment_set
+from decoupe.datasets.coco import CocoInstances
+from decoupe.datasets.segment_sets import find_segment_set
 from decoupe.errors import InputError
 from decoupe.evaluation.scenes import evaluate_scenes, file_predictions, model_predictions
 from decoupe.evaluation.segments import AveragePrecision, Instance, MeanIoU

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoupe.datasets.segment_sets import MatteSegments, Scene
+from decoupe.datasets.scenes import Scene
+from decoupe.datasets.segment_sets import MatteSegments
 from decoupe.datasets.sets import find_pairs
 from decoupe.training import data
 from decoupe.training.augment import POCKET

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoupe.datasets.segment_sets import Scene
+from decoupe.datasets.scenes import Scene
 from decoupe.errors import ConfigError
 from decoupe.training.augment import GREY
 from decoupe.training.segment_augment import ADE20K, COCO, PLAIN, SegmentAugmentation

@@ -380,13 +380,8 @@ def _segments(
 ) -> None:
     """Score segments: a model or files against a segment set."""
     import decoupe
-    from decoupe.datasets.segment_sets import (
-        MatteSegments,
-        SegmentSet,
-        find_segment_set,
-        is_segment_set,
-        judged_part,
-    )
+    from decoupe.datasets.scenes import SegmentSet
+    from decoupe.datasets.segment_sets import MatteSegments, find_segment_set, is_segment_set, judged_part
     from decoupe.datasets.sets import find_pairs, is_matte_set, names_of
 
     scenes_of, report = _evaluation("scenes"), _evaluation("scene_report")

@@ -20,14 +20,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from decoupe.datasets.segment_sets import (
-    CocoInstances,
-    SegmentSet,
-    finite,
-    instance_mask,
-    panoptic_segments,
-    whole,
-)
+from decoupe.datasets.coco import CocoInstances, finite, instance_mask, panoptic_segments, whole
+from decoupe.datasets.scenes import SegmentSet
 from decoupe.datasets.shards import opened, predictable
 from decoupe.errors import InputError
 from decoupe.evaluation import Metric

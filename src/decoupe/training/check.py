@@ -15,16 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageOps
 
-from decoupe.datasets.segment_sets import (
-    CocoInstances,
-    CocoPanoptic,
-    Part,
-    SegmentSet,
-    find_segment_set,
-    has_part,
-    is_segment_set,
-    judged_part,
-)
+from decoupe.datasets.coco import CocoInstances, CocoPanoptic
+from decoupe.datasets.scenes import Part, SegmentSet
+from decoupe.datasets.segment_sets import find_segment_set, has_part, is_segment_set, judged_part
 from decoupe.datasets.sets import Pair, fingerprint, names_of, near_duplicates, pairing
 from decoupe.datasets.shards import opened
 from decoupe.errors import InputError

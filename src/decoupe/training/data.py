@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from decoupe.datasets.segment_sets import Scene, SegmentSet
+from decoupe.datasets.scenes import Scene, SegmentSet
 from decoupe.datasets.sets import Pair, read_pair, read_picture
 from decoupe.datasets.shards import Source
 from decoupe.errors import DecoupeError, InputError

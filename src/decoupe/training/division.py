@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from decoupe.datasets.segment_sets import MatteSegments, SegmentSet, find_segment_set, has_part, judged_part
+from decoupe.datasets.scenes import SegmentSet
+from decoupe.datasets.segment_sets import MatteSegments, find_segment_set, has_part, judged_part
 from decoupe.datasets.sets import Pair, find_pairs, names_of, split, split_photographs, spread
 from decoupe.errors import InputError
 from decoupe.training.check import DARK, EMPTY, IN_ALPHA, look_at_pair

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from decoupe.datasets.segment_sets import MatteSegments, SegmentSet, find_segment_set, is_segment_set
+from decoupe.datasets.scenes import SegmentSet
+from decoupe.datasets.segment_sets import MatteSegments, find_segment_set, is_segment_set
 from decoupe.datasets.sets import find_pairs, names_of, pictures_in, spread
 from decoupe.evaluation.pictures import Array, contact_sheet, labelled, tinted
 from decoupe.training.augment import Augmentation

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from decoupe.datasets.segment_sets import Scene
+from decoupe.datasets.scenes import Scene
 from decoupe.errors import ConfigError
 from decoupe.training.augment import GREY, Range, check_range
 

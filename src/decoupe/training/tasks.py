@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from decoupe import readings
-from decoupe.datasets.segment_sets import CocoInstances, Scene, is_segment_set
+from decoupe.datasets.coco import CocoInstances
+from decoupe.datasets.scenes import Scene
+from decoupe.datasets.segment_sets import is_segment_set
 from decoupe.datasets.sets import pictures_in, read_pair, spread
 from decoupe.datasets.shards import Source
 from decoupe.errors import ConfigError, InputError
