@@ -27,7 +27,8 @@ from decoupe.models import BiRefNet
 from decoupe.models.fuse import fuse
 from decoupe.training.criteria import BiRefNetCriterion
 from decoupe.training.loop import train
-from decoupe.training.recipes import RECIPES, Recipe, Stage
+from decoupe.training.recipe import Recipe, Stage
+from decoupe.training.recipes import RECIPES
 from decoupe.training.start import in_backbone
 from machine import machine, median_times, parser_of, print_table, versions
 

@@ -23,7 +23,8 @@ from decoupe.datasets.segment_sets import (
 from decoupe.datasets.sets import find_pairs
 from decoupe.errors import InputError
 from decoupe.training.check import check
-from decoupe.training.recipes import RECIPES, recipe_from
+from decoupe.training.recipe import recipe_from
+from decoupe.training.recipes import RECIPES
 from decoupe.training.tasks import SegmentTask
 from decoupe.weights.labels import ADE20K, Vocabulary
 

@@ -28,7 +28,8 @@ from decoupe.training.calibration import (
     seen,
 )
 from decoupe.training.division import divide
-from decoupe.training.recipes import RECIPES, SetRule
+from decoupe.training.recipe import SetRule
+from decoupe.training.recipes import RECIPES
 from decoupe.training.tasks import VALIDATION_SIDE
 from decoupe.weights import load_model
 from decoupe.weights.checkpoint import save_model

@@ -36,7 +36,8 @@ from decoupe.training.ema import Average
 from decoupe.training.folder import held, write_recipe
 from decoupe.training.loop import Diverged, Ending, Trainer, accelerator_for, check_batch, set_training, train
 from decoupe.training.lora import LoRA
-from decoupe.training.recipes import RECIPES, Optimizer, Recipe, SetRule, Stage, read_recipe
+from decoupe.training.recipe import Optimizer, Recipe, SetRule, Stage
+from decoupe.training.recipes import RECIPES, read_recipe
 from decoupe.training.report import forget
 from decoupe.training.start import begin, match_classes, parameter_groups, sizes_apart
 from decoupe.training.tasks import check_backgrounds

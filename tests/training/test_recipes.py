@@ -10,7 +10,8 @@ from decoupe.models.birefnet import PRESETS as BIREFNETS
 from decoupe.training.augment import Augmentation
 from decoupe.training.criteria import BiRefNetCriterion
 from decoupe.training.fields import from_yaml
-from decoupe.training.recipes import RECIPES, LastEpochs, Optimizer, Recipe, Stage, read_recipe, recipe_from
+from decoupe.training.recipe import LastEpochs, Optimizer, Recipe, Stage, recipe_from
+from decoupe.training.recipes import RECIPES, read_recipe
 from decoupe.weights.registry import CATALOGUE
 
 

@@ -34,7 +34,7 @@ from decoupe.training.augment import POCKET
 from decoupe.training.criteria import BiRefNetCriterion, PixelWeights
 from decoupe.training.loop import accelerator_for, train
 from decoupe.training.matching import MaskFormerCriterion
-from decoupe.training.recipes import Optimizer, Recipe, SetRule, Stage
+from decoupe.training.recipe import Optimizer, Recipe, SetRule, Stage
 from decoupe.training.segment_augment import PLAIN
 from decoupe.weights.registry import Preprocessing
 

@@ -25,7 +25,7 @@ from decoupe.inference.predictor import Predictor
 from decoupe.models import BiRefNet
 from decoupe.training.augment import beside
 from decoupe.training.division import divide
-from decoupe.training.recipes import Recipe, recipe_from
+from decoupe.training.recipe import Recipe, recipe_from
 from decoupe.training.tasks import VALIDATION_SIDE
 
 SCALES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)

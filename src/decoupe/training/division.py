@@ -11,7 +11,7 @@ from decoupe.datasets.segment_sets import MatteSegments, find_segment_set, has_p
 from decoupe.datasets.sets import Pair, find_pairs, names_of, split, split_photographs, spread
 from decoupe.errors import InputError
 from decoupe.training.check import DARK, EMPTY, IN_ALPHA, look_at_pair
-from decoupe.training.recipes import Recipe
+from decoupe.training.recipe import Recipe
 
 LOOKED_AT = 8
 """Masks of each set that are looked at before a run."""

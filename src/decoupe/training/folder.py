@@ -10,7 +10,7 @@ from pathlib import Path
 from decoupe.errors import ConfigError, InputError, OutputError
 from decoupe.inference.media import lock, replacing
 from decoupe.training.fields import from_yaml
-from decoupe.training.recipes import Recipe
+from decoupe.training.recipe import Recipe
 from decoupe.training.report import writing
 from decoupe.training.state import foreign, saved_about, saved_step
 

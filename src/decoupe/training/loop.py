@@ -42,7 +42,7 @@ from decoupe.training.ema import Average
 from decoupe.training.folder import BEST, LAST, check_folder, held, needing_all, write_recipe
 from decoupe.training.lora import add_lora, merged_state
 from decoupe.training.norms import folded_norms, unfold_norms
-from decoupe.training.recipes import Recipe
+from decoupe.training.recipe import Recipe
 from decoupe.training.report import Report, writing
 from decoupe.training.start import backbone_of, begin, match_classes, parameter_groups, pretrain
 from decoupe.training.state import Progress, State, saved_step, whole_state

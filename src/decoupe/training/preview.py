@@ -15,7 +15,7 @@ from decoupe.datasets.sets import find_pairs, names_of, pictures_in, spread
 from decoupe.evaluation.pictures import Array, contact_sheet, labelled, tinted
 from decoupe.training.augment import Augmentation
 from decoupe.training.data import MatteDataset, Sample, SegmentDataset
-from decoupe.training.recipes import Recipe
+from decoupe.training.recipe import Recipe
 from decoupe.training.tasks import check_backgrounds
 
 ACROSS = 4

@@ -14,7 +14,7 @@ from decoupe.backbones.swin import rising
 from decoupe.errors import CheckpointError, ConfigError
 from decoupe.layers.blocks import StochasticDepth
 from decoupe.models import MODELS
-from decoupe.training.recipes import Recipe, Stage
+from decoupe.training.recipe import Recipe, Stage
 from decoupe.weights import load_model
 from decoupe.weights.checkpoint import LoadedModel, licence_of
 from decoupe.weights.naming import some

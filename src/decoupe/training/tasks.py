@@ -36,7 +36,7 @@ from decoupe.training.criteria import BiRefNetCriterion, InSPyReNetCriterion
 from decoupe.training.data import MatteBatch, MatteDataset, SegmentBatch, SegmentDataset
 from decoupe.training.division import LOOKED_AT, divide, divide_as_classes, divide_segment_set, repeats_of
 from decoupe.training.matching import MaskFormerCriterion
-from decoupe.training.recipes import Criterion, Recipe
+from decoupe.training.recipe import Criterion, Recipe
 from decoupe.training.segment_augment import SegmentAugmentation
 from decoupe.weights.labels import NO_NAMES, Vocabulary
 from decoupe.weights.registry import Preprocessing
