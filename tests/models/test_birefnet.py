@@ -81,7 +81,11 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     [
         ({"backbone": "swin_x"}, "unknown backbone 'swin_x'; did you mean 'swin_"),
         ({"squeeze": "aspp_deform"}, "did you mean 'aspp_deformable'"),
-        ({"squeeze_depth": 0}, "at least 1"),
+        ({"squeeze_depth": 0}, "from 1 to 1000"),
+        (
+            {"squeeze_depth": 10**13},
+            "squeeze_depth is 10000000000000, expected a whole number from 1 to 1000",
+        ),
         ({"classes": -1}, "classes is -1, expected a whole number of at least 0"),
         ({"block_width": 0}, "block_width is 0, expected a whole number of at least 1"),
         ({"outward_width": "16"}, "outward_width is '16', expected a whole number"),

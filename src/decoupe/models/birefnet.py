@@ -77,7 +77,7 @@ class BiRefNetConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that names nothing."""
-        check_fields(self, {"classes": 0})
+        check_fields(self, {"classes": 0}, layers=["squeeze_depth"])
         choices = {
             "backbone": tuple(BACKBONES),
             "multi_scale": get_args(MultiScale),

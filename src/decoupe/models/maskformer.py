@@ -66,7 +66,7 @@ class MaskFormerConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that names or builds nothing."""
-        check_fields(self, {"encoder_layers": 0})
+        check_fields(self, {"encoder_layers": 0}, layers=["layers", "encoder_layers"])
         if self.backbone not in BACKBONES:
             raise ConfigError(unknown("backbone", self.backbone, BACKBONES))
         if self.width % 4 or self.width % self.heads:
