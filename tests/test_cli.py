@@ -6,6 +6,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -393,6 +394,21 @@ def test_an_input_that_cannot_be_read(run: Run, here: Path, content: bytes | Non
     assert not (here / "out.png").exists()
 
 
+@pytest.mark.parametrize("command", ["cut", "segment"])
+def test_no_model_is_opened_for_what_begins_as_no_picture(
+    here: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """It may be a download of 900 MB."""
+    opened: list[object] = []
+    monkeypatch.setattr("decoupe.inference.predictor.open_runtime", lambda *model, **_: opened.append(model))
+    model = "birefnet" if command == "cut" else "maskformer-swin-base-coco"
+    Path("clip.jpg").write_bytes(b"\0\0\0\x1cftypisom" + bytes(40))
+    result = CliRunner().invoke(app, [command, "clip.jpg", "-m", model])
+    assert result.exit_code == 1
+    assert lines(result) == ["decoupe: clip.jpg is a video, not a picture: use decoupe video"]
+    assert opened == []
+
+
 def test_the_cap_on_pixels_can_be_set(run: Run, here: Path) -> None:
     photograph(here / "photo.jpg")
     refused = run("photo.jpg", "--max-pixels", "4799")
@@ -532,6 +548,17 @@ def test_a_picture_that_a_shell_gives_as_a_pipe(run: Run, here: Path) -> None:
         os.close(reader)
         assert result.exit_code == status
         assert more or lines(result)[0].endswith("(No such file or directory): name another output")
+    assert (here / "a.png").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names")
+def test_a_pipe_that_has_a_name_is_read_once(run: Run, here: Path) -> None:
+    photo = photograph(here / "photo.jpg").read_bytes()
+    os.mkfifo("pipe")
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(Path("pipe").write_bytes, photo)
+        assert run("pipe", "-o", "a.png").exit_code == 0
+        assert written.result() == len(photo)
     assert (here / "a.png").exists()
 
 

@@ -27,7 +27,7 @@ from decoupe.inference.media import (
     real_paths,
     refuse_overwriting,
 )
-from decoupe.inference.pictures import check_place
+from decoupe.inference.pictures import check_picture, check_place
 
 WORDS = ("cut", "matte", "overlay", "side-by-side", "layers", "segments")
 """What outputs are called that nobody named, as ``photo.cut.png``."""
@@ -343,6 +343,8 @@ def _plan_file(plan: Plan, rules: _Rules, source: Path, target: Path) -> None:
     _check_folder(target.parent)
     if not plan.folders:
         check_folder(target)
+    if not plan.several and source.is_file():  # of a pipe what is looked at is gone
+        check_picture(source)  # before a model is fetched for nothing
     if plan.claim(source, target):
         _refuse_standing(target, plan.overwrite)
         plan.jobs.append(Job(source, target))

@@ -285,7 +285,32 @@ def _from_opened(image: Image.Image, max_pixels: int) -> Picture:
     return picture
 
 
+def check_picture(path: Path) -> None:
+    """Refuse a file that begins as no picture does; what stands behind its beginning is not read.
+
+    Raises:
+        InputError: as `read_image` does.
+    """
+    with _reading(path) as stream:
+        if stream.seekable():
+            with _explained(stream, os.fspath(path)), _without_pillow_limit(), identified(stream):
+                pass
+
+
 def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
+    with _explained(stream, name), _opened(stream, name, max_pixels) as image:
+        several = _further(image)
+        _check_unloaded(image, name)
+        scale_transparency(image)
+        wide = has_sixteen_bits(image)
+        picture = _from_sixteen_bits(image, stream, name, max_pixels) if wide else _from_pillow(image, name)
+    _warn_of_further(several, name)
+    return picture
+
+
+@contextmanager
+def _explained(stream: BinaryIO, name: str) -> Iterator[None]:
+    """Opening and reading a file with Pillow; what goes wrong as one line."""
     start = stream.read(64)
     if start.startswith(_JPEG_XL):
         raise InputError(f"{name} is a JPEG XL file, which is not read: save it as PNG or JPEG")
@@ -293,14 +318,7 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
         raise InputError(f"{name} is a HEIC file, which needs pillow-heif: pip install 'decoupe[heic]'")
     stream.seek(0)
     try:
-        with _opened(stream, name, max_pixels) as image:
-            several = _further(image)
-            _check_unloaded(image, name)
-            scale_transparency(image)
-            wide = has_sixteen_bits(image)
-            picture = (
-                _from_sixteen_bits(image, stream, name, max_pixels) if wide else _from_pillow(image, name)
-            )
+        yield
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -317,8 +335,6 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
         ) from None
     except DAMAGED as error:
         raise InputError(f"{name} is damaged or truncated ({error}): get the file again") from None
-    _warn_of_further(several, name)
-    return picture
 
 
 def register_heic() -> bool:
