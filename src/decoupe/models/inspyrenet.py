@@ -1,7 +1,7 @@
 """InSPyReNet: an inverse saliency pyramid for high-resolution salient object detection.
 
-Kim, Kim, Lee, Cha and Kim, "Revisiting Image Pyramid Structure for High Resolution Salient Object Detection",
-ACCV 2022 ("the paper" below).
+Kim, Kim, Lee, Cha, Lee and Kim, "Revisiting Image Pyramid Structure for High Resolution Salient Object
+Detection", ACCV 2022, arXiv 2209.09475 ("the paper" below).
 
 A decoder draws a small saliency map; three stages of attention each add the detail that the next finer map
 lacks, as a Laplacian pyramid does. Since every stage speaks of detail only, the stages of a pass at high
