@@ -90,7 +90,7 @@ def measure(name: str, only: Sequence[str]) -> dict[str, list[str]]:
 
     from decoupe.export import forms, graph_of, graphs, onnx_file, openvino_file, outputs_of
     from decoupe.export.gathering import without_deform_conv
-    from decoupe.sessions import OpenVinoSession, OrtSession, ProgramSession
+    from decoupe.runtimes.sessions import OpenVinoSession, OrtSession, ProgramSession
     from decoupe.weights.registry import Preprocessing
 
     model = model_of(name)

@@ -63,7 +63,7 @@ def export(name: str, path: str, deform: str) -> dict[str, Any]:
 def runner(kind: str, path: str, threads: int) -> Any:
     """A function of one normalised batch."""
     if kind == "onnx":
-        from decoupe.onnx_runtime import open_file
+        from decoupe.runtimes.exported import open_file
 
         opened = open_file(Path(path), device="cpu")
         return lambda images: opened(images)
@@ -153,10 +153,10 @@ def settings(name: str, size: int, repeats: int) -> None:
 
 
 def under(path: str, setting: str, size: str, repeats: str) -> dict[str, float]:
-    """One file under one setting, the others as `decoupe.sessions` has them."""
+    """One file under one setting, the others as `decoupe.runtimes.sessions` has them."""
     import onnxruntime
 
-    from decoupe.sessions import returning_memory
+    from decoupe.runtimes.sessions import returning_memory
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -26,7 +26,7 @@ from decoupe.models import BiRefNet, InSPyReNet, MaskFormer, birefnet, inspyrene
 from decoupe.models.compiled import Compiled
 from decoupe.models.fuse import fuse, lower
 from decoupe.notices import CompileWarning
-from decoupe.runtimes import LOWERED
+from decoupe.runtimes.checkpoints import LOWERED
 from machine import machine, parser_of, print_table, versions
 
 Compute = Callable[[Tensor], Any]

@@ -29,8 +29,6 @@ ORDER = (
     "backbones",
     "models",
     "weights",
-    "sessions",
-    "onnx_runtime",
     "runtimes",
     "inference",
     "batch",

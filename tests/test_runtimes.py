@@ -34,8 +34,9 @@ from decoupe.inference.preprocess import to_network
 from decoupe.memory import Footprint
 from decoupe.models.birefnet import PRESETS, BiRefNet, BiRefNetConfig
 from decoupe.models.inspyrenet import InSPyReNet, InSPyReNetConfig
-from decoupe.onnx_runtime import OnnxRuntime, open_file
-from decoupe.runtimes import Runtime, TorchRuntime, find_spec, open_runtime, torch_dtype
+from decoupe.runtimes import Runtime, find_spec, open_runtime
+from decoupe.runtimes.checkpoints import TorchRuntime, torch_dtype
+from decoupe.runtimes.exported import ExportedRuntime, open_file
 from decoupe.weights import registry
 from decoupe.weights.checkpoint import save_model
 from decoupe.weights.convert import to_reference
@@ -200,12 +201,12 @@ def test_a_checkpoint_is_told_how_it_is_fed(tmp_path: Path) -> None:
 def test_endings_in_capitals(tmp_path: Path, endings: tuple[str, str]) -> None:
     name, runtime = endings
     opened = open_runtime(write_onnx(tmp_path / name), runtime=runtime)
-    assert isinstance(opened, OnnxRuntime)
+    assert isinstance(opened, ExportedRuntime)
     with pytest.raises(UnknownModelError, match=r"model file .*NO\.PTH does not exist"):
         find_spec(tmp_path / "NO.PTH")
 
 
-def given(runtime: OnnxRuntime, masks: np.ndarray) -> np.ndarray:
+def given(runtime: ExportedRuntime, masks: np.ndarray) -> np.ndarray:
     """What becomes of these masks of a file."""
     runtime.session = SimpleNamespace(inputs=runtime.session.inputs, run=lambda *_: [masks])
     return runtime(np.zeros((len(masks), 3, *masks.shape[-2:]), np.float32))
@@ -436,7 +437,7 @@ def test_half_precision_weights_as_on_cuda(tmp_path: Path, monkeypatch: pytest.M
     exact = open_runtime(path, dtype="float32")
     for part in ("contexts", "stripes", "windows"):
         monkeypatch.setattr(f"decoupe.models.fuse.{part}.in_blocks", lambda x: False)
-    monkeypatch.setattr("decoupe.runtimes.LOWERED", {("cpu", "float16"), ("cpu", "bfloat16")})
+    monkeypatch.setattr("decoupe.runtimes.checkpoints.LOWERED", {("cpu", "float16"), ("cpu", "bfloat16")})
     for dtype in ("float16", "bfloat16"):
         runtime = open_runtime(path, dtype=dtype)
         kinds = {parameter.dtype for parameter in runtime.module.parameters()}
@@ -488,7 +489,7 @@ def test_missing_devices_and_precisions_are_errors(loaded: Path, tmp_path: Path)
 
 def test_runtime_follows_from_the_model(loaded: Path, tmp_path: Path) -> None:
     onnx_file = write_onnx(tmp_path / "a.onnx")
-    assert isinstance(open_runtime(onnx_file, runtime="onnx"), OnnxRuntime)
+    assert isinstance(open_runtime(onnx_file, runtime="onnx"), ExportedRuntime)
     with pytest.raises(InputError, match="runs on onnx, not on torch"):
         open_runtime(onnx_file, runtime="torch")
     with pytest.raises(InputError, match="is an exported file, fused as it was written: leave fuse out"):

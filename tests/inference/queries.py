@@ -31,7 +31,8 @@ def logits_of(
 class Seer:
     """A segment runtime that sees ``masks`` of ``classes`` in every picture, at the network's size."""
 
-    name, device, dtype, notes, normalises = "seer", "cpu", "float32", (), False
+    name, engine, device, dtype = "seer", "hand", "cpu", "float32"
+    notes, normalises = (), False
 
     def __init__(
         self, masks: Sequence[np.ndarray], classes: Sequence[int], vocabulary: Vocabulary = ANIMALS

@@ -34,7 +34,8 @@ PLENTY = 10**13
 class Known:
     """A runtime that takes 1000 bytes a pixel and sees red; it remembers its batches."""
 
-    name, device, dtype, notes, normalises = "known", "cpu", "float32", (), False
+    name, engine, device, dtype = "known", "hand", "cpu", "float32"
+    notes, normalises = (), False
     preprocessing = PREPROCESSING
 
     def __init__(self) -> None:

@@ -25,7 +25,8 @@ from decoupe.weights.registry import Preprocessing
 class Red:
     """A runtime whose alpha is the red channel, NaN for black pictures; it remembers its batches."""
 
-    name, device, dtype, notes, normalises = "red", "cpu", "float32", (), False
+    name, engine, device, dtype = "red", "hand", "cpu", "float32"
+    notes, normalises = (), False
     preprocessing = Preprocessing((16, 16), "keep", (16, 256), 16, (0, 0, 0), (1, 1, 1))
 
     def __init__(self) -> None:

@@ -30,7 +30,8 @@ SIZES = [(40, 60), (60, 40), (40, 60), (33, 200), (1, 1), (64, 64), (40, 60)]
 class Recorder:
     """A runtime whose alpha is the normalised red channel, squashed; it remembers its batches."""
 
-    name, device, dtype, notes, normalises = "recorder", "cpu", "float32", (), False
+    name, engine, device, dtype = "recorder", "hand", "cpu", "float32"
+    notes, normalises = (), False
 
     def __init__(self, preprocessing: Preprocessing = KEEP) -> None:
         self.preprocessing = preprocessing
@@ -237,7 +238,7 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_lacks(monkeypatch: p
 
 def test_what_was_chosen_is_told(tiny: Path) -> None:
     predictor = decoupe.load(tiny)
-    assert repr(predictor) == "Predictor(tiny on cpu in float32 by OnnxRuntime, size 64×64 (keep))"
+    assert repr(predictor) == "Predictor(tiny on cpu in float32 by ONNX Runtime, size 64×64 (keep))"
     assert "size native" in decoupe.load(tiny, size="native").describe()
     assert "size 64×64" in decoupe.load(tiny, size=np.int64(64)).describe()  # type: ignore[arg-type]
     assert predictor.preprocessing == KEEP

@@ -41,7 +41,8 @@ GRASS = ~(DOG | CAT | FAR_DOG)
 class Known:
     """A matte runtime whose alpha is the picture's red channel: what it sees is what it gives."""
 
-    name, device, dtype, notes, normalises = "known", "cpu", "float32", (), False
+    name, engine, device, dtype = "known", "hand", "cpu", "float32"
+    notes, normalises = (), False
 
     def __init__(self) -> None:
         self.preprocessing = AS_IT_IS

@@ -132,7 +132,7 @@ def _torch_devices() -> Iterator[Check]:
         remedy = "install the release that belongs to this PyTorch"
         yield Check("torchvision", f"does not work ({reason}): {remedy}", ok=False)
     from decoupe.memory import free, shown
-    from decoupe.runtimes import EXACT, torch_dtype
+    from decoupe.runtimes.checkpoints import EXACT, torch_dtype
 
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():

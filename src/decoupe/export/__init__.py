@@ -28,7 +28,7 @@ from decoupe.export.pixels import with_preprocessing
 from decoupe.export.two_scale import joined
 from decoupe.inference.media import replacing
 from decoupe.models import InSPyReNet, MaskFormer
-from decoupe.sessions import Session, returning_memory
+from decoupe.runtimes.sessions import Session, returning_memory
 from decoupe.telemetry import import_onnxruntime
 from decoupe.weights.labels import NO_NAMES, Vocabulary
 from decoupe.weights.registry import Preprocessing

@@ -13,7 +13,7 @@ from torch import nn
 from decoupe.errors import ConfigError, MissingExtraError, OutputError
 from decoupe.export import checked_session, described, graph_of, once, onnx_file, prepared, refuse
 from decoupe.export.parity import Parity
-from decoupe.sessions import OpenVinoSession
+from decoupe.runtimes.sessions import OpenVinoSession
 from decoupe.telemetry import import_openvino
 from decoupe.weights.labels import NO_NAMES, Vocabulary
 from decoupe.weights.registry import Preprocessing

@@ -17,7 +17,7 @@ from decoupe.export.onnx_file import captured
 from decoupe.export.parity import Parity
 from decoupe.inference.media import replacing
 from decoupe.models import MaskFormer
-from decoupe.sessions import PROGRAM_METADATA, ProgramSession
+from decoupe.runtimes.sessions import PROGRAM_METADATA, ProgramSession
 from decoupe.weights.labels import NO_NAMES, Vocabulary
 from decoupe.weights.registry import Preprocessing
 

@@ -93,7 +93,7 @@ class Opened(ABC, Generic[Result]):
         if not isinstance(size, (str, tuple)):
             size = size, size
         shown = size if isinstance(size, str) else f"{size[1]}×{size[0]}"
-        computed = f"{self.device} in {self.dtype} by {type(self._model).__name__}"
+        computed = f"{self.device} in {self.dtype} by {self._model.engine}"
         return f"{self._model.name} on {computed}, size {shown} ({self.preprocessing.fit})"
 
     def map(

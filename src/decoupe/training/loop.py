@@ -34,7 +34,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from decoupe.errors import ConfigError, DecoupeError, DeviceError, InputError, OutputError
 from decoupe.evaluation.pictures import contact_sheet
-from decoupe.runtimes import is_out_of_memory
+from decoupe.runtimes.checkpoints import is_out_of_memory
 from decoupe.training.checkpointing import checkpoint_activations
 from decoupe.training.criteria import BiRefNetCriterion
 from decoupe.training.data import Batches, Told, dynamic_size, normalised

@@ -15,7 +15,7 @@ from decoupe.arrays import Floats
 from decoupe.errors import CheckpointError, InputError, ModelError
 from decoupe.memory import Footprint
 from decoupe.readings import sigmoid
-from decoupe.sessions import Port, Session, open_session
+from decoupe.runtimes.sessions import Port, Session, open_session
 from decoupe.weights.labels import Vocabulary
 from decoupe.weights.registry import Preprocessing
 
@@ -28,7 +28,7 @@ BYTES = 2500
 """Per pixel of the input: no file that decoupe exports takes more."""
 
 
-class _File:
+class _Exported:
     """What every opened file shares.
 
     Args:
@@ -50,6 +50,7 @@ class _File:
         self, session: Session, path: Path, name: str | None, preprocessing: Preprocessing | None
     ) -> None:
         self.session = session
+        self.engine = session.engine
         self.device = session.device
         self.name = name or session.metadata.get("decoupe.name") or path.stem
         self.notes: tuple[str, ...] = ()
@@ -81,7 +82,7 @@ class _File:
             raise ModelError(f"{self.name} cannot compute {size} images ({error}): change size") from None
 
 
-class OnnxRuntime(_File):
+class ExportedRuntime(_Exported):
     """A file that gives mattes.
 
     decoupe's own files hold their preprocessing. Any other file with one image input and one mask output is
@@ -145,8 +146,8 @@ class OnnxRuntime(_File):
         return unit
 
 
-class OnnxSegmentRuntime(_File):
-    """A file of decoupe's that gives segments; see `_File`."""
+class ExportedSegmentRuntime(_Exported):
+    """A file of decoupe's that gives segments; see `_Exported`."""
 
     def __init__(
         self, session: Session, path: Path, name: str | None, preprocessing: Preprocessing | None
@@ -168,7 +169,7 @@ class OnnxSegmentRuntime(_File):
 
 def open_file(
     path: Path, *, device: str = "auto", name: str | None = None, preprocessing: Preprocessing | None = None
-) -> OnnxRuntime | OnnxSegmentRuntime:
+) -> ExportedRuntime | ExportedSegmentRuntime:
     """Open an exported file as what it gives.
 
     Args:
@@ -183,7 +184,7 @@ def open_file(
         InputError: a preprocessing for a file that holds its own.
     """
     session = open_session(path, device)
-    kind = OnnxSegmentRuntime if "decoupe.vocabulary" in session.metadata else OnnxRuntime
+    kind = ExportedSegmentRuntime if "decoupe.vocabulary" in session.metadata else ExportedRuntime
     return kind(session, path, name, preprocessing)
 
 

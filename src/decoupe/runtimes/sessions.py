@@ -53,6 +53,7 @@ class Session(Protocol):
     """An open file, whatever computes it.
 
     Attributes:
+        engine: what does, as its makers call it.
         inputs: what it takes.
         outputs: what it gives.
         metadata: what it tells of itself.
@@ -60,7 +61,9 @@ class Session(Protocol):
     """
 
     @property
-    def inputs(self) -> Sequence[Port]: ...  # noqa: D102 - see above
+    def engine(self) -> str: ...  # noqa: D102 - see above
+    @property
+    def inputs(self) -> Sequence[Port]: ...  # noqa: D102
     @property
     def outputs(self) -> Sequence[Port]: ...  # noqa: D102
     @property
@@ -84,6 +87,8 @@ class OrtSession:
         CheckpointError: no readable ONNX file.
         DeviceError: a device that the installed ONNX Runtime does not have.
     """
+
+    engine = "ONNX Runtime"
 
     def __init__(self, path: Path, device: str) -> None:
         self._session = _open_session(path, device)
@@ -116,6 +121,7 @@ class OpenVinoSession:
         DeviceError: another device than the CPU.
     """
 
+    engine = "OpenVINO"
     device = "cpu"
 
     def __init__(self, path: Path, device: str) -> None:
@@ -163,6 +169,7 @@ class ProgramSession:
         DeviceError: another device than the CPU.
     """
 
+    engine = "torch.export"
     device = "cpu"
 
     def __init__(self, path: Path, device: str) -> None:
