@@ -231,6 +231,26 @@ def test_list_tells_what_is_there_and_cuts_nothing(run: Run) -> None:
     assert [path.name for path in Path().iterdir()] == ["photos"]
 
 
+def test_list_tells_what_cannot_be_listed_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("empty").mkdir()
+    Path("note.jpg").write_text("milk, eggs")
+    wrong = [
+        "decoupe: gone.jpg does not exist: check the path",
+        "decoupe: note.jpg is not a picture that can be read: expected JPEG, PNG, WebP, TIFF or the like",
+        "decoupe: empty holds no pictures: name another folder, or the files",
+    ]
+    photograph("street.jpg")
+    result = run("cut", "gone.jpg", "note.jpg", "empty", "street.jpg", "--what", "list")
+    assert (result.exit_code, result.stderr.splitlines()) == (1, wrong)
+    assert result.stdout == "street.jpg: dog, cat, grass\n"
+    opened: list[object] = []
+    monkeypatch.setattr(
+        "decoupe.inference.predictor.open_segmenter", lambda *model, **_: opened.append(model)
+    )
+    result = run("cut", "gone.jpg", "note.jpg", "empty", "--what", "list")
+    assert (result.exit_code, result.stderr.splitlines(), opened) == (1, wrong, [])
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [

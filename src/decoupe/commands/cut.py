@@ -19,6 +19,7 @@ from decoupe.commands.running import Telling, Worked, do, said_warnings
 from decoupe.cores import cores
 from decoupe.errors import DecoupeError, InputError
 from decoupe.inference.media import find_images, folder_of
+from decoupe.inference.pictures import check_picture
 from decoupe.runtimes import find_spec
 from decoupe.weights.labels import plain
 
@@ -129,12 +130,17 @@ def _list_labels(options: CutOptions) -> int:
     if "" in options.inputs or "-" in options.inputs:
         raise InputError("--what list takes files and folders: name them")
     pictures: list[Path] = []
+    status = 0
     for name in options.inputs:
-        folder = folder_of(Path(name))
-        found = [Path(name)] if folder is None else find_images(*folder)
-        if not found:
-            raise InputError(f"{name} holds no pictures: name another folder, or the files")
+        try:
+            found = _listed(Path(name))
+        except InputError as error:
+            say(str(error))
+            status = 1
+            continue
         pictures += found
+    if not pictures:
+        return status
     segmenter = open_segmenter(
         options.segments,
         device=options.device,
@@ -142,7 +148,6 @@ def _list_labels(options: CutOptions) -> int:
         memory=options.memory,
         trust=options.trust,
     )
-    status = 0
     for picture in pictures:
         try:
             segments = segmenter(picture, max_pixels=options.max_pixels).panoptic
@@ -154,3 +159,19 @@ def _list_labels(options: CutOptions) -> int:
         labels = ", ".join(label if count == 1 else f"{count} {label}" for label, count in counts)
         typer.echo(printable(f"{picture}: {labels or 'nothing'}"))
     return status
+
+
+def _listed(place: Path) -> list[Path]:
+    """The pictures that an input names.
+
+    Raises:
+        InputError: none; told before a model is fetched for nothing.
+    """
+    folder = folder_of(place)
+    if folder is None:
+        if not place.exists() or place.is_file():  # of a pipe what is looked at is gone
+            check_picture(place)
+        return [place]
+    if not (found := find_images(*folder)):
+        raise InputError(f"{place} holds no pictures: name another folder, or the files")
+    return found
