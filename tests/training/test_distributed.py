@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from decoupe.cli import app
 from decoupe.training.loop import train
 from decoupe.training.start import begin
 from drawn import draw_discs
-from training.two_processes import COMMAND, FEW, RECIPES, main
+from training.two_processes import COMMAND, NARROW, RECIPES, main
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -42,6 +43,15 @@ class Ran:
         said = "".join((self.out / f"{job}.{rank}").read_text() for rank in range(2))
         assert statuses == [0, 0], said[-3000:]
         return said
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _narrow_encoder() -> Iterator[None]:
+    """As the processes have it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in NARROW.items():
+            patch.setattr(Nano, name, value)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +90,9 @@ def test_two_processes_are_one_with_the_double_batch(family: str, ran: Ran, tmp_
         assert about[1]["scores"]["discs"][name] == pytest.approx(score, abs=0.01), name
 
 
-def test_a_sharded_model_trains_and_goes_on_as_a_whole_one(
-    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sharded_model_trains_and_goes_on_as_a_whole_one(ran: Ran, tmp_path: Path) -> None:
     """Two steps of FSDP, interrupted after the first, against two of one process: weights and scores."""
     ran.said("shard")
-    monkeypatch.setattr(Nano, "DEPTHS", FEW)
     assert (ran.out / "shard" / "state" / "shards" / ".metadata").exists()
     train(RECIPES["shard"], [ran.discs], [], tmp_path, device="cpu", workers=0).run()
     first, second = (load_file(out / "last.safetensors") for out in (ran.out / "shard", tmp_path))

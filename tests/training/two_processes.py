@@ -75,10 +75,11 @@ RECIPES = {
         **COMMON,
     ),
 }
-# What sharding costs is by the parameter and by the part: few of them, and two parts beside the rest.
-FEW = (1, 1, 0, 0)  # residual blocks at each stride
+# No job is about the encoder, and what sharding costs is by the parameter and by the part: few of them, and
+# two parts beside the rest.
+NARROW = {"channels": (16, 24, 32, 48), "DEPTHS": (1, 1, 0, 0)}
 BARE = dataclasses.replace(RECIPES["birefnet"].model, inward="none", outward=False, side_outputs=False)
-RECIPES["shard"] = dataclasses.replace(RECIPES["birefnet"], model=BARE)
+RECIPES["shard"] = dataclasses.replace(RECIPES["birefnet"], model=BARE, ema=0.5)
 
 
 def sharding(recipe: Recipe, device: str) -> Accelerator:
@@ -97,7 +98,6 @@ def sharding(recipe: Recipe, device: str) -> Accelerator:
 def shard(data: str, out: str) -> None:
     """Run it with its model spread over the processes: a step, and another that goes on from there."""
     loop.accelerator_for = sharding
-    Nano.DEPTHS = FEW
     for until in (1, 2):
         trainer = train(RECIPES["shard"], [Path(data)], [], Path(out), device="cpu", workers=0)
         assert trainer.state.sharded
@@ -201,6 +201,8 @@ if __name__ == "__main__":
         "shard": (forked, lambda: shard(data, str(place / "shard"))),
     }
     place.mkdir()
+    for name, value in NARROW.items():
+        setattr(Nano, name, value)
     CliRunner().invoke(cli.app, ["train", "--list"])  # imports what a command does, once for all
     gc.collect()
     gc.freeze()  # the processes to come would all walk through what the imports made
