@@ -163,6 +163,13 @@ def sound_of(path: Path) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def sound_begins(path: Path) -> float:
+    """Seconds at which the first audio track is first heard."""
+    with av.open(str(path)) as clip:
+        first = next(clip.decode(audio=0))
+        return float(first.pts * first.time_base)
+
+
 def packets_of(path: Path) -> list[bytes]:
     """The compressed audio."""
     with av.open(str(path)) as clip:

@@ -33,6 +33,7 @@ from inference.clips import (
     frames_of,
     packets_of,
     picture,
+    sound_begins,
     sound_of,
     subtitles_of,
     uneven,
@@ -545,6 +546,9 @@ def test_audio_that_the_container_cannot_hold_is_encoded_again(predictor: decoup
     assert len(other) == pytest.approx(len(one), abs=2 * 1024)
     common = min(len(one), len(other))
     assert np.corrcoef(one[:common], other[:common])[0, 1] > 0.95  # in time with each other
+    assert sound_begins(Path("out.webm")) == pytest.approx(sound_begins(source), abs=0.03)
+    cut_video(source, "part.webm", predictor, start=0.4)
+    assert sound_begins(Path("part.webm")) == pytest.approx(0, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -1084,6 +1088,7 @@ def test_frames_that_change_their_size_and_clocks_that_start_anywhere(predictor:
     frames = frames_of(Path("out.mov"))
     assert frames[0][0] < 0.1
     assert {pixels.shape[:2] for _, pixels in frames} == {(64, 96)}
+    assert {matte.alpha.shape for _, matte in mattes("in.ts", predictor)} == {(64, 96)}
 
 
 def test_a_matroska_file_that_lost_its_index_alone_is_no_damage(predictor: decoupe.Predictor) -> None:
