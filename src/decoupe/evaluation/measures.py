@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import py_sod_metrics
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
@@ -108,8 +107,11 @@ def unit(values: NDArray[Any], what: str) -> Array:
     return values.astype(np.float64)
 
 
-def _stepped(metric: Any, pair: Pair) -> dict[str, Any]:
-    """What a metric of pysodmetrics says of one pair."""
+def _stepped(name: str, pair: Pair) -> dict[str, Any]:
+    """What a metric of pysodmetrics, by its name, says of one pair."""
+    import py_sod_metrics  # with it comes scikit-learn, which takes more than a second
+
+    metric = getattr(py_sod_metrics, name)()
     metric.step(pred=pair.prediction, gt=pair.subject, normalize=False)
     results: dict[str, Any] = metric.get_results()
     return results
@@ -117,7 +119,7 @@ def _stepped(metric: Any, pair: Pair) -> dict[str, Any]:
 
 def s_measure(pair: Pair) -> Numbers:
     """Structure measure, α = 0.5 (Fan et al., ICCV 2017, equation 8)."""
-    return {"S": float(_stepped(py_sod_metrics.Smeasure(), pair)["sm"])}
+    return {"S": float(_stepped("Smeasure", pair)["sm"])}
 
 
 def mae(pair: Pair) -> Numbers:
@@ -212,7 +214,7 @@ def human_correction_effort(pair: Pair) -> Numbers:
     margin = 8  # the relaxation and its contours
     window = tuple(slice(max(0, int(one[0]) - margin), int(one[-1]) + 1 + margin) for one in (rows, columns))
     near = Pair(pair.found[window], pair.subject[window])
-    return {"HCE": float(_stepped(py_sod_metrics.HumanCorrectionEffortMeasure(), near)["hce"])}
+    return {"HCE": float(_stepped("HumanCorrectionEffortMeasure", near)["hce"])}
 
 
 def boundary_accuracy(pair: Pair) -> Numbers:
