@@ -1,3 +1,4 @@
+import functools
 import gc
 import os
 import signal
@@ -89,6 +90,16 @@ def _nothing_is_drawn_on_meta() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("normal_", "uniform_", "erfinv_"):
             patch.setattr(torch.Tensor, name, quick(getattr(torch.Tensor, name)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_built_once() -> Iterator[None]:
+    """typer's runner builds all of them anew for each that it runs, which takes as long as many a test."""
+    import typer.testing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", functools.cache(typer.main.get_command))
         yield
 
 

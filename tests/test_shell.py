@@ -118,6 +118,7 @@ def test_shells_complete_commands_options_and_models(
 def test_completion_can_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     # Typer asks its parent processes for the shell, and there may be none: then the shell is named.
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    monkeypatch.setattr("typer.testing._get_command", typer.main.get_command)  # asked when they are built
     shown = CliRunner().invoke(app, ["--help"]).output
     assert "--install-completion" in shown
     script = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="decoupe")
