@@ -147,6 +147,8 @@ def test_from_pairs_to_a_model_that_cuts_and_is_exported(run: Run, monkeypatch: 
             ["finetune", "--from", "birefnet", "--data", "discs", "--val", "nothing"],
             "nothing does not exist: expected a folder of pairs",
         ),
+        # Nobody serves it: were it asked for, that would be told.
+        (["finetune", "--from", "birefnet", "--data", "discs/empty"], "discs/empty holds no matte set"),
         (
             ["pocket", "--data", "discs", "--from", "nothing.safetensors"],
             "nothing.safetensors does not exist",

@@ -96,8 +96,7 @@ def train(
         if recipe is None:
             raise InputError("which recipe? decoupe train --list names them")
         for folder in () if show else (*(data or ()), *(val or ())):  # before a checkpoint is fetched
-            if not folder.exists():
-                raise InputError(f"{folder} does not exist: expected a folder of pairs, or a .tar")
+            _check_set(folder)
         chosen = recipes.read_recipe(recipe, settings or (), start=start)
         if show:
             typer.echo(chosen.yaml(), nl=False)
@@ -108,6 +107,17 @@ def train(
         if out.exists() and not out.is_dir():
             raise OutputError(f"{out} is a file: name a folder for the run with -o")
         _run(chosen, data, val or [], out, backgrounds, device, workers, minutes, as_json, quiet)
+
+
+def _check_set(folder: Path) -> None:
+    """Refuse, at first glance, what holds nothing to train on."""
+    from decoupe.datasets.segment_sets import is_segment_set
+    from decoupe.datasets.sets import is_matte_set, pairing
+
+    if not folder.exists():
+        raise InputError(f"{folder} does not exist: expected a folder of pairs, or a .tar")
+    if not (is_matte_set(folder) or is_segment_set(folder)):
+        pairing(folder)  # which says what is missing
 
 
 def _run(
