@@ -570,6 +570,7 @@ def test_openvino(models: dict[str, torch.nn.Module], tmp_path: Path) -> None:
     assert all(row.agrees for row in report)
     predictor = decoupe.load(path, guided=False)
     assert (predictor.runtime.name, predictor.preprocessing) == ("tiny", PREPROCESSING)
+    assert "tiny on cpu in float32 by OpenVINO" in repr(predictor)
     image = picture(1, 96, 64)
     with torch.inference_mode():
         expected = models["swin"](image).logits.sigmoid().numpy()
@@ -595,6 +596,7 @@ def test_a_program_of_torch_export(
     assert [row.agrees for row in report] == [True] * len(FEW)
     segmenter = decoupe.load(path, trust=True)
     assert (segmenter.runtime.name, segmenter.vocabulary) == ("tiny", words)
+    assert "tiny on cpu in float32 by torch.export" in repr(segmenter)
     assert segmenter.preprocessing == dataclasses.replace(TWICE, two_scale=None)
     image = picture(2, 96, 160)
     with torch.inference_mode():

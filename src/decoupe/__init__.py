@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from decoupe.inference.predictor import Predictor, Segmenter, cut, load
     from decoupe.inference.results import Matte
     from decoupe.inference.segments import Segment, Segments
-    from decoupe.notices import CompileWarning, FramesWarning, SizeWarning
+    from decoupe.notices import CompileWarning, FramesWarning, SizeWarning, VideoWarning
     from decoupe.weights.registry import Preprocessing, catalogue
 
 __version__ = "0.1.0"
@@ -51,6 +51,7 @@ __all__ = [
     "SizeWarning",
     "TooLargeError",
     "UnknownModelError",
+    "VideoWarning",
     "__version__",
     "catalogue",
     "cut",
@@ -63,7 +64,7 @@ _HOMES = {
     "inference.predictor": ["Predictor", "Segmenter", "cut", "load"],
     "inference.results": ["Matte"],
     "inference.segments": ["Segment", "Segments"],
-    "notices": ["CompileWarning", "FramesWarning", "SizeWarning"],
+    "notices": [name for name in __all__ if name.endswith("Warning")],
     "weights.registry": ["Preprocessing", "catalogue"],
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from PIL import Image, ImageFilter
 from typer.testing import CliRunner
 
 import decoupe
-from decoupe import InputError, Matte, MissingExtraError
+from decoupe import CompileWarning, InputError, Matte, MissingExtraError
 from decoupe.cli import app
 from decoupe.inference import matting
 from decoupe.inference.matting import Matting, refined
@@ -69,6 +71,25 @@ def test_what_is_sure_stays_and_the_widths_are_pixels_or_shares(
             assert places.max() <= limits.max() + 11
         middle = slice(HEIGHT // 2 - 10, HEIGHT // 2 + 10), slice(WIDTH // 2 - 10, WIDTH // 2 + 10)
         assert (alpha[middle] == 1).all()
+
+
+def test_that_pymatting_compiles_itself_is_told(
+    hairy: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, _, lost = hairy
+    refined(lost, image, Matting())  # whatever it has to compile, it has now
+    place = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(matting.importlib.util, "find_spec", lambda name: place)
+    monkeypatch.delitem(sys.modules, "pymatting")
+    with pytest.warns(
+        CompileWarning, match="compiles itself before its first use, .* about a minute$"
+    ) as told:
+        refined(lost, image, Matting())
+    assert [one.filename for one in told] == [__file__]
+    monkeypatch.delitem(sys.modules, "pymatting")
+    (tmp_path / "util" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "util" / "__pycache__" / "kdtree._find_knn-137.py311.nbi").touch()
+    refined(lost, image, Matting())
 
 
 def test_a_matte_can_be_refined(hairy: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -26,6 +29,7 @@ from decoupe.inference.pictures import Picture
 from decoupe.inference.preprocess import colours_at, resize_plane
 from decoupe.inference.regions import dilated
 from decoupe.inference.subject import padded
+from decoupe.notices import CompileWarning, warn
 from decoupe.readings import bounding_box
 
 WORKING_PIXELS = 1 << 19
@@ -81,11 +85,16 @@ def refined(alpha: Floats, image: Pixels, matting: Matting) -> Floats:
 
     What is sure becomes 0 or 1. A matte without a sure subject or without a sure background stays as it is.
 
+    Warns:
+        CompileWarning: pymatting is used for the first time.
+
     Raises:
         InputError: the equations have no solution that can be found.
         MissingExtraError: pymatting is not installed.
     """
     check_pymatting()
+    if "pymatting" not in sys.modules and not _is_compiled():
+        warn("pymatting compiles itself before its first use, which takes about a minute", CompileWarning)
     from pymatting import estimate_alpha_cf, ichol
 
     inside, outside = _sure(alpha, matting)
@@ -114,6 +123,14 @@ def refined(alpha: Floats, image: Pixels, matting: Matting) -> Floats:
     solved = found.astype(np.float32)
     result[part] = np.where(unknown[part], enlarged(solved, picture) if scale < 1 else solved, result[part])
     return result
+
+
+def _is_compiled() -> bool:
+    """Whether pymatting has been imported before: what it compiled lies in its folder, if it may."""
+    found = importlib.util.find_spec("pymatting")
+    places = [] if found is None else found.submodule_search_locations or []
+    kept = (place for place in map(Path, places) if os.access(place, os.W_OK))
+    return all(any(place.rglob("*.nbi")) for place in kept)  # numba's index files
 
 
 def _silent(function: Any) -> Any:
