@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,10 +87,17 @@ def test_that_pymatting_compiles_itself_is_told(
     ) as told:
         refined(lost, image, Matting())
     assert [one.filename for one in told] == [__file__]
-    monkeypatch.delitem(sys.modules, "pymatting")
-    (tmp_path / "util" / "__pycache__").mkdir(parents=True)
-    (tmp_path / "util" / "__pycache__" / "kdtree._find_knn-137.py311.nbi").touch()
-    refined(lost, image, Matting())
+    index = tmp_path / "util" / "__pycache__" / "kdtree._find_knn-137.py311.nbi"
+    index.parent.mkdir(parents=True)
+    index.touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monkeypatch.delitem(sys.modules, "pymatting")
+        refined(lost, image, Matting())
+        index.unlink()
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "elsewhere"))
+        monkeypatch.delitem(sys.modules, "pymatting")
+        refined(lost, image, Matting())
 
 
 def test_a_matte_can_be_refined(hairy: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:

@@ -169,8 +169,7 @@ def _listed(place: Path) -> list[Path]:
     """
     folder = folder_of(place)
     if folder is None:
-        if not place.exists() or place.is_file():  # of a pipe what is looked at is gone
-            check_picture(place)
+        check_picture(place)
         return [place]
     if not (found := find_images(*folder)):
         raise InputError(f"{place} holds no pictures: name another folder, or the files")

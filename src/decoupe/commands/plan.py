@@ -343,7 +343,7 @@ def _plan_file(plan: Plan, rules: _Rules, source: Path, target: Path) -> None:
     _check_folder(target.parent)
     if not plan.folders:
         check_folder(target)
-    if not plan.several and source.is_file():  # of a pipe what is looked at is gone
+    if not plan.several:
         check_picture(source)  # before a model is fetched for nothing
     if plan.claim(source, target):
         _refuse_standing(target, plan.overwrite)

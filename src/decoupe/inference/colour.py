@@ -74,8 +74,8 @@ def rgb_profile(profile: bytes | None) -> bytes | None:
 
 def unit(values: npt.NDArray[Any]) -> Floats:
     """Integers as floats in [0, 1], of the largest that their type holds."""
-    unit: Floats = np.divide(values, np.iinfo(values.dtype).max, dtype=np.float32)
-    return unit
+    floats: Floats = np.divide(values, np.iinfo(values.dtype).max, dtype=np.float32)
+    return floats
 
 
 def colour_planes(pixels: Pixels) -> Floats:

@@ -126,11 +126,15 @@ def refined(alpha: Floats, image: Pixels, matting: Matting) -> Floats:
 
 
 def _is_compiled() -> bool:
-    """Whether pymatting has been imported before: what it compiled lies in its folder, if it may."""
+    """Whether pymatting has been imported before: what it compiled lies in its folder.
+
+    Where it lies elsewhere, since nobody may write there or numba was told so, nothing is known: True.
+    """
     found = importlib.util.find_spec("pymatting")
     places = [] if found is None else found.submodule_search_locations or []
-    kept = (place for place in map(Path, places) if os.access(place, os.W_OK))
-    return all(any(place.rglob("*.nbi")) for place in kept)  # numba's index files
+    if "NUMBA_CACHE_DIR" in os.environ or not all(os.access(place, os.W_OK) for place in places):
+        return True
+    return all(any(Path(place).rglob("*.nbi")) for place in places)  # numba's index files
 
 
 def _silent(function: Any) -> Any:

@@ -288,13 +288,20 @@ def _from_opened(image: Image.Image, max_pixels: int) -> Picture:
 def check_picture(path: Path) -> None:
     """Refuse a file that begins as no picture does; what stands behind its beginning is not read.
 
+    A pipe that has a name is not looked at: what has been read of it is gone.
+
     Raises:
         InputError: as `read_image` does.
     """
-    with _reading(path) as stream:
-        if stream.seekable():
-            with _explained(stream, os.fspath(path)), _without_pillow_limit(), identified(stream):
-                pass
+    if path.exists() and not path.is_file():
+        return
+    with (
+        _reading(path) as stream,
+        _explained(stream, os.fspath(path)),
+        _without_pillow_limit(),
+        identified(stream),
+    ):
+        pass
 
 
 def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Picture:
