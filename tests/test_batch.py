@@ -69,22 +69,17 @@ def test_a_folder_is_mirrored_and_gone_on_with(photos: Path, model: Path, tmp_pa
     (out / "a.jpg.png").unlink()
     (out / "a.png.png").write_bytes(b"")  # of a run whose disk was full
     (out / "deep" / "b.png").write_bytes(b"kept")
-    again = batch.cut(str(photos), f"file://{out}", model=model)
+    beach = tmp_path / "beach.png"
+    Image.new("RGB", (8, 8), (10, 20, 230)).save(beach)
+    # Read once and here: the workers' machines have no such file, and an open one cannot be sent to them.
+    with beach.open("rb") as over:
+        again = batch.cut(str(photos), f"file://{out}", model=model, over=over)
     assert (again.cut, again.kept) == (2, 2)
     assert files(out) == RESULTS
     assert (out / "deep" / "b.png").read_bytes() == b"kept"
-
-
-@pytest.mark.usefixtures("cluster")
-def test_a_background_is_read_once_and_here(photos: Path, model: Path, tmp_path: Path) -> None:
-    """The workers' machines have no such file, and an open one cannot be sent to them."""
-    beach = tmp_path / "beach.png"
-    Image.new("RGB", (8, 8), (10, 20, 230)).save(beach)
-    with beach.open("rb") as file:
-        done = batch.cut(photos / "deep", tmp_path / "out", model=model, over=file)
-    assert (done.cut, done.failed) == (2, {})
-    wanted = decoupe.load(model)(photos / "deep" / "b.JPG").over(beach)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "b.png")), np.asarray(wanted))
+    for name in ("a.jpg", "a.png"):
+        behind = decoupe.load(model)(photos / name).over(beach)
+        assert np.array_equal(np.asarray(Image.open(out / f"{name}.png")), np.asarray(behind))
 
 
 @pytest.mark.usefixtures("cluster")

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -98,24 +99,26 @@ def test_results_come_in_order_and_few_are_ahead() -> None:
     assert seen == [number for number in range(60) if number != 5]
 
 
-def test_what_is_done_is_handed_over_before_more_has_come() -> None:
+def test_what_is_done_is_handed_over_before_more_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """A camera in a pipe is slow; nine frames were kept back."""
-    finished, seen = threading.Event(), []
+    given: list[Future[int]] = []
+    seen = []
 
-    def work(number: int) -> int:
-        if number == 0:
-            finished.set()
-        return number
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *arguments: Any) -> Future[int]:  # type: ignore[override]
+            given.append(super().submit(*arguments))
+            return given[-1]
+
+    monkeypatch.setattr("decoupe.commands.running.ThreadPoolExecutor", Pool)
 
     def frames() -> Iterator[int]:
         yield 0
-        assert finished.wait(60)
-        time.sleep(0.1)  # until the future knows
+        assert given[0].result(60) == 0
         yield 1
-        assert seen == [0]
+        assert seen[:1] == [0]  # and 1 as well where it is done already
         yield 2
 
-    for number, result in in_order(work, frames(), 4):
+    for number, result in in_order(lambda number: number, frames(), 4):
         seen.append(number)
         assert result() == number
     assert seen == [0, 1, 2]

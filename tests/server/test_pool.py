@@ -17,6 +17,7 @@ from decoupe.server.metrics import Metrics
 from decoupe.server.pool import Pool
 from decoupe.server.problems import ProblemError
 from decoupe.server.worker import Workplace
+from server.patience import run
 
 JOB = Cut(b"picture", "tiny")
 DONE = {"media_type": "image/png", "headers": {}, "seconds": {"model": 0.1, "worker": 0.2}}
@@ -64,7 +65,7 @@ def played(
         await play(pool, one)
         await pool.close()
 
-    asyncio.run(scene())
+    run(scene())
 
 
 async def asked(pool: Pool, count: int = 1) -> list[asyncio.Task[Answer]]:
@@ -121,6 +122,20 @@ def test_a_silent_worker_is_ended_and_a_busy_one_is_not(monkeypatch: pytest.Monk
     played(monkeypatch, play, seconds=0.2)
 
 
+def test_a_worker_has_its_time_however_long_its_job_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(pool: Pool, one: Quiet) -> None:
+        pool._ready.clear()  # as while it starts
+        (late,) = await asked(pool)
+        await asyncio.sleep(0.15)
+        pool._ready.add(one)
+        pool._dispatch()
+        with pytest.raises(ProblemError, match="longer than"):
+            await late
+        assert (list(one.given), one.killed) == ([0], False)
+
+    played(monkeypatch, play, seconds=0.2)
+
+
 def test_what_nobody_waits_for_is_not_handed_over() -> None:
     async def scene() -> list[Any]:
         waited, left = (
@@ -132,7 +147,7 @@ def test_what_nobody_waits_for_is_not_handed_over() -> None:
             pools._send(theirs, ticket)
         return [here.recv(), here.recv()]
 
-    assert asyncio.run(scene()) == [(0, JOB), (1, None)]
+    assert run(scene()) == [(0, JOB), (1, None)]
 
 
 def test_a_silent_worker_is_ended_also_when_all_have_left_whose_jobs_it_has(

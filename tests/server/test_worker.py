@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import struct
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -176,22 +175,28 @@ def test_pictures_wait_until_there_is_memory_for_them(hire: Hire) -> None:
 def test_what_nobody_waits_for_is_not_computed(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     whole = Predictor.map
-    gate = threading.Event()
+    begun, gate = threading.Event(), threading.Event()
 
     def watched(self: Predictor, images: list[Any], **options: Any) -> Any:
+        begun.set()
         assert gate.wait(20)
         seen.append(len(images))
         return whole(self, images, **options)
 
     monkeypatch.setattr(Predictor, "map", watched)
     one = hire(batch=1, max_pixels=10**6)
-    for number in range(4):
+    one.here.send((0, Cut(SQUARES, "tiny")))
+    assert begun.wait(20)
+    for number in (1, 2, 3):
         one.here.send((number, Cut(SQUARES, "tiny")))
-    for number in (1, 2):
+    for number in (1, 2, 7):  # the last never came, and is told of once those before it are known
         one.here.send((number, None))
-    time.sleep(0.3)
+    told: dict[int, bool] = {}
+    while 7 not in told:
+        told |= said(one, 1)
     gate.set()
-    assert said(one, 4) == {0: False, 1: True, 2: True, 3: False}
+    told |= said(one, 5 - len(told))
+    assert told == {0: False, 1: True, 2: True, 3: False, 7: True}
     assert seen == [1, 1]
 
 

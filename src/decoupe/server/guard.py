@@ -350,13 +350,14 @@ class _Body:
         self.total = 0
         self._guard = guard
         self._receive = receive
-        self._end = time.monotonic() + guard._limits.receiving
+        self._clock = asyncio.get_running_loop().time
+        self._end = self._clock() + guard._limits.receiving
         self._complete = False
 
     async def receive(self) -> Message:
         if self._complete:
             return await self._receive()
-        left = max(0, self._end - time.monotonic())
+        left = max(0, self._end - self._clock())
         try:
             message = await asyncio.wait_for(self._receive(), left)
         except asyncio.TimeoutError:

@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import re
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -221,7 +220,7 @@ class Pool:
         Of a job that got none, all that said nothing for as long: of those whose jobs they have, none may
         be left to wait.
         """
-        now = time.monotonic()
+        now = _now()
         if ticket.worker is None:
             silent = [one for one in self._ready if one.given and now - one.answered > self._seconds]
         else:
@@ -239,7 +238,7 @@ class Pool:
             ticket = self._waiting.popleft()
             ticket.worker = free
             if not free.given:
-                free.answered = time.monotonic()
+                free.answered = _now()
             free.given[ticket.number] = ticket
             free.send(ticket)
 
@@ -257,7 +256,7 @@ class Pool:
             one.process.kill()
             return
         if result is not None:  # one that only lets go may do nothing else any more
-            one.answered = time.monotonic()
+            one.answered = _now()
         if ticket is not None:
             del one.given[ticket.number]
             ticket.gone.set()
@@ -302,6 +301,11 @@ class Pool:
         one.listen(asyncio.get_running_loop())
         self._ready.add(one)
         self._dispatch()
+
+
+def _now() -> float:
+    """Seconds on the clock that times what the running loop waits for."""
+    return asyncio.get_running_loop().time()
 
 
 def _result(told: dict[str, Any], body: bytes) -> Answer | ProblemError | None:
