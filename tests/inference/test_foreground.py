@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageColor
 
+from decoupe.inference.deferred import deferred
 from decoupe.inference.foreground import HIDDEN, estimate_foreground
+from decoupe.inference.matting import UNUSED
 from decoupe.inference.results import Matte
 from drawn import hairy_disc, soft_disc
 
@@ -29,7 +31,8 @@ def composite(front: str, back: str, shape: str) -> tuple[np.ndarray, np.ndarray
 
 def by_pymatting(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Its estimate of the foreground's colours, (H, W, 3) in 0 to 255."""
-    from pymatting import estimate_foreground_ml  # compiles for a minute where it has never been imported
+    with deferred(UNUSED):
+        from pymatting import estimate_foreground_ml
 
     found: np.ndarray = estimate_foreground_ml(image / 255.0, alpha.astype(np.float64)) * 255
     return found

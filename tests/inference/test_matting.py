@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +13,10 @@ from PIL import Image, ImageFilter
 from typer.testing import CliRunner
 
 import decoupe
-from decoupe import CompileWarning, InputError, Matte, MissingExtraError
+from decoupe import InputError, Matte, MissingExtraError
 from decoupe.cli import app
 from decoupe.inference import matting
-from decoupe.inference.matting import Matting, refined
+from decoupe.inference.matting import UNUSED, Matting, refined
 from drawn import hairy_disc
 from inference.tiny import write_onnx
 
@@ -74,30 +72,17 @@ def test_what_is_sure_stays_and_the_widths_are_pixels_or_shares(
         assert (alpha[middle] == 1).all()
 
 
-def test_that_pymatting_compiles_itself_is_told(
-    hairy: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_of_pymatting_only_what_is_used_is_compiled(
+    hairy: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
     image, _, lost = hairy
-    refined(lost, image, Matting())  # whatever it has to compile, it has now
-    place = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(matting.importlib.util, "find_spec", lambda name: place)
-    monkeypatch.delitem(sys.modules, "pymatting")
-    with pytest.warns(
-        CompileWarning, match="compiles itself before its first use, .* about a minute$"
-    ) as told:
-        refined(lost, image, Matting())
-    assert [one.filename for one in told] == [__file__]
-    index = tmp_path / "util" / "__pycache__" / "kdtree._find_knn-137.py311.nbi"
-    index.parent.mkdir(parents=True)
-    index.touch()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        monkeypatch.delitem(sys.modules, "pymatting")
-        refined(lost, image, Matting())
-        index.unlink()
-        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "elsewhere"))
-        monkeypatch.delitem(sys.modules, "pymatting")
-        refined(lost, image, Matting())
+    refined(lost, image, Matting())
+    pymatting = Path(sys.modules["pymatting"].__file__ or "").parent
+    assert all((pymatting.parent / name.replace(".", "/")).with_suffix(".py").exists() for name in UNUSED)
+    loaded = {name for name in sys.modules if name.startswith("pymatting.")}
+    # The foreground's tests call one of them.
+    assert loaded & set(UNUSED) <= {"pymatting.foreground.estimate_foreground_ml"}
+    assert "pymatting.laplacian.cf_laplacian" in loaded
 
 
 def test_a_matte_can_be_refined(hairy: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
