@@ -346,7 +346,8 @@ class Trainer:
         accelerator = self.accelerator
         accelerator.wait_for_everyone()
         vars(self).clear()
-        accelerator.free_memory()
+        if accelerator.num_processes > 1:
+            accelerator.free_memory()
         accelerator.end_training()
 
     def optimize(self, batches: Iterator[Any], report: Report) -> None:
