@@ -44,10 +44,12 @@ def test_it_is_loaded_when_it_is_called(library: Path) -> None:
     assert first(3) == shelf.costly(3) == 6
 
 
-def test_what_is_there_already_stays(library: Path) -> None:
-    whole = importlib.import_module("shelf.costly")
-    assert imported().costly is whole.costly
-    assert sys.modules["shelf.costly"] is whole
+def test_a_library_that_is_there_already_stays_as_it_is(library: Path) -> None:
+    shelf = importlib.import_module("shelf")
+    (library / "dear.py").write_text("def dear():\n    return 7\n")
+    with deferred(["shelf.costly", "shelf.dear"]):
+        assert importlib.import_module("shelf.dear").dear() == 7
+    assert shelf.costly is sys.modules["shelf.costly"].costly
 
 
 def test_a_library_that_cannot_be_imported_leaves_nothing_behind(library: Path) -> None:

@@ -16,10 +16,10 @@ def deferred(modules: Iterable[str]) -> Iterator[None]:
     """Let what is imported in this block do without these modules until a function of theirs is called.
 
     Args:
-        modules: by their whole names. What their packages import from them has to be functions or classes;
-            a module that nobody imports, or that has been imported before, is let be.
+        modules: by their whole names. What others import from them has to be functions or classes, not called
+            until the block has ended. Those of a library that has been imported before are let be.
     """
-    standing = {name: _stand_in(name) for name in modules if name not in sys.modules}
+    standing = {name: _stand_in(name) for name in modules if name.partition(".")[0] not in sys.modules}
     sys.modules.update(standing)
     try:
         yield
