@@ -49,6 +49,7 @@ EMBEDDED = Path(decoupe.weights.__file__).with_name("pocket.onnx")
 EXAMPLE = Path(__file__).parents[1] / "examples" / "chelsea.jpg"
 
 NARROW = SwinConfig(dim=16, depths=(2, 0, 0, 1), heads=(2, 1, 1, 2), window=5)
+ONE_BLOCK = dataclasses.replace(NARROW, depths=(1, 0, 0, 0))
 TRACED = ("swin", "segments")
 
 Files = dict[str, Path]
@@ -71,8 +72,9 @@ def models() -> dict[str, torch.nn.Module]:
         made = {
             "swin": BiRefNet(BiRefNetConfig("swin_t", squeeze="aspp_deformable", context="none", **widths)),
             "segments": segments("nano"),
-            "swin segments": segments("swin_t"),
         }
+        patch.setitem(backbones.BACKBONES, "swin_t", functools.partial(Swin, ONE_BLOCK))
+        made["swin segments"] = segments("swin_t")
     for module in (module for model in made.values() for module in model.modules()):
         if isinstance(module, WindowAttention):  # as they are drawn, all that it does hardly shows
             torch.nn.init.normal_(module.qkv.weight, std=0.2)
