@@ -254,6 +254,18 @@ def test_commands_of_rembg_are_answered_with_ours(name: str) -> None:
     assert CliRunner().invoke(app, [ours, "--help"]).exit_code == 0
 
 
+def test_a_picture_is_no_command_and_its_command_is_told(here: Path) -> None:
+    photograph(here / "photo.jpg")
+    refused = CliRunner().invoke(app, ["photo.jpg"])
+    assert refused.exit_code == 2
+    assert refused.stderr.splitlines()[-1] == (
+        "Error: 'photo.jpg' is no command: to cut it, decoupe cut photo.jpg"
+    )
+    (here / "models").mkdir()
+    assert CliRunner().invoke(app, ["models", "--help"]).exit_code == 0
+    assert "No such command 'phoot.jpg'" in CliRunner().invoke(app, ["phoot.jpg"]).stderr
+
+
 def test_a_closed_pipe_ends_quietly(here: Path, model: Path) -> None:
     Image.effect_noise((600, 600), 100).save("noise.png")  # too large for a pipe's buffer
     arguments = [sys.executable, "-m", "decoupe", "cut", "noise.png", "-m", str(model), "--matte", "-o", "-"]

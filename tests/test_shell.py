@@ -125,6 +125,24 @@ def test_completion_can_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "_DECOUPE_COMPLETE" in script.output
 
 
+@pytest.mark.parametrize("word", ["i", "photo.jpg"])
+def test_a_shell_that_completes_is_told_no_error(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a command of rembg, a traceback came in the middle of what was typed."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    asked = {
+        "_DECOUPE_COMPLETE": "complete_bash",
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+        "COMP_WORDS": f"decoupe {word} --",
+        "COMP_CWORD": "2",
+    }
+    told = CliRunner().invoke(app, [], prog_name="decoupe", env=asked)
+    assert "--help" in told.output.split()
+    assert told.exception is None or isinstance(told.exception, SystemExit)
+
+
 def said(*arguments: str, folder: Path, terminal: bool, **environment: str) -> str:
     """All that the command says, into a terminal or into pipes."""
     command = [sys.executable, "-m", "decoupe", *arguments]

@@ -12,6 +12,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -43,11 +44,14 @@ OF_REMBG = {
 
 
 class _Commands(TyperGroup):
-    """The commands; who types one of rembg's is told ours."""
+    """The commands; who types one of rembg's, or a picture alone, is told ours."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] in OF_REMBG:
-            ctx.fail(f"{args[0]!r} is a command of rembg: its like here is {OF_REMBG[args[0]]}")
+        name = "" if ctx.resilient_parsing else args[0]  # a shell that completes reads no errors
+        if name in OF_REMBG:
+            ctx.fail(f"{name!r} is a command of rembg: its like here is {OF_REMBG[name]}")
+        if name and name not in self.commands and Path(name).exists():
+            ctx.fail(f"{name!r} is no command: to cut it, decoupe cut {name}")
         return super().resolve_command(ctx, args)
 
 
