@@ -255,12 +255,11 @@ def test_commands_of_rembg_are_answered_with_ours(name: str) -> None:
 
 
 def test_a_picture_is_no_command_and_its_command_is_told(here: Path) -> None:
-    photograph(here / "photo.jpg")
-    refused = CliRunner().invoke(app, ["photo.jpg"])
+    photograph(here / "my photo.jpg")
+    refused = CliRunner().invoke(app, ["my photo.jpg"])
     assert refused.exit_code == 2
-    assert refused.stderr.splitlines()[-1] == (
-        "Error: 'photo.jpg' is no command: to cut it, decoupe cut photo.jpg"
-    )
+    line = "Error: 'my photo.jpg' is no command: to cut it, decoupe cut 'my photo.jpg'"
+    assert refused.stderr.splitlines()[-1] == line
     (here / "models").mkdir()
     assert CliRunner().invoke(app, ["models", "--help"]).exit_code == 0
     assert "No such command 'phoot.jpg'" in CliRunner().invoke(app, ["phoot.jpg"]).stderr

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +52,7 @@ class _Commands(TyperGroup):
         if name in OF_REMBG:
             ctx.fail(f"{name!r} is a command of rembg: its like here is {OF_REMBG[name]}")
         if name and name not in self.commands and Path(name).exists():
-            ctx.fail(f"{name!r} is no command: to cut it, decoupe cut {name}")
+            ctx.fail(f"{name!r} is no command: to cut it, decoupe cut {shlex.quote(name)}")
         return super().resolve_command(ctx, args)
 
 
