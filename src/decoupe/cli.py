@@ -77,8 +77,8 @@ def main() -> None:
         sys.exit(told_status(error))
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(ctx: typer.Context, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
         typer.echo(f"decoupe {decoupe.__version__}")
         raise typer.Exit
 

@@ -21,6 +21,8 @@ from typer.testing import CliRunner
 
 from decoupe import Predictor
 from decoupe.cli import app
+from decoupe.commands import video as video_command
+from decoupe.inference.video.forms import CODECS
 from inference.clips import TIME_BASE, add_subtitles, frames_of, uneven, write_clip
 from inference.tiny import write_onnx
 
@@ -189,6 +191,10 @@ def test_a_missing_extra_names_itself(run: Run, monkeypatch: pytest.MonkeyPatch)
     refused = run("in.mp4", "out.mov")
     assert refused.exit_code == 2
     assert "decoupe video needs the extra 'video': pip install 'decoupe[video]'" in refused.stderr
+
+
+def test_every_codec_is_told() -> None:
+    assert set(video_command.CODECS) == set(CODECS)
 
 
 SHORT_PIECES = """

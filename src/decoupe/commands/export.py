@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decoupe.commands.console import imported, say, told
-from decoupe.commands.options import Overwrite, known_models
+from decoupe.commands.options import Overwrite, among, known_models
 from decoupe.commands.plan import check_output
 from decoupe.commands.running import said_warnings
 from decoupe.errors import InputError, OutputError
@@ -39,7 +39,12 @@ def export(
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
     deform: Annotated[
-        str, typer.Option(metavar="FORM", help="Deformable convolutions: onnx for DeformConv, or gather.")
+        str,
+        typer.Option(
+            metavar="FORM",
+            help="Deformable convolutions: onnx for DeformConv, or gather.",
+            autocompletion=among(("onnx", "gather")),
+        ),
     ] = "onnx",
     pixels: Annotated[
         bool,

@@ -188,7 +188,14 @@ Model = Annotated[
 NetworkSize = Annotated[
     str | None, typer.Option(metavar="N|WxH|native", help="Size at which the model sees the picture.")
 ]
-Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE",
+        help="auto, cpu, cuda, cuda:1 or mps.",
+        autocompletion=among(("auto", "cpu", "cuda", "mps")),
+    ),
+]
 Precision = Annotated[
     str,
     typer.Option(

@@ -37,6 +37,7 @@ from decoupe.commands.options import (
     Threshold,
     Trust,
     Verbose,
+    among,
     parse_edits,
     parse_feeding,
     parse_size,
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
     from decoupe.inference.predictor import Predictor
     from decoupe.inference.video import Written
 
+
+# As decoupe.inference.video has them, which the help does without, as it does without PyAV.
+CODECS = ("prores", "qtrle", "vp9", "ffv1", "h264", "h265", "mpeg4")
 
 SECTIONS = {
     "over": "Output",
@@ -86,7 +90,9 @@ class VideoOptions:
     codec: Annotated[
         str | None,
         typer.Option(
-            metavar="CODEC", help="prores, qtrle, vp9, ffv1, h264, h265 or mpeg4; by default what suits OUT."
+            metavar="CODEC",
+            help=f"{', '.join(CODECS[:-1])} or {CODECS[-1]}; by default what suits OUT.",
+            autocompletion=among(CODECS),
         ),
     ] = None
     start: Annotated[
