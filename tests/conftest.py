@@ -36,7 +36,6 @@ def pytest_configure(config: pytest.Config) -> None:
 LONGEST = (
     "test_export.py",
     "test_page.py",
-    "test_foreground.py",
     "test_birefnet_golden.py",
     "test_loop.py",
     "test_video.py",

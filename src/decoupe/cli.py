@@ -48,12 +48,15 @@ class _Commands(TyperGroup):
     """The commands; who types one of rembg's, or a picture alone, is told ours."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name = "" if ctx.resilient_parsing else args[0]  # a shell that completes reads no errors
+        if not ctx.resilient_parsing:  # a shell that completes reads no errors
+            self._refuse_others(ctx, args[0])
+        return super().resolve_command(ctx, args)
+
+    def _refuse_others(self, ctx: Any, name: str) -> None:
         if name in OF_REMBG:
             ctx.fail(f"{name!r} is a command of rembg: its like here is {OF_REMBG[name]}")
         if name and name not in self.commands and Path(name).exists():
             ctx.fail(f"{name!r} is no command: to cut it, decoupe cut {shlex.quote(name)}")
-        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(

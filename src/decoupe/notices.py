@@ -32,7 +32,7 @@ class SizeWarning(UserWarning):
 
 
 class CompileWarning(UserWarning):
-    """A model or a library that is being compiled, which takes its time, or that cannot be."""
+    """A model that is being compiled, which takes its time, or that cannot be."""
 
 
 def warn(message: str, category: type[Warning]) -> None:

@@ -40,7 +40,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def run(scene: Coroutine[Any, Any, T]) -> T:
-    """Like `asyncio.run`, in which a minute takes no longer than a second: for sockets, not for threads."""
+    """Like `asyncio.run`, on that clock: for timers and sockets of this process, not for threads."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("asyncio.events.new_event_loop", _Loop)
         return asyncio.run(scene)

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from decoupe.inference.video import Written
 
 
-# As decoupe.inference.video has them, which the help does without, as it does without PyAV.
+# Those of decoupe.inference.video.forms, which needs PyAV; the help does not.
 CODECS = ("prores", "qtrle", "vp9", "ffv1", "h264", "h265", "mpeg4")
 
 SECTIONS = {
