@@ -131,6 +131,26 @@ def test_a_folder_that_transformers_wrote(tmp_path: Path, photo: np.ndarray) -> 
     np.testing.assert_allclose(segments.class_logits, out.class_queries_logits[0], atol=1e-4 * spread)
 
 
+def test_heads_are_those_that_transformers_tells(tmp_path: Path, maskformer: MaskFormer) -> None:
+    """They leave no trace in the tensors: a guess would give other numbers without a word."""
+    torch.save(convert.to_reference(maskformer), tmp_path / "pytorch_model.bin")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"decoder_config": {"d_model": 32, "decoder_attention_heads": 8}}))
+    opened = read_model(tmp_path)
+    assert opened.config == dataclasses.replace(maskformer.config, heads=8)
+    assert not any("attention heads" in note for note in opened.notes)
+    for part, told, line in (
+        ("decoder_config", {"decoder_attention_heads": 5}, r"width is 32, expected a multiple of .* \(5\)"),
+        ("decoder_config", {"decoder_attention_heads": "8"}, "decoder_attention_heads '8', expected a whole"),
+        ("decoder_config", {"activation_function": "gelu"}, "says activation_function 'gelu', .* 'relu'"),
+        ("backbone_config", {"model_type": "resnet", "hidden_act": "gelu"}, "says hidden_act 'gelu'"),
+        ("backbone_config", {"downsample_in_bottleneck": True}, "says downsample_in_bottleneck True"),
+    ):
+        config.write_text(json.dumps({part: told}))
+        with pytest.raises(CheckpointError, match=line):
+            read_model(tmp_path)
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "model_final.pkl", "model.pth"])
 def test_every_kind_of_file(tmp_path: Path, photo: np.ndarray, maskformer: MaskFormer, file: str) -> None:
     state = convert.to_reference(maskformer)

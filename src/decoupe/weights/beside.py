@@ -1,4 +1,7 @@
-"""What stands beside a weights file in transformers' format: the names of its classes, its input's size."""
+"""What stands beside a weights file in transformers' format, and leaves no trace in its tensors.
+
+The names of its classes, its input's size, how its attentions are divided.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,41 @@ def labels(weights: Path) -> tuple[str, ...] | None:
         ) from None
     # What transformers writes where nobody named the classes.
     return None if all(name == f"LABEL_{index}" for index, name in enumerate(ordered)) else ordered
+
+
+def heads(weights: Path) -> int | None:
+    """Of each attention, as the ``config.json`` beside ``weights`` tells it; None where it does not.
+
+    Raises:
+        CheckpointError: a ``config.json`` that cannot be read, or tells of a MaskFormer that computes
+            otherwise than decoupe's.
+    """
+    path = weights.with_name("config.json")
+    config = _read(path)
+    decoder, backbone = (_part(config, name) for name in ("decoder_config", "backbone_config"))
+    activation = {"resnet": "relu", "swin": "gelu"}.get(str(backbone.get("model_type")))
+    for part, name, expected in (
+        (decoder, "activation_function", "relu"),
+        (backbone, "hidden_act", activation),
+        (backbone, "downsample_in_bottleneck", False),
+        (backbone, "downsample_in_first_stage", False),
+    ):
+        if expected is not None and part.get(name, expected) != expected:
+            raise CheckpointError(
+                f"{path} says {name} {part[name]!r}, decoupe's MaskFormer has {expected!r}: "
+                "its numbers would be others, open it with transformers"
+            )
+    told = decoder.get("decoder_attention_heads")
+    if told is not None and (not isinstance(told, int) or isinstance(told, bool) or told < 1):
+        raise CheckpointError(
+            f"{path} says decoder_attention_heads {told!r}, expected a whole number from 1: get it again"
+        )
+    return told
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = config.get(name)
+    return part if isinstance(part, Mapping) else {}
 
 
 def preprocessing(weights: Path) -> Preprocessing | None:

@@ -167,8 +167,9 @@ def read_model(
 
     Args:
         path: ``.safetensors``, a zip or pickle of tensors as `torch.save` writes them, a ``.pkl`` of
-            Detectron2, or a folder as transformers' ``save_pretrained`` writes it. The names of classes and
-            the input's size are read in the ``config.json`` and ``preprocessor_config.json`` beside it.
+            Detectron2, or a folder as transformers' ``save_pretrained`` writes it. The names of classes,
+            the heads of attentions and the input's size are read in the ``config.json`` and
+            ``preprocessor_config.json`` beside it.
         family: key of `decoupe.models.MODELS`; needed for no file that decoupe wrote, and found out from the
             tensors' names otherwise.
         preprocessing: of a reference's file, which does not say it; None takes that of the catalogue's file
@@ -261,6 +262,8 @@ def _from_reference(
         if family == "inspyrenet":
             # It pools contexts at this size, which leaves no trace in the tensors.
             config = dataclasses.replace(config, base_size=preprocessing.size)
+        if family == "maskformer" and (heads := beside.heads(path)) is not None:
+            config = dataclasses.replace(config, heads=heads)
         model = convert.from_reference(family, tensors, config)
         words = NO_NAMES
         if family == "maskformer":

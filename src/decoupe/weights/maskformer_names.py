@@ -84,11 +84,13 @@ def infer_maskformer_config(state: State) -> MaskFormerConfig:
 def describe(config: MaskFormerConfig) -> list[str]:
     """What `infer_maskformer_config` found out, and what it could not, one line each."""
     values = ", ".join(f"{key}={value!r}" for key, value in asdict(config).items())
-    return [
-        f"inferred from the tensors' names and shapes: {values}",
-        f"the tensors do not tell the number of attention heads: taken as {config.heads}, "
-        f"one per {HEAD_WIDTH} channels",
-    ]
+    notes = [f"inferred from the tensors' names and shapes: {values}"]
+    if config.heads == _assumed_heads(config.width):
+        notes.append(
+            f"the tensors do not tell the number of attention heads: taken as {config.heads}, "
+            f"one per {HEAD_WIDTH} channels"
+        )
+    return notes
 
 
 def canonical(state: State) -> dict[str, Tensor | NDArray[Any]]:
@@ -132,7 +134,7 @@ def _read_sizes(shapes: Shapes, backbone: str) -> MaskFormerConfig:
             classes=size(f"{PREDICTOR}class_embed.weight") - 1,
             queries=size(f"{PREDICTOR}query_embed.weight"),
             width=width,
-            heads=max(1, width // HEAD_WIDTH),
+            heads=_assumed_heads(width),
             feed_forward=size(f"{decoder}0.linear1.weight"),
             layers=count(decoder),
             encoder_layers=count(f"{PIXELS}transformer.encoder.layers."),
@@ -141,6 +143,10 @@ def _read_sizes(shapes: Shapes, backbone: str) -> MaskFormerConfig:
         )
     except ConfigError as error:
         raise CheckpointError(f"the tensors' shapes make no MaskFormer: {error}") from error
+
+
+def _assumed_heads(width: int) -> int:
+    return max(1, width // HEAD_WIDTH)
 
 
 def _infer_backbone(shapes: Shapes) -> str:
