@@ -110,6 +110,17 @@ def test_scores_of_degenerate_pictures_are_pysodmetrics(name: str, stretch: bool
     assert found == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("edge", [np.s_[:, -1], np.s_[-1, :], np.s_[-1, -1]])
+def test_structure_of_a_subject_at_the_far_edge_is_a_number(edge: tuple[int | slice, ...]) -> None:
+    """Its centre leaves parts of the picture without a pixel, of which pysodmetrics' mean is none."""
+    truth = np.zeros((20, 30), np.uint8)
+    truth[edge] = 255
+    assert score(truth, truth, ("S",)).values["S"] == pytest.approx(1)
+    # Nothing found: the background alone is right, and no part is alike.
+    nothing = score(np.zeros_like(truth), truth, ("S",)).values["S"]
+    assert nothing == pytest.approx((truth == 0).mean() / 2)
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), shift=st.integers(0, 40))
 def test_effort_is_that_of_the_whole_picture(seed: int, shift: int) -> None:

@@ -107,11 +107,16 @@ def unit(values: NDArray[Any], what: str) -> Array:
     return values.astype(np.float64)
 
 
-def _stepped(name: str, pair: Pair) -> dict[str, Any]:
-    """What a metric of pysodmetrics, by its name, says of one pair."""
+def _metric(name: str) -> Any:
+    """A metric of pysodmetrics by its name."""
     import py_sod_metrics  # with it comes scikit-learn, which takes more than a second
 
-    metric = getattr(py_sod_metrics, name)()
+    return getattr(py_sod_metrics, name)()
+
+
+def _stepped(name: str, pair: Pair) -> dict[str, Any]:
+    """What a metric of pysodmetrics, by its name, says of one pair."""
+    metric = _metric(name)
     metric.step(pred=pair.prediction, gt=pair.subject, normalize=False)
     results: dict[str, Any] = metric.get_results()
     return results
@@ -119,7 +124,12 @@ def _stepped(name: str, pair: Pair) -> dict[str, Any]:
 
 def s_measure(pair: Pair) -> Numbers:
     """Structure measure, α = 0.5 (Fan et al., ICCV 2017, equation 8)."""
-    return {"S": float(_stepped("Smeasure", pair)["sm"])}
+    metric = _metric("Smeasure")
+    similarity = metric.ssim
+    # A subject whose centre is at the right or lower edge leaves parts without a pixel; they weigh nothing,
+    # but pysodmetrics takes their mean, which is not a number.
+    metric.ssim = lambda prediction, truth: similarity(prediction, truth) if truth.size else 0.0
+    return {"S": float(metric.cal_sm(pair.prediction, pair.subject))}
 
 
 def mae(pair: Pair) -> Numbers:
