@@ -148,3 +148,28 @@ def test_nothing_and_other_sizes_are_refused() -> None:
         PanopticQuality(THREE).update((none.T, np.zeros(0, int)), (none, np.zeros(0, int)))
     with pytest.raises(InputError, match="resize one of them"):
         AveragePrecision(THREE).update([Instance(none.T < 0, 0)], [Instance(none < 0, 0)])
+
+
+def test_what_is_no_class_is_refused_and_enters_nothing() -> None:
+    """255 for what is not told, say: it would count as other classes' pixels, or end in NumPy's words."""
+    cats = np.zeros((2, 2), np.uint8)
+    scores, panoptic = MeanIoU(THREE), PanopticQuality(THREE)
+    one, two = (cats.astype(np.int32), np.array([0])), (cats.astype(np.int32) + 1, np.array([0]))
+    other = (cats.astype(np.int32), np.array([3]))
+    for first, second, what in ((4, 0, "prediction"), (0, 255, "truth"), (3, 0, "prediction")):
+        line = f"the {what} holds class {max(first, second)}, expected 0 to 2, and -1 for none"
+        with pytest.raises(InputError, match=line):
+            scores.update(cats + np.uint8(first), cats + np.uint8(second))
+    for prediction, truth, line in (
+        (two, one, "the prediction holds segment 1, expected 0 to 0, and -1 for none"),
+        (one, two, "the truth holds segment 1"),
+        (other, one, "the prediction holds class 3, expected 0 to 2$"),
+        (one, other, "the truth holds class 3"),
+    ):
+        with pytest.raises(InputError, match=line):
+            panoptic.update(prediction, truth)
+    with pytest.raises(InputError, match=r"the truth holds class 3, expected 0 to 2$"):
+        AveragePrecision(THREE).update([], [Instance(cats == 0, 3)])
+    scores.update(cats, cats)
+    panoptic.update(one, one)
+    assert scores.result()["mIoU"] == panoptic.result()["PQ"] == 1

@@ -43,10 +43,12 @@ class MeanIoU:
         """Enter one picture: classes ``(H, W)``; −1 is none, where the truth tells nothing that is right.
 
         Raises:
-            InputError: the two differ in size.
+            InputError: the two differ in size, or hold what is no class.
         """
         _check_sizes(prediction, truth)
         count, width = self.confusion.shape
+        for what, classes in (("prediction", prediction), ("truth", truth)):
+            _check_range(f"the {what} holds class", classes, count)
         told = truth >= 0
         found = np.where(prediction[told] < 0, count, prediction[told])
         pairs = truth[told].astype(np.int64) * width + found
@@ -117,10 +119,13 @@ class PanopticQuality:
             crowd: ``(M,)``: which segments of the truth are crowds; None for none.
 
         Raises:
-            InputError: the two differ in size.
+            InputError: the two differ in size, or hold what is no segment or no class.
         """
         (found, found_classes), (told, told_classes) = prediction, truth
         _check_sizes(found, told)
+        for what, (places, classes) in (("prediction", prediction), ("truth", truth)):
+            _check_range(f"the {what} holds segment", places, len(classes))
+            _check_range(f"the {what} holds class", classes, len(self.stuff), least=0)
         # Segments are counted from 1, what belongs to none is 0: one table of all intersections.
         width = len(found_classes) + 1
         pairs = (told.astype(np.int64) + 1) * width + found + 1
@@ -224,8 +229,11 @@ class AveragePrecision:
         """Enter one picture.
 
         Raises:
-            InputError: the two differ in size.
+            InputError: the two differ in size, or hold what is no class.
         """
+        for what, objects in (("prediction", prediction), ("truth", truth)):
+            labels = np.array([one.label for one in objects], np.int64)
+            _check_range(f"the {what} holds class", labels, len(self.vocabulary.names), least=0)
         for told, found in itertools.product(truth[:1], prediction):
             _check_sizes(found.mask, told.mask)
         self._evaluation = None
@@ -307,6 +315,16 @@ def _annotation(instance: Instance) -> dict[str, Any]:
         "iscrowd": int(instance.crowd),
         "score": float(instance.score),
     }
+
+
+def _check_range(what: str, indices: NDArray[np.integer], count: int, least: int = -1) -> None:
+    """InputError where an index is none of ``count``; ``least`` is −1 where that stands for none."""
+    if not indices.size:
+        return
+    wrong = next((one for one in (int(indices.min()), int(indices.max())) if not least <= one < count), None)
+    if wrong is not None:
+        none = ", and -1 for none" if least < 0 else ""
+        raise InputError(f"{what} {wrong}, expected 0 to {count - 1}{none}")
 
 
 def _check_sizes(prediction: NDArray[Any], truth: NDArray[Any]) -> None:
