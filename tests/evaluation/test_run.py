@@ -322,12 +322,12 @@ def test_tables_are_ready_to_paste() -> None:
     assert protocols.cells((("S", 3), ("mBA", 3)), {"a": {"S": 1, "mBA": np.nan}}) == [["a", "1.000", "–"]]
     chosen = protocols.protocol("dis")
     scores = {"maxF": 0.8912, "wF": 0.8541, "MAE": 0.03849, "S": 0.8984, "meanE": 0.931, "HCE": 1068.6}
-    rows = {"ours_1": scores, "theirs": {"S": 0.5}}
+    rows = {"ours_1": scores, "|theirs": {"S": 0.5}}
     assert protocols.markdown(chosen.columns, rows).splitlines() == [
         "|  | max F ↑ | weighted F ↑ | MAE ↓ | S-measure ↑ | mean E ↑ | HCE ↓ |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| ours_1 | 0.891 | 0.854 | 0.038 | 0.898 | 0.931 | 1069 |",
-        "| theirs | – | – | – | 0.500 | – | – |",
+        r"| \|theirs | – | – | – | 0.500 | – | – |",
     ]
     lines = protocols.latex(chosen.columns, rows).splitlines()
     assert lines[0] == r"\begin{tabular}{lcccccc}"

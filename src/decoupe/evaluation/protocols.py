@@ -125,7 +125,8 @@ def markdown(columns: Sequence[tuple[str, int]], rows: Mapping[str, Mapping[str,
 
 def markdown_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table of cells: the first column to the left, figures to the right."""
-    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
+    body = [[label.replace("|", r"\|"), *figures] for label, *figures in rows]
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *body]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
