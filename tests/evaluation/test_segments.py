@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -173,3 +175,12 @@ def test_what_is_no_class_is_refused_and_enters_nothing() -> None:
     scores.update(cats, cats)
     panoptic.update(one, one)
     assert scores.result()["mIoU"] == panoptic.result()["PQ"] == 1
+
+
+@pytest.mark.parametrize("measure", [MeanIoU, PanopticQuality, AveragePrecision])
+def test_only_scores_of_the_same_classes_are_merged(measure: Any) -> None:
+    """Of one class, NumPy would have added them to every class."""
+    with pytest.raises(InputError, match="scores of different classes do not merge"):
+        measure(THREE).merge(measure(Vocabulary(("cat",))))
+    with pytest.raises(InputError, match="scores of different classes do not merge"):
+        measure(THREE).merge(measure(Vocabulary(("dog", "cat", "sky"), stuff=(2,))))

@@ -55,7 +55,8 @@ class MeanIoU:
         self.confusion += np.bincount(pairs, minlength=count * width).reshape(count, width)
 
     def merge(self, other: MeanIoU) -> None:
-        """Enter what another process has seen."""
+        """Enter what another process has seen; InputError where it was of other classes."""
+        _check_same(self.vocabulary, other.vocabulary)
         self.confusion += other.confusion
 
     def result(self) -> dict[str, float]:
@@ -148,7 +149,8 @@ class PanopticQuality:
         np.add.at(self.spurious, found_classes[spurious], 1)
 
     def merge(self, other: PanopticQuality) -> None:
-        """Enter what another process has seen."""
+        """Enter what another process has seen; InputError where it was of other classes."""
+        _check_same(self.vocabulary, other.vocabulary)
         self.overlap += other.overlap
         self.matched += other.matched
         self.spurious += other.spurious
@@ -240,7 +242,8 @@ class AveragePrecision:
         self.pictures.append(([_annotation(one) for one in prediction], [_annotation(one) for one in truth]))
 
     def merge(self, other: AveragePrecision) -> None:
-        """Enter what another process has seen."""
+        """Enter what another process has seen; InputError where it was of other classes."""
+        _check_same(self.vocabulary, other.vocabulary)
         self._evaluation = None
         self.pictures += other.pictures
 
@@ -315,6 +318,11 @@ def _annotation(instance: Instance) -> dict[str, Any]:
         "iscrowd": int(instance.crowd),
         "score": float(instance.score),
     }
+
+
+def _check_same(own: Vocabulary, other: Vocabulary) -> None:
+    if own != other:
+        raise InputError("scores of different classes do not merge: score all pictures of one set")
 
 
 def _check_range(what: str, indices: NDArray[np.integer], count: int, least: int = -1) -> None:
