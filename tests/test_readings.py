@@ -183,9 +183,11 @@ def test_logits_that_are_not_finite_are_refused() -> None:
 
 
 def test_a_size_that_is_none_is_refused() -> None:
-    for size in (4, (4,), (4, 0), (0, 5)):
-        with pytest.raises(InputError, match=r"expected \(height, width\) in pixels"):
-            readings.semantic(*logits(0, (3, 3)), size)  # type: ignore[arg-type]
+    for size in (4, (4,), (4, 0), (0, 5), (4.5, 5), "45"):
+        for reading in (readings.semantic, readings.instances, readings.panoptic):
+            with pytest.raises(InputError, match=r"expected \(height, width\) in pixels"):
+                reading(*logits(0, (3, 3)), size)  # type: ignore[arg-type]
+    assert readings.semantic(*logits(0, (3, 3)), (np.int64(4), np.int64(5))).shape == (4, 5)  # type: ignore[arg-type]
 
 
 @given(mask=arrays(bool, SIDES))

@@ -220,8 +220,12 @@ def _check(class_logits: Floats, mask_logits: Floats, size: tuple[int, int]) -> 
         )
     if not (np.isfinite(class_logits).all() and np.isfinite(mask_logits).all()):
         raise InputError("the logits hold NaN or infinity: compute them in float32")
-    if not isinstance(size, Sequence) or len(size) != 2 or min(size) < 1:
+    if not isinstance(size, Sequence) or len(size) != 2 or not all(map(_is_side, size)):
         raise InputError(f"size is {size}, expected (height, width) in pixels")
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and bool(value >= 1)
 
 
 class _Tile(NamedTuple):
