@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from decoupe.errors import InputError, OutputError
+from decoupe.inference.backgrounds import blurred_background
 from decoupe.inference.edits import Edits
 from decoupe.inference.matting import Matting
 from decoupe.inference.pictures import read_image
@@ -114,6 +115,21 @@ def test_a_blur_goes_on_where_the_picture_shows_nothing() -> None:
     hole[:, 50:] = 128
     half = np.asarray(replace(flat, image=hole, opacity=opacity).over("blur"))
     assert np.abs(half.astype(int) - 180).max() <= 2  # it was the grey under the hole
+
+
+def test_a_blur_keeps_its_colours_deep_inside_a_subject() -> None:
+    image = np.full((240, 240, 3), (200, 120, 40), np.uint8)
+    alpha = np.zeros((240, 240), np.float32)
+    alpha[24:-24, 24:-24] = 1
+    blurred = blurred_background(image, alpha).astype(int)
+    assert np.abs(blurred - (200, 120, 40)).max() <= 4  # it was black in the middle, and spotted around
+
+
+def test_a_blur_has_the_colours_of_what_is_translucent() -> None:
+    veiled = np.full((40, 60, 3), 154, np.uint8)  # 180, half of it over mid-grey
+    none, half = np.zeros((40, 60), np.float32), np.full((40, 60), 0.5, np.float32)
+    blurred = np.asarray(Matte(none, veiled, opacity=half).over("blur")).astype(int)
+    assert np.abs(blurred - 180).max() <= 2
 
 
 def test_blur_blurs_and_takes_any_alpha() -> None:

@@ -14,6 +14,7 @@ from decoupe.arrays import Floats, Pixels
 from decoupe.errors import InputError
 from decoupe.inference.checks import shortened
 from decoupe.inference.compositing import alpha_in_bits, in_bits
+from decoupe.inference.edits import feathered
 from decoupe.inference.pictures import GREY, Picture, Source, read_image
 from decoupe.readings import bounding_box
 
@@ -64,14 +65,27 @@ def blurred_background(image: Pixels, alpha: Floats, opacity: Floats | None = No
     small = weighted.resize(
         (max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BOX
     )
-    near, far = (small.filter(ImageFilter.GaussianBlur(max(small.size) / part)) for part in (60, 8))
+    near = small.filter(ImageFilter.GaussianBlur(max(small.size) / 60))
     # Deep inside the subject the near blur has no background left to spread; the far one fills in.
-    filled = Image.alpha_composite(_opaque(far), near.convert("RGBA"))
+    filled = Image.alpha_composite(_far_blur(small), near.convert("RGBA"))
     return np.asarray(filled.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _opaque(premultiplied: Image.Image) -> Image.Image:
-    image = premultiplied.convert("RGBA")
+def _far_blur(premultiplied: Image.Image) -> Image.Image:
+    """The colours of a picture of mode RGBa an eighth of its longer side around, opaque, mode RGBA.
+
+    In floats: of the little that reaches into a large subject 8 bits tell no colour.
+    """
+    side = max(premultiplied.size)
+    reduced = max(1, premultiplied.width // 8), max(1, premultiplied.height // 8)
+    bands = [np.asarray(band, np.float32) / 255 for band in premultiplied.split()]
+    planes = [np.asarray(Image.fromarray(band).resize(reduced, Image.Resampling.BOX)) for band in bands]
+    blurred = np.stack([feathered(plane, max(side / 64, 0.5)) for plane in planes], axis=2)  # (h, w, 4)
+    # Farther still the mean does.
+    mean = blurred.mean(axis=(0, 1))
+    blurred += np.float32(1e-6) * mean / max(mean[3], 1e-6)
+    colours = np.rint(255 * blurred[..., :3] / blurred[..., 3:].clip(1e-6)).clip(0, 255).astype(np.uint8)
+    image = Image.fromarray(colours).resize(premultiplied.size, Image.Resampling.BICUBIC)
     image.putalpha(255)
     return image
 

@@ -383,7 +383,8 @@ class Matte:
         """RGB ``(H, W, 3)``."""
         height, width = self.alpha.shape
         if is_blur(background):
-            below: Pixels = blurred_background(self.image, self.alpha, self.opacity)
+            own = self.image if self.opacity is None else self._own
+            below: Pixels = blurred_background(own, self.alpha, self.opacity)
         else:
             below = fitted_background(background, (width, height), self.icc_profile)
         shade = shadow_of(self.alpha, shadow) if shadow else None
