@@ -65,6 +65,18 @@ def test_camera_time_place_and_rights_are_kept(suffix: str, tmp_path: Path) -> N
     assert told.exif == matte.metadata.exif
 
 
+def test_the_resolution_of_a_tiff_is_turned_with_it() -> None:
+    """Pillow turns a TIFF's pixels itself, and leaves its resolution as it was."""
+    exif, buffer = Image.Exif(), BytesIO()
+    exif[BASE.Orientation] = 6
+    Image.new("RGB", (80, 60)).save(buffer, "TIFF", exif=exif, dpi=(300, 150))
+    image = Image.open(buffer)
+    for source in (buffer.getvalue(), image, image):
+        picture = read_image(source)
+        assert picture.size == (80, 60)
+        assert picture.metadata.dpi == (150, 300)
+
+
 def test_what_the_maker_noted_is_left_out(tmp_path: Path) -> None:
     """Some keep a whole picture there, with the background; places in the old file are wrong in a new one."""
     exif = Image.Exif()

@@ -102,6 +102,13 @@ def upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def turn_resolution(image: Image.Image) -> None:
+    """Turn the resolution of a TIFF that is not loaded yet: Pillow turns its pixels when it loads them."""
+    dpi, tags = image.info.get("dpi"), getattr(image, "tag_v2", {})
+    if dpi is not None and tags.get(ExifTags.Base.Orientation) in _TURNS_ASIDE:
+        image.info["dpi"] = dpi[::-1]
+
+
 def metadata_of(image: Image.Image) -> Metadata:
     """What an image that has been loaded, and not yet turned, says of itself; nothing where it is damaged."""
     dpi = image.info.get("dpi")

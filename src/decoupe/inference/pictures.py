@@ -20,7 +20,15 @@ from decoupe.arrays import Box, Floats, Pixels
 from decoupe.errors import InputError, TooLargeError
 from decoupe.inference.checks import shortened
 from decoupe.inference.colour import grey_in_srgb, rgb_profile, to_rgb, unit
-from decoupe.inference.metadata import DAMAGED, NO_METADATA, Metadata, metadata_of, pillow_lock, upright
+from decoupe.inference.metadata import (
+    DAMAGED,
+    NO_METADATA,
+    Metadata,
+    metadata_of,
+    pillow_lock,
+    turn_resolution,
+    upright,
+)
 from decoupe.inference.sixteen import (
     choose_low_bytes,
     has_sixteen_bits,
@@ -273,6 +281,7 @@ def _from_opened(image: Image.Image, max_pixels: int) -> Picture:
                         anew.seek(image.tell())
                         picture = _from_sixteen_bits(anew, stream, "image", max_pixels)
             if picture is None:
+                turn_resolution(image)
                 image.load()
         picture = picture or _from_pillow(image, "image")
     except InputError:
@@ -361,6 +370,7 @@ def _opened(stream: BinaryIO, name: str, max_pixels: int) -> ImageFile.ImageFile
         _check_pixels(image.size, name, max_pixels)
         if image.format == "TIFF":
             image.load_prepare()  # its memory, which Pillow makes later and then measures once more
+            turn_resolution(image)
         return image
 
 
