@@ -1073,6 +1073,31 @@ def test_interlacing_is_told_once(predictor: decoupe.Predictor) -> None:
 
 
 @plain_cutouts
+def test_the_shape_of_pixels_is_kept_or_told_of(predictor: decoupe.Predictor) -> None:
+    with av.open("in.mp4", "w") as out:
+        stream: Any = out.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        out.mux(stream.encode(av.VideoFrame.from_ndarray(picture(0, 96, 64), format="rgb24")))
+        out.mux(stream.encode(None))
+    for name, wanted in {
+        "prores.mov": {},
+        "qtrle.mov": {"codec": "qtrle"},
+        "h264.mov": {"matte": True},
+        "h264.mkv": {"matte": True},
+        "mpeg4.mp4": {"matte": True, "codec": "mpeg4"},
+    }.items():
+        cut_video("in.mp4", name, predictor, **wanted)
+        with av.open(name) as made:
+            assert made.streams.video[0].sample_aspect_ratio == Fraction(4, 3), name
+    for name in ("out.webm", "out.mkv", "out"):
+        with pytest.warns(
+            VideoWarning, match=r"in\.mp4 has pixels 4/3 times as wide as high, of which \w+ tells"
+        ):
+            cut_video("in.mp4", name, predictor)
+
+
+@plain_cutouts
 def test_frames_that_change_their_size_and_clocks_that_start_anywhere(predictor: decoupe.Predictor) -> None:
     for name, start, (width, height) in (("a.ts", 100, (96, 64)), ("b.ts", 110, (48, 32))):
         with av.open(name, "w", format="mpegts") as out:

@@ -171,7 +171,8 @@ def cut_video(
         What was written.
 
     Warns:
-        VideoWarning: a file that is cut short, or interlaced, or whose sound is damaged.
+        VideoWarning: a file that is cut short, or interlaced, or whose sound is damaged, or whose pixels are
+            not square where the output cannot tell it.
 
     Raises:
         InputError: as `mattes` does; a background or an edit that cannot be used; an interrupted run of
@@ -214,6 +215,9 @@ def cut_video(
         composer = Composer(over, matte, changes, form, reader.size, max_pixels)
         if isinstance(over, (str, os.PathLike)) and Path(over).is_file():
             refuse_overwriting([target], real_paths([Path(over)]))
+        if form.square and (aspect := reader.look.aspect) != 1:
+            line = f"{source} has pixels {aspect} times as wide as high, of which {form.word} tells nothing"
+            warn(f"{line}: the picture will look squeezed but in a .mov or .mp4 file", VideoWarning)
         pieces = Pieces(target, form, {"input": _told_of(reader.name), **wanted}, overwrite, reader)
         try:
             _advance(

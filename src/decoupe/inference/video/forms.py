@@ -143,6 +143,14 @@ class Form:
         return self.codec is None or self.codec.lossless
 
     @property
+    def square(self) -> bool:
+        """Whether nothing tells what shape pixels have: players take them for squares.
+
+        PyAV cannot have a Matroska file tell it, and these codecs do not.
+        """
+        return self.codec is None or self.word in ("vp9", "ffv1")
+
+    @property
     def deep(self) -> bool:
         """Whether more than 8 bits are kept."""
         return self.codec is None or self.codec.deep is not None

@@ -47,6 +47,8 @@ def join_pieces(
         stream: Any = out.add_stream_from_template(first.streams.video[0])
         stream.rate = reader.rate  # else Matroska tells that of the pieces
         stream.time_base = reader.time_base
+        if reader.look.aspect != 1:  # which a .mov tells, and many codecs do not
+            stream.codec_context.sample_aspect_ratio = reader.look.aspect
         # Without this mark players do not look for the transparency that VP9 keeps beside its frames.
         if "alpha_mode" in first.streams.video[0].metadata:
             stream.metadata["alpha_mode"] = "1"
