@@ -77,6 +77,14 @@ def test_the_resolution_of_a_tiff_is_turned_with_it() -> None:
         assert picture.metadata.dpi == (150, 300)
 
 
+def test_the_resolution_of_a_heic_photograph_is_kept() -> None:
+    heif = pytest.importorskip("pillow_heif")
+    exif, buffer = Image.Exif(), BytesIO()
+    exif[BASE.XResolution] = exif[BASE.YResolution] = 300.0
+    heif.from_pillow(Image.new("RGB", (80, 60))).save(buffer, exif=exif.tobytes())
+    assert read_image(buffer.getvalue()).metadata.dpi == (300, 300)
+
+
 def test_what_the_maker_noted_is_left_out(tmp_path: Path) -> None:
     """Some keep a whole picture there, with the background; places in the old file are wrong in a new one."""
     exif = Image.Exif()

@@ -61,7 +61,7 @@ _TOLD = frozenset(
     )
 )
 _INCH, _CENTIMETRE = 2, 3  # of EXIF's resolution
-_RESOLVED_BY_EXIF = ("WEBP", "AVIF")
+_RESOLVED_BY_EXIF = ("WEBP", "AVIF", "HEIF")
 _PARTS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 # What describes the file's pixels, and what holds places in the file: makers keep whole pictures there.
 _LEFT_OUT = (
