@@ -205,16 +205,17 @@ class ScaleInvariantAttention(nn.Module):
 
     def refine(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Feature ``(N, in_channels, h, w)`` -> ``(N, depth, h, w)``, every cell told of the regions."""
-        attended = self.attended(self.query(x), key, value)
+        shares = self.shares(self.query(x), key)
+        attended = (value @ shares.flatten(2)).reshape(x.shape[0], -1, *x.shape[-2:])
         out: Tensor = self.mix(torch.cat([x, self.context(attended)], dim=1))
         return out
 
-    def attended(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """What each cell of ``query`` ``(N, depth, h, w)`` asks the regions, their values weighted by it."""
+    def shares(self, query: Tensor, key: Tensor) -> Tensor:
+        """How much of each region's value a cell of ``query`` ``(N, depth, h, w)`` gets: ``(N, R, h, w)``."""
         cells = query.flatten(2).transpose(1, 2)  # (N, h·w, depth)
-        attention = (cells @ key * key.shape[1] ** -0.5).softmax(dim=-1)  # (N, h·w, R)
-        attended: Tensor = (value @ attention.transpose(1, 2)).unflatten(2, query.shape[-2:])
-        return attended
+        shares = (cells @ key * key.shape[1] ** -0.5).softmax(dim=-1)  # (N, h·w, R)
+        found: Tensor = shares.transpose(1, 2).reshape(query.shape[0], -1, *query.shape[-2:])
+        return found
 
     def contexts(self, x: Tensor, regions: Tensor) -> Tensor:
         """The feature's sum over each region, pooled at the trained size: ``(N, in_channels, R, 1)``."""

@@ -7,8 +7,8 @@
   sampled, multiplied, rectified and mixed a block of pixels at a time: no map as wide as a branch exists.
 - A linear reference at full resolution becomes one 5×5 convolution (`CollapsedReference`); those whose pixels
   are unshuffled become strided convolutions of the picture (`StridedReference`).
-- An attention at full resolution is computed in stripes, its feature enlarged in them too
-  (`StripedAttention`).
+- An attention at full resolution is computed in stripes, its feature enlarged in them too; what it gives is
+  never as wide as a feature before it is convolved (`StripedAttention`).
 - A Swin stage takes a few windows at a time through a whole block, without work on padding (`SwinStage`).
 - Linear layers are computed at the rate of convolutions (`decoupe.layers.linear`).
 - What sees the picture itself does so in full precision (`PictureConv2d`).

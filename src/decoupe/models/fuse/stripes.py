@@ -70,11 +70,27 @@ class StripedAttention(nn.Module):
         At ``edges`` of the map, the upper and the lower one, there are none.
         """
         plain = self.plain
-        attended = plain.attended(in_rows(plain.query, x, edges), key, value)
-        context = in_rows([plain.context], attended, edges)
+        shares = plain.shares(in_rows(plain.query, x, edges), key)
+        # One by one: a batch seen as groups of channels would not lie channels last.
+        context = torch.cat([self.context(shares[i : i + 1], value[i], edges) for i in range(len(value))])
         upper, lower = (0 if edge else self.ASKING for edge in edges)
         beside = x[:, :, upper : x.shape[2] - lower]
         return in_rows(plain.mix, torch.cat([beside, context], dim=1), edges)
+
+    def context(self, shares: Tensor, value: Tensor, edges: tuple[bool, bool]) -> Tensor:
+        """What the context convolution gives where a picture's cells get ``shares`` of the regions' values.
+
+        A convolution of weighted values is one of the weights, by kernels that the values are multiplied
+        into; there are far fewer regions than channels.
+
+        Args:
+            shares: ``(1, R, rows, w)``.
+            value: ``(depth, R)``.
+            edges: as for `refined`.
+        """
+        conv = cast(nn.Conv2d, self.plain.context[0])
+        kernel = torch.einsum("oihw,ir->orhw", conv.weight, value)
+        return F.relu(conv_rows(shares, kernel, conv.bias, edges), inplace=True)
 
     def contexts(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
         """As `ScaleInvariantAttention.contexts`, a few channels at a time: the feature never is whole."""
@@ -99,17 +115,22 @@ class StripedAttention(nn.Module):
 
 
 def in_rows(blocks: Iterable[nn.Module], x: Tensor, edges: tuple[bool, bool]) -> Tensor:
-    """What some 3×3 `ConvNormAct` give for rows of a map, of which each uses up one above and one below.
-
-    At ``edges`` of the map, the upper and the lower one, there are zeros beyond.
-    """
+    """What some 3×3 `ConvNormAct` give for rows of a map, one after the other, as `conv_rows`."""
     for conv, *others in cast("Iterable[nn.Sequential]", blocks):
         conv = cast(nn.Conv2d, conv)
-        x = F.pad(x, (0, 0, *edges)) if any(edges) else x
-        x = F.conv2d(x, conv.weight, conv.bias, padding=(0, 1))
+        x = conv_rows(x, conv.weight, conv.bias, edges)
         for other in others:
             x = other(x)
     return x
+
+
+def conv_rows(x: Tensor, weight: Tensor, bias: Tensor | None, edges: tuple[bool, bool]) -> Tensor:
+    """A 3×3 convolution of rows of a map, which uses up one above and one below.
+
+    At ``edges`` of the map, the upper and the lower one, there are zeros beyond.
+    """
+    x = F.pad(x, (0, 0, *edges)) if any(edges) else x
+    return F.conv2d(x, weight, bias, padding=(0, 1))
 
 
 def resized_rows(x: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
