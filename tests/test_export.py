@@ -26,6 +26,7 @@ import decoupe
 from contract import picture, with_statistics
 from decoupe import backbones, export
 from decoupe.backbones.nano import Nano
+from decoupe.backbones.pvt import ReducedAttention
 from decoupe.backbones.swin import Swin, SwinConfig, WindowAttention
 from decoupe.cli import app
 from decoupe.commands import export as export_command
@@ -636,6 +637,29 @@ def test_a_vision_transformer_is_traced_at_any_size() -> None:
     for half in (True, False):
         rope = sincos.RotaryEmbeddingDinoV3(16, temperature=100.0, rotate_half=half)
         torch.testing.assert_close(forms.TracedRope(rope).get_embed((3, 5)), rope.get_embed((3, 5)))
+
+
+def test_the_smallest_maps_of_a_pvt_are_padded_at_any_size() -> None:
+    """A side of 32 pixels is seen at half its size too: there it has fewer cells than become one key."""
+
+    class Half(torch.nn.Module):
+        inputs, outputs = ("image",), ("found",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = ReducedAttention(3, 1, 8)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.attention(torch.nn.functional.avg_pool2d(image, 8).permute(0, 2, 3, 1))
+
+    graph = Half().eval()
+    session = onnxruntime.InferenceSession(onnx_file.trace(graph).SerializeToString())
+    for rows, columns in ((32, 32), (32, 160), (96, 32), (64, 96)):
+        image = picture(2, rows, columns)
+        with torch.inference_mode():
+            expected = graph(image)
+        (found,) = session.run(None, {"image": image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), expected)
 
 
 def photographs(folder: Path, count: int) -> Path:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -59,11 +61,11 @@ class ReducedAttention(nn.Module):
 
     def shrink(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` -> map ``(B, H//r, W//r, C)``, at least one cell."""
-        x = x.permute(0, 3, 1, 2)
-        missing = [max(0, self.reduction - side) for side in x.shape[2:]]
-        if any(missing):
-            x = F.pad(x, (0, missing[1], 0, missing[0]))
-        shrunk: Tensor = self.reduce(x).permute(0, 2, 3, 1)
+        missing: Any = [torch.sym_max(0, self.reduction - side) for side in x.shape[1:3]]
+        # A tracer has to see the padding, which only the smallest maps need.
+        if torch.compiler.is_exporting() or any(missing):
+            x = F.pad(x, (0, 0, 0, missing[1], 0, missing[0]))
+        shrunk: Tensor = self.reduce(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return shrunk
 
 
