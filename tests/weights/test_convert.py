@@ -140,9 +140,12 @@ def test_options_of_the_reference(options: dict[str, Any], expected: dict[str, A
         ({"cxt_num": 2}, "unknown cxt_num of the reference '2'"),
         ({"squeeze_block": "BasicDecBlk"}, "squeeze_block is 'BasicDecBlk', expected"),
         ({"squeeze_block": ""}, "context_fusion"),
+        ({"out_ref": "False"}, "unknown out_ref of the reference 'False'"),
+        ({"bb": ["pvt_v2_b0"]}, "unknown bb of the reference"),
+        ({0: ""}, "unknown option of the reference '0'"),
     ],
 )
-def test_options_the_reference_does_not_have(options: dict[str, Any], match: str) -> None:
+def test_options_the_reference_does_not_have(options: dict[Any, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         convert.from_reference("birefnet", small_state(), options)
 
@@ -241,6 +244,26 @@ def test_counters_start_at_zero_and_half_precision_becomes_single() -> None:
     assert all(value == 0 for key, value in model.state_dict().items() if key.endswith("num_batches_tracked"))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     np.testing.assert_array_equal(model.decoder.head.weight.detach(), state["decoder.conv_out1.0.weight"])
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        lambda array: array.astype(">f4"),
+        lambda array: array[..., ::-1].copy()[..., ::-1],
+        lambda array: np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape),  # read-only
+    ],
+)
+def test_arrays_are_taken_as_they_lie_in_memory(stored: Any) -> None:
+    state = {key: value.numpy() for key, value in small_state().items()}
+    model = convert.from_reference("birefnet", {key: stored(array) for key, array in state.items()})
+    np.testing.assert_array_equal(model.decoder.head.weight.detach(), state["decoder.conv_out1.0.weight"])
+
+
+@pytest.mark.parametrize("value", [torch.zeros(1, dtype=torch.complex64), np.array(["0"])])
+def test_what_holds_no_real_numbers_is_named(value: Any) -> None:
+    state = {**small_state(), "decoder.conv_out1.0.bias": value}
+    refuses(state, r"'decoder\.conv_out1\.0\.bias' holds .*, expected real numbers")
 
 
 def test_missing_and_left_over_tensors_are_named() -> None:

@@ -73,6 +73,10 @@ def birefnet_config(options: Mapping[str, Any], shapes: Shapes) -> BiRefNetConfi
         raise ConfigError(
             f"squeeze_block is {given['squeeze_block']!r}, expected KIND_xN, as in 'BasicDecBlk_x1'"
         )
+    switches = {
+        name: chosen(name, given[name], {False: False, True: True})
+        for name in ("dec_ipt", "dec_ipt_split", "out_ref", "ms_supervision", "auxiliary_classification")
+    }
     return BiRefNetConfig(
         backbone=chosen("bb", given["bb"], BACKBONE_NAMES),
         multi_scale=chosen("mul_scl_ipt", given["mul_scl_ipt"], {"": "none", "add": "add", "cat": "cat"}),
@@ -82,10 +86,10 @@ def birefnet_config(options: Mapping[str, Any], shapes: Shapes) -> BiRefNetConfi
         block=chosen("dec_blk", given["dec_blk"], BLOCKS),
         context=chosen("dec_att", given["dec_att"], CONTEXTS),
         block_width=chosen("dec_channels_inter", given["dec_channels_inter"], {"fixed": 64, "adap": None}),
-        inward=("split" if given["dec_ipt_split"] else "resize") if given["dec_ipt"] else "none",
-        outward=bool(given["out_ref"]),
-        side_outputs=bool(given["ms_supervision"]),
-        classes=width_of(shapes, CLASSES, 0, 225) if given["auxiliary_classification"] else 0,
+        inward=("split" if switches["dec_ipt_split"] else "resize") if switches["dec_ipt"] else "none",
+        outward=switches["out_ref"],
+        side_outputs=switches["ms_supervision"],
+        classes=width_of(shapes, CLASSES, 0, 225) if switches["auxiliary_classification"] else 0,
         refiner=chosen("refine", given["refine"], {"": "none", "RefUNet": "unet"}),
     )
 

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from decoupe.errors import CheckpointError, ConfigError, UnknownModelError, unknown
 from decoupe.models import MODELS, BiRefNet
 from decoupe.weights import birefnet_names, inspyrenet_names, maskformer_names
-from decoupe.weights.naming import IGNORED, Shapes, State, is_tensor, shapes_of, some
+from decoupe.weights.naming import IGNORED, Shapes, State, as_tensor, is_tensor, shapes_of, some
 
 __all__ = [
     "Uninitialised",
@@ -289,7 +289,7 @@ def fill(model: nn.Module, state: State, names: Mapping[str, str]) -> nn.Module:
         ``model``, in evaluation mode.
 
     Raises:
-        CheckpointError: tensors that are missing, left over, or of another shape.
+        CheckpointError: tensors that are missing, left over, of another shape, or not of real numbers.
     """
     own = model.state_dict()
     missing = [name for name in names if name not in state]
@@ -309,9 +309,8 @@ def fill(model: nn.Module, state: State, names: Mapping[str, str]) -> nn.Module:
             f"{len(wrong)} tensors of another shape ({some(wrong)}): is it another model's file?"
         )
     counters = {key: torch.zeros_like(value) for key, value in own.items() if IGNORED.search(key)}
-    model.load_state_dict(
-        {**counters, **{ours: torch.as_tensor(state[theirs]) for theirs, ours in names.items()}}, strict=True
-    )
+    filled = {ours: as_tensor(theirs, state[theirs]) for theirs, ours in names.items()}
+    model.load_state_dict({**counters, **filled}, strict=True)
     return model.eval()
 
 

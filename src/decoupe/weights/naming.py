@@ -41,13 +41,13 @@ def filled_in(options: Mapping[str, Any], released: Mapping[str, Any]) -> dict[s
     """Options under a reference's names, those left out as ``released``; ConfigError for one it has not."""
     for name in options:
         if name not in released:
-            raise ConfigError(unknown("option of the reference", name, released))
+            raise ConfigError(unknown("option of the reference", str(name), released))
     return {**released, **options}
 
 
 def chosen(option: str, value: Any, known: Mapping[Any, Any]) -> Any:
     """What an option's value stands for; ConfigError for one that the reference has not."""
-    if value not in known:
+    if value not in list(known):  # a list has no hash
         raise ConfigError(unknown(f"{option} of the reference", str(value), [str(name) for name in known]))
     return known[value]
 
@@ -137,6 +137,22 @@ def width_of(shapes: Shapes, key: str, axis: int = 0, default: int | None = None
 def is_tensor(value: object) -> bool:
     """Whether ``value`` is a tensor or an array."""
     return isinstance(value, Tensor | np.ndarray)
+
+
+def as_tensor(name: str, value: Tensor | NDArray[Any]) -> Tensor:
+    """A tensor of the reference's as one of PyTorch's.
+
+    Raises:
+        CheckpointError: it holds no real numbers.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        # PyTorch takes no foreign order of bytes and no step backwards, and warns of what cannot be written.
+        value = torch.from_numpy(np.array(value, value.dtype.newbyteorder("="), order="C"))
+    if not isinstance(value, Tensor) or value.is_complex():
+        raise CheckpointError(
+            f"tensor {name!r} holds {value.dtype}, expected real numbers: is it a weights file?"
+        )
+    return value
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
