@@ -34,7 +34,8 @@ def export_program(
     """Write ``model`` as ``.pt2`` and check it as `decoupe.export.export_onnx` does; it looks once.
 
     The program takes ``image`` ``(N, 3, H, W)``, float32, sides multiples of 32, and gives alpha or the two
-    arrays of a MaskFormer. Of a model with a Swin or deformable convolutions it names operators of
+    arrays of a MaskFormer. Below 128 pixels a side the tracer's own assertions refuse some models: a map of
+    one cell is another case to it. Of a model with a Swin or deformable convolutions it names operators of
     `decoupe.backbones.swin_operators` or torchvision.
 
     Raises:
