@@ -116,6 +116,15 @@ def test_a_wrong_import_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert violations(file) == ["decoupe/layers/blocks.py: decoupe.models.birefnet"]
 
 
+def test_no_module_needs_what_windows_lacks() -> None:
+    lacking = {"fcntl", "grp", "pwd", "resource", "termios"}
+    for path in SOURCE.rglob("*.py"):
+        # A module's own imports: those in functions and under an "if" ask for the system first.
+        for node in ast.parse(path.read_text()).body:
+            names = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+            assert not names & lacking, path
+
+
 def test_every_extra_brings_something_that_is_imported() -> None:
     tomllib = pytest.importorskip("tomllib")  # from Python 3.11
     trees = [ast.parse(path.read_text()) for path in (SOURCE / "decoupe").rglob("*.py")]

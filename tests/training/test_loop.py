@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import json
 import multiprocessing
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -38,7 +40,7 @@ from decoupe.training.loop import Diverged, Ending, Trainer, accelerator_for, ch
 from decoupe.training.lora import LoRA
 from decoupe.training.recipe import Optimizer, Recipe, SetRule, Stage
 from decoupe.training.recipes import RECIPES, read_recipe
-from decoupe.training.report import forget
+from decoupe.training.report import forget, peak_gigabytes
 from decoupe.training.start import begin, match_classes, parameter_groups, sizes_apart
 from decoupe.training.tasks import check_backgrounds
 from decoupe.weights import load_model
@@ -997,3 +999,30 @@ def test_replacing_grounds_without_any_is_told() -> None:
     (told,) = check_backgrounds(RECIPES["birefnet-matting"], None)
     assert told.startswith("augmentation.replace=0.5 does nothing without --backgrounds")
     assert check_backgrounds(RECIPES["birefnet-matting"], Path()) == check_backgrounds(SMALL, None) == []
+
+
+def test_what_windows_has_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"weights")
+    written, opened = [], os.open
+
+    def windows_open(path: Path, flags: int) -> int:
+        if path.is_dir():
+            raise PermissionError(path)
+        return opened(path, flags)
+
+    def windows_fsync(descriptor: int) -> None:
+        if not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_RDWR:
+            raise OSError("Bad file descriptor")
+        written.append(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "win32")
+        patch.setattr(os, "open", windows_open)
+        patch.setattr(os, "fsync", windows_fsync)
+        patch.setattr(
+            psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=2e9))
+        )
+        state.settle(tmp_path)
+        assert peak_gigabytes(torch.device("cpu")) == 2
+    assert len(written) == 1

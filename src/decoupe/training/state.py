@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,8 +211,11 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
 
 def settle(folder: Path, *, deep: bool = True) -> None:
     """Have the disk hold a folder and, if ``deep``, what is in it: a rename alone may outlive the content."""
+    windows = sys.platform == "win32"  # where no folder is opened, and what is only read is not written out
     for path in (*(folder.rglob("*") if deep else ()), folder):
-        descriptor = os.open(path, os.O_RDONLY)
+        if windows and path.is_dir():
+            continue
+        descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
         try:
             # Some file systems cannot do it for folders.
             with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
