@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import struct
 import zlib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -20,7 +22,7 @@ from decoupe.cli import app
 from decoupe.server.forms import Form
 from decoupe.server.options import cut_job
 from decoupe.server.problems import ProblemError
-from server.running import Running, png, running, squares
+from server.running import Running, png, running, squares, until
 
 SQUARES = squares()
 
@@ -364,6 +366,18 @@ def test_what_the_server_tells(client: httpx.Client, server: Running) -> None:
     logged = [json.loads(line) for line in server.lines if line.startswith("{")]
     assert {"route", "status", "seconds", "bytes_in", "id"} <= set(logged[-1])
     assert "photo.png" not in "".join(server.lines)
+
+
+def test_what_is_no_request_is_logged_as_json_too(server: Running) -> None:
+    """uvicorn and the parser of forms tell theirs as text, and who reads the log parses every line."""
+    address = urlsplit(server.address)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(b"no request\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400")
+    until(lambda: any("Invalid HTTP request" in line for line in server.lines))
+    logged = [json.loads(line) for line in server.lines if not line.startswith("decoupe: listening")]
+    (told,) = (one for one in logged if one.get("warning") == "Invalid HTTP request received.")
+    assert told["time"]
 
 
 def test_a_field_for_files_that_was_left_alone_is_not_there(client: httpx.Client) -> None:

@@ -138,7 +138,6 @@ def run(settings: Settings, host: str, port: int, *, log: bool, browser: bool = 
     """
     import logging
 
-    logging.basicConfig(format="%(message)s")
     logging.getLogger("decoupe.server").setLevel(logging.INFO if log else logging.WARNING)
     with listening(host, port) as socket:
         _fetch(settings)

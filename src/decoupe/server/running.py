@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import sys
@@ -11,8 +12,8 @@ from collections.abc import Callable
 import uvicorn
 
 from decoupe.server.app import Settings, create_app
-from decoupe.server.guard import Limits, PatientProtocol
-from decoupe.server.worker import Workplace
+from decoupe.server.guard import LOG, Limits, PatientProtocol
+from decoupe.server.worker import Workplace, line_of
 
 __all__ = ["Limits", "Settings", "Workplace", "serve"]
 
@@ -30,6 +31,14 @@ class _Server(uvicorn.Server):
         self._told()
 
 
+class _Line(logging.Formatter):
+    """A line of JSON, whoever tells it: uvicorn and the parser of forms tell theirs as text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = super().format(record)
+        return told if record.name == LOG.name else line_of(warning=told)
+
+
 def serve(settings: Settings, listening: socket.socket, told: Callable[[str], None]) -> None:
     """Serve on a socket until SIGTERM or Ctrl-C; requests that have been accepted are finished first.
 
@@ -41,6 +50,9 @@ def serve(settings: Settings, listening: socket.socket, told: Callable[[str], No
     Raises:
         ModelError: a model cannot be opened.
     """
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Line())
+    logging.basicConfig(handlers=[handler])
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     app, limits = create_app(settings), settings.limits

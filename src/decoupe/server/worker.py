@@ -110,9 +110,13 @@ def log_warnings() -> None:
 
 def log(**about: str) -> None:
     """A line of JSON on standard error, as the server's own."""
-    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **about}
-    sys.stderr.write(json.dumps(line) + "\n")
+    sys.stderr.write(line_of(**about) + "\n")
     sys.stderr.flush()
+
+
+def line_of(**about: str) -> str:
+    """What is told now, as JSON."""
+    return json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **about})
 
 
 def refuse_other_formats() -> None:
