@@ -88,6 +88,13 @@ def test_settings_reach_inside() -> None:
     assert override(plain, ["size[0]=9"])["size"] == [9, 4]
 
 
+@pytest.mark.parametrize("text", ["1e5", "+1e-4", "2.e3", "1.5", "null"])
+def test_text_that_reads_as_a_number_stays_text(text: str) -> None:
+    """A folder may be called 1e5, which YAML 1.1 does not take for a number and we do."""
+    whole = Whole(text)
+    assert from_plain(Whole, from_yaml(to_yaml(to_plain(whole)), "text")) == whole
+
+
 @pytest.mark.parametrize(
     ("setting", "line"),
     [

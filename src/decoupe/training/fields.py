@@ -34,6 +34,12 @@ class _Loader(yaml.SafeLoader):
     }
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that the loader above would read as a number, such as the name of a folder ``1e5``."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
 def to_plain(value: Any) -> Any:
     """Dataclasses as dicts, tuples as lists, all the way down; what JSON and YAML can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -151,9 +157,10 @@ def _step(place: Any, name: str, path: str, setting: str) -> Any:
 
 def to_yaml(plain: Mapping[str, Any]) -> str:
     """Plain data as YAML, in their own order, short lists on one line."""
-    return yaml.safe_dump(
-        dict(plain), sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
+    text: str = yaml.dump(
+        dict(plain), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
     )
+    return text
 
 
 def from_yaml(text: str, name: str) -> dict[str, Any]:
