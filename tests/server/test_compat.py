@@ -47,6 +47,13 @@ def test_the_documented_examples(client: httpx.Client) -> None:
     encoded = {"image_file_b64": base64.b64encode(SQUARES).decode(), "size": "auto"}
     for body in ({"json": encoded}, {"data": encoded}):
         assert client.post("/v1.0/removebg", **body).content == answer.content
+    lines = {**encoded, "image_file_b64": base64.encodebytes(SQUARES).decode()}  # as base64(1) writes it
+    for body in (
+        {"json": lines},
+        {"data": lines},
+        {"files": {name: (None, one) for name, one in lines.items()}},
+    ):
+        assert client.post("/v1.0/removebg", **body).content == answer.content
     as_json = client.post("/v1.0/removebg", json=encoded, headers={"Accept": "application/json"}).json()
     assert base64.b64decode(as_json["data"]["result_b64"]) == answer.content
     assert as_json["data"]["foreground_left"] == int(answer.headers["x-foreground-left"])

@@ -340,8 +340,10 @@ def _source(file: bytes | None, encoded: str | None) -> bytes:
     if file is not None and encoded is not None:
         raise ProblemError(400, "Multiple image sources given: give one", code="multiple_sources")
     if encoded is not None:
+        # Many encoders break lines.
+        text = encoded.rpartition("base64,")[2].replace("\r", "").replace("\n", "")
         try:
-            file = base64.b64decode(encoded.rpartition("base64,")[2], validate=True)
+            file = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
             raise ProblemError(
                 400, "image_file_b64 is not base64: encode the file's bytes", code="invalid_file"

@@ -20,7 +20,8 @@ _LONGEST_FIELD = 4096  # characters; remove.bg's base64 pictures alone are longe
 _LONGEST_ENCODED = 4 * _LONGEST_FIELD  # bytes in UTF-8
 _LONGEST_QUOTED = 3 * _LONGEST_FIELD  # bytes, each written as %XX
 _QUOTED = {b"%2B": b"+", b"%2F": b"/", b"%3D": b"=", b"%3A": b":", b"%3B": b";", b"%2C": b","}
-"""What quotes of base64, and of the head of a ``data:`` address that may stand before it."""
+_QUOTED |= {b"%0D": b"\r", b"%0A": b"\n"}
+"""What quotes of base64 in lines, and of the head of a ``data:`` address that may stand before it."""
 _CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1")
 _MOST_SIGNS = 4096  # commas and opening brackets of a JSON body: far more than all options need
 
