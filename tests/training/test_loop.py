@@ -322,6 +322,12 @@ def test_minutes_end_it(discs: Path, tmp_path: Path) -> None:
     assert state.saved_step(tmp_path) == 1
 
 
+def test_what_would_stop_it_at_its_last_step_stops_nothing(discs: Path, tmp_path: Path) -> None:
+    """Said to be stopped, a run that is over would be begun again by who waits for its end."""
+    short = dataclasses.replace(SMALL, steps=1, epochs=None)
+    assert prepared(discs, tmp_path, short).run(minutes=0) == Ending("finished", 1)
+
+
 def test_a_full_disk_keeps_the_last_good_state(
     discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -263,7 +263,7 @@ class Trainer:
                 now += took
             if self._stuck:
                 why = "stopped early"
-            elif self._agree(self.stopping or now - began > 60 * minutes):
+            elif step < self.steps and self._agree(self.stopping or now - began > 60 * minutes):
                 why = "interrupted"
             if why != "finished" or step == last or self._agree(now - saved > 60 * save_minutes):
                 self.state.save()
