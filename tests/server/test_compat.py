@@ -163,6 +163,8 @@ def test_regions_crops_and_places(client: httpx.Client) -> None:
         ({"bg_image_url": "http://localhost/"}, "invalid_image_url", "This server fetches nothing"),
         ({"size": "huge"}, "invalid_parameter", "size is 'huge', expected one of preview"),
         ({"roi": "0 0 50%"}, "invalid_parameter", "roi is '0 0 50%', expected 4 lengths"),
+        ({"roi": "50px 0 20px 64px"}, "invalid_parameter", "roi is 50,0,20,64 in pixels, expected left"),
+        ({"roi": "0 0 999 100%"}, "invalid_parameter", "inside the picture of 96×64"),
         ({"crop_margin": "900px"}, "invalid_parameter", "crop_margin is '900px', expected at most"),
         ({"scale": "5%"}, "invalid_parameter", "scale is '5%', expected a percentage from 10% to 100%"),
         ({"position": "a b"}, "invalid_parameter", "position is 'a'"),

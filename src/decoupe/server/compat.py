@@ -22,12 +22,13 @@ from PIL import Image, ImageColor
 
 from decoupe.arrays import Box
 from decoupe.commands.cut_files import Wanted
-from decoupe.errors import unknown
+from decoupe.errors import InputError, unknown
 from decoupe.inference.backgrounds import Background
 from decoupe.inference.compositing import shadow_of, straight
 from decoupe.inference.framing import subject_box
 from decoupe.inference.media import encode
 from decoupe.inference.results import Matte
+from decoupe.inference.subject import check_box
 from decoupe.server.forms import Form
 from decoupe.server.jobs import MEDIA_TYPES, Answer, Cut, Job, background_picture
 from decoupe.server.options import Known, chosen_model
@@ -140,7 +141,16 @@ class RemoveBg(Job):
         if self.roi is None:
             return {}
         height, width = size
-        return {"box": tuple(map(_pixels, self.roi, (width, height, width, height)))}
+        box = tuple(map(_pixels, self.roi, (width, height, width, height)))
+        try:
+            return {"box": check_box(box, size)}
+        except InputError:
+            raise ProblemError(
+                400,
+                f"roi is {','.join(map(str, box))} in pixels, expected left, top, right, bottom with "
+                f"left < right and top < bottom, inside the picture of {width}×{height}",
+                code="invalid_parameter",
+            ) from None
 
     def answer(self, matte: Matte) -> Answer:
         """The file, and where in it the subject is."""

@@ -84,7 +84,11 @@ class Job(ABC):
         return (self.image,) if self.background is None else (self.image, self.background)
 
     def choice(self, size: tuple[int, int]) -> dict[str, Any]:
-        """What of a picture of ``size`` ``(height, width)`` is cut, as a `Predictor` takes it; {} is all."""
+        """What of a picture of ``size`` ``(height, width)`` is cut, as a `Predictor` takes it; {} is all.
+
+        Raises:
+            ProblemError: what is chosen is not in such a picture.
+        """
         return {}
 
     @abstractmethod

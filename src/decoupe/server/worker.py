@@ -80,6 +80,7 @@ class _Task:
     number: int
     job: Job
     begun: float
+    choice: Mapping[str, Any] = field(default_factory=dict)  # of its picture, see `Job.choice`
     pixels: int = 0
     seconds: float = 0.0
 
@@ -370,7 +371,9 @@ class _Worker:
         check_size_of(task.job.looks, self.models[task.job.model])
         cap, frames = self._place.max_pixels, self._place.max_frames
         task.pixels = self._budget.take(sum(measured(data, cap, frames) for data in task.job.pictures))
-        self._read.put((task, read_image(task.job.pictures[0], cap)))
+        picture = read_image(task.job.pictures[0], cap)
+        task.choice = task.job.choice(picture.size)
+        self._read.put((task, picture))
 
     def _compute(self) -> None:
         while True:
@@ -388,8 +391,7 @@ class _Worker:
 
     def _predict(self, model: Predictor | Segmenter, group: list[_Read]) -> None:
         """The results of one model: in one batch, but for pictures of which something is chosen."""
-        choices = [task.job.choice(picture.size) for task, picture in group]
-        whole = [read for read, choice in zip(group, choices, strict=True) if not choice]
+        whole = [(task, picture) for task, picture in group if not task.choice]
         begun = time.perf_counter()
         try:
             results = list(model.map([picture for _, picture in whole], batch_size=max(1, len(whole))))
@@ -398,13 +400,13 @@ class _Worker:
         for (task, _), result in zip(whole, results, strict=False):
             task.seconds = time.perf_counter() - begun
             self._finish(task, result)
-        for (task, picture), choice in zip(group, choices, strict=True):
-            if choice or not results:
-                self._guarded(functools.partial(self._predict_one, model, picture, choice), task)
+        for task, picture in group:
+            if task.choice or not results:
+                self._guarded(functools.partial(self._predict_one, model, picture), task)
 
-    def _predict_one(self, model: Any, picture: Picture, choice: Mapping[str, Any], task: _Task) -> None:
+    def _predict_one(self, model: Any, picture: Picture, task: _Task) -> None:
         begun = time.perf_counter()
-        result = model(picture, **choice)
+        result = model(picture, **task.choice)
         task.seconds = time.perf_counter() - begun
         self._finish(task, result)
 
