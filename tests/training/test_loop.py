@@ -41,7 +41,7 @@ from decoupe.training.lora import LoRA
 from decoupe.training.recipe import Optimizer, Recipe, SetRule, Stage
 from decoupe.training.recipes import RECIPES, read_recipe
 from decoupe.training.report import forget, peak_gigabytes
-from decoupe.training.start import begin, match_classes, parameter_groups, sizes_apart
+from decoupe.training.start import begin, completed, match_classes, parameter_groups, sizes_apart
 from decoupe.training.tasks import check_backgrounds
 from decoupe.weights import load_model
 from decoupe.weights.checkpoint import licence_of, save_model
@@ -989,6 +989,20 @@ def test_batch_norms_that_processes_share_need_no_pictures_of_their_own() -> Non
     check_batch(recipe, 4, network, together=4)
     with pytest.raises(ConfigError, match="--set batch_size of at least 8"):
         check_batch(recipe, 4, network)
+
+
+@pytest.mark.parametrize(("size", "known"), [((64, 64), (32, 96)), ((2048, 2560), (1024, 3840))])
+def test_weights_are_known_to_work_at_the_size_that_is_set(
+    size: tuple[int, int], known: tuple[int, int]
+) -> None:
+    """Else every picture is warned of, and seen in tiles where the size is above the recipe's own range."""
+    settings = [f"{key}={list(size)}" for key in ("preprocessing.size", "stages[0].size")]
+    recipe = completed(read_recipe("birefnet-general", settings), None)
+    assert recipe.preprocessing is not None
+    assert recipe.preprocessing.size_range == known
+    inside = completed(read_recipe("birefnet-general", ["preprocessing.size=[768, 1024]"]), None)
+    assert inside.preprocessing is not None
+    assert inside.preprocessing.size_range == (512, 1536)
 
 
 def test_a_size_quite_other_than_the_weights_are_used_at_is_told() -> None:

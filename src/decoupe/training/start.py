@@ -97,7 +97,10 @@ def pretrain(recipe: Recipe, model: nn.Module) -> list[str]:
 
 
 def completed(recipe: Recipe, loaded: LoadedModel | None) -> Recipe:
-    """The recipe with what it leaves to its checkpoint, and the checkpoint's normalisation."""
+    """The recipe with what it leaves to its checkpoint, and the checkpoint's normalisation.
+
+    Where its size has been set to one beyond the range that it says to be known, the range is one about it.
+    """
     model = recipe.model or (loaded.config if loaded else None)
     preprocessing = recipe.preprocessing or (loaded.preprocessing if loaded else None)
     assert model is not None, "a recipe without a checkpoint has both"
@@ -107,6 +110,11 @@ def completed(recipe: Recipe, loaded: LoadedModel | None) -> Recipe:
         preprocessing = dataclasses.replace(
             preprocessing, mean=known.mean, std=known.std, multiple=known.multiple
         )
+    (least, most), longest = preprocessing.size_range, preprocessing.longest
+    smaller, larger = min(preprocessing.size), max(preprocessing.size)
+    if not least <= smaller <= larger <= most:  # a range about the size that the recipe had before
+        known_range = smaller // 2, longest or larger * 3 // 2
+        preprocessing = dataclasses.replace(preprocessing, size_range=known_range)
     stages = recipe.stages or (Stage(preprocessing.size),)
     return dataclasses.replace(recipe, model=model, preprocessing=preprocessing, stages=stages)
 
