@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from decoupe.commands.cut_files import Wanted
+from decoupe.errors import ModelError
 from decoupe.inference.predictor import Predictor, load
 from decoupe.server import worker
 from decoupe.server.forms import Form
@@ -101,6 +102,31 @@ def test_the_embedded_model_gives_the_same_in_batches() -> None:
     pictures = [rng.integers(0, 256, (90, 120, 3), np.uint8) for _ in range(4)]
     for picture, matte in zip(pictures, predictor.map(pictures, batch_size=4), strict=True):
         assert np.array_equal(matte.mask(), predictor(picture).mask())
+
+
+def test_a_model_without_memory_for_a_picture_says_so(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ONNX Runtime tells it where memory is bounded; it was the client's mistake, in words of C++."""
+    told = (
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. "
+        "Name:'one' Status Message: /onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:360 void* "
+        "AllocateRawInternal(size_t) Failed to allocate memory for requested buffer of size 13762560\n"
+    )
+
+    class Bounded:
+        def run(self, *arguments: object) -> None:
+            raise RuntimeError(told)
+
+    one = hire()
+    monkeypatch.setattr(one.worker.models["tiny"].runtime.session, "_session", Bounded())
+    (about, _), (again, _) = one.ask(
+        Cut(SQUARES, "tiny"), Cut(SQUARES, "tiny", chosen={"box": (0, 0, 50, 50)})
+    )
+    line = "the picture needs more memory than this server gives: make it smaller"
+    assert (about["failed"], about["line"]) == (again["failed"], again["line"]) == ("large", line)
+    with pytest.raises(
+        ModelError, match=r"tiny cannot compute 1×3×\d+×\d+ images \(not enough memory\): change"
+    ):
+        one.worker.models["tiny"](SQUARES)
 
 
 def test_a_bad_picture_spoils_no_other(hire: Hire) -> None:

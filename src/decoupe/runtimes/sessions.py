@@ -108,7 +108,9 @@ class OrtSession:
         try:
             found: list[npt.NDArray[Any]] = self._session.run(None, feeds, self._settings)
         except _onnx_errors() as error:
-            raise ModelError(sentence_of(error)) from None
+            # It says so behind names of its files and functions.
+            short = "allocate memory" in str(error)
+            raise ModelError("not enough memory" if short else sentence_of(error)) from None
         return found
 
 

@@ -459,11 +459,12 @@ def _failure(step: Callable[[_Task], object], task: _Task) -> dict[str, str] | N
         return {"failed": "large", "line": str(error)}
     except ProblemError as error:
         return {"failed": "input", "line": str(error), "code": error.code}
-    except DecoupeError as error:
+    except (MemoryError, DecoupeError) as error:
+        # Runtimes tell in words that a model lacked memory.
+        if isinstance(error, MemoryError) or (isinstance(error, ModelError) and "memory" in str(error)):
+            line = "the picture needs more memory than this server gives: make it smaller"
+            return {"failed": "large", "line": line}
         return {"failed": "input", "line": str(error)}
-    except MemoryError:
-        line = "the picture needs more memory than this server gives: make it smaller"
-        return {"failed": "large", "line": line}
     except Exception:
         log(fault=traceback.format_exc())
         return {"failed": "fault", "line": "the picture could not be done; the server's log says why"}
