@@ -259,6 +259,8 @@ def test_a_preview_is_a_sheet_of_samples(run: Run) -> None:
         patch.setattr("decoupe.training.preview.preview", lambda *_, **__: pytest.fail("it was drawn"))
         ending = run("data", "preview", "discs", "-o", "sheet.txt")
     assert (ending.exit_code, "unknown output format '.txt'" in ending.stderr) == (2, True)
+    without = run("data", "preview", "discs", "--recipe", "birefnet-matting", "--count", "1", "-o", "one.png")
+    assert "augmentation.replace=0.5 does nothing without --backgrounds" in without.stderr
     wrong = run("data", "preview", "nothing")
     assert (wrong.exit_code, len(wrong.stderr.splitlines())) == (2, 1)
 

@@ -299,6 +299,8 @@ def preview(
         check_output(out, overwrite)
         image_format(out.suffix)  # told now, not after the samples are drawn
         chosen = _training("recipes").read_recipe(recipe, settings or ())
+        for note in _training("tasks").check_backgrounds(chosen, backgrounds):
+            say(note)
         sheet = _training("preview").preview(chosen, folders, count=count, backgrounds=backgrounds)
         write_bytes(encode(sheet, out.suffix), out)
         typer.echo(out)
