@@ -129,6 +129,16 @@ def test_sizes_formats_and_grounds(client: httpx.Client) -> None:
     assert sorted(archive.namelist()) == ["alpha.png", "color.jpg"]
 
 
+@pytest.mark.parametrize("side", [586, 703, 1001])
+def test_the_subject_is_told_inside_the_picture_that_is_answered(side: int) -> None:
+    """A crop that is made smaller is all subject; rounded by itself, its box was a pixel wider."""
+    alpha = np.zeros((side + 40, side + 31), np.float32)
+    alpha[20:-20, 20:-9] = 1
+    matte = Matte(alpha, np.zeros((*alpha.shape, 3), np.uint8))
+    told = RemoveBg(b"", "tiny", crop=True).answer(matte).headers
+    assert (told["X-Foreground-Width"], told["X-Foreground-Height"]) == (told["X-Width"], told["X-Height"])
+
+
 def test_a_ground_is_in_the_colours_of_the_photographs_profile() -> None:
     """Under a profile whose red and blue are exchanged, sRGB's red is written as blue."""
     alpha = np.zeros((40, 60), np.float32)

@@ -457,8 +457,10 @@ def _reduced(image: Image.Image, box: Box, pixels: int) -> tuple[Image.Image, Bo
     scale = math.sqrt(pixels / (image.width * image.height))
     if scale >= 1:
         return image, box
-    size = max(1, math.floor(image.width * scale)), max(1, math.floor(image.height * scale))
-    left, top, right, bottom = (round(side * scale) for side in box)
+    width, height = size = max(1, math.floor(image.width * scale)), max(1, math.floor(image.height * scale))
+    across, down = width / image.width, height / image.height
+    left, right = round(box[0] * across), round(box[2] * across)
+    top, bottom = round(box[1] * down), round(box[3] * down)
     return image.resize(size, Image.Resampling.BOX), (left, top, right, bottom)
 
 
