@@ -83,6 +83,23 @@ def test_the_answer_is_the_file_that_the_command_writes(
         )
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ({"format": "JPEG", "over": "red"}, {"format": "jpg", "over": "red"}),
+        ({"format": ".TIF"}, {"format": "tiff"}),
+        ({"box": "0, 0, 50, 50"}, {"box": "0,0,50,50"}),
+        ({"point": "62, 12"}, {"point": "62,12"}),
+        ({"size": "64X96"}, {"size": "64x96"}),
+    ],
+)
+def test_options_may_be_written_as_for_the_command(
+    client: httpx.Client, written: dict[str, str], meant: dict[str, str]
+) -> None:
+    answer = cut(client, **written)
+    assert (answer.status_code, answer.content) == (200, cut(client, **meant).content)
+
+
 def test_a_picture_as_background(client: httpx.Client) -> None:
     blue = png(Image.new("RGB", (10, 10), "blue"))
     files = {"image": SQUARES, "over": ("b.png", blue)}

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from decoupe.commands import cut_options
 from decoupe.commands.cut_files import wanted
@@ -20,9 +20,9 @@ from decoupe.server.jobs import Cut, Looks, Segmentation
 from decoupe.server.problems import ProblemError, of_options
 from decoupe.weights.registry import DEFAULT_MODEL, DEFAULT_SEGMENT_MODEL
 
-_BOX = r"^\d{1,9}(,\d{1,9}){3}$"
-_POINT = r"^\d{1,9},\d{1,9}$"
-_SIZE = r"^\d{1,5}(x\d{1,5})?$"
+_BOX = r"^ *\d{1,9} *(, *\d{1,9} *){3}$"
+_POINT = r"^ *\d{1,9} *, *\d{1,9} *$"
+_SIZE = r"^\d{1,5}([xX×]\d{1,5})?$"
 _FARTHEST = 100
 """Most pixels of grow, shrink and feather: the wider, the more passes over the whole picture."""
 _MEANT = {
@@ -35,6 +35,12 @@ Known = Mapping[str, list[str]]
 """The names of the models that a server has loaded, by their task: ``matte`` and ``segment``."""
 
 _SUCH_AS = {"matte": f"such as -m {DEFAULT_MODEL}", "segment": f"such as -m {DEFAULT_SEGMENT_MODEL}"}
+
+
+def _named_format(text: str) -> str:
+    """A format as the command line takes it: in any case, as an ending, by the longer or shorter name."""
+    name = text.lower().removeprefix(".")
+    return {"jpeg": "jpg", "tif": "tiff"}.get(name, name)
 
 
 class CutOptions(BaseModel):
@@ -94,6 +100,7 @@ class CutOptions(BaseModel):
     )
     format: Annotated[
         Literal["png", "webp", "tiff", "avif", "jpg"],
+        BeforeValidator(_named_format),
         Field(description="Of the answer; jpg is never transparent."),
     ] = "png"
     quality: Annotated[int | None, Field(ge=1, le=100, description="Quality of WebP, AVIF and JPEG.")] = None
