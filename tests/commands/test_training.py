@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -319,6 +320,33 @@ def test_a_run_out_of_memory_is_told_to_programs(run: Run, monkeypatch: pytest.M
     ended = run("train", "pocket", "--data", "discs", "--device", "cpu", "--json", "-q")
     assert ended.exit_code == 1
     assert json.loads(ended.stdout) == {"folder": "runs/pocket", "error": "cuda:0 is out of memory"}
+
+
+def test_a_check_whose_process_is_ended_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the system ends one where memory is short."""
+
+    class Ended:
+        def __init__(self, *arguments: object, **options: object) -> None:
+            pass
+
+        def __enter__(self) -> Ended:
+            return self
+
+        def __exit__(self, *raised: object) -> None:
+            pass
+
+        def map(self, *arguments: object, **options: object) -> None:
+            raise BrokenProcessPool("A process in the process pool was terminated abruptly")
+
+    monkeypatch.setattr("decoupe.training.check.ProcessPoolExecutor", Ended)
+    ended = run("data", "check", "discs")
+    assert (ended.exit_code, ended.stderr.splitlines()) == (
+        2,
+        [
+            "decoupe: a process that reads discs was ended, most likely for want of memory: "
+            "--workers 1 reads one picture at a time"
+        ],
+    )
 
 
 def test_a_segment_set_s_own_validation_part_is_checked(run: Run, here: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
@@ -20,7 +21,7 @@ from decoupe.datasets.scenes import Part, SegmentSet
 from decoupe.datasets.segment_sets import find_segment_set, has_part, is_segment_set, judged_part
 from decoupe.datasets.sets import Pair, fingerprint, names_of, near_duplicates, pairing
 from decoupe.datasets.shards import opened
-from decoupe.errors import InputError
+from decoupe.errors import DeviceError, InputError
 from decoupe.inference.pictures import wide_grey
 
 SHOWN = 5
@@ -127,6 +128,7 @@ def check(folders: Sequence[Path], held_out: Sequence[Path] = (), *, workers: in
 
     Raises:
         InputError: a folder that holds no set at all.
+        DeviceError: the system ended a process that reads.
     """
     parts = _parts(folders, held_out)
     looks: list[list[Look]] = []
@@ -134,7 +136,13 @@ def check(folders: Sequence[Path], held_out: Sequence[Path] = (), *, workers: in
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for name, folder, part in parts:
             report, tasks, look = _opened_set(name, folder, part)
-            report.looks.extend(pool.map(look, tasks, chunksize=16))
+            try:
+                report.looks.extend(pool.map(look, tasks, chunksize=16))
+            except BrokenProcessPool:
+                raise DeviceError(
+                    f"a process that reads {name} was ended, most likely for want of memory: "
+                    "--workers 1 reads one picture at a time"
+                ) from None
             for one in report.looks:
                 for finding in one.findings:
                     kept = report.notes if finding in NOTES else report.findings
