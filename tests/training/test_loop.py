@@ -322,6 +322,26 @@ def test_minutes_end_it(discs: Path, tmp_path: Path) -> None:
     assert state.saved_step(tmp_path) == 1
 
 
+def test_a_process_that_reads_and_is_ended_is_told(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the system ends one where memory is short, in words of torch's."""
+
+    def ended() -> Iterator[Any]:
+        raise RuntimeError("DataLoader worker (pid(s) 30098) exited unexpectedly")
+        yield
+
+    trainer = prepared(discs, tmp_path)
+    trainer.run(until=1)
+    trainer = train(SMALL, [discs], [], tmp_path, device="cpu", workers=3)
+    monkeypatch.setattr(trainer, "batches", ended)
+    line = (
+        r"samples was ended, most likely for want of memory: --workers 2 needs less; .* goes on from step 1$"
+    )
+    with pytest.raises(DeviceError, match=line):
+        trainer.run()
+
+
 def test_what_would_stop_it_at_its_last_step_stops_nothing(discs: Path, tmp_path: Path) -> None:
     """Said to be stopped, a run that is over would be begun again by who waits for its end."""
     short = dataclasses.replace(SMALL, steps=1, epochs=None)

@@ -205,7 +205,8 @@ class Trainer:
 
         Raises:
             Diverged: the loss is not finite; the last saved state is intact.
-            DeviceError: out of memory; the message says what to lower.
+            DeviceError: out of memory, or a process that prepares samples was ended, as for want of it; the
+                message says what to lower.
             OutputError: another process trains in the folder, or has since the state was read; or the state
                 cannot be written, and the former one is intact.
             InputError: a picture cannot be read: a held-out one before the first step, others before their
@@ -318,11 +319,20 @@ class Trainer:
 
         Raises:
             InputError: a held-out picture cannot be read, told now and not an hour later.
+            DeviceError: the system ended a process that reads; torch tells it at any moment.
         """
         self._check_held_out()
         batches = iter(self.batches())
         try:
             yield batches
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise DeviceError(
+                "a process that prepares samples was ended, most likely for want of memory: "
+                f"--workers {max(0, self.workers - 1)} needs less; the same command goes on from "
+                f"step {self.state.kept or 0}"
+            ) from error
         finally:
             # They go with the iterator, which an exception's traceback holds; Python, as it exits, would end
             # them by a signal that they outlive, and wait for ever.
