@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +57,8 @@ def test_numbers_may_be_written_as_people_write_them() -> None:
 @pytest.mark.parametrize(
     ("data", "line"),
     [
+        ({"name": "a", "part": {"rate": math.nan}}, "part.rate is nan, expected a number"),
+        ({"name": "a", "part": {"rate": math.inf}}, "part.rate is inf, expected a number"),
         ({"nmae": "a"}, "unknown setting 'nmae'; did you mean 'name'?"),
         ({"name": "a", "part": {"rates": 1}}, "unknown setting of part 'rates'; did you mean 'rate'"),
         ({"name": "a", "parts": [{}, {"rate": "x"}]}, r"parts\[1\]\.rate is 'x', expected a number"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -106,7 +107,8 @@ def _value(kind: Any, data: Any, where: str) -> Any:
         )
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
-    if not isinstance(data, kind) or (kind in (int, float) and isinstance(data, bool)):
+    counts = not isinstance(data, float) or math.isfinite(data)
+    if not (counts and isinstance(data, kind)) or (kind in (int, float) and isinstance(data, bool)):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         raise ConfigError(f"{where} is {data!r}, expected {words[kind]}")
     return data
