@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -490,8 +491,9 @@ def test_missing_devices_and_precisions_are_errors(loaded: Path, tmp_path: Path)
 def test_runtime_follows_from_the_model(loaded: Path, tmp_path: Path) -> None:
     onnx_file = write_onnx(tmp_path / "a.onnx")
     assert isinstance(open_runtime(onnx_file, runtime="onnx"), ExportedRuntime)
-    with pytest.raises(InputError, match="runs on onnx, not on torch"):
-        open_runtime(onnx_file, runtime="torch")
+    for model, name in ((onnx_file, f"{onnx_file}"), (None, "the embedded model")):
+        with pytest.raises(InputError, match=f"^{re.escape(name)} runs on onnx, not on torch"):
+            open_runtime(model, runtime="torch")
     with pytest.raises(InputError, match="is an exported file, fused as it was written: leave fuse out"):
         open_runtime(onnx_file, fuse=False)
     with pytest.raises(InputError, match="is an exported file, which is not compiled: leave compile out"):

@@ -121,21 +121,16 @@ def open_runtime(
     kind = EXPORTED.get(Path(spec.file if spec is not None else str(model)).suffix.lower(), "torch")
     _check_choice("runtime", runtime, RUNTIMES)
     _check_choice("dtype", dtype, DTYPES)
+    called = "the embedded model" if model is None else str(model)
     if runtime not in (None, "auto", kind):
         remedy = "export it first" if kind == "torch" else "give its checkpoint, or export that again"
-        raise InputError(
-            f"model {str(model)!r} runs on {kind}, not on {runtime}: {remedy}, or leave runtime out"
-        )
+        raise InputError(f"{called} runs on {kind}, not on {runtime}: {remedy}, or leave runtime out")
     if kind == "torch":
         return open_torch(str(model), device or "auto", dtype or "auto", fuse, compiled, preprocessing)
     if compiled:
-        raise InputError(
-            f"{model or 'the embedded model'} is an exported file, which is not compiled: leave compile out"
-        )
+        raise InputError(f"{called} is an exported file, which is not compiled: leave compile out")
     if not fuse:
-        raise InputError(
-            f"{model or 'the embedded model'} is an exported file, fused as it was written: leave fuse out"
-        )
+        raise InputError(f"{called} is an exported file, fused as it was written: leave fuse out")
     if dtype not in (None, "auto", "float32"):
         raise DeviceError(
             f"dtype {dtype} was asked for, exported files compute in float32: leave dtype or --precision out"
