@@ -13,7 +13,7 @@ import numpy as np
 from decoupe.arrays import Pixels
 from decoupe.inference.png import encode_png
 from decoupe.inference.video.forms import Form, size_in
-from decoupe.inference.video.reader import Look, av, url_of
+from decoupe.inference.video.reader import EXACT, WHITE, Look, av, url_of
 
 TICK = Fraction(1, 1000)
 """Seconds; of pieces, which count frames: the one time base that all containers keep."""
@@ -119,10 +119,26 @@ def _is_rgb(pixel_format: str) -> bool:
 def _frame(pixels: Pixels, stream: Any, time: int, time_base: Fraction, look: Look) -> av.VideoFrame:
     transparent, wide = pixels.shape[2] == 4, pixels.dtype == np.uint16
     named = ("rgba64le" if transparent else "rgb48le") if wide else ("rgba" if transparent else "rgb24")
-    frame = av.VideoFrame.from_ndarray(pixels, format=named)
-    matrix = None if _is_rgb(stream.pix_fmt) else look.matrix
-    frame = frame.reformat(format=stream.pix_fmt, dst_colorspace=matrix)
+    rgb = _is_rgb(stream.pix_fmt)
+    shown = pixels
+    if wide and not rgb:  # of which libswscale takes less for white
+        shown = pixels.copy()
+        shown[..., :3] = np.rint(pixels[..., :3] * np.float32(WHITE / 0xFFFF))
+    frame = av.VideoFrame.from_ndarray(shown, format=named)
+    matrix = None if rgb else look.matrix
+    frame = frame.reformat(format=stream.pix_fmt, dst_colorspace=matrix, interpolation=EXACT)
+    if transparent and not rgb:
+        _set_alpha(frame, pixels[..., 3])
     # ProRes tells these in each frame, which does not have them from the stream.
     frame.color_primaries, frame.color_trc = look.primaries, look.transfer
     frame.pts, frame.time_base = time, time_base
     return frame
+
+
+def _set_alpha(frame: av.VideoFrame, alpha: Pixels) -> None:
+    """Give a frame this alpha ``(H, W)``, which libswscale rounds up."""
+    plane: Any = frame.planes[3]
+    bits = frame.format.components[3].bits
+    share = ((1 << bits) - 1) / np.iinfo(alpha.dtype).max
+    stored = np.frombuffer(plane, np.uint16 if bits > 8 else np.uint8).reshape(plane.height, -1)
+    stored[:, : plane.width] = np.rint(alpha * share)

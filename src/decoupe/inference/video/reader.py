@@ -21,6 +21,7 @@ import numpy as np
 
 from decoupe.arrays import Pixels
 from decoupe.errors import InputError, MissingExtraError
+from decoupe.inference.compositing import in_bits
 from decoupe.inference.pictures import MAX_PIXELS
 from decoupe.notices import VideoWarning, warn
 
@@ -38,11 +39,18 @@ _DISCONTINUOUS = 0x0200  # libavformat's AVFMT_TS_DISCONT: times start anywhere,
 _OF_THE_FILE = frozenset({"timecode", "encoder", "major_brand", "minor_version", "compatible_brands"})
 """Tags that say nothing of what is shown; a timecode, at the source's rate, stops writers of MP4."""
 _BT709, _UNSPECIFIED, _BT601 = 1, 2, 5
+_BT2020, _BT2020_CONSTANT = 9, 10  # by its two luminances
 _WIDE_GAMUTS = (9, 11, 12)  # BT.2020, and P3 by its two white points
 _HIGH_RANGES = (16, 18)  # PQ and HLG
 _TOO_FAST = 1000  # frames a second: where Matroska tells no rate, it is the codec's clock that is given
 _MILLISECOND = Fraction(1, 1000)
 _ALPHA_MODES = {"alpha_mode", "ALPHA_MODE"}  # WebM's and Matroska's mark of transparency
+EXACT = 0x2 | 0x40000
+"""What libswscale is asked for between RGB and YCbCr: it rounds down without, and darkens by a level."""
+_EXACT_8 = EXACT | 0x2000  # with its chroma interpolated; of 16 bits that comes out wrong
+WHITE = 255 << 8
+"""What libswscale takes for white of limited YCbCr, where its RGB has 16 bits."""
+_FULL = 2  # of YCbCr's range
 _VPX = {"vp8": "libvpx", "vp9": "libvpx-vp9", "libvpx": "libvpx", "libvpx-vp9": "libvpx-vp9"}
 
 
@@ -476,8 +484,10 @@ def turn_of(frame: av.VideoFrame) -> Callable[[Pixels], Pixels]:
 
 def _matrix(frame: av.VideoFrame) -> int:
     """The matrix of a frame's YCbCr; where it tells none, by its height, as players do."""
-    if frame.colorspace in (_BT709, 4, _BT601, 6, 7, 9, 10):
+    if frame.colorspace in (_BT709, 4, _BT601, 6, 7, 9):
         return frame.colorspace
+    if frame.colorspace == _BT2020_CONSTANT:  # which libswscale takes for the other, and PyAV does not know
+        return _BT2020
     return _BT709 if frame.height >= 720 else _BT601
 
 
@@ -486,14 +496,31 @@ def pixels_of(frame: av.VideoFrame, width: int, height: int, *, deep: bool = Fal
 
     Recorded calls change their size on the way.
     """
-    matrix = None if frame.format.is_rgb else _matrix(frame)
-    has_alpha = any(part.is_alpha for part in frame.format.components)
-    form = ("rgba64le" if has_alpha else "rgb48le") if deep else ("rgba" if has_alpha else "rgb24")
-    pixels: Any = frame.reformat(width, height, form, src_colorspace=matrix).to_ndarray()
+    rgb, bits = frame.format.is_rgb, min(16, frame.format.components[0].bits)
+    matrix = None if rgb else _matrix(frame)
+    colours = [part for part in frame.format.components if not part.is_alpha]
+    has_alpha = len(colours) < len(frame.format.components)
+    full = frame.color_range == _FULL or len(colours) == 1  # as grey always is
+    # Alpha and full ranges of more bits are taken for wider than they are on their way to 8.
+    wide = deep or (not rgb and bits > 8 and (has_alpha or full))
+    form = ("rgba64le" if has_alpha else "rgb48le") if wide else ("rgba" if has_alpha else "rgb24")
+    flags = EXACT if wide else _EXACT_8
+    pixels: Any = frame.reformat(width, height, form, src_colorspace=matrix, interpolation=flags).to_ndarray()
+    pixels = pixels.astype(np.uint16 if wide else np.uint8, copy=False)
+    if wide and not rgb:
+        most = ((1 << bits) - 1) << (16 - bits)
+        pixels[..., :3] = _stretched(pixels[..., :3], most if full else WHITE)
+        pixels[..., 3:] = _stretched(pixels[..., 3:], most)
     if has_alpha and pixels[..., 3].min() == np.iinfo(pixels.dtype).max:
         pixels = pixels[..., :3]
-    found: Pixels = pixels.astype(np.uint16 if deep else np.uint8, copy=False)
-    return found
+    return in_bits(pixels, np.uint16 if deep else np.uint8)
+
+
+def _stretched(values: Pixels, most: int) -> Pixels:
+    """16 bits of which ``most`` stands for 1, as 16 bits of which all ones do."""
+    held = np.minimum(values, most).astype(np.uint32)
+    stretched: Pixels = ((held * 0xFFFF + most // 2) // most).astype(np.uint16)
+    return stretched
 
 
 def _clock(seconds: Fraction | float) -> str:
