@@ -836,6 +836,18 @@ def test_colours_and_alpha_are_written_as_they_are(codec: str, transparent: bool
         assert abs(error[..., 3:]).max(initial=0) <= (0.16 if deep else 0)
 
 
+@pytest.mark.parametrize(("target", "codec"), [("out.mp4", "h264"), ("out.mp4", "h265"), ("out.webm", "vp9")])
+def test_colours_of_narrow_stripes_stay_in_their_places(target: str, codec: str) -> None:
+    wave = 128 + 100 * np.sin(np.arange(96) * 2 * np.pi / 16)
+    pixels = np.stack(np.broadcast_arrays(128, 128, wave[np.newaxis].repeat(64, 0)), -1).astype(np.uint8)
+    form, look = form_of(target, codec, transparent=False), video_reader.Look(matrix=5)
+    ticks, rate = Fraction(1, 25), Fraction(25)
+    encoding.write_piece(Path(target), form, [(0, pixels)], time_base=ticks, rate=rate, look=look)
+    ((_, found),) = VideoReader(target).frames()
+    error = (found.astype(int) - pixels)[:, 8:-8, 2]
+    assert abs(error).mean() < 8  # half a pixel aside it is 12
+
+
 def test_files_tell_their_colours(predictor: decoupe.Predictor) -> None:
     """Primaries, transfer and matrix (ITU-T H.273) of a camera's video, in the file and in its frames."""
     with av.open("in.mp4", "w") as out:

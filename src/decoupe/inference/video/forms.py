@@ -73,12 +73,19 @@ CODECS = {
         {"crf": "18", "b": "0", "auto-alt-ref": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
     ),
     "ffv1": Codec("ffv1", "bgra", "bgr0", {"level": "3"}, lossless=True, deep=("gbrap16le", "gbrp16le")),
-    "h264": Codec("libx264", None, "yuv420p", {"crf": "16", "preset": "medium"}, delay=2),
+    "h264": Codec(
+        "libx264",
+        None,
+        "yuv420p",
+        # libswscale puts the colour of four pixels amidst them; players look further left unless told.
+        {"crf": "16", "preset": "medium", "x264-params": "chromaloc=1"},
+        delay=2,
+    ),
     "h265": Codec(
         "libx265",
         None,
         "yuv420p",
-        {"crf": "18", "preset": "medium", "x265-params": "log-level=error"},
+        {"crf": "18", "preset": "medium", "x265-params": "log-level=error:chromaloc=1"},
         deep=(None, "yuv420p10le"),
         delay=2,
     ),
