@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from decoupe.commands.cut_files import Wanted
 from decoupe.errors import OutputError
 from decoupe.inference.media import encode, encode_layers
 from decoupe.inference.metadata import NO_METADATA, Metadata, as_written
@@ -133,6 +134,21 @@ def test_tiff_keeps_what_it_can(tmp_path: Path) -> None:
     image = opened(matte_of(photograph(tmp_path / "photo.jpg")).encode(".tif"))
     assert image.getexif()[BASE.Artist] == "Ada"
     assert image.info["dpi"] == (300, 150)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".avif", ".jpg", "16 .png", "16 .tif"])
+def test_a_matte_keeps_the_resolution_alone(suffix: str, tmp_path: Path) -> None:
+    matte = replace(matte_of(photograph(tmp_path / "photo.jpg")), icc_profile=icc.display_p3())
+    if suffix.startswith("16 "):
+        matte = replace(matte, image=matte.image.astype(np.uint16) * 257)
+    target = Path(f"matte{suffix.removeprefix('16 ')}")
+    data = Wanted("matte").bytes_of(matte, target)
+    again = read_image(data)
+    assert again.metadata.dpi == pytest.approx((300, 150), abs=0.1)
+    assert again.icc_profile is None
+    assert not {BASE.Artist, BASE.Copyright, BASE.Model} & set(opened(data).getexif())
+    silent = read_image(Wanted("matte", metadata=False).bytes_of(matte, target))
+    assert silent.metadata.dpi in (None, (1, 1))
 
 
 def test_layers_keep_what_tiff_can(tmp_path: Path) -> None:

@@ -185,6 +185,8 @@ class Matte:
     def mask(self, *, bits: int = 8) -> Image.Image:
         """Alpha as a grey picture, white is the subject: mode L, or I;16 where it is to have 16 bits.
 
+        Of what the photograph tells it has the resolution, to be laid over it.
+
         Args:
             bits: 8 or 16.
 
@@ -193,7 +195,10 @@ class Matte:
         """
         if bits not in (8, 16):
             raise InputError(f"bits is {bits}, expected 8 or 16")
-        return Image.fromarray(alpha_in_bits(self.alpha, np.uint16 if bits == 16 else np.uint8))
+        grey = Image.fromarray(alpha_in_bits(self.alpha, np.uint16 if bits == 16 else np.uint8))
+        if self.metadata.dpi is not None:
+            grey.info["dpi"] = self.metadata.dpi
+        return grey
 
     def cutout(self, *, shadow: float = 0, keep_hidden: bool = False) -> Image.Image:
         """The subject on transparent ground, mode RGBA.
