@@ -61,6 +61,14 @@ def test_models_and_get_know_them(config: Path, tmp_path: Path, monkeypatch: pyt
         answer = json.loads(run("models", name, "--json").stdout)
         jsonschema.validate(answer, json.loads((SCHEMAS / "model.json").read_text()))
         assert answer == {"name": name, "file": str(path), "path": here}
+    listed = json.loads(run("models", "--json").stdout)
+    jsonschema.validate(listed, json.loads((SCHEMAS / "models.json").read_text()))
+    beside = {"name": "beside", "file": str(file), "path": str(file)}
+    mugs, lost = beside | {"name": "Mugs"}, {"name": "gone", "file": str(gone), "path": None}
+    assert [row for row in listed if "file" in row] == [mugs, beside, lost]
+    assert [row["name"] for row in listed[-3:]] == ["Mugs", "beside", "gone"]
+    for option in (["--commercial"], ["--for", "hair"]):
+        assert not any("file" in row for row in json.loads(run("models", "--json", *option).stdout))
     assert run("get", "Mugs").stdout == f"{file}\n"
     refused = run("get", "gone")
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)

@@ -57,11 +57,13 @@ def models(
             return
         rows = registry.catalogue() if need is None else registry.suited(need)
         rows = [row for row in rows if row.commercial or not commercial]
+        mine = own_models() if need is None and not commercial else {}  # of which neither is known
         if as_json:
-            typer.echo(json.dumps([dataclasses.asdict(row) for row in rows]))
+            told_of = [_about_own(own, file) for own, file in mine.items()]
+            typer.echo(json.dumps([*map(dataclasses.asdict, rows), *told_of]))
         else:
             _table(rows)
-            for own, file in own_models().items() if need is None and not commercial else ():
+            for own, file in mine.items():
                 typer.echo(f"{own}  your own: {file}{'' if file.exists() else ', which does not exist'}")
 
 
@@ -128,6 +130,11 @@ def prune(
             say("nothing was deleted" if entries else "there is nothing to delete")
             return
         say(f"freed {cache.remove(entries) / 1000:.1f} GB")
+
+
+def _about_own(name: str, file: Path) -> dict[str, str | None]:
+    """What there is to tell of a model of the user's own."""
+    return {"name": name, "file": str(file), "path": str(file) if file.exists() else None}
 
 
 def _tell_one(name: str, as_json: bool) -> None:
