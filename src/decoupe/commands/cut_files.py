@@ -144,9 +144,11 @@ def wanted(options: CutOptions, background: Background | None) -> Wanted:
     """
     kind = _kind(options, background)
     if options.shadow and kind not in ("cut", "over"):
-        raise InputError(f"--shadow lies below a subject, and --{kind} shows none: leave one of them out")
+        raise InputError(f"--shadow goes with the cut-out and --over, not --{kind}: leave one of them out")
     if not 0 <= options.shadow <= 1:
         raise InputError(f"--shadow is {options.shadow}, expected a number from 0 to 1")
+    if options.keep_hidden and kind == "layers":
+        raise InputError("--layers keeps the whole photograph below the cut-out: leave --keep-hidden out")
     if options.keep_hidden and kind != "cut":
         raise InputError(f"--keep-hidden is for transparent parts, and --{kind} has none: leave it out")
     if options.keep_hidden and options.shadow:
