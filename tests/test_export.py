@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import json
+import logging.handlers
 import shutil
 import subprocess
 import sys
@@ -91,11 +92,18 @@ def segments(backbone: str) -> MaskFormer:
 
 @pytest.fixture(scope="module")
 def programs(models: dict[str, torch.nn.Module]) -> dict[int, Any]:
-    """What tracing gives, by how many weights a model has: it takes seconds, once for all tests."""
+    """What tracing gives, by how many weights a model has: it takes seconds, once for all tests.
+
+    Nothing is told of it by the libraries beneath.
+    """
     found = {}
+    told = logging.handlers.BufferingHandler(100)
+    logging.getLogger().addHandler(told)
     for model in map(models.__getitem__, TRACED):
         kind = SegmentGraph if isinstance(model, MaskFormer) else MatteGraph
         found[weights(model)] = onnx_file.trace(kind(forms.traceable(model)))
+    logging.getLogger().removeHandler(told)
+    assert not [record.getMessage() for record in told.buffer if record.levelno >= logging.WARNING]
     return found
 
 

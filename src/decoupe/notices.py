@@ -1,12 +1,17 @@
-"""What decoupe warns of. It is told where decoupe was called, not where in decoupe it arose."""
+"""What decoupe warns of. It is told where decoupe was called, not where in decoupe it arose.
+
+What libraries beneath it log of their own work is not told.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -60,3 +65,15 @@ def called_here(function: Callable[P, Result]) -> Callable[P, Result]:
         return function(*args, **kwargs)
 
     return run
+
+
+@contextlib.contextmanager
+def hushed(logger: str | None = None) -> Iterator[None]:
+    """Without the advice that a library logs, None on the root logger, of what is right as it is."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

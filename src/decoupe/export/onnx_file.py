@@ -12,6 +12,7 @@ import torch
 from decoupe.backbones import swin_operators
 from decoupe.errors import ConfigError, MissingExtraError
 from decoupe.export.graphs import GRID, Gridded
+from decoupe.notices import hushed
 
 OPSET = 20
 LARGEST = 2**31
@@ -38,7 +39,7 @@ def trace(graph: Any) -> Any:
         raise MissingExtraError("exporting to ONNX", "export") from error
     from decoupe.export.operators import translations
 
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), hushed("onnxscript"), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(
             captured(graph),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from decoupe.inference.media import find_images, replacing
 from decoupe.inference.pictures import read_image
 from decoupe.inference.predictor import Predictor, open_predictor
 from decoupe.inference.preprocess import network_size, to_network
+from decoupe.notices import hushed
 from decoupe.telemetry import import_onnxruntime
 
 CALIBRATED = 100
@@ -145,7 +144,7 @@ def calibrate(source: Path, target: Path, predictor: Predictor, pictures: Iterab
         from onnxruntime import quantization
     except ImportError as error:
         raise MissingExtraError("quantising", "export") from error
-    with tempfile.TemporaryDirectory() as place, _hushed():
+    with tempfile.TemporaryDirectory() as place, hushed():
         floats = Path(place, "floats.onnx")
         _folded(source, floats)
         convolutions = [node.name for node in onnx.load(floats).graph.node if node.op_type == "Conv"]
@@ -191,15 +190,3 @@ class _Reader:
     def get_next(self) -> dict[str, Any] | None:
         """The next input, None after the last."""
         return next(self._inputs, None)
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Without the advice that onnxruntime's quantiser logs on the root logger."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
