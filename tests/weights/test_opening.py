@@ -139,6 +139,9 @@ def test_heads_are_those_that_transformers_tells(tmp_path: Path, maskformer: Mas
     opened = read_model(tmp_path)
     assert opened.config == dataclasses.replace(maskformer.config, heads=8)
     assert not any("attention heads" in note for note in opened.notes)
+    assert [note for note in opened.notes if "heads=" in note] == [
+        "pytorch_model.bin: heads=8 is what the config.json beside it tells"
+    ]
     for part, told, line in (
         ("decoder_config", {"decoder_attention_heads": 5}, r"width is 32, expected a multiple of .* \(5\)"),
         ("decoder_config", {"decoder_attention_heads": "8"}, "decoder_attention_heads '8', expected a whole"),

@@ -238,7 +238,7 @@ def _from_reference(
     from decoupe.weights import convert
     from decoupe.weights.naming import some
 
-    notes = []
+    notes, heads = [], None
     row = _known(path) if preprocessing is None else None
     if preprocessing is None:
         preprocessing = beside.preprocessing(path) if row is None else row.preprocessing
@@ -280,7 +280,10 @@ def _from_reference(
         raise CheckpointError(
             f"{path} holds dicts within dicts without end, expected named tensors"
         ) from None
-    notes = [*(f"{path.name}: {note}" for note in convert.describe(family, config)), *notes]
+    found = convert.describe(family, config)
+    if heads is not None:  # the one thing that a MaskFormer's tensors do not tell
+        found[1:] = [f"heads={heads} is what the config.json beside it tells"]
+    notes = [*(f"{path.name}: {note}" for note in found), *notes]
     licence = "" if row is None else row.licence
     return LoadedModel(model.eval(), family, config, preprocessing, notes, words, licence)
 

@@ -83,7 +83,7 @@ def infer_maskformer_config(state: State) -> MaskFormerConfig:
 
 def describe(config: MaskFormerConfig) -> list[str]:
     """What `infer_maskformer_config` found out, and what it could not, one line each."""
-    values = ", ".join(f"{key}={value!r}" for key, value in asdict(config).items())
+    values = ", ".join(f"{key}={value!r}" for key, value in asdict(config).items() if key != "heads")
     notes = [f"inferred from the tensors' names and shapes: {values}"]
     if config.heads == _assumed_heads(config.width):
         notes.append(
