@@ -202,7 +202,7 @@ def test_contexts_do_not_overflow_in_half_precision() -> None:
         ({"depth": 0}, "depth is 0"),
         ({"depth": 8.0}, "depth is 8.0, expected a whole number"),
         ({"base_size": 384}, "base_size is 384, expected two whole numbers"),
-        ({"base_size": [384, 384]}, "expected two whole numbers"),
+        ({"base_size": [384, 384]}, "expected two whole numbers above 0 in a tuple"),
         ({"base_size": (384, 384, 384)}, "expected two whole numbers"),
         ({"base_size": (384, 100)}, "expected two multiples of 32"),
         ({"base_size": (0, 0)}, "expected two whole numbers"),

@@ -45,7 +45,8 @@ def check_fields(
             fits, expected = real and 0 <= value < 1, "a share from 0 to below 1"
         elif kind.startswith("tuple"):
             pair = isinstance(value, tuple) and len(value) == 2
-            fits, expected = pair and all(_is_whole(side, 1) for side in value), "two whole numbers above 0"
+            fits = pair and all(_is_whole(side, 1) for side in value)
+            expected = "two whole numbers above 0 in a tuple"  # a list has no hash
         else:
             fits, expected = isinstance(value, str), "a name"
         if not fits:

@@ -64,7 +64,7 @@ class Preprocessing:
         }
         for name, pair in pairs.items():
             if not _are(int, pair, 2) or min(pair) < 1:
-                raise ConfigError(f"{name} is {pair!r}, expected two whole numbers above 0, (512, 1024)")
+                raise ConfigError(f"{name} is {pair!r}, expected two whole numbers above 0 in a tuple")
         longest = 1 if self.longest is None else self.longest
         for name, side in {"multiple": self.multiple, "longest": longest}.items():
             if not _are(int, (side,), 1) or side < 1:
