@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from decoupe.inference.predictor import Predictor, Segmenter, cut, load
     from decoupe.inference.results import Matte
     from decoupe.inference.segments import Segment, Segments
-    from decoupe.notices import CompileWarning, FramesWarning, SizeWarning, VideoWarning
+    from decoupe.notices import CompileWarning, FramesWarning, LabelWarning, SizeWarning, VideoWarning
     from decoupe.weights.registry import Preprocessing, catalogue
 
 __version__ = "0.1.0"
@@ -39,6 +39,7 @@ __all__ = [
     "FramesWarning",
     "InputError",
     "InstallationError",
+    "LabelWarning",
     "Matte",
     "MissingExtraError",
     "ModelError",

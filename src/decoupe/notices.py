@@ -36,6 +36,10 @@ class SizeWarning(UserWarning):
     """A prediction at a size at which the weights are not known to work, or that is seen in tiles."""
 
 
+class LabelWarning(UserWarning):
+    """A picture of which some of the labels that were asked for were cut, and others are not seen in it."""
+
+
 class CompileWarning(UserWarning):
     """A model that is being compiled, which takes its time, or that cannot be."""
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import decoupe
-from decoupe import InputError, Predictor, Segmenter
+from decoupe import InputError, LabelWarning, Predictor, Segmenter
 from decoupe.inference.edits import MARGIN
 from decoupe.inference.segments import Segment
 from decoupe.inference.subject import (
@@ -105,6 +105,15 @@ def test_several_labels_are_joined_by_soft_union(predictor: Predictor) -> None:
     dog, cat, far = allowed(DOG, 50), allowed(CAT, 50), allowed(FAR_DOG, 30)
     expected = 1 - (1 - 0.8 * dog) * (1 - 0.8 * cat) * (1 - 0.8 * far)
     np.testing.assert_allclose(matte.alpha, expected, atol=2 / 255)
+
+
+def test_labels_that_are_not_seen_are_told(predictor: Predictor) -> None:
+    photo = photograph(EVERYWHERE)
+    with pytest.warns(LabelWarning, match=r"array shows no sky, only dog and cat$"):
+        matte = predictor(photo, what=["sky", "dog", "cat"])
+    assert np.array_equal(matte.alpha, predictor(photo, what=["dog", "cat"]).alpha)
+    with pytest.warns(LabelWarning, match=r"array shows no dog at the point 70,50, only cat$"):
+        predictor(photo, what=["dog", "cat"], point=(70, 50))
 
 
 def test_surroundings_count_as_people_call_them(predictor: Predictor) -> None:

@@ -26,7 +26,7 @@ from decoupe.commands.plan import Job, Plan
 from decoupe.commands.watching import arrivals
 from decoupe.errors import DecoupeError, InputError, OutputError
 from decoupe.inference.media import remove_stale, write_bytes
-from decoupe.notices import CompileWarning, FramesWarning, SizeWarning, VideoWarning
+from decoupe.notices import CompileWarning, FramesWarning, LabelWarning, SizeWarning, VideoWarning
 
 Files = Sequence[tuple[bytes, Path | None]]
 """What is written for one picture, in this order: the bytes of files, and where; None is standard output."""
@@ -228,7 +228,7 @@ def in_order(
 def said_warnings(quiet: bool = False) -> Iterator[None]:
     """What decoupe warns of, as lines on standard error."""
     with warnings.catch_warnings():
-        for category in (SizeWarning, CompileWarning, FramesWarning, VideoWarning):
+        for category in (SizeWarning, CompileWarning, FramesWarning, LabelWarning, VideoWarning):
             warnings.simplefilter("always", category)
         warnings.showwarning = lambda message, *_: None if quiet else say(str(message))
         yield

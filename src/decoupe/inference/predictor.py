@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,7 @@ from decoupe.inference.subject import (
 from decoupe.inference.tiles import Place, tile_side, tiled
 from decoupe.inference.turns import Turns
 from decoupe.memory import Plan, shown
+from decoupe.notices import LabelWarning, warn
 from decoupe.runtimes import Runtime, SegmentRuntime, open_runtime
 from decoupe.weights.labels import Vocabulary, plain
 from decoupe.weights.own import resolved
@@ -202,9 +204,12 @@ class Predictor(Opened[Matte]):
                 segment.
             max_pixels: largest width × height that is decoded.
 
+        Warns:
+            LabelWarning: some of several labels that the segment model does not see here.
+
         Raises:
-            InputError: a picture that cannot be read, a label that the segment model does not know or does
-                not see here, a box or point outside the picture or without a subject.
+            InputError: a picture that cannot be read, a label that the segment model does not know, none that
+                it sees here, a box or point outside the picture or without a subject.
             DecoupeError: the segment model cannot be opened, see `load`.
         """
         picture = read_image(image, max_pixels)
@@ -231,20 +236,26 @@ class Predictor(Opened[Matte]):
     ) -> list[Part]:
         """The parts of a picture that the segment model calls by one of ``labels``."""
         vocabulary = self.segmenter.vocabulary
-        indices = [index for label in labels for index in vocabulary.find(label)]
+        indices = {label: vocabulary.find(label) for label in labels}
         segments = self.segmenter(picture).panoptic
-        chosen = chosen_segments(segments, indices, box=box, point=point)
+        chosen = chosen_segments(segments, itertools.chain(*indices.values()), box=box, point=point)
+        where = "".join(
+            f" {words} {','.join(map(str, place))}"
+            for words, place in (("in the box", box), ("at the point", point))
+            if place is not None
+        )
+        seen = {segment.index for segment in chosen}
+        missing = [label for label, called in indices.items() if not seen.intersection(called)]
         if not chosen:
-            where = "".join(
-                f" {words} {','.join(map(str, place))}"
-                for words, place in (("in the box", box), ("at the point", point))
-                if place is not None
-            )
             there = ", ".join(dict.fromkeys(plain(segment.label) for segment in segments))
             raise InputError(
                 f"{picture.source} shows no {' or '.join(labels)}{where}; "
                 + (f"there is: {there}" if there else "the segment model finds nothing in it")
             )
+        if missing:
+            found = " and ".join(label for label in indices if label not in missing)
+            line = f"{picture.source} shows no {' or '.join(missing)}{where}"
+            warn(f"{line}, only {found}", LabelWarning)
         others = [segment for segment in segments if not any(segment is one for one in chosen)]
         return [part_of_segment(segment, others) for segment in chosen]
 
