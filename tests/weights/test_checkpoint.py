@@ -354,6 +354,13 @@ def test_a_folder_is_never_a_hub_id(
     with pytest.raises(UnknownModelError, match=r"runs/finetune is a folder: name the .* file in it"):
         load_model("runs/finetune")
     assert hub.requests == []
+    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        (folder / index).write_text("{}")
+        with pytest.raises(
+            UnknownModelError, match=r"runs/finetune holds weights in several files, .* as one"
+        ):
+            load_model("runs/finetune")
+        (folder / index).unlink()
     (folder / "best.safetensors").rename(folder / "model.safetensors")
     assert located("runs/finetune") == folder / "model.safetensors"
     assert load_model("runs/finetune").config == CONFIG

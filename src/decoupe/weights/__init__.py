@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from decoupe.errors import InputError, InstallationError, MissingExtraError, UnknownModelError
 from decoupe.weights.own import config_file, own_models, resolved
-from decoupe.weights.registry import CATALOGUE, WEIGHTS_SUFFIXES, ModelSpec, spec, weights_in
+from decoupe.weights.registry import CATALOGUE, IN_FOLDERS, WEIGHTS_SUFFIXES, ModelSpec, spec, weights_in
 
 if TYPE_CHECKING:
     from decoupe.weights.checkpoint import LoadedModel
@@ -44,6 +44,11 @@ def located(model: str | os.PathLike[str]) -> Path | ModelSpec:
     if (weights := weights_in(path)) is not None:
         return weights
     if path.is_dir() and name not in CATALOGUE:
+        if any((path / f"{one}.index.json").is_file() for one in IN_FOLDERS):
+            raise UnknownModelError(
+                f"{path} holds weights in several files, expected one: write them as one, with transformers' "
+                "save_pretrained(FOLDER, max_shard_size='100GB')"
+            )
         raise UnknownModelError(f"{path} is a folder: name the .onnx, .safetensors or .pth file in it")
     own = own_models()
     if name in own:

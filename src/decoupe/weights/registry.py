@@ -549,12 +549,13 @@ _REMBG = {
 _HUB_ID = re.compile(r"(?!.{97}|.*(--|\.\.|\.git$))\w([\w.-]*\w)?/\w([\w.-]*\w)?")
 # Of a path, not of a repository; in lower case.
 WEIGHTS_SUFFIXES = (".bin", ".onnx", ".pkl", ".pt", ".pt2", ".pth", ".safetensors", ".xml")
-_IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # as transformers' save_pretrained names them
+IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")
+"""As transformers' ``save_pretrained`` names them; with ``.index.json`` behind where there are several."""
 
 
 def weights_in(folder: Path) -> Path | None:
     """The weights file of a folder that transformers wrote, or None."""
-    return next((folder / name for name in _IN_FOLDERS if (folder / name).is_file()), None)
+    return next((folder / name for name in IN_FOLDERS if (folder / name).is_file()), None)
 
 
 def spec(name: str, own: Iterable[str] = ()) -> ModelSpec:
