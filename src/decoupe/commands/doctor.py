@@ -165,7 +165,9 @@ def _cache() -> Check:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         what = "cannot be written in" if existing.is_dir() else "is a file"
-        return Check("cache", f"{existing} {what}, so no model can be downloaded: set HF_HOME", ok=False)
+        return Check(
+            "cache", f"{existing} {what}, so no model can be downloaded: set DECOUPE_CACHE", ok=False
+        )
     free = shutil.disk_usage(existing).free / 1e9
     return Check("cache", f"{folder}: {len(here)} models, {used:.1f} GB; {free:.1f} GB free on its disk")
 
