@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy.typing as npt
@@ -279,7 +280,9 @@ def _computes_in_bfloat16() -> bool:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether PyTorch had not enough memory: on CUDA it has an error for that, on the CPU a sentence."""
+    """Whether PyTorch had not enough memory: on CUDA it has an error for that, elsewhere a sentence."""
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    # "can't allocate memory" on Linux and macOS, "not enough memory" on Windows, "out of memory" on MPS.
+    said = re.search(r"allocate memory|not enough memory|out of memory|Invalid buffer size", str(error))
+    return isinstance(error, torch.OutOfMemoryError) or said is not None
