@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from decoupe.cli import app
 from decoupe.commands import serve as serve_command
 from decoupe.commands.serve import listening, named, origin
-from decoupe.errors import DeviceError, InputError
+from decoupe.errors import DeviceError, InputError, OutputError
 from decoupe.runtimes import open_runtime
 from decoupe.server.loopback import is_loopback
 from decoupe.weights import download
@@ -68,6 +68,18 @@ def test_an_address_that_is_taken() -> None:
     assert refused.exit_code == 2
     line = f"cannot listen on 127.0.0.1:{port} (Address already in use): name another --host or --port"
     assert refused.stderr == f"decoupe: {line}\n"
+
+
+def test_an_address_that_is_taken_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose C library has no words for the errors of sockets."""
+    said = "Only one usage of each socket address is normally permitted"
+
+    def taken(address: tuple[str, int], **_: Any) -> None:
+        raise OSError(10048, f"{said} (while attempting to bind on address {address!r})")
+
+    monkeypatch.setattr(socket, "create_server", taken)
+    with pytest.raises(OutputError, match=rf"cannot listen on 127.0.0.1:7000 \({said}\): name another"):
+        listening("127.0.0.1", 7000)
 
 
 def test_answers_do_not_wait_for_acknowledgements() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 import re
 import socket as sockets
 from pathlib import Path
@@ -154,8 +153,8 @@ def listening(host: str, port: int) -> sockets.socket:
         family, *_, address = sockets.getaddrinfo(host, port, type=sockets.SOCK_STREAM)[0]
         socket = sockets.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
-        # What create_server says repeats the address.
-        reason = error.strerror if isinstance(error, sockets.gaierror) else os.strerror(error.errno or 0)
+        # What create_server says repeats the address; the C library of Windows has no words for it.
+        reason = (error.strerror or str(error)).partition(" (while attempting")[0]
         raise OutputError(
             f"cannot listen on {host}:{port} ({reason}): name another --host or --port"
         ) from None
