@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import mimetypes
 import socket
 import struct
 import zlib
@@ -16,9 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from decoupe.cli import app
+from decoupe.server.app import Settings, create_app
 from decoupe.server.forms import Form
 from decoupe.server.options import cut_job
 from decoupe.server.problems import ProblemError
@@ -315,6 +318,19 @@ def test_names_of_files_and_headers_lead_nowhere(client: httpx.Client) -> None:
         "/static//etc/passwd",
     ):
         assert client.get(path).status_code == 404
+
+
+def test_browsers_run_the_page_whatever_the_registry_of_windows_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Many programs enter .js there as text, and a module of that type is not run."""
+    monkeypatch.setattr(mimetypes, "_db", mimetypes.MimeTypes())
+    kinds = {"page.js": "text/javascript", "page.css": "text/css", "icon.svg": "image/svg+xml"}
+    for name in kinds:
+        mimetypes.add_type("text/plain", Path(name).suffix)
+    client = TestClient(create_app(Settings()), base_url="http://127.0.0.1")  # whose workers are not started
+    for name, kind in kinds.items():
+        assert client.get(f"/static/{name}").headers["content-type"].partition(";")[0] == kind
 
 
 def test_every_answer_is_guarded(client: httpx.Client) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import mimetypes
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,10 @@ from decoupe.server.problems import ProblemError
 from decoupe.server.worker import Workplace
 
 STATIC = Path(__file__).parent / "static"
+
+# Python asks the registry of Windows, in which programs enter what they like, as text for .js; browsers run
+# and show nothing of another type.
+_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,8 @@ def create_app(settings: Settings) -> FastAPI:
     metrics.waiting.set_function(lambda: pool.waiting)
     _add_errors(app)
     _add_routes(app, pool, settings.limits, settings.workplace, metrics)
+    for suffix, kind in _TYPES.items():
+        mimetypes.add_type(kind, suffix)
     app.mount("/static", StaticFiles(directory=STATIC))
     app.add_middleware(
         Guard,
