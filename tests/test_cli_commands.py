@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import decoupe
+from decoupe import cli
 from decoupe.cli import app
 from decoupe.commands import doctor
 from decoupe.commands.doctor import EXTRAS, Extra
@@ -264,6 +265,20 @@ def test_a_picture_is_no_command_and_its_command_is_told(here: Path) -> None:
     (here / "models").mkdir()
     assert CliRunner().invoke(app, ["models", "--help"]).exit_code == 0
     assert "No such command 'phoot.jpg'" in CliRunner().invoke(app, ["phoot.jpg"]).stderr
+
+
+def test_patterns_are_read_by_the_command_on_windows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Click would put files in their place there, quoted or not: nothing would be mirrored or skipped."""
+    given: list[list[str] | None] = []
+    monkeypatch.setattr(cli, "app", given.append)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["decoupe", "cut", "~/photos/**/*.jpg", "photo[1].jpg"])
+    cli.main()
+    assert given == [["cut", f"{tmp_path}/photos/**/*.jpg", "photo[1].jpg"]]
+    monkeypatch.setattr(sys, "argv", ["decoupe", "eval", "join", "runs/*"])
+    cli.main()
+    assert given[1:] == [None]
 
 
 def test_a_closed_pipe_ends_quietly(here: Path, model: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -75,9 +76,17 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="replace")
     try:
-        app()
+        app(_words())
     except OSError as error:  # commands tell theirs; this one is of what is printed without one, as the help
         sys.exit(told_status(error))
+
+
+def _words() -> list[str] | None:
+    """What was typed; None leaves it to click, which on Windows puts the files in a pattern's place."""
+    if sys.platform == "win32" and sys.argv[1:2] in (["cut"], ["segment"]):  # which read patterns themselves
+        # As no shell of Windows does; "-" and a slash at the end stay.
+        return [os.path.expanduser(word) for word in sys.argv[1:]]  # noqa: PTH111
+    return None
 
 
 def _version(ctx: typer.Context, asked: bool) -> None:
