@@ -279,6 +279,21 @@ def test_revisions_that_the_catalogue_no_longer_names_go(run: Run, tmp_path: Pat
     assert not now.exists()
 
 
+def test_a_cache_without_links_is_pruned_as_well(run: Run, tmp_path: Path) -> None:
+    """As on Windows, where what was verified is remembered beside the file itself."""
+    cache, repo = tmp_path / "cache", "ZhengPeng7/BiRefNet"
+    now, before = (CATALOGUE["birefnet"].revision, "a" * 40)
+    for revision in (now, before):
+        file = snapshot(cache, repo, revision, "model.safetensors") / "model.safetensors"
+        file.resolve().replace(file)
+        marker_of(file).write_text("{}")
+    repository = file.parents[2]
+    assert run("cache", "prune").stdout == "birefnet aaaaaaaa\n"
+    assert [path.name for path in (repository / "snapshots").iterdir()] == [now]
+    assert run("cache", "prune", "birefnet").exit_code == 0
+    assert not repository.exists()
+
+
 def test_models_of_one_repository_are_listed_and_pruned_one_by_one(run: Run, tmp_path: Path) -> None:
     row, fast, nightly = (CATALOGUE[f"inspyrenet{kind}"] for kind in ("", "-fast", "-nightly"))
     assert row.repo == fast.repo == nightly.repo

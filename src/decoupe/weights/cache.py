@@ -60,7 +60,7 @@ def _in(repository: CachedRepoInfo, revision: CachedRevisionInfo) -> list[Cached
     rows = [model for model in CATALOGUE.values() if model.repo == repository.repo_id]
     here = [row for row in rows if row.file in ours]
     # The hub's cache is every program's: one asked for the revision by a name, or added files of its own.
-    shared = bool(revision.refs) or len(ours) < len(revision.files)
+    shared = bool(revision.refs) or len(ours) < len(_weights(revision))
     commit, commits = revision.commit_hash, (revision.commit_hash, *revision.refs)
     whole, size = str(revision.snapshot_path), sum(file.size_on_disk for file in ours.values()) / 1e6
     if not here:
@@ -74,6 +74,12 @@ def _in(repository: CachedRepoInfo, revision: CachedRevisionInfo) -> list[Cached
         )
         for row, file in files
     ]
+
+
+def _weights(revision: CachedRevisionInfo) -> frozenset[CachedFileInfo]:
+    """The files of a revision, but for what is remembered beside them where the cache has no links."""
+    marks = {marker_of(file.file_path) for file in revision.files}
+    return frozenset(file for file in revision.files if file.file_path not in marks)
 
 
 def _downloaded(repository: CachedRepoInfo, revision: CachedRevisionInfo) -> dict[str, CachedFileInfo]:
@@ -116,7 +122,7 @@ def remove(entries: Collection[Cached]) -> float:
         }
         kept = {file.blob_path for revision in repository.revisions for file in revision.files - gone}
         blobs = {file.blob_path: file.size_on_disk for file in gone if file.blob_path not in kept}
-        empty = [revision for revision in repository.revisions if revision.files and revision.files <= gone]
+        empty = [one for one in repository.revisions if one.files and _weights(one) <= gone]
         # The hub's library also knows what it shares between repositories. Files go as folders do.
         plan = dataclasses.replace(
             scanned.delete_revisions(),
