@@ -25,6 +25,11 @@ def model_threads() -> int:
     return threads_told() or (share if share < _own() else 0)
 
 
+def pool_size(processes: int) -> int:
+    """As many of so many processes as one pool can have: Windows waits for 63 things at a time at most."""
+    return min(processes, 61) if sys.platform == "win32" else processes
+
+
 def container_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
     """The cores whose time a container is given (control groups, version 2 or 1); none is no limit."""
     limit = min(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,11 @@ def test_sets_as_annotation_tools_write_them(coco: Path, tmp_path: Path) -> None
     shutil.rmtree(flow / "train")
     assert find_segment_set(flow, judged_part(flow)).name == "test"
     assert [one.name for one in check([coco], [cvat], workers=1).sets] == ["coco", "cvat"]
+
+
+def test_more_processes_than_windows_lets_a_pool_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert check([], workers=64).sets == []
 
 
 def test_one_matte_set_is_validated_on_another_whatever_their_names(discs: Path, tmp_path: Path) -> None:

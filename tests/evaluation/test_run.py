@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,11 @@ def test_processes_score_as_one_does(folders: tuple[Path, Path]) -> None:
     assert several.names == alone.names == [f"p{number:02}" for number in range(12)]
     assert several.scores.values == alone.scores.values
     assert len(counted) == 12
+
+
+def test_more_cores_than_windows_lets_a_pool_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert evaluate((), ("MAE",), workers=64).names == []
 
 
 def test_predictions_are_made_as_they_are_needed(folders: tuple[Path, Path]) -> None:

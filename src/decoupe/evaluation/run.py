@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from decoupe.cores import pool_size
 from decoupe.datasets.shards import Source
 from decoupe.errors import InputError
 from decoupe.evaluation.files import Match, fitted, read_matte
@@ -158,7 +159,7 @@ def _outcomes(jobs: Iterable[Job], work: Callable[[Job], Outcome], workers: int)
         return
     jobs = iter(jobs)
     with ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+        pool_size(workers), get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
         waiting: list[Future[Outcome]] = [
             pool.submit(work, job) for job in itertools.islice(jobs, WAITING * workers)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageOps
 
+from decoupe.cores import pool_size
 from decoupe.datasets.coco import CocoInstances, CocoPanoptic
 from decoupe.datasets.scenes import Part, SegmentSet
 from decoupe.datasets.segment_sets import find_segment_set, has_part, is_segment_set, judged_part
@@ -133,7 +134,7 @@ def check(folders: Sequence[Path], held_out: Sequence[Path] = (), *, workers: in
     parts = _parts(folders, held_out)
     looks: list[list[Look]] = []
     sets: list[SetReport] = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(pool_size(workers), mp_context=get_context("spawn")) as pool:
         for name, folder, part in parts:
             report, tasks, look = _opened_set(name, folder, part)
             try:
