@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -168,6 +171,43 @@ def test_what_takes_a_files_place_has_its_permissions(tmp_path: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     assert (tmp_path / "new.png").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_nothing_is_left_beside_what_windows_keeps_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It neither replaces nor deletes such files, and the new one has the old one's permissions."""
+    (target,) = touch(tmp_path, "a.png")
+    target.chmod(0o444)
+    unlink = Path.unlink
+
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Access is denied", str(path))
+
+    def remove(path: Path, missing_ok: bool = False) -> None:
+        if not path.stat().st_mode & stat.S_IWUSR:
+            refuse(path)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(media, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr(Path, "unlink", remove)
+    with pytest.raises(OutputError, match=r"a\.png cannot be written \(Access is denied\): check"):
+        media.write_bytes(b"whole", target)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_name_that_a_disk_does_not_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Windows, or exFAT on Linux, of one with a question mark."""
+
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError(errno.EINVAL, "The filename, directory name, or volume label syntax is incorrect")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(
+        OutputError, match=r"why\?\.png cannot be written \(The file.*\): name another output"
+    ):
+        media.write_bytes(b"whole", tmp_path / "why?.png")
 
 
 def test_what_a_block_refuses_is_told_in_its_own_words(tmp_path: Path) -> None:

@@ -405,6 +405,8 @@ def replacing(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
                     raise OutputError(f"{target} has come meanwhile and was left as it is: see --overwrite")
             finally:
                 with suppress(OSError):
+                    if sys.platform == "win32":
+                        temporary.chmod(stat.S_IWRITE)  # what is only read is not deleted there
                     temporary.unlink()
     except OutputError:
         raise
@@ -413,7 +415,8 @@ def replacing(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
             raise _homeless(place) from None
         reason = error.strerror or str(error)
         remedy = "check the folder's permissions and free space"
-        if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):  # as in /dev/fd, where no files are made
+        # As in /dev/fd, where no files are made, or of a question mark on Windows' disks.
+        if error.errno in (errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL):
             remedy = "name another output"
         raise OutputError(f"{target} cannot be written ({reason}): {remedy}") from None
 
