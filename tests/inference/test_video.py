@@ -5,7 +5,10 @@ Where the picture is not what is tested, the matte is written: the subject's col
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -1350,6 +1353,41 @@ def test_a_webcam_is_read_until_it_is_stopped(
     written = cut_video("webcam", "out.mov", predictor, stop=lambda: len(shown) > 4, **options)
     assert written.frames == len(frames_of(Path("out.mov"))) == shown[-1] < 20
     assert cut_video("0", "short.mov", predictor, end=0.2).frames == 5
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_webcam_on_macos(monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    """AVFoundation's reader asks for 29.97 frames a second where nobody says 30, and has none at first."""
+    asked: list[dict[str, str] | None] = []
+    opened = av.open
+
+    class Camera:
+        """FFmpeg's test picture, late as a camera's."""
+
+        def __init__(self) -> None:
+            self.inner = opened("testsrc=size=64x48:rate=25", format="lavfi")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        def demux(self, stream: Any) -> Iterator[Any]:
+            for number, packet in enumerate(self.inner.demux(stream)):
+                if number == 1:
+                    raise av.error.BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable", "0")
+                yield packet
+
+    def open_camera(name: str, format: str, options: dict[str, str] | None = None) -> Camera:  # noqa: A002
+        asked.append(options)
+        if options and not kept:
+            raise av.error.OSError(errno.EIO, "Input/output error", name)
+        return Camera()
+
+    monkeypatch.setattr(video_reader.sys, "platform", "darwin")
+    monkeypatch.setattr(av, "open", open_camera)
+    reader = VideoReader("webcam")
+    times = [time for time, _ in itertools.islice(reader.frames(), 3)]
+    assert len(times) == 3
+    assert asked == ([{"framerate": "30"}] if kept else [{"framerate": "30"}, None])
 
 
 def test_no_webcam_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -34,6 +35,11 @@ except ModuleNotFoundError as error:
 
 DEVICES = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
 """What reads webcams, and their names, by `sys.platform`."""
+
+# By what reads: what it is asked for first. Unasked, AVFoundation's wants 29.97 frames a second of cameras
+# that have 30.
+_ASKED = {"avfoundation": {"framerate": "30"}}
+_PATIENCE = 10  # seconds without a picture after which a webcam is given up
 
 _DISCONTINUOUS = 0x0200  # libavformat's AVFMT_TS_DISCONT: times start anywhere, as in broadcasts
 _OF_THE_FILE = frozenset({"timecode", "encoder", "major_brand", "minor_version", "compatible_brands"})
@@ -288,10 +294,22 @@ class VideoReader:
         if seeing in av.codecs_available and _ALPHA_MODES & set(self._stream.metadata):
             decoder = av.CodecContext.create(seeing, "r")
         broadcast = self._container.format.flags & _DISCONTINUOUS  # in which a broken packet shows something
-        for packet in self._container.demux(self._stream):
+        for packet in self._packets():
             if packet.is_corrupt and not broadcast:  # as the last is of a file that is cut short
                 continue
             yield from packet.decode() if decoder is None else decoder.decode(packet if packet.size else None)
+
+    def _packets(self) -> Iterator[av.Packet[Any]]:
+        """The file's packets; a webcam's when it has one, for which AVFoundation's reader does not wait."""
+        since = time.monotonic()
+        while True:
+            patient = self.live and time.monotonic() - since < _PATIENCE
+            with contextlib.suppress(*([BlockingIOError] if patient else [])):
+                for packet in self._container.demux(self._stream):
+                    since = time.monotonic()
+                    yield packet
+                return
+            time.sleep(0.005)
 
     def _from(self, least: int) -> Iterator[av.VideoFrame]:
         """Decoded frames, those from ``least`` on among them, if possible without all that come before."""
@@ -454,6 +472,9 @@ def device_of(source: str) -> tuple[str, str] | None:
 
 
 def _open_device(source: str, reader: str, name: str) -> av.container.InputContainer:
+    if asked := _ASKED.get(reader):
+        with contextlib.suppress(FFmpegError, ValueError):
+            return av.open(name, format=reader, options=asked)
     try:
         return av.open(name, format=reader)
     except (FFmpegError, ValueError) as error:
