@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import functools
 import importlib.metadata
 import os
@@ -19,6 +20,7 @@ import decoupe
 from decoupe import cli
 from decoupe.cli import app
 from decoupe.commands import doctor
+from decoupe.commands.console import told_status
 from decoupe.commands.doctor import EXTRAS, Extra
 from decoupe.weights.registry import CATALOGUE, ModelSpec
 from inference.tiny import write_onnx
@@ -290,6 +292,20 @@ def test_a_closed_pipe_ends_quietly(here: Path, model: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(30) == 141
+
+
+def test_a_closed_pipe_ends_quietly_on_windows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which tells it by another number."""
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    error = OSError(errno.EINVAL, "Invalid argument")
+    assert told_status(error) == 1
+    assert capsys.readouterr().err == "decoupe: standard output: Invalid argument\n"
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert told_status(error) == 141
+    assert told_status(OSError(errno.EINVAL, "Invalid argument", "why?.png")) == 1
+    assert capsys.readouterr().err == "decoupe: why?.png: Invalid argument\n"
 
 
 def test_ctrl_c_ends_quietly(here: Path, model: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -188,7 +189,7 @@ def told_status(error: BaseException) -> int | None:
     if isinstance(error, DecoupeError):
         say(str(error))
         return 1 if isinstance(error, DownloadError) else 2
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError) or _is_closed_pipe_of_windows(error):
         with contextlib.suppress(OSError):
             # What is left in the buffer has nowhere to go: without this the interpreter complains as it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -197,3 +198,9 @@ def told_status(error: BaseException) -> int | None:
         say(f"{error.filename or 'standard output'}: {error.strerror}" if error.strerror else str(error))
         return 1
     return None
+
+
+def _is_closed_pipe_of_windows(error: BaseException) -> bool:
+    """Whether it is how Windows' C library tells a closed pipe: as an argument that is none."""
+    told = isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
+    return told and sys.platform == "win32"
