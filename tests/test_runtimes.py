@@ -395,6 +395,11 @@ def test_the_precision_is_what_the_cpu_computes_in(loaded: Path, monkeypatch: py
         assert open_runtime(loaded).dtype == dtype
         assert torch_dtype("auto", torch.device("cpu"), "inspyrenet", "swin_b") == "float32"
         assert torch_dtype("auto", torch.device("cpu"), "birefnet", "efficientnet_lite0") == "float32"
+    # On Macs PyTorch comes without what uses the instructions that an M2 has.
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64", "bf16": True})
+    for built, dtype in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda built=built: built)
+        assert torch_dtype("auto", torch.device("cpu"), "birefnet", "swin_t") == dtype
 
 
 def test_lower_precision_is_near_and_given_as_float32(loaded: Path) -> None:

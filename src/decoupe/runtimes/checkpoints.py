@@ -276,7 +276,9 @@ def _computes_in_bfloat16() -> bool:
     import torch
 
     able = torch.cpu.get_capabilities()
-    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    # Without oneDNN, as on Macs, PyTorch has loops of its own, which are slower than float32.
+    used: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return used and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
