@@ -417,6 +417,29 @@ def test_an_answer_that_nobody_reads_is_forgotten(monkeypatch: pytest.MonkeyPatc
     run(asyncio.wait_for(talk(), 4))
 
 
+def test_an_answer_goes_out_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one piece Windows' loop tells only when all of it is read: who reads slowly would seem not to."""
+    monkeypatch.setattr("decoupe.server.guard._PIECE", 1000)
+    whole = bytes(range(250)) * 10
+    sent: list[dict[str, Any]] = []
+
+    async def app(scope: object, receive: object, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": whole, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    guard = Guard(app, limits=Limits(), token=None, local=False, origins=(), metrics=Metrics())
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    asyncio.run(guard(scope, None, send))  # type: ignore[arg-type]
+    bodies = sent[1:]
+    assert [len(one.get("body", b"")) for one in bodies] == [1000, 1000, 500, 0]
+    assert [bool(one.get("more_body")) for one in bodies] == [True, True, True, False]
+    assert b"".join(one.get("body", b"") for one in bodies) == whole
+
+
 def test_who_reads_slowly_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PatientProtocol, "answer_seconds", 0.5)
 

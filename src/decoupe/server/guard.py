@@ -36,6 +36,10 @@ _STATIC = "/static/"
 ROOM = "check_room"
 """What the state of a request calls `PatientProtocol.check_room`."""
 
+# Bytes of an answer that are handed to the loop at a time: of one piece, Windows' tells only when all of it
+# has been read, and `PatientProtocol` would take who reads slowly for one who does not.
+_PIECE = 1 << 18
+
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -338,7 +342,12 @@ class _Visit:
             for name, value in {**_HEADERS, "X-Request-Id": self.name}.items():
                 headers.setdefault(name, value)
         elif message["type"] == "http.response.body":
-            self.size += len(message.get("body", b""))
+            body = message.get("body", b"")
+            self.size += len(body)
+            rest = max(0, (len(body) - 1) // _PIECE * _PIECE)
+            for start in range(0, rest, _PIECE):
+                await self._send({**message, "body": body[start : start + _PIECE], "more_body": True})
+            message = {**message, "body": body[rest:]}
         await self._send(message)
 
 
