@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from decoupe.commands import doctor
 from decoupe.errors import DownloadError
 from decoupe.weights.download import cache_dir, cached_path, fetch
 from decoupe.weights.registry import CATALOGUE, ModelSpec, Preprocessing
@@ -103,6 +104,18 @@ def test_a_cache_that_is_a_file(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, t
             fetch(SPEC, progress=False)
         one_line(error)
     assert hub.requests == []
+
+
+def test_a_cache_on_a_drive_that_is_not_there(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Windows has it where a disk was pulled out: not even the root exists."""
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    monkeypatch.setattr(Path, "is_dir", lambda path: False)
+    with pytest.raises(DownloadError, match="is on a disk that is not there: set") as error:
+        fetch(SPEC, progress=False)
+    one_line(error)
+    assert hub.requests == []
+    check = doctor._cache()
+    assert (check.ok, check.finding) == (False, f"{cache_dir()} is on a disk that is not there: set HF_HOME")
 
 
 def test_a_dropped_connection_resumes_where_it_broke(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,13 +156,15 @@ def _torch_devices() -> Iterator[Check]:
 
 
 def _cache() -> Check:
-    from decoupe.weights.download import cache_dir, cached_path
+    from decoupe.weights.download import cache_dir, cached_path, standing
     from decoupe.weights.registry import CATALOGUE
 
     folder = cache_dir()
     here = [path for model in CATALOGUE.values() if model.repo and (path := cached_path(model))]
     used = sum(path.stat().st_size for path in here) / 1e9
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    existing = standing(folder)
+    if existing is None:
+        return Check("cache", f"{folder} is on a disk that is not there: set HF_HOME", ok=False)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         what = "cannot be written in" if existing.is_dir() else "is a file"
         return Check(

@@ -227,12 +227,19 @@ def _transport_errors() -> tuple[type[Exception], ...]:
 def _check_space(spec: ModelSpec) -> None:
     """Refuse a download that the cache cannot hold, before it begins."""
     folder = cache_dir()
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    existing = standing(folder)
+    if existing is None:
+        raise DownloadError(f"{folder} is on a disk that is not there: set DECOUPE_CACHE")
     if not existing.is_dir():
         raise DownloadError(f"{existing} is a file, expected the cache's folder: set DECOUPE_CACHE")
     free = shutil.disk_usage(existing).free / 1e6
     if free < spec.megabytes and not _offline():
         raise DownloadError(_full_disk(spec))
+
+
+def standing(folder: Path) -> Path | None:
+    """A folder, or the nearest above it that exists; None on a drive of Windows that is not there."""
+    return next((one for one in (folder, *folder.absolute().parents) if one.exists()), None)
 
 
 def _full_disk(spec: ModelSpec) -> str:
