@@ -258,7 +258,7 @@ def test_commands_of_rembg_are_answered_with_ours(name: str) -> None:
     assert CliRunner().invoke(app, [ours, "--help"]).exit_code == 0
 
 
-def test_a_picture_is_no_command_and_its_command_is_told(here: Path) -> None:
+def test_a_picture_is_no_command_and_its_command_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photograph(here / "my photo.jpg")
     refused = CliRunner().invoke(app, ["my photo.jpg"])
     assert refused.exit_code == 2
@@ -267,6 +267,9 @@ def test_a_picture_is_no_command_and_its_command_is_told(here: Path) -> None:
     (here / "models").mkdir()
     assert CliRunner().invoke(app, ["models", "--help"]).exit_code == 0
     assert "No such command 'phoot.jpg'" in CliRunner().invoke(app, ["phoot.jpg"]).stderr
+    monkeypatch.setattr(sys, "platform", "win32")  # whose cmd takes other quotes for parts of the name
+    told = CliRunner().invoke(app, ["my photo.jpg"]).stderr.splitlines()[-1]
+    assert told.endswith('to cut it, decoupe cut "my photo.jpg"')
 
 
 def test_patterns_are_read_by_the_command_on_windows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

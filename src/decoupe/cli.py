@@ -57,7 +57,7 @@ class _Commands(TyperGroup):
         if name in OF_REMBG:
             ctx.fail(f"{name!r} is a command of rembg: its like here is {OF_REMBG[name]}")
         if name and name not in self.commands and Path(name).exists():
-            ctx.fail(f"{name!r} is no command: to cut it, decoupe cut {shlex.quote(name)}")
+            ctx.fail(f"{name!r} is no command: to cut it, decoupe cut {_quoted(name)}")
 
 
 app = typer.Typer(
@@ -79,6 +79,15 @@ def main() -> None:
         app(_words())
     except OSError as error:  # commands tell theirs; this one is of what is printed without one, as the help
         sys.exit(told_status(error))
+
+
+def _quoted(name: str) -> str:
+    """A name as the shell takes it."""
+    if sys.platform == "win32":
+        import subprocess
+
+        return subprocess.list2cmdline([name])
+    return shlex.quote(name)
 
 
 def _words() -> list[str] | None:
