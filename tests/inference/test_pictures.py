@@ -488,6 +488,15 @@ def test_what_nobody_means_as_a_path(name: str | Path, line: str) -> None:
         read_image(name)
 
 
+def test_a_view_of_bytes_that_lie_apart_and_one_that_was_released() -> None:
+    data = encoded(Image.fromarray(RAMP))
+    view = memoryview(b"".join(bytes((value, 0)) for value in data))[::2]
+    np.testing.assert_array_equal(read_image(view).pixels, RAMP)
+    view.release()
+    with pytest.raises(InputError, match="image is a memoryview that was released"):
+        read_image(view)
+
+
 class Upload:
     """A file as web frameworks hand it over."""
 

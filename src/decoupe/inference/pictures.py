@@ -185,7 +185,7 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
     if isinstance(source, Image.Image):
         return _from_opened(source, max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(BytesIO(source), "image", max_pixels)
+        return _decode(BytesIO(held_bytes(source)), "image", max_pixels)
     if isinstance(source, (str, os.PathLike)):
         place = os.fsdecode(source)
         check_place(place)
@@ -202,6 +202,18 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
         f"cannot read a picture from {type(source).__name__}; "
         f"expected a path, bytes, a binary file, a Pillow image or an array (H, W, 3){several}"
     )
+
+
+def held_bytes(source: bytes | bytearray | memoryview) -> bytes:
+    """The bytes of what is in memory, as they are now; a view's may lie apart.
+
+    Raises:
+        InputError: a view that was released.
+    """
+    try:
+        return bytes(source)
+    except ValueError:
+        raise InputError("image is a memoryview that was released: give it before") from None
 
 
 def check_place(name: str) -> None:

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
 from decoupe.errors import InputError
-from decoupe.inference.pictures import Picture, Source, read_image
+from decoupe.inference.pictures import Picture, Source, held_bytes, read_image
 from decoupe.notices import called_here
 
 Outcome = TypeVar("Outcome")
@@ -153,7 +153,7 @@ def taken_over(image: Source, max_pixels: int) -> Source:
     if isinstance(image, (str, os.PathLike, bytes, Picture)):
         return image
     if isinstance(image, (bytearray, memoryview)):
-        return bytes(image)
+        return held_bytes(image)
     if hasattr(image, "read"):
         with suppress(OSError, ValueError):
             data = image.read()
