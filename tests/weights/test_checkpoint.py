@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import decoupe
-from decoupe.errors import CheckpointError, OutputError, UnknownModelError
+from decoupe.errors import CheckpointError, InputError, OutputError, UnknownModelError
 from decoupe.models import BiRefNet, BiRefNetConfig
 from decoupe.models.birefnet import PRESETS
 from decoupe.weights import load_model, located
@@ -133,6 +133,19 @@ def test_saving_needs_an_existing_folder(model: BiRefNet, tmp_path: Path) -> Non
         save_model(
             model, tmp_path / "absent" / "m.safetensors", family="birefnet", preprocessing=PREPROCESSING
         )
+
+
+def test_what_could_not_be_read_again_is_not_written(saved: Path, model: BiRefNet) -> None:
+    """Names of a wrapped model have a prefix: what was trained would be lost, and the file before it."""
+    before = saved.read_bytes()
+    for wrapped, family, line in (
+        (nn.DataParallel(model), "birefnet", "model is a DataParallel, expected the BiRefNet itself"),
+        (model, "inspyrenet", "model is a BiRefNet, expected the InSPyReNet itself"),
+        (model, "birefnett", "unknown family 'birefnett'; did you mean 'birefnet'"),
+    ):
+        with pytest.raises(InputError, match=line):
+            save_model(wrapped, saved, family=family, preprocessing=PREPROCESSING)
+    assert saved.read_bytes() == before
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -324,6 +337,12 @@ def test_damaged_metadata_are_told(saved: Path, written: str) -> None:
 
 def test_the_family_asked_for_must_be_the_files(saved: Path) -> None:
     assert "family 'birefnet', expected 'maskformer'" in refused(saved, "maskformer")
+
+
+def test_a_family_that_there_is_not(tmp_path: Path) -> None:
+    save_file({"bb.weight": torch.zeros(1)}, tmp_path / "theirs.safetensors")
+    with pytest.raises(UnknownModelError, match="unknown family 'birefnett'; did you mean 'birefnet'"):
+        read_model(tmp_path / "theirs.safetensors", "birefnett")
 
 
 def test_load_model_takes_a_file(saved: Path) -> None:

@@ -131,12 +131,23 @@ def save_model(
         state: the tensors by name, of a model whose own are spread over several processes.
 
     Raises:
+        InputError: a model of another class than the family's, as `torch.compile` and DataParallel give: its
+            file could not be read.
         OutputError: the file cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    from decoupe.models import MODELS
+
     path = Path(path)
+    if family not in MODELS:
+        raise InputError(unknown("family", str(family), MODELS))
+    if not isinstance(model, MODELS[family][1]):
+        raise InputError(
+            f"model is a {type(model).__name__}, expected the {MODELS[family][1].__name__} itself: "
+            "give what was compiled or wrapped"
+        )
     metadata = {
         "family": family,
         "config": dataclasses.asdict(model.config),  # type: ignore[call-overload]  # nn.Module attributes are untyped
@@ -177,6 +188,7 @@ def read_model(
 
     Raises:
         InputError: a preprocessing for a file of decoupe's, which holds its own.
+        UnknownModelError: no such family.
         CheckpointError: no such file, a broken file, not a weights file, a pickle that needs code, or another
             model's weights; the message names the first tensors that do not fit.
         MissingExtraError: PyTorch is not installed.
@@ -249,6 +261,7 @@ def _from_reference(
                 f"{path.name} holds other weights of the same names too, left aside: {', '.join(others)}"
             )
         family = family or convert.infer_family(tensors)
+        config = convert.infer_config(family, tensors)
         if preprocessing is None:
             preprocessing = _ASSUMED[family]
             height, width = preprocessing.size
@@ -258,7 +271,6 @@ def _from_reference(
             )
         elif preprocessing.multiple == 1:  # by hand, as for files that take any size
             preprocessing = _of_family(family, preprocessing)
-        config = convert.infer_config(family, tensors)
         if family == "inspyrenet":
             # It pools contexts at this size, which leaves no trace in the tensors.
             config = dataclasses.replace(config, base_size=preprocessing.size)
