@@ -105,7 +105,7 @@ def test_spec_takes_short_names_and_hub_ids() -> None:
     "name",
     [
         *("folder/absent.pth", "folder/UPPER.PTH", "absent.onnx", "/a/b", "../x", "a/b/c", ""),
-        *("me/a--b", "me/a..b", "me/x.", "me/x.git", f"me/{'x' * 94}"),
+        *("me/a--b", "me/a..b", "me/x.", "me/x.git", f"me/{'x' * 94}", "modèles/été"),
     ],
 )
 def test_a_path_is_no_hub_id(name: str) -> None:

@@ -546,7 +546,7 @@ _REMBG = {
 """What rembg calls its models, and what is nearest to each here."""
 
 # As the hub's library checks it.
-_HUB_ID = re.compile(r"(?!.{97}|.*(--|\.\.|\.git$))\w([\w.-]*\w)?/\w([\w.-]*\w)?")
+_HUB_ID = re.compile(r"(?!.{97}|.*(--|\.\.|\.git$))\w([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
 # Of a path, not of a repository; in lower case.
 WEIGHTS_SUFFIXES = (".bin", ".onnx", ".pkl", ".pt", ".pt2", ".pth", ".safetensors", ".xml")
 IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")
