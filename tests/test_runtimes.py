@@ -517,6 +517,10 @@ def test_runtime_follows_from_the_model(loaded: Path, tmp_path: Path) -> None:
         open_runtime(loaded, runtime="onnx")
     with pytest.raises(InputError, match="unknown runtime 'onx'; did you mean 'onnx'"):
         open_runtime(onnx_file, runtime="onx")
+    with pytest.raises(InputError, match="unknown runtime '5'; known: auto, onnx"):
+        open_runtime(onnx_file, runtime=5)
+    with pytest.raises(InputError, match="the embedded model runs on onnx, not on openvino"):
+        open_runtime(runtime="openvino")
 
 
 def test_models_are_found_by_name_file_or_hub_id(tmp_path: Path) -> None:

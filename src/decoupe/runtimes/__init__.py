@@ -157,5 +157,5 @@ def find_spec(model: str | os.PathLike[str] | None) -> ModelSpec | None:
 
 
 def _check_choice(kind: str, value: str | None, known: tuple[str, ...]) -> None:
-    if value is not None and value not in (*known, "auto"):
-        raise InputError(unknown(kind, value, ("auto", *known)))
+    if value is not None and not (isinstance(value, str) and value in (*known, "auto")):
+        raise InputError(unknown(kind, str(value), ("auto", *known)))
