@@ -226,6 +226,8 @@ def _opened(place: str | os.PathLike[str]) -> Place:
     from pyarrow.fs import FileSystem, LocalFileSystem
 
     text = os.fspath(place)
+    if not text:
+        raise InputError("a folder's name is empty: check the variable that it came from")
     if "://" not in text:
         return LocalFileSystem(), Path(os.path.realpath(Path(text).expanduser())).as_posix()
     try:

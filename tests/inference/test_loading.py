@@ -54,6 +54,7 @@ SEGMENTS = "maskformer-swin-base-coco"
         (lambda: decoupe.cut(PICTURE, ""), "model is '', expected a name or a path: such as 'birefnet'"),
         (lambda: decoupe.load("birefnet", size=np.array([256, 256])), "size is .*expected a number, "),
         (lambda: decoupe.load(preprocessing=3), "preprocessing is 3, expected a Preprocessing: decoupe.Pre"),
+        (lambda: decoupe.cut(PICTURE, runtime=["onnx"]), "unknown runtime .*; did you mean 'onnx'"),
         (lambda: decoupe.cut(PICTURE, what=" "), "what is .*, expected one label or several: such as"),
     ],
 )

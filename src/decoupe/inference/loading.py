@@ -12,7 +12,7 @@ from decoupe.inference.media import READABLE
 from decoupe.inference.opened import Opened
 from decoupe.inference.preprocess import Size, check_size, network_size
 from decoupe.memory import parse_memory
-from decoupe.runtimes import EXPORTED, find_spec
+from decoupe.runtimes import EXPORTED, check_choices, find_spec
 from decoupe.weights.own import resolved
 from decoupe.weights.registry import DEFAULT_SEGMENT_MODEL, SEGMENT_FAMILIES, ModelSpec, Preprocessing
 
@@ -64,6 +64,7 @@ def check_loading(
         raise InputError(
             f"preprocessing is {preprocessing!r}, expected a Preprocessing: decoupe.Preprocessing((320, 320))"
         )
+    check_choices(options.get("runtime"), name_of(options.get("dtype")))
     if (memory := options.get("memory")) is not None:
         parse_memory(memory)
     if (size := options.get("size")) is not None:
@@ -76,6 +77,11 @@ def check_loading(
             check_segment_options(spec.name, options)
         network_size((1024, 1024), spec.preprocessing, size)
     return spec
+
+
+def name_of(chosen: object) -> str | None:
+    """A device or a precision as decoupe names it, of PyTorch's own."""
+    return None if chosen is None else str(chosen).removeprefix("torch.")
 
 
 def _spec_of(model: str | Path | None, option: str) -> ModelSpec | None:

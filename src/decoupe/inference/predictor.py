@@ -17,7 +17,14 @@ from decoupe.arrays import Box, Floats
 from decoupe.errors import InputError
 from decoupe.inference.framing import VISIBLE
 from decoupe.inference.guided import LEAST_RATIO, followed
-from decoupe.inference.loading import LoadOptions, check_loading, check_segment_options, other_kind, shared
+from decoupe.inference.loading import (
+    LoadOptions,
+    check_loading,
+    check_segment_options,
+    name_of,
+    other_kind,
+    shared,
+)
 from decoupe.inference.opened import Opened, Pair
 from decoupe.inference.pictures import MAX_PIXELS, Picture, Source, read_image
 from decoupe.inference.preprocess import Size, from_network, network_size, part_to_network
@@ -424,7 +431,7 @@ def load(
         "preprocessing": preprocessing,
     }
     spec = check_loading(model, **checked)
-    device, dtype = _name_of(device), _name_of(dtype)
+    device, dtype = name_of(device), name_of(dtype)
     file = _version(model)  # as it is before it is read: what takes its place later counts as another
     opened = open_runtime(
         model,
@@ -448,11 +455,6 @@ def load(
     )
     predictor.file = file
     return predictor
-
-
-def _name_of(chosen: object) -> str | None:
-    """A device or a precision as decoupe names it, of PyTorch's own."""
-    return None if chosen is None else str(chosen).removeprefix("torch.")
 
 
 def open_predictor(model: str | Path | None = None, **options: Unpack[LoadOptions]) -> Predictor:
@@ -535,8 +537,8 @@ def cut(
         DecoupeError: as `load` and `Predictor` do.
     """
     options: LoadOptions = {
-        "device": _name_of(device),
-        "dtype": _name_of(dtype),
+        "device": name_of(device),
+        "dtype": name_of(dtype),
         "size": size,
         "runtime": runtime,
         "minmax": minmax,

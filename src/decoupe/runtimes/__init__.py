@@ -119,8 +119,7 @@ def open_runtime(
     spec = find_spec(model)
     model = resolved(model)
     kind = EXPORTED.get(Path(spec.file if spec is not None else str(model)).suffix.lower(), "torch")
-    _check_choice("runtime", runtime, RUNTIMES)
-    _check_choice("dtype", dtype, DTYPES)
+    check_choices(runtime, dtype)
     called = "the embedded model" if model is None else str(model)
     if runtime not in (None, "auto", kind):
         remedy = "export it first" if kind == "torch" else "give its checkpoint, or export that again"
@@ -154,6 +153,12 @@ def find_spec(model: str | os.PathLike[str] | None) -> ModelSpec | None:
         return registry.spec(registry.DEFAULT_MODEL)
     found = located(model)
     return found if isinstance(found, ModelSpec) else None
+
+
+def check_choices(runtime: str | None, dtype: str | None) -> None:
+    """Refuse, by InputError, a runtime or a precision of which `open_runtime` does not know any."""
+    _check_choice("runtime", runtime, RUNTIMES)
+    _check_choice("dtype", dtype, DTYPES)
 
 
 def _check_choice(kind: str, value: str | None, known: tuple[str, ...]) -> None:
