@@ -115,7 +115,8 @@ def test_a_cache_on_a_drive_that_is_not_there(hub: FakeHub, monkeypatch: pytest.
     one_line(error)
     assert hub.requests == []
     check = doctor._cache()
-    assert (check.ok, check.finding) == (False, f"{cache_dir()} is on a disk that is not there: set HF_HOME")
+    assert not check.ok
+    assert check.finding == f"{cache_dir()} is on a disk that is not there: set DECOUPE_CACHE"
 
 
 def test_a_dropped_connection_resumes_where_it_broke(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ def _cache() -> Check:
     used = sum(path.stat().st_size for path in here) / 1e9
     existing = standing(folder)
     if existing is None:
-        return Check("cache", f"{folder} is on a disk that is not there: set HF_HOME", ok=False)
+        return Check("cache", f"{folder} is on a disk that is not there: set DECOUPE_CACHE", ok=False)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         what = "cannot be written in" if existing.is_dir() else "is a file"
         return Check(
